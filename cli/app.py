@@ -1,0 +1,69 @@
+"""The `wavalign` command: its table of commands, and the one place where errors become exit codes.
+
+0 done, 1 the run failed, 2 usage, 3 recipe invalid, 4 plugin failed, 5 preflight failed, 6 rewards over their failure
+budget, 7 the checkpoint belongs to another plan, 130 / 143 interrupted after a checkpoint was written.
+
+Command modules import nothing heavy at their top (pydantic, torch, the engine): `wavalign --help` answers at once.
+"""
+
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from wavalign import __version__
+from wavalign.errors import Interrupted, WavAlignError
+
+from . import doctor, plan, plugins, recipes, report, run, schema, validate
+from .console import Format, output_format, say
+from .failures import show_crash, show_error, show_interrupted
+
+app = typer.Typer(
+    name="wavalign",
+    no_args_is_help=True,
+    rich_markup_mode="rich" if sys.stdout.isatty() else None,  # boxes are for terminals
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Start with: wavalign recipes list",
+)
+app.command("run", epilog=run.EXAMPLES)(run.run)
+app.command("validate")(validate.validate)
+app.command("plan")(plan.plan)
+app.add_typer(recipes.app, name="recipes")
+app.add_typer(plugins.app, name="plugins")
+app.command("schema")(schema.schema)
+app.command("report")(report.report)
+app.command("doctor")(doctor.doctor)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        say(f"wavalign {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def wavalign(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and stop.")
+    ] = False,
+) -> None:
+    """Post-training for spoken-dialogue models: a recipe is checked, compiled into a plan and run."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and give its exit code (usage errors and `--help` leave by SystemExit)."""
+    output_format.set(Format.TEXT)
+    try:
+        app(arguments)
+    except WavAlignError as error:
+        show_error(error)
+        return error.exit_code
+    except Interrupted as stop:
+        show_interrupted(stop)
+        return stop.exit_code
+    except Exception as error:
+        show_crash(error)
+        return 1
+    return 0

@@ -1,0 +1,77 @@
+"""How commands speak: tables and colour to a terminal, plain lines to a pipe, one object to a program.
+
+Results go to standard output, everything about the command itself to standard error. `NO_COLOR` and the terminal's
+width are respected.
+"""
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from contextvars import ContextVar
+from enum import StrEnum
+from typing import IO, Any, final
+
+import typer
+
+
+@final
+class Format(StrEnum):
+    """Whom the output is for."""
+
+    TEXT = "text"
+    JSON = "json"
+    GITHUB = "github"
+
+
+output_format: ContextVar[Format] = ContextVar("output_format", default=Format.TEXT)
+"""Set by a command that has `--format`, so that its errors come in the same form."""
+
+
+def is_coloured(stream: IO[str]) -> bool:
+    """Whether `stream` takes colours: a terminal, and nobody asked for none."""
+    return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def say(text: str) -> None:
+    """Print a result."""
+    typer.echo(text)
+
+
+def note(text: str) -> None:
+    """Print something about the command: not a result."""
+    typer.echo(text, err=True)
+
+
+def complain(message: str) -> None:
+    """Print what went wrong."""
+    word = typer.style("error:", fg="red", bold=True) if is_coloured(sys.stderr) else "error:"
+    typer.echo(f"{word} {message}", err=True)
+
+
+def say_json(value: Any) -> None:
+    """Print one JSON value."""
+    typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def say_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print rows: as a table on a terminal, as aligned columns without borders, header or wrapping in a pipe."""
+    if not sys.stdout.isatty():
+        for line in aligned(rows):
+            typer.echo(line)
+        return
+    from rich import box  # `--help` shall not wait for it
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(*header, box=box.SIMPLE_HEAD, pad_edge=False)
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))  # Text: square brackets in a cell are no markup
+    Console().print(table)
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Rows as lines, every column but the last padded to its widest cell, two blanks between."""
+    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]

@@ -1,0 +1,74 @@
+"""Errors as a person, a program or a code review shows them."""
+
+import json
+import sys
+import tempfile
+import time
+import traceback
+from pathlib import Path
+
+from wavalign import __version__
+from wavalign.errors import Interrupted, RecipeError, WavAlignError
+
+from .console import Format, complain, is_coloured, note, output_format, say, say_json
+
+
+def show_error(error: WavAlignError) -> None:
+    """Print an error with its hint, in the format that was asked for."""
+    form = output_format.get()
+    if isinstance(error, RecipeError):
+        _show_problems(error, form)
+    elif form is Format.JSON:
+        say_json({"ok": False, "error": _as_object(error)})
+    elif form is Format.GITHUB:
+        say(f"::error title={error.code}::{_escaped(_joined(error.message, error.hint))}")
+    else:
+        complain(error.message)
+        if error.hint:
+            note(f"  hint: {error.hint}")
+
+
+def show_interrupted(stop: Interrupted) -> None:
+    """Say where the run can be continued from."""
+    kept = f"checkpoint written: {stop.checkpoint}" if stop.checkpoint else "no step was complete, nothing to resume"
+    note(f"interrupted; {kept}")
+    if stop.checkpoint:
+        note("  hint: the same command with --resume goes on from there")
+
+
+def show_crash(error: Exception) -> None:
+    """Print one line about a fault of WavAlign itself; the traceback goes to a file."""
+    path = Path(tempfile.gettempdir()) / f"wavalign-{time.strftime('%Y%m%d-%H%M%S')}-crash.log"
+    text = f"wavalign {__version__}\n{''.join(traceback.format_exception(error))}"
+    path.write_text(text, encoding="utf-8")
+    kind = type(error).__name__
+    if output_format.get() is Format.JSON:
+        say_json({"ok": False, "error": {"code": "crash", "message": f"{kind}: {error}", "hint": str(path)}})
+        return
+    complain(f"{kind}: {error}")
+    note(f"  this is a fault in WavAlign or one of its parts, not in the recipe; the traceback is in {path}")
+
+
+def _show_problems(error: RecipeError, form: Format) -> None:
+    from wavalign.schema.rendering import render_problems  # `--help` shall not wait for pydantic
+
+    if form is Format.JSON:
+        problems = json.loads(render_problems(error.problems, format="json"))
+        say_json({"ok": False, "error": _as_object(error), "problems": problems})
+    elif form is Format.GITHUB:
+        say(render_problems(error.problems, format="github"))
+    else:
+        note(render_problems(error.problems, color=is_coloured(sys.stderr)))
+        complain(error.message)
+
+
+def _as_object(error: WavAlignError) -> dict[str, str]:
+    return {"code": error.code, "message": error.message, "hint": error.hint}
+
+
+def _joined(message: str, hint: str) -> str:
+    return f"{message}\nhint: {hint}" if hint else message
+
+
+def _escaped(text: str) -> str:
+    return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")

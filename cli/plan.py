@@ -1,0 +1,47 @@
+"""`wavalign plan`: what a run would do, without doing it."""
+
+from enum import StrEnum
+from typing import Annotated, final
+
+import typer
+
+from .console import Format, output_format, say
+from .options import RecipeArgument, SetOption, compiled
+
+
+@final
+class View(StrEnum):
+    """Forms of a plan."""
+
+    TREE = "tree"
+    JSON = "json"
+    MERMAID = "mermaid"
+
+
+def plan(
+    recipe: RecipeArgument,
+    set_: SetOption = None,
+    format_: Annotated[
+        View, typer.Option("--format", help="A tree to read, the whole plan as JSON, or a Mermaid chart.")
+    ] = View.TREE,
+    diff: Annotated[
+        str | None,
+        typer.Option(
+            "--diff", metavar="OTHER", help="Print only what differs from OTHER's plan; --set acts on RECIPE."
+        ),
+    ] = None,
+) -> None:
+    """Print what a run would do: its graph, sizes and memory."""
+    output_format.set(Format.JSON if format_ is View.JSON else Format.TEXT)
+    from . import plan_views  # needs the engine's records, which no `--help` shall wait for
+
+    made = compiled(recipe, set_)
+    if diff is not None:
+        lines = plan_views.differences(compiled(diff, None), made)
+        say("\n".join(lines) if lines else "the plans are equal")
+    elif format_ is View.JSON:
+        say(made.to_json().rstrip())
+    elif format_ is View.MERMAID:
+        say(plan_views.mermaid(made))
+    else:
+        say(plan_views.tree(made))

@@ -1,0 +1,143 @@
+"""A plan as a tree of lines, as a Mermaid chart, and against another plan."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, final
+
+from wavalign.engine.compile.plan import Geometry, Graph, Memory, Node, Plan, StagePlan, TermPlan
+
+_PHASES = {"collect": "once a step", "learn": "once a micro-batch", "update": "at the end of a step"}
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Branch:
+    """A line and the branches under it."""
+
+    text: str
+    under: tuple["Branch", ...] = ()
+
+
+def tree(plan: Plan) -> str:
+    """The plan for a reader."""
+    processes = f"{plan.processes} process{'es' if plan.processes != 1 else ''}"
+    where = f"{processes} on {plan.device}, {plan.runtime.precision}"
+    head = f"{plan.name}  seed {plan.seed}, {where}, plan {plan.fingerprint}"
+    return "\n".join(_lines(Branch(head, tuple(_stage(stage) for stage in plan.stages))))
+
+
+def mermaid(plan: Plan) -> str:
+    """A flow chart: one box per stage, one node per operation, an edge from who gives a value to who needs it."""
+    lines = ["flowchart TD"]
+    for number, stage in enumerate(plan.stages):
+        lines.append(f'  subgraph s{number}["{stage.name}"]')
+        makers = {value: node.name for node in stage.graph.nodes for value in node.gives}
+        ids = {node.name: f"s{number}n{index}" for index, node in enumerate(stage.graph.nodes)}
+        lines += [f'    {ids[node.name]}["{node.name}"]' for node in stage.graph.nodes]
+        for node in stage.graph.nodes:
+            givers = dict.fromkeys((makers[value], value) for value in node.needs if value in makers)
+            lines += [f'    {ids[giver]} -->|"{value}"| {ids[node.name]}' for giver, value in givers]
+        lines.append("  end")
+    lines += [f"  s{number} --> s{number + 1}" for number in range(len(plan.stages) - 1)]
+    return "\n".join(lines)
+
+
+def differences(old: Plan, new: Plan) -> list[str]:
+    """`path: old -> new` for every value that differs, in the order of the new plan."""
+    before, after = dict(_flat(old.model_dump(mode="json"))), dict(_flat(new.model_dump(mode="json")))
+    changed = [key for key in after if key not in before or before[key] != after[key]]
+    gone = [key for key in before if key not in after]
+    lines = [
+        f"~ {key}: {before[key]} -> {after[key]}" if key in before else f"+ {key}: {after[key]}" for key in changed
+    ]
+    return lines + [f"- {key}: {before[key]}" for key in gone]
+
+
+def _stage(plan: StagePlan) -> Branch:
+    span = f"steps {plan.first_step + 1} to {plan.first_step + plan.steps}" if plan.steps else plan.stage.type
+    parts = [Branch("terms", tuple(_term(term) for term in plan.terms))] if plan.terms else []
+    if plan.geometry is not None:
+        parts.append(_geometry(plan.geometry))
+    parts += _graph(plan.graph)
+    if plan.memory is not None:
+        parts.append(_memory(plan.memory))
+    if plan.deepspeed is not None:
+        zero = plan.deepspeed["zero_optimization"]["stage"]
+        parts.append(Branch(f"DeepSpeed, ZeRO {zero} (the whole configuration: --format json)"))
+    return Branch(f"stage {plan.name}  {span}", tuple(parts))
+
+
+def _term(term: TermPlan) -> Branch:
+    parts = [
+        f"{term.name}: {term.loss.type} over {term.mask.type}({_options(term.mask.params)})",
+        f"share {term.share}",
+    ]
+    parts.append(f"weight {term.weight:g}")
+    parts.append(f"on {term.rows}, {term.aggregation} mean")
+    if term.brought_by:
+        parts.append(f"brought by {term.brought_by}")
+    return Branch(", ".join(parts))
+
+
+def _options(params: Any) -> str:
+    return ", ".join(f"{key}={value}" for key, value in params.items())
+
+
+def _geometry(sizes: Geometry) -> Branch:
+    rows = f"{sizes.prompts} prompts x {sizes.group_size} answers + {sizes.demonstrations} demonstrations a step"
+    split = f"{sizes.rows_per_process} rows a process = {sizes.accumulation} x micro-batch of up to {sizes.micro_batch}"
+    return Branch(f"sizes  {rows}; {split}")
+
+
+def _graph(graph: Graph) -> list[Branch]:
+    found = []
+    for phase, when in _PHASES.items():
+        nodes = tuple(_node(node) for node in graph.nodes if node.phase == phase)
+        if nodes:
+            found.append(Branch(f"{phase} ({when})", nodes))
+    if graph.pruned:
+        found.append(Branch("left out", tuple(Branch(f"{each.what}: {each.why}") for each in graph.pruned)))
+    return found
+
+
+def _node(node: Node) -> Branch:
+    gives = ", ".join(f"{name} {shape}".rstrip() for name, shape in node.gives.items())
+    flow = f"{', '.join(node.needs)} -> {gives}".strip()
+    detail = f"  {node.detail}" if node.detail else ""
+    return Branch(f"{node.name} [{node.place}]  {flow}{detail}")
+
+
+def _memory(memory: Memory) -> Branch:
+    of = f" of {_size(memory.capacity)}" if memory.capacity else ""
+    rows = tuple(Branch(f"{row.name} {_size(row.bytes)}{'  ' if row.note else ''}{row.note}") for row in memory.rows)
+    return Branch(f"memory per device  {_size(memory.total)}{of} (estimate)", rows)
+
+
+def _size(count: int) -> str:
+    value = float(count)
+    for unit in ("B", "KiB", "MiB"):
+        if value < 1024:
+            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1024
+    return f"{value:.1f} GiB"
+
+
+def _lines(branch: Branch) -> Iterator[str]:
+    yield branch.text
+    for index, child in enumerate(branch.under):
+        last = index == len(branch.under) - 1
+        for number, line in enumerate(_lines(child)):
+            lead = ("└── " if last else "├── ") if number == 0 else ("    " if last else "│   ")
+            yield lead + line
+
+
+def _flat(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Leaves with dotted paths; lists of records by name where they have one, so that an inserted one moves nothing."""
+    if isinstance(value, dict) and value:
+        for key, item in value.items():
+            yield from _flat(item, f"{path}.{key}" if path else key)
+    elif isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
+        for index, item in enumerate(value):
+            yield from _flat(item, f"{path}[{item.get('name', index)}]")
+    else:
+        yield path, value

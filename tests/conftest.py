@@ -1,0 +1,53 @@
+"""Options and fixtures that every test may use."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class GoldenPair:
+    """One recorded computation: its settings and its tensors."""
+
+    settings: dict[str, Any]
+    tensors: dict[str, Tensor]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Let a person point the parity tests at other recordings."""
+    parser.addoption(
+        "--golden",
+        metavar="DIR",
+        default=str(Path(__file__).parent / "golden"),
+        help="folder of NAME.json + NAME.safetensors recordings",
+    )
+
+
+@pytest.fixture(scope="session")
+def golden_dir(pytestconfig: pytest.Config) -> Path:
+    """Folder of the recordings."""
+    return Path(str(pytestconfig.getoption("--golden")))
+
+
+@pytest.fixture(scope="session")
+def golden_pairs(golden_dir: Path) -> Callable[[str], list[GoldenPair]]:
+    """`golden_pairs(prefix)` reads every recording whose name begins so; none at all is a failure."""
+
+    def read(prefix: str) -> list[GoldenPair]:
+        names = sorted(path.stem for path in golden_dir.glob(f"{prefix}*.safetensors"))
+        assert names, f"no recording named {prefix}* in {golden_dir}"
+        return [
+            GoldenPair(
+                json.loads((golden_dir / f"{name}.json").read_text(encoding="utf-8")),
+                load_file(golden_dir / f"{name}.safetensors"),
+            )
+            for name in names
+        ]
+
+    return read

@@ -1,0 +1,105 @@
+"""Interleaving, roles, the schedule of heads, and the end of text."""
+
+from itertools import islice, product
+
+import pytest
+import torch
+from torch import Tensor
+
+from wavalign.plugins.architectures.vita_audio.layout import TextWatch, VitaLayout, head_schedule
+from wavalign.plugins.batch import Role
+
+BOA, EOA, END, STOP, FIRST = 90, 91, 92, 93, 100
+
+
+def layout(*ratio: int) -> VitaLayout:
+    return VitaLayout(BOA, EOA, END, STOP, first_code=FIRST, num_codes=64, ratio=ratio)
+
+
+def picture(ids: list[int]) -> str:
+    return "".join({BOA: "[", EOA: "]", END: "."}.get(x, "a" if x >= FIRST else "t") for x in ids)
+
+
+@pytest.mark.parametrize(
+    ("ratio", "text", "audio", "expected"),
+    [
+        ((1, 10, 4, 10), 9, 24, "t[aaaaaaaa]tttt[aaaaaaaa]tttt[aaaaaaaa]"),
+        ((1, 10, 4, 10), 9, 40, "t[aaaaaaaa]tttt[aaaaaaaa]tttt[aaaaaaaaaaaaaaaaaaaaaaaa]"),
+        ((1, 10, 4, 10), 20, 24, "t[aaaaaaaa]tttt[aaaaaaaa]ttttttttttttttt[aaaaaaaa]"),
+        ((1, 4, 3, 8, 4, 10), 12, 30, "t[aa]ttt[aaaaaa]tttt[aaaaaaaa]tttt[aaaaaaaaaaaaaa]"),
+        ((1, 10), 0, 3, "[aaa]"),
+        ((1, 10), 3, 0, "ttt"),
+        ((1, 10), 0, 0, ""),
+    ],
+)
+def test_interleave_matches_the_published_examples(
+    ratio: tuple[int, ...], text: int, audio: int, expected: str
+) -> None:
+    assert picture(layout(*ratio).interleave(list(range(text)), list(range(audio)))) == expected
+
+
+@pytest.mark.parametrize("ratio", [(1, 10, 4, 10), (1, 4, 3, 8, 4, 10), (1, 3), (2, 5), (13, 28), (3, 4, 1, 9)])
+def test_deinterleave_undoes_interleave_for_all_small_sizes(ratio: tuple[int, ...]) -> None:
+    made = layout(*ratio)
+    for text, audio in product(range(31), range(31)):
+        words, codes = [40 + i for i in range(text)], list(range(audio))
+        ids = made.interleave(words, codes)
+        assert made.deinterleave([*ids, END]) == (words, codes)
+        assert ids.count(BOA) == ids.count(EOA)
+
+
+def test_role_table_gives_every_id_one_role() -> None:
+    table = layout(1, 10).role_table(168)
+    expected = {BOA: Role.AUDIO_MARK, EOA: Role.AUDIO_MARK, END: Role.TEXT_END, STOP: Role.TEXT_END}
+    for index in range(168):
+        kind = Role.AUDIO if FIRST <= index < FIRST + 64 else Role.TEXT
+        assert table[index] == expected.get(index, kind)
+
+
+def modes(schedule: tuple[int, ...], length: int, modules: int = 10) -> str:
+    return "".join("m" if head else "M" for head in islice(head_schedule(schedule, modules), length))
+
+
+def test_schedule_matches_the_published_pattern() -> None:
+    assert modes((1, 10, 4, 10), 41) == "MmmmmmmmmmmMMMMmmmmmmmmmmMMMMmmmmmmmmmmMM"
+    assert modes((1, 10, 4, 10), 36) == "MmmmmmmmmmmMMMMmmmmmmmmmmMMMMmmmmmmm"
+    assert modes((8192, 0), 9000) == "M" * 9000
+
+
+def test_schedule_takes_the_modules_in_turn_and_falls_back_where_they_run_out() -> None:
+    assert list(islice(head_schedule((1, 3), 10), 8)) == [0, 1, 2, 3, 0, 1, 2, 3]
+    assert list(islice(head_schedule((1, 5), 3), 12)) == [0, 1, 2, 3, 0, 1, 0, 1, 2, 3, 0, 1]
+    assert set(islice(head_schedule((1, 5), 0), 20)) == {0}
+
+
+def watch(made: VitaLayout, ids: list[int]) -> list[bool]:
+    """What the watch says after each id, of a row that stands between two others."""
+    table, seen = made.role_table(168), TextWatch(made, 3, torch.device("cpu"))
+    other = torch.tensor(5)
+    found = []
+    for x in ids:
+        row: Tensor = torch.stack([other, torch.tensor(x), other])
+        found.append(bool(seen.append(row, table[row])[1]))
+    return found
+
+
+@pytest.mark.parametrize("ratio", [(1, 10, 4, 10), (1, 4, 3, 8, 4, 10), (2, 5)])
+def test_text_watch_speaks_only_where_no_text_follows(ratio: tuple[int, ...]) -> None:
+    """In every well-formed answer: silent while text is to come, and it speaks where a short or merged chunk says so."""
+    made, spoken = layout(*ratio), 0
+    for text, audio in product(range(1, 25), range(1, 41)):
+        ids = made.interleave([40] * text, [0] * audio)
+        last_text = max(i for i, x in enumerate(ids) if x == 40)
+        over = watch(made, ids)
+        assert not any(over[: last_text + 1]), (text, audio)
+        spoken += any(over)
+    assert spoken > 300
+
+
+def test_text_watch_knows_short_and_merged_chunks() -> None:
+    made = layout(1, 4, 4, 4)
+    assert watch(made, [40, BOA]) == [False, False]
+    assert watch(made, [40, BOA, 100, EOA, 40, 40, BOA]) == [False] * 6 + [True]
+    assert watch(made, [40, BOA, 100, EOA, 40, 40, 40, 40, 40, BOA]) == [False] * 9 + [True]
+    assert watch(made, [40, 40, BOA]) == [False, False, True]
+    assert watch(made, [BOA]) == [True]

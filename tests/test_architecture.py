@@ -1,0 +1,273 @@
+"""The shape of the code: sizes, borders, and what `--help` may cost. An exception stands in a table with its reason."""
+
+import ast
+import importlib
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+SOURCES = sorted(path for folder in ("wavalign", "cli") for path in (ROOT / folder).rglob("*.py"))
+MOST_FUNCTION_LINES, MOST_PARAMETERS, MOST_FILE_LINES, MOST_CLASS_LINES = 50, 6, 400, 250
+
+LONG_FUNCTIONS: dict[str, str] = {}
+"""`path::Class.function` -> why it may be longer."""
+MANY_PARAMETERS: dict[str, str] = {
+    "wavalign/engine/compile/graph.py::GraphBuilder._add": "the fields of a node",
+    "cli/run.py::run": "one parameter per option of the command",
+}
+LONG_FILES: dict[str, str] = {
+    "wavalign/plugins/api.py": "the contracts of all kinds on one page; more than half of it is docstrings",
+}
+LONG_CLASSES: dict[str, str] = {}
+BROAD_HANDLERS: dict[str, str] = {
+    "cli/app.py": "the one place where an unexpected error becomes a message, a log file and exit code 1",
+    "wavalign/engine/run/scoring.py": "a reward is somebody else's code: its failure is a counted missing value",
+    "wavalign/plugins/registry.py": "whatever a person's plugin file raises becomes a PluginError that names it",
+}
+KEYWORD_TUNNELS: dict[str, str] = {
+    "wavalign/engine/run/builder.py::Builder.plugin": "what a plugin gets beside its Params differs by kind",
+}
+INNER_IMPORTS: dict[str, str] = {
+    "wavalign/engine/run/builder.py::wavalign.engine.backends.deepspeed": "only recipes that ask for it wait for it",
+}
+"""`path::module` -> why a module of ours is imported in a function (outside cli/, where it keeps `--help` quick)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Function:
+    """A function and where it stands."""
+
+    name: str
+    node: ast.FunctionDef | ast.AsyncFunctionDef
+    method: bool
+    text: str
+
+    @property
+    def code_lines(self) -> int:
+        """Lines without docstring, blank and comment lines."""
+        return code_lines(self.node, self.text)
+
+    @property
+    def parameters(self) -> list[ast.arg]:
+        """All of them but self and cls."""
+        given = self.node.args
+        named = [*given.posonlyargs, *given.args]
+        if self.method and named and not is_static(self.node):
+            named = named[1:]
+        return [*named, *given.kwonlyargs]
+
+
+def name_of(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"), str(path))
+
+
+def is_static(node: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
+    return any(isinstance(each, ast.Name) and each.id == "staticmethod" for each in node.decorator_list)
+
+
+def code_lines(node: ast.FunctionDef | ast.AsyncFunctionDef, text: str) -> int:
+    lines = text.splitlines()
+    body = node.body[1:] if ast.get_docstring(node) is not None else node.body
+    docstring = set(range(node.body[0].lineno, (node.body[0].end_lineno or 0) + 1)) if body != node.body else set()
+    numbers = [number for number in range(node.lineno, (node.end_lineno or 0) + 1) if number not in docstring]
+    return sum(1 for number in numbers if (line := lines[number - 1].strip()) and not line.startswith("#"))
+
+
+def functions(path: Path) -> Iterator[Function]:
+    """Every function of a file, also inner ones."""
+    text = path.read_text(encoding="utf-8")
+
+    def walk(node: ast.AST, prefix: str, in_class: bool) -> Iterator[Function]:
+        for child in ast.iter_child_nodes(node):
+            if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef):
+                yield Function(f"{name_of(path)}::{prefix}{child.name}", child, in_class, text)
+                yield from walk(child, f"{prefix}{child.name}.", in_class=False)
+            elif isinstance(child, ast.ClassDef):
+                yield from walk(child, f"{prefix}{child.name}.", in_class=True)
+            else:
+                yield from walk(child, prefix, in_class)
+
+    yield from walk(ast.parse(text), "", in_class=False)
+
+
+FUNCTIONS = [function for path in SOURCES for function in functions(path)]
+
+
+def over(found: dict[str, int], most: int, allowed: dict[str, str]) -> list[str]:
+    """What is over a budget without a reason, and reasons that nothing needs any more."""
+    breaches = [f"{name}: {count} > {most}" for name, count in found.items() if count > most and name not in allowed]
+    idle = [f"{name}: within {most}, strike it from the table" for name in allowed if found.get(name, 0) <= most]
+    return breaches + idle
+
+
+def test_functions_are_short() -> None:
+    assert over({each.name: each.code_lines for each in FUNCTIONS}, MOST_FUNCTION_LINES, LONG_FUNCTIONS) == []
+
+
+def test_functions_take_few_parameters() -> None:
+    assert over({each.name: len(each.parameters) for each in FUNCTIONS}, MOST_PARAMETERS, MANY_PARAMETERS) == []
+
+
+def test_files_are_short() -> None:
+    counted = {name_of(path): len(path.read_text(encoding="utf-8").splitlines()) for path in SOURCES}
+    assert over(counted, MOST_FILE_LINES, LONG_FILES) == []
+
+
+def test_classes_are_short() -> None:
+    counted = {
+        f"{name_of(path)}::{node.name}": (node.end_lineno or 0) - node.lineno + 1
+        for path in SOURCES
+        for node in ast.walk(parsed(path))
+        if isinstance(node, ast.ClassDef)
+    }
+    assert over(counted, MOST_CLASS_LINES, LONG_CLASSES) == []
+
+
+def test_the_budgets_count_what_they_say() -> None:
+    text = 'class A:\n    def f(self, a, *, b):\n        """One.\n\n        Two."""\n        # x\n\n        return a\n'
+    node = ast.parse(text).body[0].body[0]  # type: ignore[attr-defined]  # a class, then its method
+    function = Function("x::A.f", node, method=True, text=text)
+    assert function.code_lines == 2
+    assert [each.arg for each in function.parameters] == ["a", "b"]
+
+
+def test_no_keyword_tunnels() -> None:
+    tunnels = {each.name for each in FUNCTIONS if each.node.args.kwarg is not None}
+    assert tunnels == set(KEYWORD_TUNNELS)
+
+
+def is_broad(handler: ast.ExceptHandler) -> bool:
+    """Catches everything and does not pass it on."""
+    caught = handler.type.elts if isinstance(handler.type, ast.Tuple) else [handler.type]
+    broad = any(
+        each is None or (isinstance(each, ast.Name) and each.id in ("Exception", "BaseException")) for each in caught
+    )
+    last = handler.body[-1]
+    return broad and not (isinstance(last, ast.Raise) and last.exc is None)
+
+
+def test_nothing_catches_everything() -> None:
+    found = {
+        name_of(path)
+        for path in SOURCES
+        for node in ast.walk(parsed(path))
+        if isinstance(node, ast.ExceptHandler) and is_broad(node)
+    }
+    assert found == set(BROAD_HANDLERS)
+
+
+def test_no_getattr_on_configuration() -> None:
+    """`getattr(params, ...)` with a default would be a default outside the field."""
+    pattern = re.compile(
+        r"\b(getattr|hasattr|setattr)\(\s*(self\.)?(params|config|recipe|plan|stage|section|runtime|options)\b"
+    )
+    found = [
+        f"{name_of(path)}:{number}"
+        for path in SOURCES
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
+        if pattern.search(line)
+    ]
+    assert found == []
+
+
+def inner_imports(path: Path) -> Iterator[tuple[str, int]]:
+    """Modules imported inside functions, with their lines."""
+    for function in functions(path):
+        for node in ast.walk(function.node):
+            if isinstance(node, ast.ImportFrom) and node.module is not None:
+                yield node.module, node.lineno
+            elif isinstance(node, ast.Import):
+                yield from ((alias.name, node.lineno) for alias in node.names)
+
+
+def test_no_import_of_ours_hides_in_a_function() -> None:
+    found = {
+        f"{name_of(path)}::{module}"
+        for path in SOURCES
+        if path.parent.name != "cli"
+        for module, _ in inner_imports(path)
+        if module.split(".")[0] in ("wavalign", "wavalign_cli")
+    }
+    assert found == set(INNER_IMPORTS)
+
+
+def test_an_import_in_a_function_says_why() -> None:
+    silent = []
+    for path in SOURCES:
+        lines = path.read_text(encoding="utf-8").splitlines()
+        for module, number in inner_imports(path):
+            block = number  # a comment on the first of several imports in a row speaks for all
+            while "#" not in lines[block - 1] and re.match(r"\s*(from|import)\s", lines[block - 2]):
+                block -= 1
+            if "#" not in lines[block - 1] and not lines[block - 2].strip().startswith("#"):
+                silent.append(f"{name_of(path)}:{number} {module}")
+    assert silent == []
+
+
+def test_import_contracts_hold(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The contracts of pyproject.toml, in a process of their own."""
+    monkeypatch.chdir(ROOT)
+    linter = Path(sys.executable).with_name("lint-imports")
+    result = subprocess.run([linter, "--no-cache"], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_every_package_is_installed() -> None:
+    """The list in pyproject.toml is the tree."""
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
+    packages = {
+        path.parent.relative_to(ROOT).as_posix().replace("/", ".") for path in ROOT.glob("wavalign/**/__init__.py")
+    }
+    assert set(settings["packages"]) == packages | {"wavalign_cli", "wavalign_recipes"}
+    folders = {path.parent for path in SOURCES if path.is_relative_to(ROOT / "wavalign")}
+    assert [name_of(folder) for folder in sorted(folders) if not (folder / "__init__.py").exists()] == []
+
+
+HEAVY = ("torch", "transformers", "deepspeed", "numpy", "pydantic", "rich.console")
+
+
+@pytest.mark.parametrize(
+    ("code", "unwanted"),
+    [
+        ("import wavalign.schema.loading", ("torch", "transformers", "deepspeed", "numpy")),
+        ("from wavalign_cli.app import app", HEAVY),
+    ],
+)
+def test_light_imports_stay_light(code: str, unwanted: tuple[str, ...]) -> None:
+    program = f"{code}\nimport sys\nprint([name for name in {unwanted!r} if name in sys.modules])"
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
+
+
+def test_help_waits_for_nothing() -> None:
+    """`wavalign --help` imports neither torch nor pydantic; its time is printed, not asserted: machines differ."""
+    code = (
+        "import sys\nfrom wavalign_cli.app import main\n"
+        "try:\n    main(['--help'])\nexcept SystemExit as stop:\n    code = stop.code\n"
+        "import resource\nprint(resource.getrusage(resource.RUSAGE_SELF).ru_utime, file=sys.stderr)\n"
+        f"sys.exit(code or any(name in sys.modules for name in {HEAVY[:-1]!r}))"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, env={**os.environ}
+    )
+    assert result.returncode == 0, result.stderr
+    assert "validate" in result.stdout
+    print(f"--help took {float(result.stderr.strip().splitlines()[-1]):.2f} s of user time")  # noqa: T201  # see -rP
+
+
+def test_the_public_names_exist() -> None:
+    """The small Python surface that does what the command line does."""
+    api = importlib.import_module("wavalign.engine.api")
+    assert {"load_recipe", "compile_recipe", "preflight", "run"} <= set(vars(api))

@@ -1,0 +1,3 @@
+"""WavAlign: declarative post-training for end-to-end spoken-dialogue models."""
+
+__version__ = "0.1.0"

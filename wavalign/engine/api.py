@@ -1,0 +1,157 @@
+"""The Python surface: what the command line does, as functions."""
+
+import importlib.metadata
+import os
+import platform
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from wavalign import __version__
+from wavalign.engine.compile.compiler import compile_recipe as _compile
+from wavalign.engine.compile.plan import Cluster, Plan
+from wavalign.engine.compile.preflight import Preflight
+from wavalign.engine.compile.preflight import preflight as _preflight
+from wavalign.engine.launch import launch
+from wavalign.engine.report.page import write_report
+from wavalign.engine.run.builder import Builder
+from wavalign.engine.run.callbacks import Observer, RunInfo, Silent
+from wavalign.engine.run.tools import PreflightTools
+from wavalign.engine.run.trainer import Trainer
+from wavalign.engine.state.distributed import World
+from wavalign.engine.state.folder import RunFolder
+from wavalign.errors import Interrupted, UsageError
+from wavalign.schema.dumping import dump_yaml
+from wavalign.schema.loading import LoadedRecipe, load_recipe
+
+__all__ = ["compile_recipe", "detect_cluster", "load_recipe", "preflight", "run", "run_rank"]
+
+ROOT = Path("runs")
+WORKER = (sys.executable, "-m", "wavalign.engine.worker")
+
+
+def detect_cluster() -> Cluster:
+    """This machine."""
+    gpus = torch.cuda.device_count()
+    pages, size = os.sysconf("SC_PHYS_PAGES"), os.sysconf("SC_PAGE_SIZE")
+    memory = [torch.cuda.get_device_properties(index).total_memory for index in range(gpus)]
+    return Cluster(gpus=gpus, gpu_bytes=min(memory, default=0), cores=os.cpu_count() or 1, host_bytes=pages * size)
+
+
+def compile_recipe(loaded: LoadedRecipe, cluster: Cluster | None = None) -> Plan:
+    """The plan of a recipe for `cluster`, or for this machine."""
+    return _compile(loaded, cluster if cluster is not None else detect_cluster())
+
+
+def preflight(plan: Plan, observer: Observer | None = None) -> Preflight:
+    """Look at data, weights, masks, disk and memory of a plan; starts nothing, builds at most caches of data."""
+    watcher = observer if observer is not None else Silent()
+    world = World.single("cpu")
+    tools = PreflightTools(Builder(plan, world, watcher.progress))
+    return _preflight(plan, tools, detect_cluster(), folder=str(_writable_parent(plan)))
+
+
+def run(
+    plan: Plan, *, resume: bool = False, observer: Observer | None = None, worker: Sequence[str] = WORKER
+) -> Path:
+    """Run a plan on this machine and give its folder; `worker` is the command each of several processes is."""
+    folder = _folder(plan, resume=resume)
+    if not resume or not folder.plan.exists():
+        write_opening(plan, folder)
+    if plan.processes == 1:
+        run_rank(plan, folder, resume=resume, observer=observer)
+        return folder.path
+    arguments = [*worker, str(folder.path), *(["--resume"] if resume else [])]
+    threads = plan.runtime.threads or max(1, (os.cpu_count() or 1) // plan.processes)
+    launch(arguments, plan.processes, threads=threads, logs=folder.ranks)
+    return folder.path
+
+
+def run_rank(plan: Plan, folder: RunFolder, *, resume: bool, observer: Observer | None = None) -> None:
+    """This process's part of a run; the first rank holds the folder's lock, observes and writes the report."""
+    torch.set_num_threads(plan.runtime.threads or max(1, (os.cpu_count() or 1) // plan.processes))
+    world = World.from_environment(plan.device)
+    watcher = observer if observer is not None and world.is_first else Silent()
+    if world.is_first:
+        folder.lock()
+    try:
+        watcher.start(_info(plan, folder))
+        _train(plan, folder, world, watcher, resume=resume)
+    finally:
+        watcher.close()
+        world.close()
+        folder.unlock()
+
+
+def write_opening(plan: Plan, folder: RunFolder) -> None:
+    """What is known before the first step: plan, resolved recipe, environment."""
+    folder.write_text(folder.plan, plan.to_json())
+    content = plan.model_dump(mode="json", exclude={"stages", "version", "plugin_digests", "device", "processes"})
+    content["stages"] = [stage.stage.model_dump(mode="json") for stage in plan.stages]
+    folder.write_text(folder.recipe, dump_yaml(content))
+    names = ("torch", "transformers", "deepspeed", "pydantic", "numpy", "safetensors")
+    installed = {each.metadata["Name"].lower() for each in importlib.metadata.distributions() if each.metadata["Name"]}
+    folder.write_json(
+        folder.environment,
+        {
+            "wavalign": __version__,
+            "python": platform.python_version(),
+            "platform": platform.platform(),
+            "processor": _processor(),
+            "cores": os.cpu_count(),
+            "gpus": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
+            "versions": {name: importlib.metadata.version(name) for name in names if name in installed},
+            "command": sys.argv,
+        },
+    )
+
+
+def _train(plan: Plan, folder: RunFolder, world: World, watcher: Observer, *, resume: bool) -> None:
+    try:
+        Trainer(plan, folder, world, watcher).run(resume=resume)
+    except Interrupted:
+        _report(plan, folder, world)
+        raise
+    _report(plan, folder, world)
+    if world.is_first:
+        watcher.finish(str(folder.path))
+
+
+def _report(plan: Plan, folder: RunFolder, world: World) -> None:
+    if plan.runtime.report and world.is_first and folder.metrics.exists():
+        write_report(folder.path)
+
+
+def _folder(plan: Plan, *, resume: bool) -> RunFolder:
+    exact = plan.runtime.folder
+    if resume:
+        found = RunFolder(Path(exact)) if exact else RunFolder.latest_unfinished(ROOT, name=plan.name)
+        if found is None or not found.plan.exists():
+            where = exact or str(ROOT / plan.name)
+            raise UsageError(f"there is no unfinished run in {where}", hint="start one without --resume")
+        if found.is_finished:
+            raise UsageError(f"{found.path} is finished", hint="start a new run without --resume")
+        return found
+    return RunFolder.exact(Path(exact)) if exact else RunFolder.create(ROOT, name=plan.name)
+
+
+def _writable_parent(plan: Plan) -> Path:
+    path = Path(plan.runtime.folder or ROOT).absolute()
+    while not path.exists():
+        path = path.parent
+    return path
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        names = [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
+        if names:
+            return names[0]
+    return platform.processor()
+
+
+def _info(plan: Plan, folder: RunFolder) -> RunInfo:
+    return RunInfo(name=plan.name, folder=str(folder.path), total_steps=plan.total_steps)

@@ -1,0 +1,134 @@
+"""What the engine asks of a training backend: one optimiser over one scored policy."""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol, final
+
+import torch
+from torch import Tensor, nn
+
+from wavalign.errors import NonFiniteError
+from wavalign.plugins.api import Policy
+from wavalign.plugins.batch import TokenBatch
+
+Precision = Literal["float32", "bf16"]
+
+
+class Ranks(Protocol):
+    """What a backend asks of the processes it runs in."""
+
+    @property
+    def rank(self) -> int:
+        """This process, from 0."""
+
+    @property
+    def size(self) -> int:
+        """Number of processes."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where this process computes."""
+
+    def sum_(self, tensor: Tensor) -> None:
+        """Replace `tensor` by its sum over ranks."""
+
+    def broadcast_(self, tensor: Tensor) -> None:
+        """Replace `tensor` by that of rank 0."""
+
+    def barrier(self) -> None:
+        """Go on when every rank has come here."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class AdamSettings:
+    """AdamW and the clipping before it; the learning rate comes with every step."""
+
+    betas: tuple[float, float]
+    epsilon: float
+    weight_decay: float
+    """Of matrices; vectors (norms, biases) are not decayed."""
+    max_grad_norm: float
+
+
+class Backend(ABC):
+    """Forward, backward and update of one policy over all ranks.
+
+    Gradients after the last `backward` of a step are the sum over micro-batches and ranks of the losses' gradients,
+    divided by `divisor`; `run/objective.py` multiplies by it, so that every backend updates by the same numbers.
+    A parameter that no loss of the step reaches has gradient 0; one that requires no gradient is left alone.
+    """
+
+    divisor: float
+    """1 for a backend that only sums; accumulation steps x ranks for one that averages."""
+
+    @property
+    @abstractmethod
+    def policy(self) -> Policy:
+        """The live network, e.g. for sampling inside `full_parameters()`."""
+
+    @abstractmethod
+    def forward(
+        self, batch: TokenBatch, select: Tensor, *, temperature: float | Tensor, support: Tensor | None = None
+    ) -> Tensor:
+        """Log-probs [B, S, T] float32 of the positions in `select` (bool [B, S, T]), 0 elsewhere, with gradient."""
+
+    @abstractmethod
+    def backward(self, loss: Tensor, *, last: bool) -> None:
+        """Add the gradients of `loss`; `last` marks the final micro-batch of the step."""
+
+    @abstractmethod
+    def step(self, learning_rate: float) -> float:
+        """Clip, update, clear gradients; gives the global gradient norm before clipping.
+
+        Raises NonFiniteError, leaving the weights as they are, when that norm is not finite.
+        """
+
+    @abstractmethod
+    def full_parameters(self) -> AbstractContextManager[None]:
+        """Inside, every parameter of `policy` is whole on this rank and computes in the training's precision."""
+
+    @abstractmethod
+    def save(self, folder: Path) -> None:
+        """Write weights and optimiser states under `folder`; every rank calls it."""
+
+    @abstractmethod
+    def load(self, folder: Path) -> None:
+        """Restore what `save` wrote, bit for bit."""
+
+    def close(self) -> None:
+        """Let go of what the backend holds; called once, the policy is not used afterwards."""
+        return
+
+
+def parameter_groups(parameters: Iterable[nn.Parameter], weight_decay: float) -> list[dict[str, object]]:
+    """Trainable matrices with `weight_decay`, trainable vectors without; a group that would be empty is left out."""
+    trainable = [parameter for parameter in parameters if parameter.requires_grad]
+    matrices = [parameter for parameter in trainable if parameter.ndim >= 2]
+    vectors = [parameter for parameter in trainable if parameter.ndim < 2]
+    groups: list[dict[str, object]] = [
+        {"params": matrices, "weight_decay": weight_decay},
+        {"params": vectors, "weight_decay": 0.0},
+    ]
+    return [group for group in groups if group["params"]]
+
+
+def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[None]:
+    """Compute in bfloat16 from float32 weights where `precision` says so."""
+    if precision == "float32":
+        return nullcontext()
+    return torch.autocast(device.type, dtype=torch.bfloat16)
+
+
+def finite_norm(norm: float) -> float:
+    """`norm` itself; raises NonFiniteError when it is NaN or infinite."""
+    if not math.isfinite(norm):
+        raise NonFiniteError(
+            f"the gradient norm is {norm}; the weights were not updated",
+            hint="lower the learning rate, or look at the step's losses in metrics.jsonl",
+        )
+    return norm

@@ -1,0 +1,202 @@
+"""DeepSpeed with ZeRO 0 to 3: the only module that knows it.
+
+DeepSpeed averages over micro-batches and ranks (`divisor`), skips an update whose gradient norm is not finite, and
+writes its own files in a checkpoint. It writes to the terminal in many places; all of them are silenced here. Its logger
+`LOGGER` stays, without a handler, for those who want its words in a file.
+"""
+
+import copy
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stderr, redirect_stdout
+from pathlib import Path
+from typing import Any, final
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from wavalign.engine.backends.base import Backend, Ranks, autocast, finite_norm, parameter_groups
+from wavalign.errors import CheckpointError
+from wavalign.plugins.api import Policy
+from wavalign.plugins.batch import TokenBatch
+
+LOGGER = "DeepSpeed"
+_TAG = "training"
+_MAX_HEADS = 127
+"""A head's index in a batch is an int8."""
+
+
+@final
+class DeepSpeedBackend(Backend):
+    """One DeepSpeed engine; every rank calls every method alike."""
+
+    def __init__(
+        self,
+        module: nn.Module,
+        *,
+        policy: Policy,
+        heads: Sequence[nn.Parameter],
+        config: Mapping[str, Any],
+        ranks: Ranks,
+    ) -> None:
+        """Train `module`, whose forward pass scores `policy`, as the complete dictionary `config` says.
+
+        `heads` are the weights that the forward pass of `module` uses itself, outside the modules that own them.
+        `module` must take `heads` (indices to walk through beyond those of its selection) in its forward pass.
+        """
+        self._policy, self._ranks = policy, ranks
+        self._stage = int(config["zero_optimization"]["stage"])
+        self._autocast = bool(config["torch_autocast"]["enabled"])
+        self.divisor = float(config["gradient_accumulation_steps"] * ranks.size)
+        _join_group(ranks)
+        with _hushed():
+            self._library = _load(ranks.device)
+            if self._stage == 3:
+                for head in heads:
+                    self._library.zero.register_external_parameter(module, head)
+            decay = float(config["optimizer"]["params"]["weight_decay"])
+            self._engine, *_ = self._library.initialize(
+                model=module,
+                model_parameters=parameter_groups(policy.parameters(), decay),
+                config=copy.deepcopy(dict(config)),
+                dist_init_required=False,
+            )
+        _filter_warnings()
+        self._whole = False
+        self._fresh = True
+
+    @property
+    def policy(self) -> Policy:
+        return self._policy
+
+    def forward(
+        self, batch: TokenBatch, select: Tensor, *, temperature: float | Tensor, support: Tensor | None = None
+    ) -> Tensor:
+        heads = self._heads_of_all(batch, select) if self._stage == 3 else None
+        logprobs: Tensor = self._engine(batch, select, temperature=temperature, support=support, heads=heads)
+        return logprobs
+
+    def backward(self, loss: Tensor, *, last: bool) -> None:
+        if self._fresh:
+            self._forget_gradients()
+        self._fresh = last
+        self._engine.set_gradient_accumulation_boundary(last)
+        self._engine.backward(loss)
+
+    def step(self, learning_rate: float) -> float:
+        for group in self._engine.optimizer.param_groups:
+            group["lr"] = learning_rate
+        if self._stage == 0:
+            norm = self._checked_norm()
+            self._engine.step()
+            return norm
+        self._engine.step()
+        return finite_norm(float(self._engine.get_global_grad_norm()))
+
+    def full_parameters(self) -> AbstractContextManager[None]:
+        if self._stage == 3 and not self._whole:
+            return self._gathered()
+        return autocast(self._ranks.device, "bf16") if self._autocast else nullcontext()
+
+    def save(self, folder: Path) -> None:
+        self._engine.save_checkpoint(str(folder), tag=_TAG, save_latest=False)
+
+    def load(self, folder: Path) -> None:
+        found, _ = self._engine.load_checkpoint(str(folder), tag=_TAG)
+        if found is None:
+            raise CheckpointError(f"{folder / _TAG} holds no training state of DeepSpeed")
+
+    def close(self) -> None:
+        self._engine.destroy()
+
+    # --- inside -------------------------------------------------------------------------------------------------------
+
+    def _heads_of_all(self, batch: TokenBatch, select: Tensor) -> frozenset[int]:
+        """Heads that any rank's selection comes from: gathering a parameter takes every rank."""
+        used = torch.zeros(_MAX_HEADS + 1, dtype=torch.int64, device=self._ranks.device)
+        used[batch.sources[select].long().unique().to(used.device)] = 1
+        self._ranks.sum_(used)
+        return frozenset(used.nonzero()[:, 0].tolist())
+
+    def _forget_gradients(self) -> None:
+        """Clear the last step's gradients where DeepSpeed would add to them, or use them again, for a parameter that
+        the first micro-batch, or the whole step, does not reach."""
+        optimizer = self._engine.optimizer
+        if self._stage == 3:
+            optimizer.grad_partitions_flat_buffer.zero_()
+    def _checked_norm(self) -> float:
+        """Norm of the whole gradients at stage 0, where the engine keeps none and would update by NaN."""
+        gradients = [p.grad for p in self._policy.parameters() if p.grad is not None]
+        norm = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(gradient) for gradient in gradients]))
+        if not torch.isfinite(norm):
+            self._engine.zero_grad()
+        return finite_norm(float(norm))
+
+    @contextmanager
+    def _gathered(self) -> Iterator[None]:
+        """Whole parameters, without the hooks that would take them apart again after each module."""
+        offload = self._engine.optimizer.parameter_offload
+        with self._library.zero.GatheredParameters(list(self._policy.parameters())):
+            for parameter in self._policy.parameters():
+                parameter.ds_active_sub_modules.clear()  # type: ignore[attr-defined]
+            for hook in (*offload.forward_hooks, *offload.backward_hooks):
+                hook.remove()
+            offload.forward_hooks, offload.backward_hooks = [], []
+            self._whole = True
+            try:
+                yield
+            finally:
+                self._whole = False
+                offload._register_deepspeed_module(offload.module)
+
+
+def _join_group(ranks: Ranks) -> None:
+    """DeepSpeed wants a process group and its variables also where there is only one process."""
+    for name, value in (("RANK", ranks.rank), ("WORLD_SIZE", ranks.size), ("LOCAL_RANK", ranks.device.index or 0)):
+        os.environ.setdefault(name, str(value))
+    if not dist.is_initialized():
+        backend = "gloo" if ranks.device.type == "cpu" else "cpu:gloo,cuda:nccl"
+        dist.init_process_group(backend, store=dist.HashStore(), rank=ranks.rank, world_size=ranks.size)
+
+
+def _load(device: torch.device) -> Any:
+    """The library, told what device it runs on, without a compiled helper that only its inference uses."""
+    os.environ["DS_ACCELERATOR"] = device.type
+    # Here and not above: the import takes seconds, looks at the variable, and most runs do without it.
+    import deepspeed
+
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    logger = logging.getLogger(LOGGER)
+    for handler in [handler for handler in logger.handlers if type(handler) is logging.StreamHandler]:
+        logger.removeHandler(handler)
+    logger.addHandler(logging.NullHandler())
+    return deepspeed
+
+
+def _filter_warnings() -> None:
+    """What the library's steps would warn of: its own habits, nothing a user could change."""
+    warnings.filterwarnings("ignore", module=r"deepspeed(\.|$)")
+    warnings.filterwarnings("ignore", message=r".torch\.distributed\.\w+. is deprecated", category=FutureWarning)
+
+
+@contextmanager
+def _hushed() -> Iterator[None]:
+    """Nothing written inside reaches the terminal, be it by Python, by a library or by a child process."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    saved = os.dup(1), os.dup(2)
+    try:
+        with open(os.devnull, "w", encoding="utf-8") as null, warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            os.dup2(null.fileno(), 1)
+            os.dup2(null.fileno(), 2)
+            with redirect_stdout(null), redirect_stderr(null):
+                yield
+    finally:
+        for descriptor, number in zip(saved, (1, 2), strict=True):
+            os.dup2(descriptor, number)
+            os.close(descriptor)

@@ -1,0 +1,154 @@
+"""PyTorch alone: AdamW on every rank over gradients summed in flat buckets.
+
+Master weights, gradients and optimiser states are float32. With precision `bf16` the network runs under autocast:
+matrix products in bfloat16 from the float32 weights, norms and log-probs in float32. A second copy of the weights in
+bfloat16 would need less memory in the forward pass but lets small updates vanish wherever it is trained itself; those
+who need the memory have the DeepSpeed backend.
+"""
+
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import final
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from wavalign.engine.backends.base import (
+    AdamSettings,
+    Backend,
+    Precision,
+    Ranks,
+    autocast,
+    finite_norm,
+    parameter_groups,
+)
+from wavalign.errors import CheckpointError
+from wavalign.plugins.api import Policy
+from wavalign.plugins.batch import TokenBatch
+
+BUCKET = 25_000_000
+"""Gradient elements summed over ranks at once: 100 MB."""
+_FILE = "training.safetensors"
+_MOMENTS = ("exp_avg", "exp_avg_sq", "step")
+
+
+@final
+class PlainBackend(Backend):
+    """One copy of everything per rank."""
+
+    divisor = 1.0
+
+    def __init__(
+        self, module: nn.Module, *, policy: Policy, optimizer: AdamSettings, precision: Precision, ranks: Ranks
+    ) -> None:
+        """Train `module`, whose forward pass scores `policy`; trainable weights become float32 on the ranks' device."""
+        self._module, self._policy, self._ranks, self._precision = module.to(ranks.device), policy, ranks, precision
+        self._max_norm = optimizer.max_grad_norm
+        self._trainable = {name: p for name, p in policy.named_parameters() if p.requires_grad}
+        for parameter in self._trainable.values():
+            parameter.data = parameter.data.float()
+        for tensor in self._weights().values():
+            ranks.broadcast_(tensor)
+        self._optimizer = torch.optim.AdamW(
+            parameter_groups(self._trainable.values(), optimizer.weight_decay),
+            betas=optimizer.betas,
+            eps=optimizer.epsilon,
+        )
+
+    @property
+    def policy(self) -> Policy:
+        return self._policy
+
+    def forward(
+        self, batch: TokenBatch, select: Tensor, *, temperature: float | Tensor, support: Tensor | None = None
+    ) -> Tensor:
+        with autocast(self._ranks.device, self._precision):
+            logprobs: Tensor = self._module(batch, select, temperature=temperature, support=support)
+        return logprobs
+
+    def backward(self, loss: Tensor, *, last: bool) -> None:
+        loss.backward()  # type: ignore[no-untyped-call]
+        if last:
+            self._sum_gradients()
+
+    def step(self, learning_rate: float) -> float:
+        norms = [torch.linalg.vector_norm(_gradient(p)) for p in self._trainable.values()]
+        norm = torch.linalg.vector_norm(torch.stack(norms))
+        try:
+            value = finite_norm(float(norm))
+            scale = torch.clamp(self._max_norm / (norm + 1e-6), max=1.0)
+            for parameter in self._trainable.values():
+                _gradient(parameter).mul_(scale)
+            for group in self._optimizer.param_groups:
+                group["lr"] = learning_rate
+            self._optimizer.step()
+        finally:
+            self._optimizer.zero_grad(set_to_none=True)
+        return value
+
+    def full_parameters(self) -> AbstractContextManager[None]:
+        return autocast(self._ranks.device, self._precision)
+
+    def save(self, folder: Path) -> None:
+        """Rank 0 writes one file: all ranks hold the same."""
+        if self._ranks.rank != 0:
+            return
+        tensors = {f"weights/{name}": tensor.contiguous() for name, tensor in self._weights().items()}
+        for name, parameter in self._trainable.items():
+            state = self._optimizer.state.get(parameter, {})
+            tensors |= {f"{moment}/{name}": tensor for moment, tensor in state.items()}
+        save_file(tensors, folder / _FILE)
+
+    def load(self, folder: Path) -> None:
+        with safe_open(folder / _FILE, framework="pt") as file:
+            stored = set(file.keys())
+            weights = self._weights()
+            unknown = {name for name in stored if name.split("/", 1)[1] not in weights}
+            missing = {f"weights/{name}" for name in weights} - stored
+            if unknown or missing:
+                raise CheckpointError(f"{folder / _FILE} is of another model: {min(unknown | missing)} does not match")
+            for name, tensor in weights.items():
+                tensor.copy_(file.get_tensor(f"weights/{name}"))
+            for name, parameter in self._trainable.items():
+                moments = [moment for moment in _MOMENTS if f"{moment}/{name}" in stored]
+                self._optimizer.state[parameter] = {
+                    # AdamW counts its steps on the CPU.
+                    moment: value if moment == "step" else value.to(self._ranks.device)
+                    for moment in moments
+                    for value in [file.get_tensor(f"{moment}/{name}")]
+                }
+
+    def _weights(self) -> dict[str, Tensor]:
+        """Every weight and lasting buffer once, by name; tied ones under their first name."""
+        weights = {name: parameter.data for name, parameter in self._policy.named_parameters()}
+        lasting = self._policy.state_dict()
+        return weights | {name: buffer for name, buffer in self._policy.named_buffers() if name in lasting}
+
+    def _sum_gradients(self) -> None:
+        """Make every gradient the sum over ranks, one flat bucket at a time."""
+        if self._ranks.size == 1:
+            return
+        bucket: list[Tensor] = []
+        for parameter in self._trainable.values():
+            bucket.append(_gradient(parameter))
+            if sum(gradient.numel() for gradient in bucket) >= BUCKET:
+                self._sum_bucket(bucket)
+                bucket = []
+        self._sum_bucket(bucket)
+
+    def _sum_bucket(self, gradients: list[Tensor]) -> None:
+        if not gradients:
+            return
+        flat = torch.cat([gradient.flatten() for gradient in gradients])
+        self._ranks.sum_(flat)
+        for gradient, part in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
+            gradient.copy_(part.view_as(gradient))
+
+
+def _gradient(parameter: nn.Parameter) -> Tensor:
+    """The gradient; zeros where no loss reached the parameter, so that all ranks and backends step alike."""
+    if parameter.grad is None:
+        parameter.grad = torch.zeros_like(parameter)
+    return parameter.grad

@@ -1,0 +1,114 @@
+"""Pass 2: rules between sections, each with a place and a remedy."""
+
+from collections.abc import Callable, Sequence
+from typing import final
+
+from wavalign.engine.compile.plan import Cluster, TermPlan
+from wavalign.plugins.api import Gate, Metric, Reward
+from wavalign.plugins.registry import Registry
+from wavalign.schema.runtime import RuntimeSection
+from wavalign.schema.composer import TreePath
+from wavalign.schema.stage import Stage
+
+Note = Callable[[str, str, TreePath, str], None]
+"""Takes a problem's code, message, path and hint."""
+
+
+@final
+class StageChecks:
+    """What the sections of one stage demand of each other."""
+
+    def __init__(self, stage: Stage, terms: Sequence[TermPlan], registry: Registry, note: Note) -> None:
+        self.stage, self.terms, self.registry, self.note = stage, terms, registry, note
+
+    def run(self, *, first: bool) -> None:
+        """Note every rule that is broken; `first` marks the stage nothing comes before."""
+        self._model(first)
+        if self.stage.type == "fit_codec":
+            self._fit_codec()
+            return
+        if self.stage.objective is None:
+            hint = "add e.g. `objective: {terms: {sft: {loss: {type: cross_entropy}}}}`"
+            self.note("missing_section", "a train stage needs an objective", ("objective",), hint)
+        self._data()
+        self._rewards()
+        self._evaluation()
+
+    def _model(self, first: bool) -> None:
+        model = self.stage.model
+        if model.checkpoint is not None and model.preset is not None:
+            self.note("conflict", "give checkpoint or preset, not both", ("model", "preset"), "remove one of the two")
+        if model.checkpoint is None and model.preset is None and first:
+            hint = "checkpoint: path/to/folder, or preset: tiny with a tokenizer"
+            self.note("missing_key", "the model has neither checkpoint nor preset", ("model",), hint)
+
+    def _fit_codec(self) -> None:
+        if self.stage.model.codec is None:
+            self.note("missing_section", "fit_codec needs model.codec", ("model", "codec"), "add codec: {type: ...}")
+        if self.stage.data.demonstrations is None:
+            hint = "add data.demonstrations: the sound the codec is fitted on"
+            self.note("missing_section", "fit_codec needs data.demonstrations", ("data", "demonstrations"), hint)
+
+    def _data(self) -> None:
+        data = self.stage.data
+        for term in self.terms:
+            path: TreePath = ("objective", "terms", term.brought_by or term.name)
+            if term.rows == "demonstrations" and data.demonstrations is None:
+                hint = "add data.demonstrations, e.g. {type: jsonl, path: gold.jsonl}"
+                message = f"term `{term.name}` learns from demonstrations, and data.demonstrations is not there"
+                self.note("missing_section", message, path, hint)
+            if term.rows == "rollouts" and data.prompts is None:
+                hint = "add data.prompts, e.g. {type: jsonl, path: questions.jsonl}"
+                message = f"term `{term.name}` learns from rollouts, and data.prompts is not there"
+                self.note("missing_section", message, path, hint)
+            if "advantages" in term.needs and not self.stage.rewards:
+                hint = "add rewards, e.g. `rewards: {answer: {type: answer_match}}`"
+                self.note("missing_section", f"term `{term.name}` needs advantages, and there are no rewards", path, hint)
+
+    def _rewards(self) -> None:
+        objective, codec = self.stage.objective, self.stage.model.codec
+        for name, reward in self.stage.rewards.items():
+            plugin = self._plugin("reward", reward.type)
+            if plugin is not None and issubclass(plugin, Reward) and "waveform" in plugin.needs and codec is None:
+                hint = "add model.codec, which turns audio tokens into sound"
+                self.note("missing_section", f"reward `{name}` listens, and there is no codec", ("rewards", name), hint)
+        if objective is None or objective.gate is None:
+            return
+        gate = self._plugin("gate", objective.gate.type)
+        if gate is not None and issubclass(gate, Gate) and gate.needs_rewards and not self.stage.rewards:
+            hint = "add rewards, or use {type: fixed, value: 0.5}"
+            self.note("missing_section", "the gate reads rewards, and there are none", ("objective", "gate"), hint)
+
+    def _evaluation(self) -> None:
+        stage = self.stage
+        if stage.evaluation.metrics and not stage.data.evaluation:
+            hint = "add data.evaluation, or remove the metrics"
+            self.note("missing_section", "there are metrics and no data.evaluation", ("evaluation", "metrics"), hint)
+        for name, metric in stage.evaluation.metrics.items():
+            plugin = self._plugin("metric", metric.type)
+            listens = plugin is not None and issubclass(plugin, Metric) and "waveform" in plugin.needs
+            if listens and stage.model.codec is None:
+                path: TreePath = ("evaluation", "metrics", name)
+                self.note("missing_section", f"metric `{name}` listens, and there is no codec", path, "add model.codec")
+
+    def _plugin(self, kind: str, type_: str) -> type | None:
+        return self.registry.get(kind, type_) if type_ in self.registry.types(kind) else None
+
+
+def check_runtime(runtime: RuntimeSection, cluster: Cluster, note: Note) -> None:
+    """Rules between the runtime section and the machine."""
+    if runtime.engine.type == "plain":
+        for name, value in (("zero", runtime.engine.zero), ("offload_optimizer", runtime.engine.offload_optimizer)):
+            if value:
+                path: TreePath = ("runtime", "engine", name)
+                self_help = "set runtime.engine.type: deepspeed"
+                note("conflict", f"{name} is DeepSpeed's, and the engine is plain", path, self_help)
+    if runtime.engine.offload_optimizer and runtime.engine.zero == 0:
+        path = ("runtime", "engine", "offload_optimizer")
+        note("conflict", "offload_optimizer needs a ZeRO stage of 1 or more", path, "set runtime.engine.zero: 2")
+    if runtime.device == "cuda" and cluster.gpus == 0:
+        note("no_device", "device is cuda, and this machine has no GPU", ("runtime", "device"), "use device: auto")
+    count = runtime.processes
+    if count != "auto" and cluster.gpus and runtime.device != "cpu" and count > cluster.gpus:
+        hint = f"at most {cluster.gpus}, or `auto`"
+        note("no_device", f"{count} processes and {cluster.gpus} GPUs", ("runtime", "processes"), hint)

@@ -1,0 +1,125 @@
+"""Recipe to Plan: the passes in order, every problem collected."""
+
+import hashlib
+from pathlib import Path
+from typing import final
+
+from wavalign.engine.compile.checks import StageChecks, check_runtime
+from wavalign.engine.compile.geometry import plan_geometry
+from wavalign.engine.compile.graph import GraphBuilder
+from wavalign.engine.compile.lowering import deepspeed_config
+from wavalign.engine.compile.plan import Cluster, Graph, Plan, StagePlan
+from wavalign.engine.compile.resolve import Resolver
+from wavalign.engine.compile.terms import TermPlanner
+from wavalign.errors import RecipeError
+from wavalign.plugins.registry import Registry
+from wavalign.schema.loading import LoadedRecipe
+from wavalign.schema.runtime import RuntimeSection
+from wavalign.schema.composer import TreePath
+from wavalign.schema.source import in_file_order
+from wavalign.schema.stage import Stage
+
+
+def compile_recipe(loaded: LoadedRecipe, cluster: Cluster) -> Plan:
+    """The plan of a loaded recipe for a cluster; RecipeError with every problem, PluginError for a broken plugin."""
+    return _Compiler(loaded, cluster).compile()
+
+
+def device_of(runtime: RuntimeSection, cluster: Cluster) -> str:
+    """`cuda` or `cpu`."""
+    return runtime.device if runtime.device != "auto" else ("cuda" if cluster.gpus else "cpu")
+
+
+@final
+class _Compiler:
+    """One compilation."""
+
+    def __init__(self, loaded: LoadedRecipe, cluster: Cluster) -> None:
+        self.recipe, self.source, self.cluster = loaded.recipe, loaded.source, cluster
+        self.registry = Registry(self.recipe.plugins)
+        self.resolver = Resolver(self.registry, self.source)
+        self.device = device_of(self.recipe.runtime, cluster)
+        asked = self.recipe.runtime.processes
+        self.processes = (cluster.gpus if self.device == "cuda" else 1) if asked == "auto" else asked
+
+    def compile(self) -> Plan:
+        """Run the passes; raise when anything was noted."""
+        runtime = self._runtime()
+        stages: list[StagePlan] = []
+        for index, stage in enumerate(self.recipe.stages):
+            done = stages[-1].first_step + stages[-1].steps if stages else 0
+            stages.append(self._stage(stage, index, done, runtime))
+        problems = in_file_order(self.resolver.problems, [self.source.path])
+        if problems:
+            raise RecipeError(problems)
+        return Plan(
+            name=self.recipe.name,
+            description=self.recipe.description,
+            seed=self.recipe.seed,
+            device=self.device,
+            processes=self.processes,
+            runtime=runtime,
+            plugins=self.recipe.plugins,
+            plugin_digests=tuple(hashlib.sha256(Path(file).read_bytes()).hexdigest() for file in self.recipe.plugins),
+            stages=tuple(stages),
+        )
+
+    def _runtime(self) -> RuntimeSection:
+        runtime = self.recipe.runtime
+        check_runtime(runtime, self.cluster, self._note_at(()))
+        trackers = tuple(
+            self.resolver.component("tracker", each, ("runtime", "trackers", index))
+            for index, each in enumerate(runtime.trackers)
+        )
+        return runtime.model_copy(update={"trackers": trackers})
+
+    def _stage(self, stage: Stage, index: int, first_step: int, runtime: RuntimeSection) -> StagePlan:
+        path: TreePath = ("stages", index)
+        before = len(self.resolver.problems)
+        stage = self.resolver.stage(stage, path)
+        terms = TermPlanner(self.resolver, stage, path).plan() if stage.objective is not None else ()
+        stage = self._objective(stage, path)
+        note = self._note_at(path)
+        StageChecks(stage, terms, self.registry, note).run(first=index == 0)
+        plan = StagePlan(name=stage.name, first_step=first_step, stage=stage, terms=terms)
+        if len(self.resolver.problems) > before or stage.type != "train":
+            return plan
+        graph: Graph = GraphBuilder(stage, terms, self.registry).build()
+        geometry = plan_geometry(stage, graph, self.processes, note)
+        lowered = None
+        if runtime.engine.type == "deepspeed":
+            lowered = deepspeed_config(
+                runtime.engine,
+                stage.optim,
+                precision=runtime.precision,
+                micro_batch=geometry.micro_batch,
+                accumulation=geometry.accumulation,
+                processes=self.processes,
+                device=self.device,
+            )
+        return plan.model_copy(update={"graph": graph, "geometry": geometry, "deepspeed": lowered})
+
+    def _objective(self, stage: Stage, path: TreePath) -> Stage:
+        objective = stage.objective
+        if objective is None:
+            return stage
+        path = (*path, "objective")
+        update = {"advantage": self.resolver.component("advantage", objective.advantage, (*path, "advantage"))}
+        if objective.gate is not None:
+            update["gate"] = self.resolver.component("gate", objective.gate, (*path, "gate"))
+        return stage.model_copy(update={"objective": objective.model_copy(update=update)})
+
+    def _note_at(self, prefix: TreePath) -> "_Note":
+        return _Note(self.resolver, prefix)
+
+
+@final
+class _Note:
+    """Takes problems of one part of the recipe."""
+
+    def __init__(self, resolver: Resolver, prefix: TreePath) -> None:
+        self.resolver, self.prefix = resolver, prefix
+
+    def __call__(self, code: str, message: str, path: TreePath, hint: str) -> None:
+        self.resolver.problems.append(self.resolver.problem(code, message, (*self.prefix, *path), hint))
+

@@ -1,0 +1,44 @@
+"""A step in integers: prompts x group, demonstrations, micro-batches, accumulation, processes."""
+
+from collections.abc import Callable
+from math import ceil
+
+from wavalign.engine.compile.plan import Geometry, Graph
+from wavalign.errors import Problem
+from wavalign.schema.composer import TreePath
+from wavalign.schema.stage import Stage
+
+Note = Callable[[str, str, TreePath, str], None]
+"""Takes a problem's code, message, path and hint."""
+
+
+def nearest_multiples(value: int, of: int) -> str:
+    """The nearest values that divide by `of`, for a hint."""
+    below, above = value // of * of, ceil(value / of) * of
+    return f"{below} or {above}" if below > 0 else f"{above}"
+
+
+def plan_geometry(stage: Stage, graph: Graph, processes: int, note: Note) -> Geometry:
+    """Cut a step into processes and micro-batches; what does not divide is noted as a problem."""
+    prompts = stage.batch.prompts if graph.has("rollout") else 0
+    demonstrations = stage.batch.demonstrations if graph.has("demonstrations") else 0
+    for name, count in (("prompts", prompts), ("demonstrations", demonstrations)):
+        if count % processes:
+            hint = f"nearest that divide: {nearest_multiples(count, processes)}; or change runtime.processes"
+            note("geometry", f"{count} {name} do not divide by {processes} processes", ("batch", name), hint)
+    if prompts and stage.rollout.group_size < 2 and graph.has("advantage"):
+        message = "a group of 1 has no advantage: it is compared with itself"
+        note("geometry", message, ("rollout", "group_size"), "2 or more; the papers use 4 and 8")
+    rows = prompts // processes * stage.rollout.group_size + demonstrations // processes
+    micro_batch = min(stage.batch.micro_batch or rows, rows) or 1
+    return Geometry(
+        processes=processes,
+        prompts=prompts,
+        group_size=stage.rollout.group_size if prompts else 0,
+        demonstrations=demonstrations,
+        prompts_per_process=prompts // processes,
+        demonstrations_per_process=demonstrations // processes,
+        rows_per_process=rows,
+        micro_batch=micro_batch,
+        accumulation=max(1, ceil(rows / micro_batch)),
+    )

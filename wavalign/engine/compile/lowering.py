@@ -1,0 +1,96 @@
+"""From sections to DeepSpeed's own dictionary: complete, nothing left to be found out while it runs.
+
+What a key means is in DeepSpeed's configuration page. Decisions taken here:
+
+- AdamW is torch's in every case, so that all stages update by the numbers of the plain backend.
+- `bf16` at stage 0 is autocast over float32 weights, as in the plain backend: DeepSpeed's own bfloat16 mode would add
+  up gradients in bfloat16 there. From stage 1 on weights and activations are bfloat16, while master weights, gradient
+  sums, their transport and optimiser states are float32.
+- Buffers are sized in elements: large on a GPU, where they hide the network, small in a host's memory.
+"""
+
+from typing import Any
+
+from wavalign.schema.optim import OptimSection
+from wavalign.schema.runtime import EngineSection
+
+_BUCKET = {"cuda": 50_000_000, "cpu": 5_000_000}
+_PERSIST = 10_000
+"""Parameters up to this many elements (norms, biases) stay whole at stage 3."""
+
+
+def deepspeed_config(
+    engine: EngineSection,
+    optim: OptimSection,
+    *,
+    precision: str,
+    micro_batch: int,
+    accumulation: int,
+    processes: int,
+    device: str,
+) -> dict[str, Any]:
+    """DeepSpeed's configuration of one stage; `precision` float32 or bf16, `device` cpu or cuda."""
+    half = precision == "bf16" and engine.zero > 0
+    return {
+        "train_micro_batch_size_per_gpu": micro_batch,
+        "gradient_accumulation_steps": accumulation,
+        "train_batch_size": micro_batch * accumulation * processes,
+        "optimizer": {
+            "type": "AdamW",
+            "params": {
+                "lr": optim.learning_rate,
+                "betas": list(optim.betas),
+                "eps": optim.epsilon,
+                "weight_decay": optim.weight_decay,
+                "adam_w_mode": True,
+                "torch_adam": True,
+            },
+        },
+        "gradient_clipping": optim.max_grad_norm,
+        "prescale_gradients": False,
+        "gradient_predivide_factor": 1.0,
+        "communication_data_type": "fp32",
+        "data_types": {"grad_accum_dtype": "fp32"},
+        "fp16": {"enabled": False},
+        "bf16": {"enabled": half, "check_grad_overflow": True},
+        "torch_autocast": {"enabled": precision == "bf16" and not half, "dtype": "bfloat16"},
+        "zero_optimization": _zero(engine, device),
+        "zero_allow_untested_optimizer": False,
+        "steps_per_print": None,
+        "wall_clock_breakdown": False,
+        "memory_breakdown": False,
+        "dump_state": False,
+    }
+
+
+def _zero(engine: EngineSection, device: str) -> dict[str, Any]:
+    bucket = _BUCKET[device]
+    if engine.zero == 0:
+        return {"stage": 0}
+    zero: dict[str, Any] = {
+        "stage": engine.zero,
+        "contiguous_gradients": True,
+        "overlap_comm": device == "cuda",
+        "reduce_scatter": True,
+        "reduce_bucket_size": bucket,
+    }
+    if engine.zero < 3:
+        zero |= {
+            "allgather_partitions": True,
+            "allgather_bucket_size": bucket,
+            "round_robin_gradients": False,
+            "ignore_unused_parameters": True,
+        }
+    else:
+        zero |= {
+            "sub_group_size": 1_000_000_000,
+            "stage3_prefetch_bucket_size": bucket,
+            "stage3_param_persistence_threshold": _PERSIST,
+            "stage3_max_live_parameters": 1_000_000_000,
+            "stage3_max_reuse_distance": 1_000_000_000,
+            "stage3_gather_16bit_weights_on_model_save": False,
+            "memory_efficient_linear": True,
+        }
+    if engine.offload_optimizer:
+        zero["offload_optimizer"] = {"device": "cpu", "pin_memory": device == "cuda"}
+    return zero

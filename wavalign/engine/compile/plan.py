@@ -1,0 +1,195 @@
+"""What the compiler decides, as a record: frozen, printable, diffable, and the same after a round trip through JSON."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any, Literal, final
+
+from pydantic import Field
+
+from wavalign.schema.base import Section
+from wavalign.schema.component import Component
+from wavalign.schema.runtime import RuntimeSection
+from wavalign.schema.stage import Stage
+
+NodeKind = Literal[
+    "prompts", "demonstrations", "rollout", "decode_audio", "reward", "aggregate", "advantage", "gate",
+    "forward", "logprobs", "term", "objective", "backward", "update", "metrics",
+]  # fmt: skip
+Phase = Literal["collect", "learn", "update"]
+
+
+@final
+class Cluster(Section):
+    """What the plan is made for."""
+
+    gpus: int = 0
+    gpu_bytes: int = 0
+    """Memory of the smallest GPU."""
+    cores: int = 1
+    host_bytes: int = 0
+
+
+@final
+class Node(Section):
+    """One operation of a training step."""
+
+    name: str
+    kind: NodeKind
+    needs: tuple[str, ...] = ()
+    """Values it reads."""
+    gives: Mapping[str, str] = Field(default_factory=dict)
+    """Values it makes, with their symbolic shapes."""
+    phase: Phase
+    """`collect` runs once a step, `learn` once per micro-batch, `update` once at the end."""
+    place: Literal["device", "threads", "host"]
+    detail: str = ""
+
+
+@final
+class Pruned(Section):
+    """Something the recipe could have led to and does not need."""
+
+    what: str
+    why: str
+
+
+@final
+class Graph(Section):
+    """A training step: nodes in an order that respects `needs`."""
+
+    nodes: tuple[Node, ...]
+    pruned: tuple[Pruned, ...] = ()
+    rollout_need: Literal["none", "text", "all"] = "none"
+    """How much of an answer somebody asks for; `text` lets sampling stop when no text can follow."""
+
+    def has(self, kind: NodeKind) -> bool:
+        """Whether any node is of this kind."""
+        return any(node.kind == kind for node in self.nodes)
+
+    @property
+    def reference(self) -> bool:
+        """Whether a frozen copy of the policy is needed."""
+        return any(node.name == "forward.reference" for node in self.nodes)
+
+
+@final
+class TermPlan(Section):
+    """A term with nothing left to decide."""
+
+    name: str
+    loss: Component
+    mask: Component
+    share: str | float
+    """`gate`, `1 - gate` or a number."""
+    weight: float
+    aggregation: Literal["token", "sequence", "fixed", "sum"]
+    fixed_length: int
+    rows: Literal["rollouts", "demonstrations"]
+    unit: Literal["token", "sequence"]
+    needs: tuple[str, ...]
+    brought_by: str = ""
+    """The term whose loss brought this one along."""
+
+
+@final
+class Geometry(Section):
+    """A step in integers."""
+
+    processes: int
+    prompts: int
+    """Prompts a step, all processes."""
+    group_size: int
+    demonstrations: int
+    prompts_per_process: int
+    demonstrations_per_process: int
+    rows_per_process: int
+    micro_batch: int
+    """Rows per forward on one process."""
+    accumulation: int
+    """Forwards per step on one process."""
+
+
+@final
+class MemoryRow(Section):
+    """One use of a device's memory."""
+
+    name: str
+    bytes: int
+    note: str = ""
+
+
+@final
+class Memory(Section):
+    """Estimate for one device; what it assumes stands in the notes."""
+
+    rows: tuple[MemoryRow, ...]
+    capacity: int
+    """Bytes there are; 0 where unknown."""
+
+    @property
+    def total(self) -> int:
+        return sum(row.bytes for row in self.rows)
+
+
+@final
+class StagePlan(Section):
+    """A stage with every default filled in and every decision taken."""
+
+    name: str
+    first_step: int
+    """Steps done before this stage."""
+    stage: Stage
+    """The stage's sections; component params are complete."""
+    terms: tuple[TermPlan, ...] = ()
+    graph: Graph = Graph(nodes=())
+    geometry: Geometry | None = None
+    memory: Memory | None = None
+    deepspeed: Mapping[str, Any] | None = None
+
+    @property
+    def steps(self) -> int:
+        return self.stage.steps if self.stage.type == "train" else 0
+
+
+@final
+class Plan(Section):
+    """Everything a run does, in the order it does it."""
+
+    version: int = 1
+    """Of this format."""
+    name: str
+    description: str = ""
+    seed: int
+    device: Literal["cpu", "cuda"]
+    processes: int
+    runtime: RuntimeSection
+    plugins: tuple[str, ...] = ()
+    plugin_digests: tuple[str, ...] = ()
+    """SHA-256 of each plugin file, so that an edited plugin is another plan."""
+    stages: tuple[StagePlan, ...]
+
+    @property
+    def total_steps(self) -> int:
+        return sum(stage.steps for stage in self.stages)
+
+    @property
+    def fingerprint(self) -> str:
+        """Equal for two plans exactly when a run of one may be resumed by the other."""
+        content = self.model_dump(mode="json")
+        for key in ("folder", "trackers", "report", "keep_checkpoints", "checkpoint_every", "reward_workers", "threads"):
+            content["runtime"].pop(key)  # changes nothing that is learned
+        content.pop("description")
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+    def to_json(self) -> str:
+        """The plan as text; `from_json` gives an equal plan."""
+        content = self.model_dump(mode="json")
+        return json.dumps({**content, "fingerprint": self.fingerprint}, indent=1) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> "Plan":
+        """Read `to_json`'s text."""
+        content = json.loads(text)
+        content.pop("fingerprint", None)
+        return cls.model_validate(content)

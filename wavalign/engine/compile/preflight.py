@@ -1,0 +1,198 @@
+"""What a dry run looks at outside the recipe: data, weights, masks, disk, devices, memory. It starts nothing."""
+
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol, TypeVar, final
+
+import torch
+
+from wavalign.engine.compile.memory import estimate_memory
+from wavalign.engine.compile.plan import Cluster, Memory, Plan, StagePlan, TermPlan
+from wavalign.errors import WavAlignError
+from wavalign.plugins.api import Architecture, Mask
+from wavalign.plugins.batch import Dialogue, TokenSequence
+from wavalign.plugins.weights import check_fit
+from wavalign.schema.component import WeightedComponent
+
+HEAD = 32
+"""Records of each heading that are read, encoded and counted."""
+T = TypeVar("T")
+Level = Literal["ok", "warning", "error"]
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was looked at."""
+
+    stage: str
+    what: str
+    level: Level
+    message: str
+    hint: str = ""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Preflight:
+    """Everything that was looked at."""
+
+    findings: tuple[Finding, ...]
+    memory: tuple[tuple[str, Memory], ...]
+    """Per train stage, with the lengths of the data seen."""
+
+    @property
+    def errors(self) -> tuple[Finding, ...]:
+        return tuple(finding for finding in self.findings if finding.level == "error")
+
+
+class Tools(Protocol):
+    """What preflight needs constructed; `run/builder.py` is the only one to construct, and hands it in."""
+
+    def architecture(self, stage: StagePlan) -> Architecture:
+        """The stage's architecture."""
+
+    def head(self, sources: Sequence[WeightedComponent], count: int) -> tuple[list[Dialogue], int]:
+        """The first `count` dialogues of a heading and how many it has."""
+
+    def rows(
+        self, stage: StagePlan, architecture: Architecture, dialogues: Sequence[Dialogue]
+    ) -> list[tuple[TokenSequence, TokenSequence | None]]:
+        """Prompt and target of each dialogue, as tokens."""
+
+    def mask(self, term: TermPlan) -> Mask:
+        """The term's mask."""
+
+
+def preflight(plan: Plan, tools: Tools, cluster: Cluster, *, folder: str) -> Preflight:
+    """Look at everything a run of `plan` would touch; problems become findings, not exceptions."""
+    inspection = _Inspection(plan, tools, cluster)
+    inspection.disk(folder)
+    for stage in plan.stages:
+        inspection.stage(stage)
+    return Preflight(tuple(inspection.findings), tuple(inspection.memory))
+
+
+@final
+class _Inspection:
+    """Collects findings."""
+
+    def __init__(self, plan: Plan, tools: Tools, cluster: Cluster) -> None:
+        self.plan, self.tools, self.cluster = plan, tools, cluster
+        self.findings: list[Finding] = []
+        self.memory: list[tuple[str, Memory]] = []
+
+    def disk(self, folder: str) -> None:
+        """Space where the run will write."""
+        free = shutil.disk_usage(folder).free
+        level: Level = "ok" if free > 2**30 else "error"
+        hint = "" if level == "ok" else "free some space or set runtime.folder"
+        self._add("", "disk", level, f"{free / 2**30:.1f} GiB free at {folder}", hint)
+
+    def stage(self, stage: StagePlan) -> None:
+        """Data, weights, masks and memory of one stage."""
+        heads = {name: self._head(stage, name, sources) for name, sources in _headings(stage).items()}
+        if stage.stage.type != "train":
+            return
+        architecture = self._try(stage.name, "model", lambda: self.tools.architecture(stage))
+        if architecture is None:
+            return
+        self._weights(stage, architecture)
+        rows: dict[str, list[tuple[TokenSequence, TokenSequence | None]]] = {}
+        for name, dialogues in heads.items():
+            found = self._try(
+                stage.name, f"{name} as tokens", lambda d=dialogues: self.tools.rows(stage, architecture, d)  # type: ignore[misc]
+            )
+            rows[name] = found or []
+        self._masks(stage, rows)
+        self._estimate(stage, architecture, rows)
+
+    def _head(self, stage: StagePlan, name: str, sources: Sequence[WeightedComponent]) -> list[Dialogue]:
+        found = self._try(stage.name, f"data.{name}", lambda: self.tools.head(sources, HEAD))
+        if found is None:
+            return []
+        dialogues, total = found
+        self._add(stage.name, f"data.{name}", "ok", f"{total} dialogues, {len(dialogues)} read")
+        return dialogues
+
+    def _weights(self, stage: StagePlan, architecture: Architecture) -> None:
+        folder = stage.stage.model.checkpoint
+        if folder is None:
+            self._add(stage.name, "weights", "ok", "random, or those of the stage before")
+            return
+        wanted = architecture.parameter_shapes()
+
+        def fits() -> bool:
+            check_fit(folder, wanted, architecture.ignored_keys)
+            return True
+
+        if self._try(stage.name, "weights", fits):
+            count = sum(torch.Size(shape).numel() for shape in wanted.values())
+            self._add(stage.name, "weights", "ok", f"{len(wanted)} tensors, {count / 1e6:.2f} M parameters")
+
+    def _masks(self, stage: StagePlan, rows: dict[str, list[tuple[TokenSequence, TokenSequence | None]]]) -> None:
+        """How many tokens of gold answers each term would train; for rollouts they stand in for the samples."""
+        for term in stage.terms:
+            heading = "prompts" if term.rows == "rollouts" else "demonstrations"
+            targets = [target for _, target in rows.get(heading, []) if target is not None]
+            if not targets:
+                if term.rows == "rollouts":
+                    message = "its prompts have no gold answers to count on; rollouts will show"
+                    self._add(stage.name, f"term {term.name}", "ok", message)
+                continue
+            mask = self.tools.mask(term)
+            counts = [int((mask.weights(each.roles[None]) > 0).sum()) for each in targets]
+            total, empty = sum(each.roles.numel() for each in targets), counts.count(0)
+            text = f"{sum(counts)} of {total} tokens of {len(targets)} answers"
+            if empty:
+                hint = "look at its tokens: and at what the data's targets hold"
+                level: Level = "error" if empty == len(targets) else "warning"
+                self._add(stage.name, f"term {term.name}", level, f"{text}; none in {empty} answers", hint)
+            else:
+                self._add(stage.name, f"term {term.name}", "ok", text)
+
+    def _estimate(
+        self,
+        stage: StagePlan,
+        architecture: Architecture,
+        rows: dict[str, list[tuple[TokenSequence, TokenSequence | None]]],
+    ) -> None:
+        pairs = [pair for each in rows.values() for pair in each]
+        prompt = max((row.length for row, _ in pairs), default=0)
+        target = max((row.length for _, row in pairs if row is not None), default=0)
+        answer = stage.stage.rollout.max_new_tokens if stage.graph.has("rollout") else target
+        assert stage.geometry is not None
+        memory = estimate_memory(
+            architecture.dimensions(),
+            graph=stage.graph,
+            geometry=stage.geometry,
+            runtime=self.plan.runtime,
+            tokens_per_row=prompt + max(answer, target),
+            cluster=self.cluster,
+        )
+        self.memory.append((stage.name, memory))
+        fits = not memory.capacity or memory.total < memory.capacity
+        hint = "" if fits else "lower batch.micro_batch, raise runtime.engine.zero, or use more processes"
+        message = f"about {memory.total / 2**30:.2f} of {memory.capacity / 2**30:.1f} GiB a process"
+        self._add(stage.name, "memory", "ok" if fits else "error", message, hint)
+
+    def _try(self, stage: str, what: str, look: Callable[[], T]) -> T | None:
+        try:
+            return look()
+        except WavAlignError as error:
+            self._add(stage, what, "error", error.message, error.hint)
+            return None
+
+    def _add(self, stage: str, what: str, level: Level, message: str, hint: str = "") -> None:
+        self.findings.append(Finding(stage, what, level, message, hint))
+
+
+def _headings(stage: StagePlan) -> dict[str, Sequence[WeightedComponent]]:
+    """Headings the stage will read."""
+    data, wanted = stage.stage.data, {}
+    if data.prompts is not None and stage.graph.has("prompts"):
+        wanted["prompts"] = data.prompts
+    if data.demonstrations is not None and (stage.graph.has("demonstrations") or stage.stage.type == "fit_codec"):
+        wanted["demonstrations"] = data.demonstrations
+    return {**wanted, **{f"evaluation.{name}": sources for name, sources in data.evaluation.items()}}

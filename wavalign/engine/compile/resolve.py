@@ -1,0 +1,90 @@
+"""Pass 1: every `type` to its class, every option checked against the class's Params, every default filled in."""
+
+from collections.abc import Mapping
+from typing import Any, TypeVar, final
+
+from wavalign.errors import PluginError, Problem
+from wavalign.plugins.registry import Registry
+from wavalign.schema.component import Component
+from wavalign.schema.composer import TreePath, dotted
+from wavalign.schema.loading import read_params
+from wavalign.schema.source import Source, locate, where
+from wavalign.schema.stage import Stage
+
+C = TypeVar("C", bound=Component)
+
+
+@final
+class Resolver:
+    """Resolves components one by one and collects what is wrong with them."""
+
+    def __init__(self, registry: Registry, source: Source) -> None:
+        self.registry, self.source = registry, source
+        self.problems: list[Problem] = []
+
+    def component(self, kind: str, component: C, path: TreePath) -> C:
+        """The component with complete, JSON-ready params; problems are noted and leave it as it was."""
+        try:
+            plugin = self.registry.get(kind, component.type)
+        except PluginError as error:
+            self.problems.append(self._unusable(error, path))
+            return component
+        beside = tuple(name for name in type(component).model_fields if name != "params")
+        params, problems = read_params(plugin.Params, component.params, prefix=path, source=self.source, beside=beside)
+        self.problems.extend(problems)
+        if params is None:
+            return component
+        return component.model_copy(update={"params": params.model_dump(mode="json")})
+
+    def mapping(self, kind: str, components: Mapping[str, C], path: TreePath) -> dict[str, C]:
+        """Each component of a mapping."""
+        return {name: self.component(kind, each, (*path, name)) for name, each in components.items()}
+
+    def stage(self, stage: Stage, path: TreePath) -> Stage:
+        """Every component of a stage but its terms, which are resolved with the objective."""
+        model, data = stage.model, stage.data
+        model = model.model_copy(
+            update={
+                "architecture": self.component("architecture", model.architecture, (*path, "model", "architecture")),
+                "codec": None
+                if model.codec is None
+                else self.component("codec", model.codec, (*path, "model", "codec")),
+            }
+        )
+        data = data.model_copy(
+            update={
+                "prompts": self._sources(data.prompts, (*path, "data", "prompts")),
+                "demonstrations": self._sources(data.demonstrations, (*path, "data", "demonstrations")),
+                "evaluation": {
+                    name: self._sources(sources, (*path, "data", "evaluation", name))
+                    for name, sources in data.evaluation.items()
+                },
+            }
+        )
+        sampler = self.component("sampler", stage.rollout.sampler, (*path, "rollout", "sampler"))
+        metrics = self.mapping("metric", stage.evaluation.metrics, (*path, "evaluation", "metrics"))
+        return stage.model_copy(
+            update={
+                "model": model,
+                "data": data,
+                "rollout": stage.rollout.model_copy(update={"sampler": sampler}),
+                "rewards": self.mapping("reward", stage.rewards, (*path, "rewards")),
+                "evaluation": stage.evaluation.model_copy(update={"metrics": metrics}),
+            }
+        )
+
+    def _sources(self, sources: Any, path: TreePath) -> Any:
+        if sources is None:
+            return None
+        # One source may be written without the list: the marks then lack the index, and the nearest mark serves.
+        return tuple(self.component("data", each, (*path, index)) for index, each in enumerate(sources))
+
+    def _unusable(self, error: PluginError, path: TreePath) -> Problem:
+        code = "unknown_type" if error.message.startswith("no ") else error.code
+        return self.problem(code, error.message, (*path, "type"), error.hint)
+
+    def problem(self, code: str, message: str, path: TreePath, hint: str = "") -> Problem:
+        """A problem at `path`, named by the path its author wrote."""
+        found, missing = locate(self.source.tree, path)
+        written = (*self.source.written[found], *missing)
+        return Problem(code, dotted(written), message, hint, where(self.source, path))

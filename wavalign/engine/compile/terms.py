@@ -1,0 +1,97 @@
+"""The objective's terms with nothing left to decide: masks, shares, and the terms a loss brings along."""
+
+from collections.abc import Mapping
+from typing import Any, final
+
+from wavalign.engine.compile.plan import TermPlan
+from wavalign.engine.compile.resolve import Resolver
+from wavalign.errors import PluginError
+from wavalign.plugins.api import Loss, Regularizer
+from wavalign.schema.component import Component
+from wavalign.schema.composer import TreePath
+from wavalign.schema.objective import TermSection
+from wavalign.schema.share import Share
+from wavalign.schema.stage import Stage
+
+KINDS = {"text": ("text",), "audio": ("audio",), "all": ("text", "audio", "marks")}
+
+
+def mask_component(tokens: Any) -> Component:
+    """A recipe's `tokens` as a mask plugin: names and weights become the built-in `roles` mask."""
+    if isinstance(tokens, Component):
+        return tokens
+    weights = dict(tokens) if isinstance(tokens, Mapping) else {kind: 1.0 for kind in KINDS[tokens]}
+    return Component(type="roles", params=weights)
+
+
+@final
+class TermPlanner:
+    """Turns the terms of one stage into TermPlans."""
+
+    def __init__(self, resolver: Resolver, stage: Stage, path: TreePath) -> None:
+        self.resolver, self.stage, self.path = resolver, stage, path
+        self.terms: list[TermPlan] = []
+
+    def plan(self) -> tuple[TermPlan, ...]:
+        """All terms, each followed by the ones its loss brings along."""
+        assert self.stage.objective is not None
+        for name, term in self.stage.objective.terms.items():
+            path = (*self.path, "objective", "terms", name)
+            before = len(self.resolver.problems)
+            loss = self.resolver.component("loss", term.loss, (*path, "loss"))
+            mask = self.resolver.component("mask", mask_component(term.tokens), (*path, "tokens"))
+            share = self._share(term, path)
+            if len(self.resolver.problems) > before:
+                continue
+            parent = self._add(name, loss, mask, term, share)
+            for extra in self._instance(loss).regularizers():
+                self._bring(extra, parent, term, path)
+        return tuple(self.terms)
+
+    def _add(
+        self, name: str, loss: Component, mask: Component, term: TermSection, share: str | float
+    ) -> TermPlan:
+        instance = self._instance(loss)
+        plan = TermPlan(
+            name=name,
+            loss=loss,
+            mask=mask,
+            share=share,
+            weight=term.weight,
+            aggregation=term.aggregation,
+            fixed_length=self.stage.rollout.max_new_tokens,
+            rows=instance.rows,
+            unit=instance.unit,
+            needs=tuple(sorted(instance.needs)),
+        )
+        self.terms.append(plan)
+        return plan
+
+    def _bring(self, extra: Regularizer, parent: TermPlan, term: TermSection, path: TreePath) -> None:
+        loss = self.resolver.component("loss", Component(type=extra.loss, params=extra.params), (*path, "loss"))
+        mask = parent.mask
+        if extra.tokens is not None:
+            mask = self.resolver.component("mask", mask_component(extra.tokens), (*path, "loss"))
+        plan = self._add(f"{parent.name}.{extra.name}", loss, mask, term, parent.share)
+        self.terms[-1] = plan.model_copy(update={"weight": term.weight * extra.weight, "brought_by": parent.name})
+
+    def _share(self, term: TermSection, path: TreePath) -> str | float:
+        path = (*path, "share")
+        try:
+            share = Share.parse(term.share)
+        except ValueError as error:
+            self._problem("bad_value", str(error), path)
+            return 0.0
+        if share.moves and self.stage.objective is not None and self.stage.objective.gate is None:
+            hint = "add e.g. `gate: {type: rollout_adaptive}` under objective"
+            self._problem("missing_gate", f"share `{term.share}` needs objective.gate", path, hint)
+        return term.share
+
+    def _problem(self, code: str, message: str, path: TreePath, hint: str = "") -> None:
+        self.resolver.problems.append(self.resolver.problem(code, message, path, hint))
+
+    def _instance(self, loss: Component) -> Loss:
+        plugin = self.resolver.registry.get("loss", loss.type)
+        if not issubclass(plugin, Loss):
+            raise PluginError(f"loss '{loss.type}' is not a Loss")
+        return plugin(plugin.Params.model_validate(dict(loss.params)))

@@ -1,0 +1,192 @@
+"""Several runs on one page: arms and seeds in one table, curves laid over one another."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import final
+
+from wavalign import __version__
+from wavalign.engine.report.curves import PALETTE, Section
+from wavalign.engine.report.data import RunData, read_run
+from wavalign.engine.report.page import duration, environment, save, section_views
+from wavalign.engine.report.plots import Chart, Curve, Interval, interval_strip
+from wavalign.engine.report.summary import Row, decimals, rows
+from wavalign.errors import UsageError
+
+CURVES = {
+    "Reward": ("reward", "reward/"),
+    "Gate": ("gate", "gate/", "share/"),
+    "Loss": ("loss", "loss/"),
+    "By token kind": ("kl/",),
+    "Answers and speed": ("rollout_length", "truncated", "grad_norm", "tokens_per_second"),
+}
+"""Heading -> keys, or beginnings of keys where they end in a slash."""
+SMOOTH = ("reward", "loss", "tokens_per_second")
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Arm:
+    """Runs of one recipe that differ in nothing but the seed."""
+
+    name: str
+    colour: str
+    runs: tuple[RunData, ...]
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class TableLine:
+    """A row of the table: a run's, or the mean of an arm's seeds."""
+
+    label: str
+    colour: str
+    row: Row
+    is_mean: bool
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Block:
+    """One held-out value over all runs."""
+
+    split: str
+    name: str
+    lines: tuple[TableLine, ...]
+    decimals: int
+    axis: tuple[float, float]
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """A run with its label and colour."""
+
+    label: str
+    colour: str
+    run: RunData
+    time: str
+
+
+def write_comparison(folders: Sequence[Path], out: Path) -> Path:
+    """Write a page that compares the runs in `folders` to `out` and give its path.
+
+    Raises UsageError for fewer than two folders, DataError for one that is no run's, StorageError when it cannot write.
+    """
+    if len(folders) < 2:
+        raise UsageError("a comparison needs at least two runs", hint="name two or more run folders")
+    return save(out, render_comparison([read_run(folder) for folder in folders]))
+
+
+def render_comparison(runs: Sequence[RunData]) -> str:
+    """The comparison of `runs` as HTML."""
+    grouped = arms(runs)
+    listing = [Listed(_label(arm, run), arm.colour, run, duration(run.seconds)) for arm in grouped for run in arm.runs]
+    page = environment().get_template("comparison.html")
+    return page.render(
+        version=__version__,
+        num_runs=len(runs),
+        arms=grouped,
+        blocks=blocks(grouped),
+        strip=lambda row, axis: interval_strip(row.before, row.after, row.ceiling, axis=axis),
+        sections=section_views(_sections(listing)),
+        listing=listing,
+        notes=[f"{listed.label}: {note}" for listed in listing for note in listed.run.notes],
+    )
+
+
+def arms(runs: Sequence[RunData]) -> list[Arm]:
+    """Group `runs` by recipe without its seed and folder, in order of appearance; equal names are told apart."""
+    grouped: dict[tuple[str, str], list[RunData]] = {}
+    for run in runs:
+        grouped.setdefault((run.name, _without_seed(run.recipe)), []).append(run)
+    names = [name for name, _ in grouped]
+    made = []
+    for index, ((name, _), members) in enumerate(grouped.items()):
+        shown = name if names.count(name) == 1 else f"{name} ({members[0].folder.name})"
+        made.append(Arm(shown, PALETTE[index % len(PALETTE)], tuple(members)))
+    return made
+
+
+def blocks(grouped: Sequence[Arm]) -> list[Block]:
+    """One table per split and value, runs as rows, with a row of means for arms of several seeds."""
+    tables: dict[tuple[str, str], list[TableLine]] = {}
+    for arm in grouped:
+        own: dict[tuple[str, str], list[TableLine]] = {}
+        for run in arm.runs:
+            for row in rows(run):
+                line = TableLine(_label(arm, run), arm.colour, row, is_mean=False)
+                own.setdefault((row.split, row.name), []).append(line)
+        for key, lines in own.items():
+            mean = [_mean(arm, [line.row for line in lines])] if len(lines) > 1 else []
+            tables.setdefault(key, []).extend([*lines, *mean])
+    return [_block(split, name, lines) for (split, name), lines in tables.items()]
+
+
+def _block(split: str, name: str, lines: Sequence[TableLine]) -> Block:
+    shown = [
+        part
+        for line in lines
+        for part in (line.row.before, line.row.after, line.row.ceiling)
+        if part is not None
+    ]  # fmt: skip
+    axis = (min(part.low for part in shown), max(part.high for part in shown))
+    return Block(split, name, tuple(lines), decimals([part.value for part in shown]), axis)
+
+
+def _mean(arm: Arm, found: Sequence[Row]) -> TableLine:
+    first = found[0]
+    row = Row(
+        split=first.split,
+        name=first.name,
+        before=_spread([row.before for row in found]),
+        after=_spread([row.after for row in found]),
+        ceiling=_spread([row.ceiling for row in found]),
+        count=None,
+    )
+    return TableLine(f"{arm.name}, mean of {len(found)} seeds", arm.colour, row, is_mean=True)
+
+
+def _spread(parts: Sequence[Interval | None]) -> Interval | None:
+    """Mean, lowest and highest value; None unless every seed has one."""
+    values = [part.value for part in parts if part is not None]
+    if len(values) < len(parts):
+        return None
+    return Interval(fmean(values), min(values), max(values))
+
+
+def _sections(listing: Sequence[Listed]) -> list[Section]:
+    keys = list(dict.fromkeys(key for listed in listing for line in listed.run.train for key in line.values))
+    made = []
+    for title, wanted in CURVES.items():
+        chosen = [key for key in keys if _is_wanted(key, wanted)]
+        charts = tuple(_chart(key, listing) for key in chosen)
+        made.append(Section(title, charts))
+    return [section for section in made if section.charts]
+
+
+def _is_wanted(key: str, wanted: Sequence[str]) -> bool:
+    if key.endswith("/failed"):
+        return False
+    return any(key == name or (name.endswith("/") and key.startswith(name)) for name in wanted)
+
+
+def _chart(key: str, listing: Sequence[Listed]) -> Chart:
+    curves = []
+    for listed in listing:
+        points = [(float(line.step), line.values[key]) for line in listed.run.train if key in line.values]
+        curves.append(Curve(listed.label, listed.colour, points))
+    return Chart(key, "", tuple(curves), smooth=key.split("/", maxsplit=1)[0] in SMOOTH)
+
+
+def _label(arm: Arm, run: RunData) -> str:
+    twins = [other for other in arm.runs if other.seed == run.seed]
+    seed = f"seed {run.seed}" if run.seed is not None else run.folder.name
+    return f"{arm.name}, {seed}" if len(twins) == 1 else f"{arm.name}, {seed} ({run.folder.name})"
+
+
+def _without_seed(recipe: str) -> str:
+    """The resolved recipe without its top-level `seed:` and any `folder:` line."""
+    return re.sub(r"(?m)^(seed:|\s*folder:).*\n?", "", recipe)

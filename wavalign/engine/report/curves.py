@@ -1,0 +1,194 @@
+"""Which curves a run's metrics give, by the names that formats of metrics.jsonl fix."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import final
+
+from wavalign.engine.report.data import RunData
+from wavalign.engine.report.plots import Chart, Curve
+from wavalign.engine.report.summary import interval, measured
+
+KINDS = {"text": "text", "audio": "audio", "marks": "marks"}
+"""Token kind -> colour, the same everywhere on the page."""
+PALETTE = ("c1", "c2", "c3", "c4", "c5", "c6")
+TIMES = {
+    "rollout_seconds": "sampling",
+    "reward_seconds": "rewards",
+    "learn_seconds": "learning",
+    "step_seconds": "whole step",
+}
+NAMED = frozenset({"gate", "kl", "loss", "reward", "share", "tokens"})
+"""First parts of keys that have a chart of their own; any other `<term>/<metric>` is a term's own metric."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Section:
+    """Charts under one heading."""
+
+    title: str
+    charts: tuple[Chart, ...]
+
+
+def sections(run: RunData) -> list[Section]:
+    """All charts of a run, grouped; charts without a point are left out."""
+    keys = list(dict.fromkeys(key for line in run.train for key in line.values))
+    builder = _Builder(run)
+    groups = [
+        ("Held-out values", builder.evaluation()),
+        ("Reward", builder.reward(keys)),
+        ("Gate", builder.gate(keys)),
+        ("Loss", builder.loss(keys)),
+        ("By token kind", builder.by_kind(keys)),
+        ("Answers and tokens", builder.lengths(keys)),
+        ("Optimiser and speed", builder.speed(keys)),
+    ]
+    shown = [Section(title, tuple(chart for chart in charts if _has_points(chart))) for title, charts in groups]
+    return [section for section in shown if section.charts]
+
+
+@final
+class _Builder:
+    """Makes charts from one run's lines."""
+
+    def __init__(self, run: RunData) -> None:
+        self.run = run
+        self.marks = _stage_marks(run)
+
+    def curve(self, key: str, label: str, colour: str, *, dashed: bool = False) -> Curve:
+        points = [(float(line.step), line.values[key]) for line in self.run.train if key in line.values]
+        return Curve(label, colour, points, dashed=dashed)
+
+    def chart(self, title: str, caption: str, curves: Iterable[Curve], *, smooth: bool = False) -> Chart:
+        return Chart(title, caption, tuple(curves), smooth=smooth, marks=self.marks)
+
+    def fraction(self, title: str, caption: str, curves: Iterable[Curve]) -> Chart:
+        return Chart(title, caption, tuple(curves), floor=0.0, top=1.0, marks=self.marks)
+
+    def several(self, prefix: str, keys: Sequence[str]) -> list[Curve]:
+        """One curve per `<prefix>/<name>`."""
+        found = [key for key in keys if key.startswith(f"{prefix}/") and key.count("/") == 1]
+        return [self.curve(key, key.removeprefix(f"{prefix}/"), _colour(key, index)) for index, key in enumerate(found)]
+
+    def reward(self, keys: Sequence[str]) -> list[Chart]:
+        parts = self.several("reward", keys)
+        total = self.curve("reward", "total", "ink")
+        failed = [key for key in keys if key.startswith("reward/") and key.endswith("/failed")]
+        spread = [
+            self.curve("reward_std", "standard deviation", "c1"),
+            self.curve("zero_variance_groups", "groups without variance (fraction)", "c3"),
+        ]
+        losses = [self.curve(key, key.split("/")[1], _colour(key, index)) for index, key in enumerate(failed)]
+        failures = [curve for curve in losses if any(value for _, value in curve.points)]
+        return [
+            self.chart("Reward and its parts", "mean over a step's rollouts", [total, *parts], smooth=True),
+            self.chart("Spread within groups", "what the advantage has to work with", spread),
+            self.chart("Rewards that failed", "count per step", failures),
+        ]
+
+    def gate(self, keys: Sequence[str]) -> list[Chart]:
+        value = [self.curve("gate", "λ in use (moving average)", "c2")]
+        if "gate/raw" in keys:
+            value.append(self.curve("gate/raw", "λ raw", "c4", dashed=True))
+        else:
+            value = [self.curve("gate", "λ in use", "c2")]
+        factors = [curve for curve in self.several("gate", keys) if curve.label != "raw"]
+        shares = self.several("share", keys)
+        return [
+            self.fraction("Gate λ", "share of the term it opens", value),
+            self.fraction("What moves the gate", "its factors, before the ceiling", factors),
+            self.fraction("Shares of the terms", "as they entered the loss", shares),
+        ]
+
+    def loss(self, keys: Sequence[str]) -> list[Chart]:
+        terms = self.several("loss", keys)
+        own = [key for key in keys if "/" in key and key.split("/")[0] not in NAMED and key.split("/")[-1] not in KINDS]
+        by_term: dict[str, list[str]] = {}
+        for key in own:
+            by_term.setdefault(key.split("/")[0], []).append(key)
+        charts = [
+            self.chart("Total loss", "shares and weights applied", [self.curve("loss", "total", "ink")], smooth=True)
+        ]
+        charts += [
+            self.chart(f"Loss of {curve.label}", "unweighted, over its own tokens", [curve], smooth=True)
+            for curve in terms
+        ]
+        for term, found in by_term.items():
+            said = f"logged by the loss of {term}"
+            charts += [self.chart(key.replace("/", ": ", 1), said, [self.curve(key, key, "c1")]) for key in found]
+        return charts
+
+    def by_kind(self, keys: Sequence[str]) -> list[Chart]:
+        """Every `<prefix>/<text|audio|marks>`: one chart per prefix, one fixed colour per token kind."""
+        split = [key.rsplit("/", 1) for key in keys if "/" in key]
+        prefixes = dict.fromkeys(prefix for prefix, kind in split if kind in KINDS)
+        charts = []
+        for prefix in prefixes:
+            if prefix in NAMED and prefix != "kl":
+                continue
+            curves = [self.curve(f"{prefix}/{kind}", kind, colour) for kind, colour in KINDS.items()]
+            title = "KL to the reference" if prefix == "kl" else prefix
+            charts.append(self.chart(title, "mean per token, by token kind", curves))
+        return charts
+
+    def lengths(self, keys: Sequence[str]) -> list[Chart]:
+        cut = self.curve("truncated", "truncated", "c3")
+        return [
+            self.chart("Length of answers", "steps of the token streams", [self.curve("rollout_length", "mean", "c2")]),
+            self.fraction("Answers cut off", "fraction at the token limit", [cut]),
+            self.chart("Trained tokens", "per step and term, all ranks", self.several("tokens", keys)),
+        ]
+
+    def speed(self, keys: Sequence[str]) -> list[Chart]:
+        times = [
+            self.curve(key, label, "ink" if key == "step_seconds" else PALETTE[index])
+            for index, (key, label) in enumerate(TIMES.items())
+            if key in keys
+        ]
+        return [
+            self.chart("Gradient norm", "before clipping", [self.curve("grad_norm", "norm", "c1")]),
+            self.chart("Learning rate", "", [self.curve("learning_rate", "rate", "c5")]),
+            self.chart("Seconds per step", "", times),
+            self.chart("Tokens per second", "", [self.curve("tokens_per_second", "tokens/s", "c2")], smooth=True),
+        ]
+
+    def evaluation(self) -> list[Chart]:
+        """Held-out values over steps, where a split was measured more than twice."""
+        charts = []
+        for split in self.run.splits:
+            lines = [line for line in self.run.lines if line.split == split]
+            if len({line.step for line in lines}) < 3:
+                continue
+            for name in dict.fromkeys(name for line in lines for name in measured(line)):
+                charts.append(self._held_out(split, name))
+        return charts
+
+    def _held_out(self, split: str, name: str) -> Chart:
+        lines = [line for line in self.run.lines if line.split == split]
+        found = [(line.step, part) for line in lines if (part := interval(line, name)) is not None]
+        gold = [(line.step, part) for line in lines if (part := interval(line, name, ceiling=True)) is not None]
+        value = Curve(
+            "value, 95 % interval",
+            "c2",
+            [(step, part.value) for step, part in found],
+            band=[(step, part.low, part.high) for step, part in found],
+        )
+        ceiling = Curve("gold answers", "gold", [(step, part.value) for step, part in gold], dashed=True)
+        return self.chart(name, f"on {split}", [value, ceiling])
+
+
+def _has_points(chart: Chart) -> bool:
+    return any(curve.points for curve in chart.curves)
+
+
+def _colour(key: str, index: int) -> str:
+    """The fixed colour of a token kind, or the next of the palette."""
+    return KINDS.get(key.rsplit("/", 1)[-1], PALETTE[index % len(PALETTE)])
+
+
+def _stage_marks(run: RunData) -> tuple[tuple[float, str], ...]:
+    """First step of each stage after the first, by what is logged."""
+    starts: dict[str, int] = {}
+    for line in run.train:
+        starts.setdefault(line.stage, line.step)
+    return tuple((float(step), name) for name, step in list(starts.items())[1:])

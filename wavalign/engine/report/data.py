@@ -1,0 +1,306 @@
+"""A run's folder as frozen records.
+
+Reads what is there: a run that still goes, was interrupted or died leaves fewer lines, and the report says so. Nothing
+is skipped silently; every line or file that could not be used becomes a note.
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, final
+
+import yaml
+
+from wavalign.errors import DataError
+
+Json = Mapping[str, Any]
+"""An object of a file the engine wrote; keys as in the file."""
+
+LABELS = frozenset({"stage", "step", "split", "time"})
+"""Keys of a metrics line that are not values."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class MetricLine:
+    """One line of metrics.jsonl: where it stands and its values (those that are no finite number are left out)."""
+
+    stage: str
+    step: int
+    split: str
+    time: str
+    values: Mapping[str, float]
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One kept answer of rollouts.jsonl."""
+
+    stage: str
+    step: int
+    split: str
+    dialogue: str
+    question: str
+    text: str
+    reference: str | None
+    finished: bool | None
+    """None where the file does not say."""
+    audio: Path | None
+    question_audio: Path | None
+    reference_audio: Path | None
+    reward: float | None
+    parts: Mapping[str, float | None]
+    """Reward name -> value; None where it had none."""
+    reasons: Mapping[str, str]
+    """Reward name -> why there is no value."""
+    details: Mapping[str, str]
+    """`<reward>/<key>` -> text, e.g. the transcript that was heard."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Pruned:
+    """Something the compiled graph does without, and why."""
+
+    stage: str
+    what: str
+    why: str
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class StageSummary:
+    """A stage of the plan."""
+
+    name: str
+    steps: int
+    pruned: tuple[Pruned, ...] = ()
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class RunData:
+    """Everything the report shows of one run."""
+
+    folder: Path
+    name: str
+    description: str
+    seed: int | None
+    fingerprint: str
+    stages: tuple[StageSummary, ...]
+    lines: tuple[MetricLine, ...]
+    samples: tuple[Sample, ...]
+    environment: tuple[tuple[str, str], ...]
+    """Dotted key and text, in the order of the file."""
+    recipe: str
+    """Text of recipe.resolved.yaml."""
+    complete: bool
+    """The final model is there, or every planned step is logged."""
+    notes: tuple[str, ...]
+
+    @property
+    def train(self) -> tuple[MetricLine, ...]:
+        """Training lines, in order of steps."""
+        return tuple(line for line in self.lines if line.split == "train")
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """Evaluation splits in order of appearance."""
+        return tuple(dict.fromkeys(line.split for line in self.lines if line.split != "train"))
+
+    @property
+    def steps_done(self) -> int:
+        return max((line.step for line in self.train), default=0)
+
+    @property
+    def steps_planned(self) -> int:
+        return sum(stage.steps for stage in self.stages)
+
+    @property
+    def seconds(self) -> float | None:
+        """Time spent in steps and evaluations; None where nothing was timed."""
+        keys = ("step_seconds", "evaluation_seconds")
+        spent = [line.values[key] for line in self.lines for key in keys if key in line.values]
+        return sum(spent) if spent else None
+
+
+def read_run(folder: Path) -> RunData:
+    """Read `folder`; raises DataError when it is no run's folder (neither plan nor metrics)."""
+    if not (folder / "metrics.jsonl").is_file() and not (folder / "plan.json").is_file():
+        raise DataError(
+            f"{folder} holds neither metrics.jsonl nor plan.json",
+            hint="name the folder of one run, e.g. runs/<recipe>/<time>-<id>",
+        )
+    notes: list[str] = []
+    plan = _read_object(folder / "plan.json", notes)
+    lines = _last_of_each(_metric_lines(folder / "metrics.jsonl", notes), notes)
+    stages = tuple(_stage(stage) for stage in plan.get("stages", ()))
+    recipe_path = folder / "recipe.resolved.yaml"
+    seed = plan.get("seed")
+    recipe = recipe_path.read_text(encoding="utf-8") if recipe_path.is_file() else ""
+    return RunData(
+        folder=folder,
+        name=str(plan.get("name", folder.name)),
+        description=_described(plan, recipe, notes),
+        seed=int(seed) if seed is not None else None,
+        fingerprint=str(plan.get("fingerprint", "")),
+        stages=stages,
+        lines=lines,
+        samples=tuple(_sample(record, folder) for record in _objects(folder / "rollouts.jsonl", notes)),
+        environment=tuple(_flatten(_read_object(folder / "environment.json", notes))),
+        recipe=recipe,
+        complete=_is_complete(folder, stages, lines),
+        notes=tuple(notes),
+    )
+
+
+def _is_complete(folder: Path, stages: Sequence[StageSummary], lines: Sequence[MetricLine]) -> bool:
+    planned = sum(stage.steps for stage in stages)
+    done = max((line.step for line in lines if line.split == "train"), default=0)
+    return (folder / "model").is_dir() or done >= planned > 0
+
+
+def _described(plan: Json, recipe: str, notes: list[str]) -> str:
+    """The plan's `description`, or the one of the resolved recipe where the plan carries none."""
+    if plan.get("description"):
+        return str(plan["description"])
+    try:
+        tree = yaml.safe_load(recipe)
+    except yaml.YAMLError as error:
+        notes.append(f"recipe.resolved.yaml cannot be parsed: {error}.")
+        return ""
+    return str(tree.get("description") or "") if isinstance(tree, dict) else ""
+
+
+def _read_object(path: Path, notes: list[str]) -> Json:
+    if not path.is_file():
+        notes.append(f"{path.name} is not there.")
+        return {}
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        notes.append(f"{path.name} cannot be read: {error}.")
+        return {}
+    if not isinstance(value, dict):
+        notes.append(f"{path.name} does not hold an object.")
+        return {}
+    return value
+
+
+def _objects(path: Path, notes: list[str]) -> Iterator[Json]:
+    """Objects of a JSON-lines file; a line that is not one (torn by a crash) is skipped with a note."""
+    if not path.is_file():
+        notes.append(f"{path.name} is not there.")
+        return
+    with path.open(encoding="utf-8", errors="replace") as handle:
+        for number, line in enumerate(handle, start=1):
+            if not line.strip():
+                continue
+            try:
+                value = json.loads(line)
+            except ValueError:
+                value = None
+            if isinstance(value, dict):
+                yield value
+            else:
+                torn = "is torn (writing stopped in the middle)" if not line.endswith("\n") else "is no JSON object"
+                notes.append(f"{path.name}, line {number} {torn}; it was left out.")
+
+
+def _metric_lines(path: Path, notes: list[str]) -> Iterator[MetricLine]:
+    not_finite: dict[str, int] = {}
+    for record in _objects(path, notes):
+        values: dict[str, float] = {}
+        for key, value in record.items():
+            if key in LABELS or not isinstance(value, (int, float)):
+                continue
+            if value - value == 0:  # neither NaN nor infinite
+                values[key] = float(value)
+            else:
+                not_finite[key] = not_finite.get(key, 0) + 1
+        yield MetricLine(
+            stage=str(record.get("stage", "")),
+            step=int(record.get("step", 0)),
+            split=str(record.get("split", "train")),
+            time=str(record.get("time", "")),
+            values=values,
+        )
+    for key, count in not_finite.items():
+        notes.append(f"{key} was not a finite number on {count} of the lines; its curve has gaps there.")
+
+
+def _last_of_each(lines: Iterator[MetricLine], notes: list[str]) -> tuple[MetricLine, ...]:
+    """One line per stage, split and step: after a resume the later one counts."""
+    latest: dict[tuple[str, str, int], MetricLine] = {}
+    repeated = 0
+    for line in lines:
+        key = (line.stage, line.split, line.step)
+        repeated += latest.pop(key, None) is not None
+        latest[key] = line
+    if repeated:
+        notes.append(f"Lines logged again after a resume: {repeated}. The later ones are shown.")
+    return tuple(sorted(latest.values(), key=lambda line: line.step))
+
+
+def _stage(stage: Json) -> StageSummary:
+    name = str(stage.get("name", ""))
+    graph = stage.get("graph")
+    items: Sequence[Json] = graph.get("pruned", ()) if isinstance(graph, dict) else ()
+    pruned = tuple(Pruned(name, str(item.get("what", "")), str(item.get("why", ""))) for item in items)
+    return StageSummary(name, int(stage.get("steps") or 0), pruned)
+
+
+def _sample(record: Json, folder: Path) -> Sample:
+    details = {key.removeprefix("detail/"): _text(value) for key, value in record.items() if key.startswith("detail/")}
+    if isinstance(record.get("heard"), str):
+        details["heard"] = record["heard"]
+    return Sample(
+        stage=str(record.get("stage", "")),
+        step=int(record.get("step", 0)),
+        split=str(record.get("split", "train")),
+        dialogue=str(record.get("dialogue", "")),
+        question=str(record.get("question") or ""),
+        text=str(record.get("text") or ""),
+        reference=str(record["reference"]) if record.get("reference") is not None else None,
+        finished=record.get("finished"),
+        audio=_inside(folder, record.get("audio")),
+        question_audio=_inside(folder, record.get("question_audio")),
+        reference_audio=_inside(folder, record.get("reference_audio")),
+        reward=_number(record.get("reward")),
+        parts={
+            key.removeprefix("reward/"): _number(value)
+            for key, value in record.items()
+            if key.startswith("reward/") and key.count("/") == 1
+        },
+        reasons={
+            key.removeprefix("reason/"): str(value)
+            for key, value in record.items()
+            if key.startswith("reason/") and value
+        },
+        details=details,
+    )
+
+
+def _inside(folder: Path, relative: object) -> Path | None:
+    return folder / relative if isinstance(relative, str) and relative else None
+
+
+def _number(value: object) -> float | None:
+    return float(value) if isinstance(value, (int, float)) and value - value == 0 else None
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _flatten(tree: Json, prefix: str = "") -> Iterator[tuple[str, str]]:
+    for key, value in tree.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, dict):
+            yield from _flatten(value, f"{name}.")
+        elif isinstance(value, list):
+            yield name, " ".join(_text(item) for item in value)
+        elif value is not None:
+            yield name, _text(value)

@@ -1,0 +1,206 @@
+"""The run's page: one HTML file that opens offline, sound included."""
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import final
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup, escape
+
+from wavalign import __version__
+from wavalign.engine.report.curves import Section, sections
+from wavalign.engine.report.data import RunData, read_run
+from wavalign.engine.report.plots import SMOOTH_FROM, Chart, interval_strip, line_chart, number
+from wavalign.engine.report.samples import sample_views
+from wavalign.engine.report.sound import SoundBox
+from wavalign.engine.report.summary import Row, fixed, rows, verdict
+from wavalign.errors import StorageError
+
+MOST_HEADLINES = 3
+"""Figures in large type under the verdict."""
+
+SMOOTH_NOTE = (
+    f"Rewards, losses and speed over {SMOOTH_FROM} steps or more are drawn faintly as logged, "
+    "boldly as a moving average."
+)
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class LegendItem:
+    """A curve's name, colour and last value."""
+
+    label: str
+    colour: str
+    dashed: bool
+    value: str
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class ChartView:
+    """A chart ready for the template."""
+
+    title: str
+    caption: str
+    svg: Markup
+    legend: tuple[LegendItem, ...]
+    last_step: str
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class SectionView:
+    """Charts under one heading, ready for the template."""
+
+    title: str
+    charts: tuple[ChartView, ...]
+
+
+def write_report(folder: Path) -> Path:
+    """Write `report.html` into the run's `folder` and give its path.
+
+    Raises DataError when `folder` is no run's folder, StorageError when the file cannot be written.
+    """
+    return save(folder / "report.html", render_report(read_run(folder)))
+
+
+def render_report(run: RunData) -> str:
+    """The page of `run` as HTML."""
+    box = SoundBox()
+    found = rows(run)
+    samples, rollouts, left_out = sample_views(run, box)
+    notes = [*run.notes, *left_out, *(f"Sound could not be read: {what}" for what in box.unreadable)]
+    return (
+        environment()
+        .get_template("template.html")
+        .render(
+            run=run,
+            version=__version__,
+            verdict=verdict(run, found),
+            headline=_headline(found),
+            rows=[(split, list(group)) for split, group in groupby(found, key=lambda row: row.split)],
+            strip=lambda row: interval_strip(row.before, row.after, row.ceiling),
+            samples=samples,
+            rollouts=rollouts,
+            sound_note=_sound_note(box),
+            sections=section_views(sections(run)),
+            smooth_note=SMOOTH_NOTE,
+            facts=_facts(run),
+            started=_started(run),
+            recipe=highlighted(run.recipe),
+            pruned=[item for stage in run.stages for item in stage.pruned],
+            notes=notes,
+        )
+    )
+
+
+def environment() -> Environment:
+    """Templates of the report, with everything escaped and nothing silently undefined."""
+    made = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    made.filters["fixed"] = fixed
+    made.filters["number"] = number
+    return made
+
+
+def save(path: Path, text: str) -> Path:
+    """Write `text` beside `path`, then put it in place: a reader never sees half a page."""
+    draft = path.with_name(f".{path.name}.part")
+    try:
+        draft.write_text(text, encoding="utf-8")
+        draft.replace(path)
+    except OSError as error:
+        hint = "check the folder's rights and free space"
+        raise StorageError(f"{path} cannot be written: {error}", hint=hint) from error
+    return path
+
+
+def section_views(groups: Iterable[Section]) -> list[SectionView]:
+    """Draw every chart."""
+    return [SectionView(group.title, tuple(chart_view(chart) for chart in group.charts)) for group in groups]
+
+
+def chart_view(chart: Chart) -> ChartView:
+    """Draw one chart and write its legend; curves without a point are left out of both."""
+    curves = [curve for curve in chart.curves if curve.points]
+    legend = tuple(LegendItem(c.label, c.colour, c.dashed, number(c.points[-1][1])) for c in curves)
+    last = max((step for curve in curves for step, _ in curve.points), default=0)
+    return ChartView(chart.title, chart.caption, line_chart(chart), legend, f"{last:,.0f}")
+
+
+def highlighted(recipe: str) -> Markup:
+    """YAML text with keys and comments in colour."""
+    shown = []
+    for line in recipe.splitlines():
+        if line.lstrip().startswith("#"):
+            shown.append(Markup('<span class="c">{}</span>').format(line))
+            continue
+        match = re.match(r"(\s*(?:- )*)([\w.\-/]+)(:(?:\s.*)?)$", line)
+        shown.append(Markup('{}<span class="k">{}</span>{}').format(*match.groups()) if match else escape(line))
+    return Markup("\n").join(shown)
+
+
+def duration(seconds: float | None) -> str:
+    """Seconds for people."""
+    if seconds is None:
+        return "not logged"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes:02d} min"
+    return f"{minutes} min {rest:02d} s" if minutes else f"{seconds:.1f} s"
+
+
+def _headline(found: Sequence[Row]) -> list[Row]:
+    """The marked changes that are largest beside their intervals."""
+
+    def strength(row: Row) -> float:
+        assert row.before is not None, "only rows with both sides are ranked"
+        assert row.after is not None, "only rows with both sides are ranked"
+        width = (row.before.high - row.before.low) + (row.after.high - row.after.low)
+        return abs(row.after.value - row.before.value) / width if width else float("inf")
+
+    return sorted((row for row in found if row.apart), key=strength, reverse=True)[:MOST_HEADLINES]
+
+
+def _sound_note(box: SoundBox) -> str:
+    if not box.left_out:
+        return ""
+    total = box.embedded + box.left_out
+    return (
+        f"To keep this page small, {box.left_out} of {total} sounds were left out; they are in the run's audio folder."
+    )
+
+
+def _started(run: RunData) -> str:
+    times = [line.time for line in run.lines if line.time]
+    return min(times)[:16].replace("T", " ") if times else ""
+
+
+def _facts(run: RunData) -> list[tuple[str, str]]:
+    stages = ", ".join(f"{stage.name} ({stage.steps:,} steps)" for stage in run.stages)
+    steps = f"{run.steps_done:,} of {run.steps_planned:,}" if run.steps_planned else f"{run.steps_done:,}"
+    hardware = [value for key, value in run.environment if key.split(".")[0] in ("hardware", "device", "devices")]
+    versions = [f"{key.split('.', 1)[1]} {value}" for key, value in run.environment if key.startswith("versions.")]
+    command = [value for key, value in run.environment if key == "command"]
+    facts = [
+        ("Recipe", run.name),
+        ("Seed", str(run.seed) if run.seed is not None else ""),
+        ("Steps", steps),
+        ("Stages", stages),
+        ("Time in steps and evaluations", duration(run.seconds)),
+        ("Hardware", ", ".join(hardware)),
+        ("Versions", ", ".join(versions[:5])),
+        ("Plan fingerprint", run.fingerprint),
+        ("Command", " ".join(command)),
+    ]
+    return [(name, value) for name, value in facts if value]

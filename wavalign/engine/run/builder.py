@@ -1,0 +1,213 @@
+"""Plan to live objects: the only module that constructs them."""
+
+import copy
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TypeVar, final
+
+import torch
+
+from wavalign.engine.backends.base import AdamSettings, Backend
+from wavalign.engine.backends.plain import PlainBackend
+from wavalign.engine.compile.plan import Plan, StagePlan, TermPlan
+from wavalign.engine.run.evaluation import Evaluator
+from wavalign.engine.run.feeding import CodeCache, Encoder, Feed, feed_seed
+from wavalign.engine.run.live import LiveStage, LiveTerm
+from wavalign.engine.run.logprobs import ScoredPolicy
+from wavalign.engine.run.objective import TermSpec
+from wavalign.engine.run.rollouts import Roller
+from wavalign.engine.run.scoring import LiveReward, RewardPool
+from wavalign.engine.run.seeds import derive
+from wavalign.engine.state.distributed import World
+from wavalign.errors import PluginError
+from wavalign.plugins.api import (
+    Advantage,
+    Architecture,
+    Codec,
+    DataSource,
+    Gate,
+    Loss,
+    Mask,
+    Metric,
+    ModelSource,
+    Plugin,
+    Policy,
+    Reward,
+    Sampler,
+    Tracker,
+)
+from wavalign.plugins.cache import cache_folder
+from wavalign.plugins.registry import Registry
+from wavalign.plugins.weights import load_into
+from wavalign.schema.component import Component, WeightedComponent
+from wavalign.schema.environment import resolve_secrets
+
+P = TypeVar("P", bound=Plugin)
+Progress = Callable[[str, int, int], None]
+
+
+@final
+class Builder:
+    """Constructs the plugins and stages of one plan on one rank."""
+
+    def __init__(self, plan: Plan, world: World, progress: Progress) -> None:
+        self.plan, self.world, self.progress = plan, world, progress
+        self.registry = Registry(plan.plugins)
+        self._sources: dict[str, DataSource] = {}
+
+    def stage(self, stage: StagePlan, start: Path | None) -> LiveStage:
+        """A `train` stage, starting from the folder an earlier stage left, or from what `model` says."""
+        section = stage.stage
+        codec = self.codec(stage, start)
+        architecture = self.architecture(stage, start)
+        policy = self.policy(stage, architecture, start)
+        reference = _frozen(copy.deepcopy(policy), self.world.device) if stage.graph.reference else None
+        encoder = Encoder(architecture, None if codec is None else CodeCache(codec, cache_folder() / "codes.sqlite"))
+        sampler = self.plugin(Sampler, section.rollout.sampler)
+        roller = Roller(architecture, encoder, sampler, codec)
+        objective = section.objective
+        assert objective is not None
+        wants_gate = objective.gate is not None and stage.graph.has("gate")
+        return LiveStage(
+            plan=stage,
+            runtime=self.plan.runtime,
+            seed=self.plan.seed,
+            world=self.world,
+            architecture=architecture,
+            backend=self._backend(stage, policy, architecture),
+            reference=reference,
+            roller=roller,
+            feeds=self._feeds(stage),
+            rewards=self._rewards(stage),
+            advantage=self.plugin(Advantage, objective.advantage) if stage.graph.has("advantage") else None,
+            gate=self.plugin(Gate, objective.gate) if wants_gate and objective.gate is not None else None,
+            terms=[self._term(term) for term in stage.terms if f"term.{term.name}" in _names(stage)],
+            evaluator=self._evaluator(stage, roller),
+        )
+
+    def plugin(self, base: type[P], component: Component, **runtime: object) -> P:
+        """Construct a plugin: its Params and the runtime objects its kind names."""
+        plugin = self.registry.get(base.kind, component.type)
+        params = plugin.Params.model_validate(resolve_secrets(dict(component.params), os.environ))
+        made = plugin(params, **runtime)  # type: ignore[call-arg]  # the kind's documented constructor
+        if not isinstance(made, base):
+            raise PluginError(f"{base.kind} '{component.type}' is not a {base.__name__}")
+        return made
+
+    def architecture(self, stage: StagePlan, start: Path | None) -> Architecture:
+        """The stage's architecture, over its starting checkpoint."""
+        model = stage.stage.model
+        checkpoint = model.checkpoint if start is None else str(start / "model")
+        source = ModelSource(checkpoint, None if checkpoint else model.preset, model.tokenizer)
+        return self.plugin(Architecture, model.architecture, source=source)
+
+    def policy(self, stage: StagePlan, architecture: Architecture, start: Path | None) -> Policy:
+        """The stage's network with its starting weights, frozen groups frozen."""
+        policy = architecture.build_policy(seed=derive(self.plan.seed, "policy"))
+        folder = stage.stage.model.checkpoint if start is None else str(start / "model")
+        if folder is not None:
+            load_into(policy, folder, architecture.ignored_keys)
+        for name, parameter in policy.named_parameters():
+            parameter.requires_grad_(architecture.parameter_group(name) not in stage.stage.model.freeze)
+        return policy.to(self.world.device)
+
+    def codec(self, stage: StagePlan, start: Path | None) -> Codec | None:
+        """The stage's codec; one fitted by an earlier stage takes the place of its checkpoint."""
+        component = stage.stage.model.codec
+        if component is None:
+            return None
+        if start is not None and (start / "codec.safetensors").exists():
+            params = {**component.params, "checkpoint": str(start / "codec.safetensors")}
+            component = component.model_copy(update={"params": params})
+        return self.plugin(Codec, component)
+
+    def feed(self, sources: Sequence[WeightedComponent], seed: int) -> Feed:
+        """A heading's sources, prepared; equal sources are prepared once."""
+        return Feed([(self._source(each), each.weight) for each in sources], seed=seed)
+
+    def trackers(self, folder: Path) -> list[Tracker]:
+        """Where metrics go besides metrics.jsonl."""
+        return [self.plugin(Tracker, each, folder=str(folder)) for each in self.plan.runtime.trackers]
+
+    def _source(self, component: WeightedComponent) -> DataSource:
+        key = component.model_copy(update={"weight": 1.0}).model_dump_json()
+        if key not in self._sources:
+            source = self.plugin(DataSource, component, seed=self.plan.seed)
+            if self.world.is_first:
+                source.prepare(self.progress)
+            self.world.barrier()  # the others find on disk what the first has built
+            if not self.world.is_first:
+                source.prepare(_silent)
+            self._sources[key] = source
+        return self._sources[key]
+
+    def _feeds(self, stage: StagePlan) -> dict[str, Feed]:
+        data, feeds = stage.stage.data, {}
+        if stage.graph.has("prompts") and data.prompts is not None:
+            feeds["prompts"] = self.feed(data.prompts, feed_seed(self.plan.seed, stage.name, "prompts"))
+        if stage.graph.has("demonstrations") and data.demonstrations is not None:
+            seed = feed_seed(self.plan.seed, stage.name, "demonstrations")
+            feeds["demonstrations"] = self.feed(data.demonstrations, seed)
+        return feeds
+
+    def _rewards(self, stage: StagePlan) -> RewardPool:
+        wanted = [name for name in stage.stage.rewards if f"reward.{name}" in _names(stage)]
+        live = [
+            LiveReward(name, self.plugin(Reward, stage.stage.rewards[name]), stage.stage.rewards[name])
+            for name in wanted
+        ]
+        return RewardPool(live, self.plan.runtime.reward_workers)
+
+    def _term(self, term: TermPlan) -> LiveTerm:
+        spec = TermSpec(
+            name=term.name,
+            rows=term.rows,
+            share=term.share,
+            weight=term.weight,
+            aggregation=term.aggregation,
+            fixed_length=term.fixed_length if term.aggregation == "fixed" else None,
+        )
+        return LiveTerm(term, spec, self.plugin(Loss, term.loss), self.plugin(Mask, term.mask))
+
+    def _evaluator(self, stage: StagePlan, roller: Roller) -> Evaluator:
+        section = stage.stage
+        splits, metrics = {}, {}
+        if self.world.rank == 0 and section.evaluation.metrics:
+            for name, sources in section.data.evaluation.items():
+                splits[name] = self.feed(sources, 0).all(section.evaluation.limit)
+            metrics = {name: self.plugin(Metric, each) for name, each in section.evaluation.metrics.items()}
+        return Evaluator(
+            roller,
+            splits,
+            metrics,
+            max_new_tokens=section.rollout.max_new_tokens,
+            num_samples=section.evaluation.samples,
+        )
+
+    def _backend(self, stage: StagePlan, policy: Policy, architecture: Architecture) -> Backend:
+        scored, runtime = ScoredPolicy(policy, architecture.tokens), self.plan.runtime
+        if stage.deepspeed is None:
+            optim = stage.stage.optim
+            settings = AdamSettings(optim.betas, optim.epsilon, optim.weight_decay, optim.max_grad_norm)
+            return PlainBackend(
+                scored, policy=policy, optimizer=settings, precision=runtime.precision, ranks=self.world
+            )
+        # DeepSpeed takes seconds to import and is not wanted by every run.
+        from wavalign.engine.backends.deepspeed import DeepSpeedBackend
+
+        heads = scored.head_parameters()
+        return DeepSpeedBackend(scored, policy=policy, heads=heads, config=stage.deepspeed, ranks=self.world)
+
+
+def _silent(what: str, done: int, total: int) -> None:
+    """Progress of ranks nobody watches."""
+
+
+def _names(stage: StagePlan) -> set[str]:
+    return {node.name for node in stage.graph.nodes}
+
+
+def _frozen(policy: Policy, device: torch.device) -> Policy:
+    return policy.to(device).requires_grad_(False).eval()
+

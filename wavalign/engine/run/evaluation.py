@@ -1,0 +1,81 @@
+"""Held-out measurement: greedy answers, every metric, and beside each the same metric on the gold answers."""
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import final
+
+from wavalign.engine.run.rollouts import Roller
+from wavalign.engine.run.seeds import generator
+from wavalign.plugins.api import Measurement, Metric, Policy, SamplingOptions
+from wavalign.plugins.batch import Dialogue, RolloutGroup
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class SplitResult:
+    """One split measured once."""
+
+    split: str
+    values: Mapping[str, float]
+    """Flat, as in metrics.jsonl."""
+    samples: Sequence[RolloutGroup]
+    """With sound, for the report; the same dialogues every time."""
+
+
+@final
+class Evaluator:
+    """Measures a policy on the held-out splits of a stage."""
+
+    def __init__(
+        self,
+        roller: Roller,
+        splits: Mapping[str, Sequence[Dialogue]],
+        metrics: Mapping[str, Metric],
+        *,
+        max_new_tokens: int,
+        num_samples: int,
+    ) -> None:
+        self.roller, self.splits, self.metrics, self.num_samples = roller, splits, metrics, num_samples
+        # Greedy: an evaluation must not be noisy. Whole answers: they are listened to.
+        self.options = SamplingOptions(1, 0.0, 0, 1.0, max_new_tokens, "all")
+        self._ceilings: dict[str, dict[str, float]] = {}
+
+    def run(self, policy: Policy, progress: Callable[[str, int, int], None]) -> Iterator[SplitResult]:
+        """Measure one split after the other."""
+        for number, (split, dialogues) in enumerate(self.splits.items()):
+            progress("measuring", number, len(self.splits))
+            yield self._split(policy, split, dialogues)
+        progress("measuring", len(self.splits), len(self.splits))
+
+    def _split(self, policy: Policy, split: str, dialogues: Sequence[Dialogue]) -> SplitResult:
+        began = time.perf_counter()
+        groups = self.roller.sample(policy, dialogues, self.options, generator(0, "evaluation"))
+        groups = self.roller.with_sound(groups)
+        values: dict[str, float] = {}
+        for each in self._measure(groups):
+            values |= {each.name: each.value, f"{each.name}/low": each.low, f"{each.name}/high": each.high}
+            values[f"{each.name}/count"] = each.count
+        if split not in self._ceilings:
+            self._ceilings[split] = self._ceiling(dialogues)
+        values |= self._ceilings[split]
+        values["evaluation_seconds"] = time.perf_counter() - began
+        count = min(self.num_samples, len(groups))
+        return SplitResult(split, values, [groups[index * len(groups) // count] for index in range(count)])
+
+    def _ceiling(self, dialogues: Sequence[Dialogue]) -> dict[str, float]:
+        gold = self.roller.with_sound(self.roller.gold(dialogues))
+        values: dict[str, float] = {}
+        for each in self._measure(gold) if gold else []:
+            values[f"{each.name}/ceiling"] = each.value
+            values[f"{each.name}/ceiling_low"] = each.low
+            values[f"{each.name}/ceiling_high"] = each.high
+        return values
+
+    def _measure(self, groups: Sequence[RolloutGroup]) -> list[Measurement]:
+        return [each for metric in self.metrics.values() for each in metric.measure(groups)]
+
+    def close(self) -> None:
+        """Free the metrics."""
+        for metric in self.metrics.values():
+            metric.close()

@@ -1,0 +1,346 @@
+"""One step: walk the graph's nodes, in order, once per step or once per micro-batch as each node's phase says."""
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Literal, final
+
+import torch
+from torch import Tensor
+
+from wavalign.engine.compile.plan import Geometry, Node
+from wavalign.engine.run import objective
+from wavalign.engine.run.live import LiveStage, LiveTerm
+from wavalign.engine.run.logprobs import score_batch
+from wavalign.engine.run.rows import MicroBatch, Row, demonstration_rows, micro_batches, rollout_rows
+from wavalign.engine.run.schedule import learning_rate
+from wavalign.engine.run.scoring import Call, Scores, collect_scores
+from wavalign.engine.run.seeds import generator
+from wavalign.engine.run.step_metrics import StepTotals, collect_metrics
+from wavalign.errors import NonFiniteError
+from wavalign.plugins.api import GateReading, LossInputs, SamplingOptions
+from wavalign.plugins.batch import Dialogue, RolloutGroup
+
+
+@final
+@dataclass(slots=True)
+class StepState:
+    """The values of one step, filled by the nodes as they run."""
+
+    index: int
+    """Step within the stage, from 0."""
+    prompts: list[Dialogue] = field(default_factory=list)
+    demonstrations: list[Dialogue] = field(default_factory=list)
+    groups: list[RolloutGroup] = field(default_factory=list)
+    calls: dict[str, list[Call]] = field(default_factory=dict)
+    scores: Scores | None = None
+    advantages: Tensor | None = None
+    """[P, G] of this rank."""
+    valid: Tensor | None = None
+    """Bool [P, G] of this rank."""
+    gate: GateReading | None = None
+    batches: list[MicroBatch] = field(default_factory=list)
+    ref_logprobs: list[Tensor] = field(default_factory=list)
+    """Per micro-batch [B, S, T]."""
+    denominators: dict[str, Tensor] = field(default_factory=dict)
+    grad_norm: float = 0.0
+    totals: StepTotals = field(default_factory=StepTotals)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+@final
+@dataclass(slots=True)
+class _Pass:
+    """The values of one micro-batch."""
+
+    batch: MicroBatch
+    number: int
+    weights: dict[str, Tensor]
+    row_valid: dict[str, Tensor]
+    logprobs: Tensor | None = None
+    values: dict[str, Tensor] = field(default_factory=dict)
+    loss: Tensor | None = None
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """What a step leaves for the log."""
+
+    metrics: Mapping[str, float]
+    groups: Sequence[RolloutGroup]
+    scores: Scores | None
+    advantages: Tensor | None
+
+
+@final
+class StepExecutor:
+    """Executes the graph of one stage."""
+
+    def __init__(self, live: LiveStage) -> None:
+        self.live = live
+        self.graph = live.plan.graph
+        self.space = live.architecture.tokens
+        self._collectors: dict[str, Callable[[Node, StepState], None]] = {
+            "prompts": self._prompts,
+            "demonstrations": self._demonstrations,
+            "rollout": self._rollout,
+            "decode_audio": self._decode_audio,
+            "reward": self._reward,
+            "forward": self._reference,
+            "logprobs": _together_with_forward,
+            "aggregate": self._aggregate,
+            "advantage": self._advantage,
+            "gate": self._gate,
+        }
+        self._learners: dict[str, Callable[[Node, StepState, _Pass], None]] = {
+            "forward": self._forward,
+            "logprobs": _fused_with_forward,
+            "term": self._term,
+            "objective": self._objective,
+            "backward": self._backward,
+        }
+
+    def step(self, index: int) -> StepResult:
+        """Run step `index` of the stage and give what is worth logging."""
+        state = StepState(index)
+        for node in self._nodes("collect"):
+            with _timed(state, node.kind):
+                self._collectors[node.kind](node, state)
+        with _timed(state, "learn"):
+            self._learn(state)
+        metrics = collect_metrics(self.live, state)
+        return StepResult(metrics, state.groups, state.scores, state.advantages)
+
+    def _nodes(self, phase: str) -> list[Node]:
+        return [node for node in self.graph.nodes if node.phase == phase]
+
+    # Collect
+
+    def _prompts(self, node: Node, state: StepState) -> None:
+        state.prompts = self._slice(self.live.feeds["prompts"].next(self._geometry.prompts))
+
+    def _demonstrations(self, node: Node, state: StepState) -> None:
+        state.demonstrations = self._slice(self.live.feeds["demonstrations"].next(self._geometry.demonstrations))
+
+    def _rollout(self, node: Node, state: StepState) -> None:
+        rollout = self.live.plan.stage.rollout
+        need: Literal["text", "all"] = "text" if self.graph.rollout_need == "text" else "all"
+        options = SamplingOptions(
+            rollout.group_size, rollout.temperature, rollout.top_k, rollout.top_p, rollout.max_new_tokens, need
+        )
+        # Ranks share the seed: a row's draws depend on its dialogue and its place in the group, not on its rank.
+        rng = generator(self.live.seed, self.live.plan.name, "rollout", state.index)
+        with self.live.backend.full_parameters():
+            state.groups = self.live.roller.sample(self.live.backend.policy, state.prompts, options, rng)
+
+    def _decode_audio(self, node: Node, state: StepState) -> None:
+        state.groups = self.live.roller.with_sound(state.groups)
+
+    def _reward(self, node: Node, state: StepState) -> None:
+        live = next(each for each in self.live.rewards.rewards if f"reward.{each.name}" == node.name)
+        state.calls[live.name] = self.live.rewards.submit(live, state.groups)
+
+    def _reference(self, node: Node, state: StepState) -> None:
+        self._ensure_batches(state)
+        assert self.live.reference is not None
+        for batch in state.batches:
+            select = self._union(self._weights(batch), only="ref_logprobs", batch=batch)
+            with torch.no_grad():
+                scored = score_batch(
+                    self.live.reference,
+                    batch.tokens,
+                    select,
+                    self.space,
+                    temperature=batch.temperature,
+                    support=batch.support,
+                )
+            state.ref_logprobs.append(scored)
+
+    def _aggregate(self, node: Node, state: StepState) -> None:
+        calls = [call for each in state.calls.values() for call in each]
+        self.live.rewards.wait(calls)
+        shape = (len(state.groups), self._geometry.group_size)
+        budget = self.live.runtime.reward_failure_budget
+        state.scores = collect_scores(self.live.rewards.rewards, state.calls, shape, budget=budget)
+
+    def _advantage(self, node: Node, state: StepState) -> None:
+        assert self.live.advantage is not None and state.scores is not None
+        state.advantages, state.valid = self.live.advantage.compute(state.scores.total)
+
+    def _gate(self, node: Node, state: StepState) -> None:
+        assert self.live.gate is not None
+        rewards = None if state.scores is None else self.live.world.all_gather_rows(state.scores.total)
+        progress = state.index / max(1, self.live.plan.steps - 1)
+        state.gate = self.live.gate.update(rewards, progress=progress)
+
+    # Learn
+
+    def _learn(self, state: StepState) -> None:
+        self._ensure_batches(state)
+        passes = [self._pass(state, number, batch) for number, batch in enumerate(state.batches)]
+        self._count(state, passes)
+        for each in passes:
+            for node in self._nodes("learn"):
+                self._learners[node.kind](node, state, each)
+        rate = learning_rate(self.live.plan.stage.optim, state.index, self.live.plan.steps)
+        state.totals.learning_rate = rate
+        state.grad_norm = self.live.backend.step(rate)
+
+    def _pass(self, state: StepState, number: int, batch: MicroBatch) -> _Pass:
+        return _Pass(batch, number, self._weights(batch), self._row_valid(state, batch))
+
+    def _count(self, state: StepState, passes: Sequence[_Pass]) -> None:
+        """Global denominators of every term, before the first backward needs one."""
+        names = [term.plan.name for term in self.live.terms]
+        local = torch.stack(
+            [
+                sum(
+                    (objective.count(each.weights[name], each.row_valid[name]) for each in passes),
+                    start=torch.zeros(2, dtype=torch.float64, device=self.live.world.device),
+                )
+                for name in names
+            ]
+        )
+        total = self.live.world.all_reduce_sum(local)
+        state.denominators = dict(zip(names, total, strict=True))
+
+    def _forward(self, node: Node, state: StepState, each: _Pass) -> None:
+        select = self._union(each.weights, only=None, batch=each.batch)
+        batch = each.batch
+        each.logprobs = self.live.backend.forward(
+            batch.tokens, select, temperature=batch.temperature, support=batch.support
+        )
+        if state.ref_logprobs:
+            state.totals.add_kl(each.logprobs, state.ref_logprobs[each.number], batch, select)
+
+    def _term(self, node: Node, state: StepState, each: _Pass) -> None:
+        term = next(term for term in self.live.terms if f"term.{term.plan.name}" == node.name)
+        name = term.plan.name
+        output = term.loss.compute(self._inputs(term, state, each))
+        weights, row_valid = each.weights[name], each.row_valid[name]
+        if term.loss.unit == "sequence":
+            weights = (weights > 0).flatten(1).any(dim=1).float()
+        each.values[name] = objective.term_loss(
+            term.spec,
+            output.values,
+            weights=weights,
+            row_valid=row_valid,
+            denominators=state.denominators[name],
+        )
+        state.totals.add_term(name, each.values[name])
+        if output.metrics:
+            state.totals.add_metrics(name, objective.metric_sums(output.metrics, weights=weights, row_valid=row_valid))
+
+    def _inputs(self, term: LiveTerm, state: StepState, each: _Pass) -> LossInputs:
+        needs, batch = term.loss.needs, each.batch
+        assert each.logprobs is not None
+        return LossInputs(
+            logprobs=each.logprobs,
+            old_logprobs=batch.old_logprobs if "old_logprobs" in needs else None,
+            ref_logprobs=state.ref_logprobs[each.number] if "ref_logprobs" in needs else None,
+            advantages=self._row_advantages(state, batch) if "advantages" in needs else None,
+            mask=each.weights[term.plan.name] > 0 if "mask" in needs else None,
+        )
+
+    def _objective(self, node: Node, state: StepState, each: _Pass) -> None:
+        gate = state.gate.value if state.gate is not None else None
+        specs = [term.spec for term in self.live.terms]
+        divisor = self.live.backend.divisor
+        each.loss = objective.combine(each.values, specs, gate=gate, backend_divisor=divisor)
+        total = float(each.loss.detach()) / divisor
+        if total != total or total in (float("inf"), float("-inf")):
+            bad = [name for name, value in each.values.items() if not bool(torch.isfinite(value.detach()))]
+            raise NonFiniteError(
+                f"the loss is {total} at step {state.index + 1} of stage '{self.live.plan.name}'"
+                f" (term {', '.join(bad) or 'unknown'})",
+                hint="weights are as before this step; lower optim.learning_rate or look at the data of this step",
+            )
+        state.totals.loss += total
+
+    def _backward(self, node: Node, state: StepState, each: _Pass) -> None:
+        assert each.loss is not None
+        self.live.backend.backward(each.loss, last=each.number == len(state.batches) - 1)
+        each.loss, each.logprobs = None, None  # let the graph's memory go before the next forward
+
+    # Rows, weights, advantages
+
+    def _ensure_batches(self, state: StepState) -> None:
+        if state.batches:
+            return
+        rows: list[Row] = []
+        if any(term.plan.rows == "rollouts" for term in self.live.terms):
+            rows += rollout_rows(state.groups, self.space)
+        rows += demonstration_rows(state.demonstrations, self.live.roller.encoder, self.space)
+        state.batches = micro_batches(
+            rows,
+            self._geometry.micro_batch,
+            space=self.space,
+            temperature=self.live.plan.stage.rollout.temperature,
+            device=self.live.world.device,
+        )
+
+    def _weights(self, batch: MicroBatch) -> dict[str, Tensor]:
+        """Per term [B, S, T], 0 in rows of the other kind."""
+        result = {}
+        for term in self.live.terms:
+            mine = batch.is_rollout if term.plan.rows == "rollouts" else ~batch.is_rollout
+            result[term.plan.name] = term.mask.weights(batch.tokens.roles) * mine.view(-1, 1, 1)
+        return result
+
+    def _row_valid(self, state: StepState, batch: MicroBatch) -> dict[str, Tensor]:
+        """Per term bool [B]: rows of its kind; where it needs advantages, rows that have one."""
+        result = {}
+        for term in self.live.terms:
+            if term.plan.rows == "demonstrations":
+                result[term.plan.name] = ~batch.is_rollout
+                continue
+            valid = batch.is_rollout.clone()
+            if state.valid is not None and "advantages" in term.loss.needs:
+                valid &= _by_row(batch, state.valid, fill=False)
+            result[term.plan.name] = valid
+        return result
+
+    def _row_advantages(self, state: StepState, batch: MicroBatch) -> Tensor:
+        assert state.advantages is not None
+        return _by_row(batch, state.advantages.float(), fill=0.0).view(-1, 1, 1)
+
+    def _union(self, weights: Mapping[str, Tensor], *, only: str | None, batch: MicroBatch) -> Tensor:
+        """Bool [B, S, T]: positions some term weighs (some term that needs `only`)."""
+        select = torch.zeros_like(batch.tokens.roles, dtype=torch.bool)
+        for term in self.live.terms:
+            if only is None or only in term.loss.needs:
+                select |= weights[term.plan.name] > 0
+        return select
+
+    def _slice(self, dialogues: Sequence[Dialogue]) -> list[Dialogue]:
+        """This rank's share of a step's dialogues."""
+        share = len(dialogues) // self.live.world.size
+        return list(dialogues[self.live.world.rank * share : (self.live.world.rank + 1) * share])
+
+    @property
+    def _geometry(self) -> Geometry:
+        assert self.live.plan.geometry is not None
+        return self.live.plan.geometry
+
+
+def _by_row(batch: MicroBatch, table: Tensor, *, fill: float) -> Tensor:
+    """`table` [P, G] read at every row's place, `fill` for demonstrations: [B]."""
+    values = [table[row.place] if row.place is not None else torch.tensor(fill, dtype=table.dtype) for row in batch.rows]
+    return torch.stack(values).to(batch.tokens.ids.device)
+
+
+def _together_with_forward(node: Node, state: StepState) -> None:
+    """The reference's log-probs are taken in the same pass as its hidden states."""
+
+
+def _fused_with_forward(node: Node, state: StepState, each: _Pass) -> None:
+    """The backend's forward gives log-probs: hidden states never leave the wrapped module."""
+
+
+@contextmanager
+def _timed(state: StepState, kind: str) -> Iterator[None]:
+    began = time.perf_counter()
+    yield
+    state.seconds[kind] = state.seconds.get(kind, 0.0) + time.perf_counter() - began

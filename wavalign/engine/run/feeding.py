@@ -1,0 +1,131 @@
+"""Data to rows: which dialogues a step sees, and their tokens.
+
+Every rank draws the same dialogues and takes its own slice, so that a step sees the same data on any number of ranks.
+"""
+
+import hashlib
+import sqlite3
+from array import array
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, final
+
+import torch
+
+from wavalign.engine.run.seeds import derive, generator
+from wavalign.errors import DataError
+from wavalign.plugins import audio
+from wavalign.plugins.api import Architecture, Codec, DataSource
+from wavalign.plugins.batch import AudioClip, Dialogue, TokenSequence
+
+
+@final
+class Feed:
+    """Dialogues of one heading: sources mixed by weight, each reshuffled every time it has been seen whole."""
+
+    def __init__(self, sources: Sequence[tuple[DataSource, float]], *, seed: int) -> None:
+        self.sources, self.seed = sources, seed
+        self._drawn = 0
+        self._taken = [0] * len(sources)
+        self._orders: dict[tuple[int, int], list[int]] = {}
+        for source, _ in sources:
+            if len(source) == 0:
+                raise DataError("a data source is empty", hint="check its path, split and limit")
+
+    def next(self, count: int) -> list[Dialogue]:
+        """The next `count` dialogues."""
+        return [self._one() for _ in range(count)]
+
+    def all(self, limit: int | None) -> list[Dialogue]:
+        """Every dialogue once, in order, at most `limit` spread evenly; for evaluation."""
+        total = [(source, index) for source, _ in self.sources for index in range(len(source))]
+        count = len(total) if limit is None else min(limit, len(total))
+        return [source.record(index) for source, index in (total[i * len(total) // count] for i in range(count))]
+
+    def state_dict(self) -> dict[str, Any]:
+        """The place in the data."""
+        return {"drawn": self._drawn, "taken": self._taken, "sizes": [len(source) for source, _ in self.sources]}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go back to a place; DataError when the data has changed size since."""
+        sizes = [len(source) for source, _ in self.sources]
+        if state["sizes"] != sizes:
+            raise DataError(f"the data has {sizes} records now and had {state['sizes']}", hint="resume on the same data")
+        self._drawn, self._taken = int(state["drawn"]), list(state["taken"])
+
+    def _one(self) -> Dialogue:
+        which = 0
+        if len(self.sources) > 1:
+            weights = torch.tensor([weight for _, weight in self.sources], dtype=torch.float64)
+            which = int(torch.multinomial(weights, 1, generator=generator(self.seed, "mix", self._drawn)))
+        source = self.sources[which][0]
+        epoch, place = divmod(self._taken[which], len(source))
+        self._drawn += 1
+        self._taken[which] += 1
+        return source.record(self._order(which, epoch)[place])
+
+    def _order(self, which: int, epoch: int) -> list[int]:
+        key = (which, epoch)
+        if key not in self._orders:
+            self._orders = {k: v for k, v in self._orders.items() if k[0] != which}  # one epoch is enough to keep
+            permutation = torch.randperm(len(self.sources[which][0]), generator=generator(self.seed, *key))
+            self._orders[key] = permutation.tolist()
+        return self._orders[key]
+
+
+@final
+class CodeCache:
+    """Codec ids of audio files, computed once and kept by content, safe for several processes."""
+
+    def __init__(self, codec: Codec, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.codec, self._fingerprint = codec, codec.fingerprint()
+        self._memory: dict[str, tuple[int, ...]] = {}
+        self._database = sqlite3.connect(path, timeout=60, isolation_level=None, check_same_thread=False)
+        self._database.execute("PRAGMA journal_mode=WAL")
+        self._database.execute("PRAGMA synchronous=OFF")  # a lost entry is computed again
+        self._database.execute("CREATE TABLE IF NOT EXISTS codes (key TEXT PRIMARY KEY, ids BLOB)")
+
+    def __call__(self, clip: AudioClip) -> Sequence[int]:
+        """Ids of a clip."""
+        if clip.url not in self._memory:
+            self._memory[clip.url] = self._look_up(clip)
+        return self._memory[clip.url]
+
+    def _look_up(self, clip: AudioClip) -> tuple[int, ...]:
+        key = f"{self._fingerprint}:{hashlib.sha256(audio.read_bytes(clip)).hexdigest()}"
+        row = self._database.execute("SELECT ids FROM codes WHERE key = ?", (key,)).fetchone()
+        if row is not None:
+            return tuple(array("i", row[0]))
+        ids = self.codec.encode(audio.read(clip, sample_rate=self.codec.sample_rate))
+        self._database.execute("INSERT OR REPLACE INTO codes VALUES (?, ?)", (key, array("i", ids).tobytes()))
+        return tuple(ids)
+
+
+def no_codec(clip: AudioClip) -> Sequence[int]:
+    """Stands where a recipe has no codec and a dialogue has sound after all."""
+    raise DataError(f"{clip.url}: the dialogue has sound and the recipe no codec", hint="add model.codec")
+
+
+@final
+class Encoder:
+    """Dialogues to token rows."""
+
+    def __init__(self, architecture: Architecture, encode_audio: CodeCache | None) -> None:
+        self.architecture = architecture
+        self._encode_audio = encode_audio if encode_audio is not None else no_codec
+
+    def prompt(self, dialogue: Dialogue) -> TokenSequence:
+        """The prompt's row."""
+        return self.architecture.encode_prompt(dialogue, self._encode_audio)
+
+    def target(self, dialogue: Dialogue) -> TokenSequence:
+        """The demonstration's row."""
+        if dialogue.target is None:
+            raise DataError(f"dialogue '{dialogue.id}' has no target", hint="demonstrations need one")
+        return self.architecture.encode_target(dialogue, self._encode_audio)
+
+
+def feed_seed(seed: int, stage: str, heading: str) -> int:
+    """Seed of a heading's order in a stage."""
+    return derive(seed, stage, heading)

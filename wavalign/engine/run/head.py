@@ -1,0 +1,250 @@
+"""Log-softmax of a linear head at one chosen id per row, as two autograd functions.
+
+`TiledLogprobs` walks over tiles of rows x vocabulary with an online log-sum-exp and computes each tile again in the
+backward pass: its memory does not grow with the vocabulary beyond one tile. `KeptLogprobs` reads only the rows of the
+head that a cut distribution kept. Both multiply in the precision of the hidden states and sum in float32 (float64 for
+float64), and both keep the parameter itself for the backward pass, never a view of it: a partitioned parameter has its
+data taken away and given back in between.
+
+Letters: N rows, H hidden, V vocabulary, K kept ids.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, final
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+CPU_TILE = 2**20
+"""Numbers held at once on a CPU: 4 MiB in float32."""
+GPU_TILE = 2**26
+"""Numbers held at once on an accelerator: 256 MiB in float32."""
+MAX_TILE_ROWS = 4096
+_BARRED = -1e30
+"""Logit of an id that was cut away: finite, so that the difference of two of them is a number."""
+
+Gradients = tuple[Tensor | None, Tensor | None, None]
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Query:
+    """What is asked of each row."""
+
+    targets: Tensor
+    """[N] int64."""
+    inverse: Tensor | None
+    """1 / temperature, [N] in the accumulator's precision; None for 1."""
+    support: Tensor | None
+    """[N, K] ids the distribution is cut to, padded by -1; None, or a row of -1, does not cut."""
+    with_entropy: bool = False
+
+    def __getitem__(self, rows: slice | Tensor) -> "Query":
+        inverse, support = (None if part is None else part[rows] for part in (self.inverse, self.support))
+        return Query(self.targets[rows], inverse, support, self.with_entropy)
+
+
+def accumulator(dtype: torch.dtype) -> torch.dtype:
+    """Precision in which sums over tiles and log-probs of `dtype` inputs are kept."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def tile_shape(rows: int, columns: int, device: torch.device) -> tuple[int, int]:
+    """Rows and columns of a tile that holds no more numbers than the device's budget; all of them where they fit."""
+    budget = CPU_TILE if device.type == "cpu" else GPU_TILE
+    if rows * columns <= budget:
+        return max(rows, 1), columns
+    tile_rows = max(1, min(rows, MAX_TILE_ROWS, int(budget**0.5)))
+    return tile_rows, min(columns, budget // tile_rows)
+
+
+def _slices(total: int, step: int) -> Iterator[slice]:
+    return (slice(start, min(start + step, total)) for start in range(0, total, step))
+
+
+def _product(left: Tensor, right: Tensor) -> Tensor:
+    """`left @ right`, multiplied in their precision, given in the accumulator's."""
+    if left.is_cuda and left.dtype in (torch.bfloat16, torch.float16):
+        return torch.mm(left, right, out_dtype=torch.float32)
+    return (left @ right).to(accumulator(left.dtype))
+
+
+def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
+    """Add `left @ right` to `total` in place."""
+    if left.dtype == total.dtype:
+        total.addmm_(left, right)
+    else:
+        total.add_(_product(left, right))
+
+
+def _logits(hidden: Tensor, head: Tensor, query: Query, *, start: int) -> Tensor:
+    """Logits of one tile; `head` holds the rows of the vocabulary from id `start` on."""
+    tile = _product(hidden, head.t())
+    if query.inverse is not None:
+        tile.mul_(query.inverse[:, None])
+    if query.support is not None:
+        local = query.support.long() - start
+        inside = (local >= 0) & (local < tile.shape[1])
+        # one column more than the tile has takes the ids that lie elsewhere
+        barred = torch.ones(tile.shape[0], tile.shape[1] + 1, dtype=torch.bool, device=tile.device)
+        barred.scatter_(1, torch.where(inside, local, tile.shape[1]), False)
+        barred &= (query.support >= 0).any(dim=1, keepdim=True)
+        tile.masked_fill_(barred[:, :-1], _BARRED)
+    return tile
+
+
+@final
+class _Running:
+    """Log-sum-exp, target logit and mean logit of some rows, tile after tile."""
+
+    def __init__(self, targets: Tensor, dtype: torch.dtype, *, with_entropy: bool) -> None:
+        self.targets, self.with_entropy = targets, with_entropy
+        self.peak = torch.full(targets.shape, _BARRED, dtype=dtype, device=targets.device)
+        self.mass = torch.zeros_like(self.peak)
+        self.picked = torch.zeros_like(self.peak)
+        self.weighted = torch.zeros_like(self.peak)
+
+    def fold(self, tile: Tensor, start: int) -> Tensor:
+        """Take a tile of logits from id `start` on; gives exp(tile - peak), overwriting the tile."""
+        local = self.targets - start
+        inside = (local >= 0) & (local < tile.shape[1])
+        found = tile.gather(1, local.clamp(0, tile.shape[1] - 1)[:, None])[:, 0]
+        self.picked = torch.where(inside, found, self.picked)
+        top = torch.maximum(self.peak, tile.amax(dim=1))
+        decay = (self.peak - top).exp_()
+        if self.with_entropy:
+            grown = (tile - top[:, None]).exp_()
+            self.weighted = self.weighted * decay + (grown * tile).sum(dim=1)
+        else:
+            grown = tile.sub_(top[:, None]).exp_()
+        self.mass = self.mass * decay + grown.sum(dim=1)
+        self.peak = top
+        return grown
+
+    @property
+    def log_z(self) -> Tensor:
+        return self.peak + self.mass.log()
+
+
+@final
+class TiledLogprobs(torch.autograd.Function):
+    """Over the whole vocabulary, cut to the support where there is one."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, query: Query) -> tuple[Tensor, Tensor]:
+        head, dtype = weight.data, accumulator(hidden.dtype)
+        rows, vocabulary = hidden.shape[0], head.shape[0]
+        tile_rows, tile_columns = tile_shape(rows, vocabulary, hidden.device)
+        # a distribution that fits one tile is kept: that is cheaper than computing it again
+        keep = rows * vocabulary == tile_rows * tile_columns and any(ctx.needs_input_grad)
+        whole: Tensor | None = None
+        log_z = torch.zeros(rows, dtype=dtype, device=hidden.device)
+        picked, mean_logit = torch.zeros_like(log_z), torch.zeros_like(log_z)
+        with torch.autocast(hidden.device.type, enabled=False):
+            for r in _slices(rows, tile_rows):
+                running = _Running(query.targets[r], dtype, with_entropy=query.with_entropy)
+                for v in _slices(vocabulary, tile_columns):
+                    tile = _logits(hidden[r], head[v].to(hidden.dtype), query[r], start=v.start)
+                    grown = running.fold(tile, v.start)
+                    whole = grown.div_(running.mass[:, None]) if keep else None
+                log_z[r], picked[r], mean_logit[r] = running.log_z, running.picked, running.weighted / running.mass
+        ctx.save_for_backward(hidden, log_z, whole)
+        ctx.weight, ctx.query = weight, query
+        entropy = log_z - mean_logit if query.with_entropy else log_z.new_empty(0)
+        ctx.mark_non_differentiable(entropy)
+        return picked - log_z, entropy
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_logprobs: Tensor, _: Tensor) -> Gradients:
+        (hidden, log_z, whole), query, head = ctx.saved_tensors, ctx.query, ctx.weight.data
+        wants_hidden, wants_weight = ctx.needs_input_grad[0], ctx.needs_input_grad[1]
+        pull = grad_logprobs if query.inverse is None else grad_logprobs * query.inverse
+        tile_rows, tile_columns = tile_shape(hidden.shape[0], head.shape[0], hidden.device)
+        grad_hidden = torch.zeros(hidden.shape, dtype=log_z.dtype, device=hidden.device) if wants_hidden else None
+        grad_weight = torch.empty_like(head) if wants_weight else None
+        with torch.autocast(hidden.device.type, enabled=False):
+            for v in _slices(head.shape[0], tile_columns):
+                piece = head[v].to(hidden.dtype)
+                grad_piece = torch.zeros(piece.shape, dtype=log_z.dtype, device=hidden.device) if wants_weight else None
+                for r in _slices(hidden.shape[0], tile_rows):
+                    if whole is None:
+                        part = _logits(hidden[r], piece, query[r], start=v.start).sub_(log_z[r, None]).exp_()
+                        part.mul_(-pull[r, None])
+                    else:
+                        part = whole * -pull[:, None]
+                    slope = _add_at(part, query.targets[r] - v.start, pull[r]).to(hidden.dtype)
+                    if grad_hidden is not None:
+                        _add_product(grad_hidden[r], slope, piece)
+                    if grad_piece is not None:
+                        _add_product(grad_piece, slope.t(), hidden[r])
+                if grad_weight is not None and grad_piece is not None:
+                    grad_weight[v] = grad_piece
+        return None if grad_hidden is None else grad_hidden.to(hidden.dtype), grad_weight, None
+
+
+def _add_at(tile: Tensor, columns: Tensor, values: Tensor) -> Tensor:
+    """Add `values` [N] to `tile` [N, V'] in place, at `columns` [N] where they lie inside it."""
+    inside = (columns >= 0) & (columns < tile.shape[1])
+    return tile.scatter_add_(1, columns.clamp(0, tile.shape[1] - 1)[:, None], torch.where(inside, values, 0.0)[:, None])
+
+
+@final
+class KeptLogprobs(torch.autograd.Function):
+    """Over the ids of the support alone; every row keeps at least its target."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, query: Query) -> tuple[Tensor, Tensor]:
+        support = _kept(query)
+        head, dtype = weight.data, accumulator(hidden.dtype)
+        logprobs = torch.zeros(support.shape, dtype=dtype, device=hidden.device)
+        with torch.autocast(hidden.device.type, enabled=False):
+            for r in _slices(hidden.shape[0], _rows_at_once(support, hidden)):
+                ids = support[r].long()
+                pieces = head[ids.clamp(min=0)].to(hidden.dtype)
+                logits = torch.bmm(pieces, hidden[r, :, None])[:, :, 0].to(dtype)
+                if query.inverse is not None:
+                    logits.mul_(query.inverse[r, None])
+                logprobs[r] = logits.masked_fill_(ids < 0, _BARRED).log_softmax(dim=1)
+        column = (support == query.targets[:, None]).int().argmax(dim=1, keepdim=True)
+        ctx.save_for_backward(hidden, column, logprobs)
+        ctx.weight, ctx.query = weight, query
+        entropy = -(logprobs.exp() * logprobs).sum(dim=1) if query.with_entropy else logprobs.new_empty(0)
+        ctx.mark_non_differentiable(entropy)
+        return logprobs.gather(1, column)[:, 0], entropy
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_logprobs: Tensor, _: Tensor) -> Gradients:
+        (hidden, column, logprobs), query, head = ctx.saved_tensors, ctx.query, ctx.weight.data
+        support = _kept(query)
+        wants_hidden, wants_weight = ctx.needs_input_grad[0], ctx.needs_input_grad[1]
+        pull = (grad_logprobs if query.inverse is None else grad_logprobs * query.inverse)[:, None]
+        slopes = (logprobs.exp() * -pull).scatter_add_(1, column, pull)
+        grad_hidden = torch.zeros_like(hidden) if wants_hidden else None
+        grad_weight = torch.zeros(head.shape, dtype=pull.dtype, device=head.device) if wants_weight else None
+        with torch.autocast(hidden.device.type, enabled=False):
+            for r in _slices(hidden.shape[0], _rows_at_once(support, hidden)):
+                ids = support[r].long().clamp(min=0)
+                if grad_hidden is not None:
+                    pieces = head[ids].to(hidden.dtype)
+                    grad_hidden[r] = torch.bmm(slopes[r, None, :].to(hidden.dtype), pieces)[:, 0]
+                if grad_weight is not None:
+                    spread = slopes[r, :, None] * hidden[r, None, :].to(slopes.dtype)
+                    grad_weight.index_add_(0, ids.reshape(-1), spread.reshape(-1, hidden.shape[1]))
+        return grad_hidden, None if grad_weight is None else grad_weight.to(head.dtype), None
+
+
+def _kept(query: Query) -> Tensor:
+    """The support of a query that must have one."""
+    if query.support is None:
+        raise ValueError("nothing was cut: there are no kept ids to read")
+    return query.support
+
+
+def _rows_at_once(support: Tensor, hidden: Tensor) -> int:
+    """How many rows' kept pieces of the head fit the budget."""
+    budget = CPU_TILE if hidden.device.type == "cpu" else GPU_TILE
+    return max(1, budget // max(1, support.shape[1] * hidden.shape[1]))

@@ -1,0 +1,90 @@
+"""Answers worth keeping: lines of rollouts.jsonl with their sound beside them."""
+
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, final
+
+from torch import Tensor
+
+from wavalign.engine.run.scoring import Scores
+from wavalign.plugins import audio
+from wavalign.plugins.batch import AudioClip, Dialogue, Rollout, RolloutGroup
+
+
+@final
+class RecordMaker:
+    """Makes lines and writes the sound they refer to under `folder`/audio."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def lines(
+        self,
+        groups: Sequence[RolloutGroup],
+        *,
+        stage: str,
+        step: int,
+        split: str,
+        scores: Scores | None = None,
+        advantages: Tensor | None = None,
+    ) -> Iterator[dict[str, Any]]:
+        """One line per answer."""
+        for p, group in enumerate(groups):
+            for g, rollout in enumerate(group.rollouts):
+                name = f"{stage}-{step}-{split}-{group.dialogue.id}-{g}"
+                line = {"stage": stage, "step": step, "split": split, **self._answer(group.dialogue, rollout, name)}
+                if scores is not None:
+                    line |= _scores(scores, p, g)
+                if advantages is not None:
+                    line["advantage"] = float(advantages[p, g])
+                yield line
+
+    def _answer(self, dialogue: Dialogue, rollout: Rollout, name: str) -> dict[str, Any]:
+        question = next((turn for turn in reversed(dialogue.messages) if turn.role == "user"), None)
+        line: dict[str, Any] = {
+            "dialogue": dialogue.id,
+            "question": question.text if question is not None else "",
+            "text": rollout.answer.text,
+            "reference": dialogue.target.text if dialogue.target is not None else None,
+            "finished": rollout.answer.finished,
+            "metadata": dict(dialogue.metadata),
+        }
+        if rollout.waveform is not None and len(rollout.waveform.samples):
+            path = self._path(name)
+            audio.write(rollout.waveform, str(path))
+            line["audio"] = str(path.relative_to(self.folder))
+            # The question and the reference are only worth their disk beside an answer that can be heard.
+            line |= self._copied("question_audio", question.audio if question is not None else None, dialogue)
+            line |= self._copied("reference_audio", dialogue.target.audio if dialogue.target else None, dialogue)
+        return line
+
+    def _copied(self, key: str, clip: AudioClip | None, dialogue: Dialogue) -> Mapping[str, str]:
+        if clip is None:
+            return {}
+        path = self._path(f"{key}-{dialogue.id}")
+        if not path.exists():
+            audio.write(audio.read(clip, sample_rate=None), str(path))
+        return {key: str(path.relative_to(self.folder))}
+
+    def _path(self, name: str) -> Path:
+        path = self.folder / "audio" / f"{re.sub(r'[^A-Za-z0-9._-]+', '_', name)}.wav"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
+
+
+def _scores(scores: Scores, p: int, g: int) -> dict[str, Any]:
+    line: dict[str, Any] = {"reward": _number(scores.total[p, g])}
+    for name, table in scores.parts.items():
+        word = scores.words[name][p][g]
+        line[f"reward/{name}"] = _number(table[p, g])
+        if word.value is None:
+            line[f"reason/{name}"] = word.reason
+        line |= {f"detail/{name}/{key}": value for key, value in word.details.items()}
+    return line
+
+
+def _number(value: Tensor) -> float | None:
+    number = float(value)
+    return None if math.isnan(number) else number

@@ -1,0 +1,206 @@
+"""Rewards on worker threads, and what happens when they fail.
+
+A reward that raises, hangs or gives something that is no number gives None with the reason; never a number. What a
+missing value does to its sample, its group or the run is the recipe's word (`on_failure`, `reward_failure_budget`).
+"""
+
+import math
+import queue
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import final
+
+import torch
+from torch import Tensor
+
+from wavalign.errors import RewardBudgetError
+from wavalign.plugins.api import Reward
+from wavalign.plugins.batch import Dialogue, Rollout, RolloutGroup, Scored
+from wavalign.schema.reward import RewardSection
+
+POLL_SECONDS = 0.05
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class LiveReward:
+    """A constructed reward with its section."""
+
+    name: str
+    reward: Reward
+    section: RewardSection
+
+
+@final
+@dataclass(slots=True)
+class Call:
+    """One reward on one rollout."""
+
+    live: LiveReward
+    rollout: Rollout
+    dialogue: Dialogue
+    place: tuple[int, int]
+    started: float | None = None
+    result: Scored | None = None
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """What the rewards said of the groups of a step."""
+
+    total: Tensor
+    """[P, G] float64 on the common scale; NaN where there is no reward."""
+    parts: Mapping[str, Tensor]
+    """Per reward [P, G] float64, scaled; NaN where it failed."""
+    words: Mapping[str, tuple[tuple[Scored, ...], ...]]
+    """Per reward the raw answers, [P][G]."""
+    failed: Mapping[str, int] = field(default_factory=dict)
+
+
+@final
+class RewardPool:
+    """Threads that score. A call that outlives its timeout is given up and its thread replaced."""
+
+    def __init__(self, rewards: Sequence[LiveReward], workers: int) -> None:
+        self.rewards = tuple(rewards)
+        self._queue: queue.SimpleQueue[Call | None] = queue.SimpleQueue()
+        self._finished = threading.Condition()
+        self._workers = workers
+        for _ in range(workers if rewards else 0):
+            self._start_thread()
+
+    def submit(self, live: LiveReward, groups: Sequence[RolloutGroup]) -> list[Call]:
+        """Queue one reward on every rollout; returns at once."""
+        calls = [
+            Call(live, rollout, group.dialogue, (p, g))
+            for p, group in enumerate(groups)
+            for g, rollout in enumerate(group.rollouts)
+        ]
+        for call in calls:
+            self._queue.put(call)
+        return calls
+
+    def wait(self, calls: Sequence[Call]) -> None:
+        """Until every call has a result, by itself or because its time was up."""
+        with self._finished:
+            while any(call.result is None for call in calls):
+                self._give_up_late(calls)
+                self._finished.wait(POLL_SECONDS)
+
+    def close(self) -> None:
+        """Let the threads end and the rewards free what they hold."""
+        for _ in range(self._workers):
+            self._queue.put(None)
+        for live in self.rewards:
+            live.reward.close()
+
+    def _start_thread(self) -> None:
+        # Daemons: a thread that hangs in somebody's reward must not keep the process alive.
+        threading.Thread(target=self._work, name="reward", daemon=True).start()
+
+    def _work(self) -> None:
+        while (call := self._queue.get()) is not None:
+            call.started = time.monotonic()
+            result = _scored(call)
+            with self._finished:
+                given_up = call.result is not None
+                if not given_up:
+                    call.result = result
+                self._finished.notify_all()
+            if given_up:
+                return  # a replacement has taken this thread's place
+
+    def _give_up_late(self, calls: Sequence[Call]) -> None:
+        now = time.monotonic()
+        for call in calls:
+            late = call.started is not None and now - call.started > call.live.section.timeout
+            if late and call.result is None:
+                call.result = Scored(None, f"no answer within {call.live.section.timeout:g} s")
+                self._start_thread()
+
+
+def _scored(call: Call) -> Scored:
+    """The reward's word, held against its contract."""
+    reward = call.live.reward
+    try:
+        scored = reward.score(call.rollout, call.dialogue)
+    except Exception as error:  # a reward is somebody else's code: its failure is a missing value, counted and shown
+        return Scored(None, f"{type(error).__name__}: {error}")
+    if not isinstance(scored, Scored):
+        return Scored(None, f"gave {type(scored).__name__} instead of Scored")
+    if scored.value is None:
+        return scored
+    if not math.isfinite(scored.value):
+        return Scored(None, f"gave {scored.value}", scored.details)
+    low, high = reward.range
+    if not low <= scored.value <= high:
+        return Scored(None, f"gave {scored.value:g}, outside its range {low:g} to {high:g}", scored.details)
+    return scored
+
+
+def collect_scores(
+    rewards: Sequence[LiveReward], calls: Mapping[str, Sequence[Call]], shape: tuple[int, int], *, budget: float
+) -> Scores:
+    """Finished calls to scaled values [P, G] and their weighted total; RewardBudgetError above the failure budget."""
+    parts: dict[str, Tensor] = {}
+    words: dict[str, tuple[tuple[Scored, ...], ...]] = {}
+    failed: dict[str, int] = {}
+    for live in rewards:
+        table = [[Scored(None, "not called")] * shape[1] for _ in range(shape[0])]
+        for call in calls[live.name]:
+            if call.result is not None:
+                table[call.place[0]][call.place[1]] = call.result
+        words[live.name] = tuple(tuple(row) for row in table)
+        values = [[math.nan if cell.value is None else cell.value for cell in row] for row in table]
+        parts[live.name] = scale(torch.tensor(values, dtype=torch.float64), live)
+        failed[live.name] = int(parts[live.name].isnan().sum())
+    check_budget(rewards, words, failed, calls=shape[0] * shape[1], budget=budget)
+    return Scores(combine(rewards, parts), parts, words, failed)
+
+
+def scale(values: Tensor, live: LiveReward) -> Tensor:
+    """Map [P, G] from the plugin's range to the recipe's `scale`."""
+    if live.section.scale is None:
+        return values
+    (low, high), (to_low, to_high) = live.reward.range, live.section.scale
+    return to_low + (values - low) * (to_high - to_low) / (high - low)
+
+
+def combine(rewards: Sequence[LiveReward], parts: Mapping[str, Tensor]) -> Tensor:
+    """Weighted mean [P, G] of the parts; `on_failure` decides what a missing part does."""
+    first = next(iter(parts.values()))
+    total, weights = torch.zeros_like(first), torch.zeros_like(first)
+    dropped = torch.zeros_like(first, dtype=torch.bool)
+    for live in rewards:
+        values, missing = parts[live.name], parts[live.name].isnan()
+        total += torch.where(missing, 0.0, values) * live.section.weight
+        weights += torch.where(missing, 0.0, live.section.weight)
+        if live.section.on_failure == "drop_sample":
+            dropped |= missing
+        elif live.section.on_failure == "drop_group":
+            dropped |= missing.any(dim=1, keepdim=True)
+    return torch.where(dropped | (weights == 0), math.nan, total / weights.clamp(min=1e-12))
+
+
+def check_budget(
+    rewards: Sequence[LiveReward],
+    words: Mapping[str, Sequence[Sequence[Scored]]],
+    failed: Mapping[str, int],
+    *,
+    calls: int,
+    budget: float,
+) -> None:
+    """Stop the run when a reward may not fail and did, or when too many calls failed."""
+    for live in rewards:
+        if not failed[live.name]:
+            continue
+        reason = next(cell.reason for row in words[live.name] for cell in row if cell.value is None)
+        count = f"{failed[live.name]} of {calls} calls of reward `{live.name}` failed (first: {reason})"
+        if live.section.on_failure == "abort":
+            raise RewardBudgetError(count, hint="its on_failure is abort; mend the reward or choose drop_sample")
+        if failed[live.name] / calls > budget:
+            hint = f"runtime.reward_failure_budget is {budget:g}; mend the reward or raise the budget, then --resume"
+            raise RewardBudgetError(count, hint=hint)

@@ -1,0 +1,130 @@
+"""A step's numbers for metrics.jsonl, summed over micro-batches and ranks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, final
+
+import torch
+from torch import Tensor
+
+from wavalign.engine.run.rows import MicroBatch
+from wavalign.plugins.batch import AUDIO_ROLES, MARK_ROLES, TEXT_ROLES
+
+if TYPE_CHECKING:  # the executor makes what this module reads
+    from wavalign.engine.run.executor import StepState
+    from wavalign.engine.run.live import LiveStage
+
+KINDS = {"text": TEXT_ROLES, "audio": AUDIO_ROLES, "marks": MARK_ROLES}
+
+
+@final
+@dataclass(slots=True)
+class StepTotals:
+    """Sums over this rank's micro-batches."""
+
+    loss: float = 0.0
+    learning_rate: float = 0.0
+    terms: dict[str, float] = field(default_factory=dict)
+    metrics: dict[str, dict[str, Tensor]] = field(default_factory=dict)
+    kl: dict[str, tuple[float, float]] = field(default_factory=dict)
+    """Per token kind: sum of the k3 divergence to the reference, and tokens."""
+
+    def add_term(self, name: str, value: Tensor) -> None:
+        """A micro-batch's part of a term's aggregate."""
+        self.terms[name] = self.terms.get(name, 0.0) + float(value.detach())
+
+    def add_metrics(self, name: str, sums: Mapping[str, Tensor]) -> None:
+        """A micro-batch's sums of a loss's metrics."""
+        mine = self.metrics.setdefault(name, {})
+        for key, value in sums.items():
+            mine[key] = mine[key] + value if key in mine else value
+
+    def add_kl(self, logprobs: Tensor, ref_logprobs: Tensor, batch: MicroBatch, select: Tensor) -> None:
+        """k3 divergence to the reference on the rollouts' selected tokens, by kind."""
+        gap = ref_logprobs - logprobs.detach()
+        values = gap.exp() - gap - 1
+        rollouts = batch.is_rollout.view(-1, 1, 1)
+        for kind, roles in KINDS.items():
+            here = select & rollouts & torch.isin(batch.tokens.roles, torch.tensor(roles, device=gap.device))
+            total, count = self.kl.get(kind, (0.0, 0.0))
+            self.kl[kind] = (total + float(values[here].sum(dtype=torch.float64)), count + float(here.sum()))
+
+
+def collect_metrics(live: LiveStage, state: StepState) -> dict[str, float]:
+    """The step's line for metrics.jsonl, equal on every rank."""
+    sums = _local_sums(live, state)
+    reduced = live.world.all_reduce_sum(torch.tensor(list(sums.values()), dtype=torch.float64, device=live.world.device))
+    total = dict(zip(sums, reduced.tolist(), strict=True))
+    values: dict[str, float] = {"loss": total["loss"]}
+    gate = state.gate.value if state.gate is not None else None
+    for term in live.terms:
+        name, tokens = term.plan.name, float(state.denominators[term.plan.name][0])
+        values[f"loss/{name}"] = total[f"term {name}"]
+        values[f"share/{name}"] = term.spec.coefficient(gate) / term.plan.weight
+        values[f"tokens/{name}"] = tokens
+        for key in state.totals.metrics.get(name, {}):
+            values[f"{name}/{key}"] = _ratio(total[f"metric {name} {key}"], tokens)
+    if state.gate is not None:
+        values["gate"] = state.gate.value
+        values |= {f"gate/{key}": factor for key, factor in state.gate.factors.items()}
+    values |= _reward_metrics(live, state, total)
+    values |= {f"kl/{kind}": _ratio(total[f"kl {kind}"], total[f"kl tokens {kind}"]) for kind in state.totals.kl}
+    if state.groups:
+        values["rollout_length"] = _ratio(total["length"], total["rollouts"])
+        values["truncated"] = _ratio(total["truncated"], total["rollouts"])
+    values["grad_norm"], values["learning_rate"] = state.grad_norm, state.totals.learning_rate
+    values |= _seconds(state, total)
+    return {key: value for key, value in values.items() if not math.isnan(value)}
+
+
+def _local_sums(live: LiveStage, state: StepState) -> dict[str, float]:
+    """Named numbers of this rank that add up over ranks; the same names on every rank."""
+    totals = state.totals
+    sums = {"loss": totals.loss, **{f"term {name}": value for name, value in totals.terms.items()}}
+    for name, metrics in totals.metrics.items():
+        sums |= {f"metric {name} {key}": float(value) for key, value in metrics.items()}
+    for kind, (total, count) in totals.kl.items():
+        sums |= {f"kl {kind}": total, f"kl tokens {kind}": count}
+    rollouts = [rollout for group in state.groups for rollout in group.rollouts]
+    sums["rollouts"] = len(rollouts)
+    sums["length"] = sum(rollout.completion.length for rollout in rollouts)
+    sums["truncated"] = sum(not rollout.answer.finished for rollout in rollouts)
+    sums["tokens"] = sum(int(batch.tokens.lengths.sum()) for batch in state.batches)
+    return sums
+
+
+def _reward_metrics(live: LiveStage, state: StepState, total: Mapping[str, float]) -> dict[str, float]:
+    if state.scores is None:
+        return {}
+    values = {}
+    for name, table in {"": state.scores.total, **state.scores.parts}.items():
+        everywhere = live.world.all_gather_rows(table)
+        present = everywhere[~everywhere.isnan()]
+        key = f"reward/{name}" if name else "reward"
+        values[key] = float(present.mean()) if len(present) else math.nan
+        if name:
+            values[f"{key}/failed"] = float(everywhere.isnan().sum())
+            continue
+        values["reward_std"] = float(present.std(unbiased=False)) if len(present) else math.nan
+        spread = everywhere.nan_to_num(nan=math.inf).amin(1) != everywhere.nan_to_num(nan=-math.inf).amax(1)
+        values["zero_variance_groups"] = 1 - float(spread.double().mean())
+    return values
+
+
+def _seconds(state: StepState, total: Mapping[str, float]) -> dict[str, float]:
+    spent = state.seconds
+    whole = sum(spent.values())
+    return {
+        "rollout_seconds": spent.get("rollout", 0.0),
+        "reward_seconds": spent.get("decode_audio", 0.0) + spent.get("reward", 0.0) + spent.get("aggregate", 0.0),
+        "learn_seconds": spent.get("learn", 0.0),
+        "step_seconds": whole,
+        "tokens_per_second": total["tokens"] / whole,
+    }
+
+
+def _ratio(total: float, count: float) -> float:
+    return total / count if count else math.nan

@@ -1,0 +1,42 @@
+"""What preflight needs constructed, by the builder."""
+
+from collections.abc import Sequence
+from typing import final
+
+from wavalign.engine.compile.plan import StagePlan, TermPlan
+from wavalign.engine.run.builder import Builder
+from wavalign.engine.run.feeding import CodeCache, Encoder
+from wavalign.plugins.api import Architecture, Mask
+from wavalign.plugins.batch import Dialogue, TokenSequence
+from wavalign.plugins.cache import cache_folder
+from wavalign.schema.component import WeightedComponent
+
+
+@final
+class PreflightTools:
+    """Builds single pieces of a plan, never a backend."""
+
+    def __init__(self, builder: Builder) -> None:
+        self.builder = builder
+
+    def architecture(self, stage: StagePlan) -> Architecture:
+        """The stage's architecture over what its recipe names."""
+        return self.builder.architecture(stage, None)
+
+    def head(self, sources: Sequence[WeightedComponent], count: int) -> tuple[list[Dialogue], int]:
+        """Dialogues spread over a heading, and how many it has."""
+        feed = self.builder.feed(sources, 0)
+        return feed.all(count), sum(len(source) for source, _ in feed.sources)
+
+    def rows(
+        self, stage: StagePlan, architecture: Architecture, dialogues: Sequence[Dialogue]
+    ) -> list[tuple[TokenSequence, TokenSequence | None]]:
+        """Prompt and target of each dialogue."""
+        codec = self.builder.codec(stage, None)
+        cache = None if codec is None else CodeCache(codec, cache_folder() / "codes.sqlite")
+        encoder = Encoder(architecture, cache)
+        return [(encoder.prompt(each), encoder.target(each) if each.target else None) for each in dialogues]
+
+    def mask(self, term: TermPlan) -> Mask:
+        """The term's mask."""
+        return self.builder.plugin(Mask, term.mask)

@@ -1,0 +1,252 @@
+"""Time: stages, steps, checkpoints, evaluation, signals. It knows no algorithm."""
+
+import shutil
+import signal
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from types import FrameType
+from typing import Any, final
+
+from wavalign.engine.compile.plan import Plan, StagePlan
+from wavalign.engine.run.builder import Builder
+from wavalign.engine.run.callbacks import Observer
+from wavalign.engine.run.codec_fitting import fit_codec
+from wavalign.engine.run.executor import StepExecutor, StepResult
+from wavalign.engine.run.live import LiveStage
+from wavalign.engine.run.records import RecordMaker
+from wavalign.engine.state.checkpoint import Checkpoint, CheckpointStore
+from wavalign.engine.state.distributed import World
+from wavalign.engine.state.folder import RunFolder
+from wavalign.engine.state.metrics import METRICS_NULLABLE, ROLLOUTS_NULLABLE, MetricsWriter
+from wavalign.engine.state.rng import restore_rng, rng_state
+from wavalign.errors import Interrupted, ResumeError
+from wavalign.plugins.api import Tracker
+from wavalign.plugins.weights import save_weights
+
+
+@final
+class Trainer:
+    """Runs a plan in a folder on one rank."""
+
+    def __init__(self, plan: Plan, folder: RunFolder, world: World, observer: Observer) -> None:
+        self.plan, self.folder, self.world, self.observer = plan, folder, world, observer
+        self.builder = Builder(plan, world, observer.progress)
+        self.store = CheckpointStore(folder.checkpoints, keep=plan.runtime.keep_checkpoints)
+        self.records = RecordMaker(folder.path)
+        self.metrics: MetricsWriter | None = None
+        self.rollouts: MetricsWriter | None = None
+        self.trackers: list[Tracker] = []
+        self._signal = 0
+        self._stepping = False
+
+    def run(self, *, resume: bool) -> None:
+        """From the beginning, or from the newest checkpoint."""
+        checkpoint = self._latest() if resume else None
+        self._open(checkpoint)
+        previous = {number: signal.signal(number, self._on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            for stage in self.plan.stages:
+                self._stage(stage, checkpoint)
+            self._finish()
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+            self._close()
+
+    # --- stages -------------------------------------------------------------------------------------------------------
+
+    def _stage(self, stage: StagePlan, checkpoint: Checkpoint | None) -> None:
+        if (self.folder.stages / stage.name / "complete.json").exists():
+            return
+        start = self._start(stage)
+        if stage.stage.type == "fit_codec":
+            self.observer.stage(stage.name, 0)
+            fit_codec(self.builder, stage, self._stage_folder(stage))
+            self._complete(stage)
+            return
+        live = self.builder.stage(stage, start)
+        try:
+            first = stage.first_step
+            mine = checkpoint is not None and checkpoint.step >= first and checkpoint.meta["stage"] == stage.name
+            done = self._restore(live, checkpoint) if mine and checkpoint is not None else 0
+            self._train(live, done)
+            self._export(live, start)
+        finally:
+            live.close()
+
+    def _train(self, live: LiveStage, done: int) -> None:
+        stage = live.plan
+        self.observer.stage(stage.name, stage.steps)
+        executor = StepExecutor(live)
+        evaluation = stage.stage.evaluation
+        if done == 0 and evaluation.at_start:
+            self._evaluate(live, 0)
+        for index in range(done, stage.steps):
+            self._stepping = True
+            result = executor.step(index)
+            self._stepping = False
+            step, last = index + 1, index + 1 == stage.steps
+            self._log_step(live, step, result)
+            stop = self.world.any_true(self._signal != 0)
+            every = self.plan.runtime.checkpoint_every
+            if stop or last or (every and step % every == 0):
+                written = self._checkpoint(live, step)
+                if stop:
+                    raise Interrupted(self._signal or signal.SIGTERM, str(written))
+            if not last and evaluation.every and step % evaluation.every == 0:
+                self._evaluate(live, step)
+        if evaluation.at_end:
+            self._evaluate(live, stage.steps)
+
+    def _start(self, stage: StagePlan) -> Path | None:
+        """Folder of the stage this one starts from."""
+        name = stage.stage.start
+        if name is None:
+            earlier = [each.name for each in self.plan.stages]
+            index = earlier.index(stage.name)
+            name = earlier[index - 1] if index else None
+        return None if name is None else self.folder.stages / name
+
+    def _export(self, live: LiveStage, start: Path | None) -> None:
+        """Leave the stage's model in its original layout, whole or not at all."""
+        folder = self._stage_folder(live.plan)
+        with live.backend.full_parameters():
+            if self.world.is_first:
+                model = folder / "model"
+                model.mkdir(parents=True, exist_ok=True)
+                live.architecture.save_layout(str(model))
+                save_weights(live.backend.policy.state_dict(), str(model))
+                if start is not None and (start / "codec.safetensors").exists():
+                    shutil.copy2(start / "codec.safetensors", folder / "codec.safetensors")
+        self._complete(live.plan)
+
+    def _complete(self, stage: StagePlan) -> None:
+        self.world.barrier()
+        if self.world.is_first:
+            self.folder.write_json(self._stage_folder(stage) / "complete.json", {"stage": stage.name})
+        self.world.barrier()
+
+    def _stage_folder(self, stage: StagePlan) -> Path:
+        return self.folder.stages / stage.name
+
+    def _finish(self) -> None:
+        if not self.world.is_first:
+            return
+        last = self._stage_folder(self.plan.stages[-1])
+        if (last / "model").exists():
+            shutil.copytree(last / "model", self.folder.model, dirs_exist_ok=True)
+        self.folder.finish(steps=self.plan.total_steps)
+
+    # --- what is written ----------------------------------------------------------------------------------------------
+
+    def _log_step(self, live: LiveStage, step: int, result: StepResult) -> None:
+        number = live.plan.first_step + step
+        self._write(result.metrics, stage=live.plan.name, step=number, split="train")
+        every = self.plan.runtime.log_rollouts_every
+        if self.rollouts is not None and result.groups and every and (step == 1 or step % every == 0):
+            lines = self.records.lines(
+                result.groups,
+                stage=live.plan.name,
+                step=number,
+                split="train",
+                scores=result.scores,
+                advantages=result.advantages,
+            )
+            for line in lines:
+                self.rollouts.write(line)
+        self.observer.step(result.metrics, step)
+
+    def _evaluate(self, live: LiveStage, step: int) -> None:
+        """Measure on the first rank, while the others wait; every rank opens the parameters."""
+        number = live.plan.first_step + step
+        when = "start" if step == 0 else "end" if step == live.plan.steps else "middle"
+        with live.backend.full_parameters():
+            if self.world.is_first and live.evaluator.metrics:
+                for result in live.evaluator.run(live.backend.policy, self.observer.progress):
+                    self._write(result.values, stage=live.plan.name, step=number, split=result.split)
+                    for line in self.records.lines(
+                        result.samples, stage=live.plan.name, step=number, split=result.split
+                    ):
+                        assert self.rollouts is not None
+                        self.rollouts.write(line)
+                    self.observer.evaluation(result.split, result.values, when)
+        self.world.barrier()
+
+    def _write(self, values: Mapping[str, float], *, stage: str, step: int, split: str) -> None:
+        if self.metrics is None:
+            return
+        time = datetime.now(UTC).isoformat(timespec="milliseconds")
+        self.metrics.write({"stage": stage, "step": step, "split": split, "time": time, **values})
+        for tracker in list(self.trackers):
+            try:
+                tracker.log(values, step=step, split=split)
+            except (OSError, RuntimeError, ValueError) as error:
+                self.trackers.remove(tracker)
+                self.observer.message(f"tracker {type(tracker).__name__} failed and was switched off: {error}")
+
+    # --- checkpoints --------------------------------------------------------------------------------------------------
+
+    def _checkpoint(self, live: LiveStage, step: int) -> Path:
+        state: dict[str, Any] = {
+            "stage": live.plan.name,
+            "stage_step": step,
+            "fingerprint": self.plan.fingerprint,
+            "gate": live.gate.state_dict() if live.gate is not None else None,
+            "feeds": {name: feed.state_dict() for name, feed in live.feeds.items()},
+            "rng": self.world.gather(rng_state()),
+        }
+        for name, writer in (("metrics", self.metrics), ("rollouts", self.rollouts)):
+            if writer is not None:
+                writer.sync()
+                state[f"{name}_offset"] = writer.offset
+        return self.store.save(live.plan.first_step + step, live.backend.save, meta=state, world=self.world)
+
+    def _restore(self, live: LiveStage, checkpoint: Checkpoint) -> int:
+        self.store.load(checkpoint, live.backend.load, world=self.world)
+        meta = checkpoint.meta
+        if live.gate is not None:
+            live.gate.load_state_dict(meta["gate"])
+        for name, feed in live.feeds.items():
+            feed.load_state_dict(meta["feeds"][name])
+        restore_rng(meta["rng"][self.world.rank])
+        return int(meta["stage_step"])
+
+    def _latest(self) -> Checkpoint | None:
+        checkpoint = self.store.latest()
+        if checkpoint is None:
+            return None
+        theirs = checkpoint.meta["fingerprint"]
+        if theirs != self.plan.fingerprint:
+            raise ResumeError(
+                f"{checkpoint.folder} was written by plan {theirs}, and this is plan {self.plan.fingerprint}",
+                hint="`wavalign plan RECIPE --diff OLD_RECIPE` shows what differs; start a new run for a new plan",
+            )
+        return checkpoint
+
+    # --- opening and closing ------------------------------------------------------------------------------------------
+
+    def _open(self, checkpoint: Checkpoint | None) -> None:
+        if not self.world.is_first:
+            return
+        self.metrics = MetricsWriter(self.folder.metrics, nullable=METRICS_NULLABLE)
+        self.rollouts = MetricsWriter(self.folder.rollouts, nullable=ROLLOUTS_NULLABLE)
+        for name, writer in (("metrics", self.metrics), ("rollouts", self.rollouts)):
+            writer.rewind(int(checkpoint.meta[f"{name}_offset"]) if checkpoint is not None else 0)
+        self.trackers = self.builder.trackers(self.folder.path)
+
+    def _close(self) -> None:
+        for tracker in self.trackers:
+            tracker.close()
+        for writer in (self.metrics, self.rollouts):
+            if writer is not None:
+                writer.close()
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if self._stepping and not self._signal:
+            self._signal = number  # the step ends, then a checkpoint is written
+            self.observer.message("stopping after this step; press again to stop at once")
+            return
+        raise Interrupted(number)
+
+

@@ -1,0 +1,172 @@
+"""Checkpoints that are complete or absent: written aside, listed with their sums, renamed at once."""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, final
+
+from wavalign.engine.state.distributed import World
+from wavalign.engine.state.files import fsync_folder, storage_errors, write_json
+from wavalign.errors import CheckpointError, StorageError
+
+MANIFEST = "checkpoint.json"
+_ASIDE = ".tmp-"
+_STEP = re.compile(r"step-(\d+)")
+_CHUNK = 1 << 22
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A checkpoint whose manifest was read; its files are checked by `CheckpointStore.load`."""
+
+    folder: Path
+    step: int
+    meta: Mapping[str, Any]
+    """What was given to `save`, e.g. the plan's fingerprint."""
+    files: Mapping[str, tuple[int, str]]
+    """Relative path -> size in bytes and SHA-256."""
+
+
+@final
+class CheckpointStore:
+    """The checkpoints of one run: `folder/step-N/`, the newest `keep` of them.
+
+    All ranks must see the same folder. Every method that takes `world` is called by every rank.
+    """
+
+    def __init__(self, folder: Path, *, keep: int) -> None:
+        self._folder, self._keep = folder, keep
+
+    def save(self, step: int, write: Callable[[Path], None], *, meta: Mapping[str, Any], world: World) -> Path:
+        """Let every rank `write` its files, then make them the checkpoint of `step`; gives its folder.
+
+        Raises StorageError when the disk refuses: what was written aside is removed, older checkpoints stay whole. With
+        several ranks only those that were refused raise it, the others lose a rank.
+        """
+        target = self._folder / f"step-{step}"
+        aside = self._folder / f"{_ASIDE}step-{step}"
+        try:
+            with storage_errors(str(target)):
+                if world.is_first:
+                    self._folder.mkdir(parents=True, exist_ok=True)
+                    self._sweep()
+                    aside.mkdir()
+                world.barrier()
+                write(aside)
+                world.barrier()
+                files = self._seal(aside, world)
+                if world.is_first:
+                    write_json(aside / MANIFEST, {"format": 1, "step": step, "meta": dict(meta), "files": files})
+                    for folder in sorted({aside, *(path.parent for path in aside.rglob("*"))}):
+                        fsync_folder(folder)
+                    self._move_away(target)
+                    aside.rename(target)
+                    fsync_folder(self._folder)
+                    self._prune()
+        except StorageError:
+            shutil.rmtree(aside, ignore_errors=True)
+            raise
+        world.barrier()
+        return target
+
+    def steps(self) -> list[int]:
+        """Steps that have a checkpoint, in order; those being written when a run was killed are none."""
+        found = [_STEP.fullmatch(path.name) for path in self._folder.glob("step-*")]
+        return sorted(int(match[1]) for match in found if match)
+
+    def latest(self) -> Checkpoint | None:
+        """The newest checkpoint, None when there is none; raises CheckpointError when its manifest is damaged."""
+        steps = self.steps()
+        return self._read(steps[-1]) if steps else None
+
+    def load(self, checkpoint: Checkpoint, read: Callable[[Path], None], *, world: World) -> None:
+        """Check every file against the manifest, then let every rank `read` the folder.
+
+        Raises CheckpointError on every rank, naming the file, when one is missing, torn or changed.
+        """
+        names = sorted(checkpoint.files)[world.rank :: world.size]
+        found = (_problem(checkpoint.folder / name, *checkpoint.files[name]) for name in names)
+        problems = [problem for part in world.gather([p for p in found if p]) for problem in part]
+        if problems:
+            raise self._damaged(checkpoint.step, problems[0])
+        read(checkpoint.folder)
+
+    # --- inside -------------------------------------------------------------------------------------------------------
+
+    def _read(self, step: int) -> Checkpoint:
+        folder = self._folder / f"step-{step}"
+        try:
+            manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+            files = {name: (int(entry["size"]), str(entry["sha256"])) for name, entry in manifest["files"].items()}
+            return Checkpoint(folder, int(manifest["step"]), manifest["meta"], files)
+        except FileNotFoundError:
+            raise self._damaged(step, f"{folder / MANIFEST} is missing") from None
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise self._damaged(step, f"{folder / MANIFEST} cannot be read: {error}") from error
+
+    def _damaged(self, step: int, problem: str) -> CheckpointError:
+        for earlier in reversed([earlier for earlier in self.steps() if earlier < step]):
+            if self._is_intact(earlier):
+                hint = f"remove {self._folder / f'step-{step}'} to continue from step {earlier}, which is intact"
+                return CheckpointError(f"checkpoint of step {step} is damaged: {problem}", hint=hint)
+        hint = "there is no earlier checkpoint that is intact: start the run again in another folder"
+        return CheckpointError(f"checkpoint of step {step} is damaged: {problem}", hint=hint)
+
+    def _is_intact(self, step: int) -> bool:
+        try:
+            checkpoint = self._read(step)
+        except CheckpointError:
+            return False
+        return not any(_problem(checkpoint.folder / name, *entry) for name, entry in checkpoint.files.items())
+
+    def _seal(self, aside: Path, world: World) -> dict[str, dict[str, Any]]:
+        """Flush and sum all files, each rank its share; gives the manifest's entries."""
+        names = sorted(str(path.relative_to(aside)) for path in aside.rglob("*") if path.is_file())
+        mine = {}
+        for name in names[world.rank :: world.size]:
+            with (aside / name).open("rb") as file:
+                os.fsync(file.fileno())
+            mine[name] = {"size": (aside / name).stat().st_size, "sha256": _sum(aside / name)}
+        return {name: entry for part in world.gather(mine) for name, entry in part.items()}
+
+    def _sweep(self) -> None:
+        """Remove what killed runs left half done."""
+        for path in self._folder.glob(f"{_ASIDE}*"):
+            shutil.rmtree(path)
+
+    def _prune(self) -> None:
+        for step in self.steps()[: -self._keep]:
+            self._move_away(self._folder / f"step-{step}")
+        self._sweep()
+
+    def _move_away(self, path: Path) -> None:
+        """Rename first: a removal that is cut short must not leave half a checkpoint under its name."""
+        if path.exists():
+            path.rename(path.with_name(f"{_ASIDE}removed-{path.name}"))
+
+
+def _sum(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _problem(path: Path, size: int, digest: str) -> str:
+    """What is wrong with a file, or nothing."""
+    try:
+        found = path.stat().st_size
+        if found != size:
+            return f"{path} has {found} bytes instead of {size}"
+        return "" if _sum(path) == digest else f"{path} was changed after it was written"
+    except FileNotFoundError:
+        return f"{path} is missing"
+    except OSError as error:
+        return f"{path} cannot be read: {error}"

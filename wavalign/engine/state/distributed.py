@@ -1,0 +1,147 @@
+"""All processes of a run as one object; a single process needs no process group at all."""
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any, Literal, final
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from wavalign.errors import RankLostError, UsageError
+
+PATIENCE = timedelta(minutes=30)
+"""How long a rank waits for the others: longer than the slowest step's sampling and rewards on one of them."""
+_LOST = ("peer", "connection", "timed out", "timeout", "socket", "gloo", "nccl", "store")
+"""Words of the messages by which a process group says that it is broken."""
+
+
+@final
+class World:
+    """The ranks of a run: rank r of `size`, and what they do together. Every rank calls every method alike."""
+
+    __slots__ = ("device", "local_rank", "rank", "size")
+
+    def __init__(self, *, rank: int, size: int, local_rank: int, device: torch.device) -> None:
+        self.rank, self.size, self.local_rank, self.device = rank, size, local_rank, device
+
+    @classmethod
+    def single(cls, device: Literal["cpu", "cuda"] = "cpu") -> "World":
+        """One process on its own."""
+        return cls(rank=0, size=1, local_rank=0, device=_device(device, 0))
+
+    @classmethod
+    def from_environment(
+        cls,
+        device: Literal["cpu", "cuda"],
+        *,
+        environment: Mapping[str, str] = os.environ,
+        patience: timedelta = PATIENCE,
+    ) -> "World":
+        """Join the ranks that RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT describe.
+
+        Without WORLD_SIZE, or with 1, this process is alone. Raises UsageError for an incomplete environment and
+        RankLostError when the others do not come within `patience`.
+        """
+        size = int(environment.get("WORLD_SIZE", "1"))
+        if size == 1:
+            return cls.single(device)
+        missing = [name for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT") if name not in environment]
+        if missing:
+            raise UsageError(f"WORLD_SIZE is {size} but {', '.join(missing)} is not set", hint="start it by its launcher")
+        rank, local_rank = int(environment["RANK"]), int(environment["LOCAL_RANK"])
+        world = cls(rank=rank, size=size, local_rank=local_rank, device=_device(device, local_rank))
+        address = f"tcp://{environment['MASTER_ADDR']}:{environment['MASTER_PORT']}"
+        backend = "gloo" if device == "cpu" else "cpu:gloo,cuda:nccl"
+        with _rank_lost("the start"):
+            dist.init_process_group(backend, init_method=address, rank=rank, world_size=size, timeout=patience)
+        return world
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this rank speaks and writes for all."""
+        return self.rank == 0
+
+    def sum_(self, tensor: Tensor) -> None:
+        """Replace `tensor` by its sum over ranks."""
+        if self.size > 1:
+            with _rank_lost("a sum"):
+                dist.all_reduce(tensor)
+
+    def all_reduce_sum(self, tensor: Tensor) -> Tensor:
+        """Sum of `tensor` over ranks, in a new tensor."""
+        result = tensor.clone()
+        self.sum_(result)
+        return result
+
+    def broadcast_(self, tensor: Tensor) -> None:
+        """Replace `tensor` by that of rank 0."""
+        if self.size > 1:
+            with _rank_lost("a broadcast"):
+                dist.broadcast(tensor, src=0)
+
+    def all_gather_rows(self, tensor: Tensor) -> Tensor:
+        """`tensor` [N, ...] of every rank, the ranks in order: [size * N, ...]; N must be equal on all of them."""
+        if self.size == 1:
+            return tensor
+        parts = [torch.empty_like(tensor, memory_format=torch.contiguous_format) for _ in range(self.size)]
+        with _rank_lost("a gather"):
+            dist.all_gather(parts, tensor.contiguous())
+        return torch.cat(parts)
+
+    def gather(self, value: Any) -> list[Any]:
+        """The JSON `value` of every rank, on every rank, in order."""
+        if self.size == 1:
+            return [value]
+        data = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
+        sizes = self.all_gather_rows(torch.tensor([len(data)])).tolist()
+        padded = torch.zeros(max(sizes), dtype=torch.uint8)
+        padded[: len(data)] = data
+        rows = self.all_gather_rows(padded[None])
+        return [json.loads(bytes(row[:size].tolist())) for row, size in zip(rows, sizes, strict=True)]
+
+    def broadcast(self, value: Any) -> Any:
+        """The JSON `value` of rank 0, on every rank."""
+        return self.gather(value if self.is_first else None)[0]
+
+    def any_true(self, flag: bool) -> bool:
+        """Whether `flag` is true on some rank."""
+        return bool(self.all_reduce_sum(torch.tensor([int(flag)])).item())
+
+    def barrier(self) -> None:
+        """Go on when every rank has come here."""
+        self.any_true(False)
+
+    def close(self) -> None:
+        """Leave the group; harmless when there is none."""
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+
+def _device(kind: Literal["cpu", "cuda"], local_rank: int) -> torch.device:
+    if kind == "cpu":
+        return torch.device("cpu")
+    count = torch.cuda.device_count()
+    if local_rank >= count:
+        raise UsageError(
+            f"process {local_rank} has no GPU: this machine shows {count}",
+            hint=f"set runtime.processes to at most {count}" if count else "set runtime.device to cpu",
+        )
+    torch.cuda.set_device(local_rank)
+    return torch.device("cuda", local_rank)
+
+
+@contextmanager
+def _rank_lost(doing: str) -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        if not any(word in str(error).lower() for word in _LOST):
+            raise
+        raise RankLostError(
+            f"another process of this run was lost during {doing}: {str(error).splitlines()[0]}",
+            hint="the log of the process that stopped first says why",
+        ) from error

@@ -1,0 +1,70 @@
+"""Files that are complete or absent, and one error for a disk that refuses."""
+
+import errno
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+
+from wavalign.errors import StorageError
+
+_TORCH_WRITER = ("PytorchStreamWriter", "unexpected pos")
+"""How `torch.save` words a write that the disk refused."""
+
+
+@contextmanager
+def storage_errors(what: str) -> Iterator[None]:
+    """Turn a refused write inside into a StorageError that names `what`."""
+    try:
+        yield
+    except OSError as error:
+        raise _storage_error(what, error, full=error.errno in (errno.ENOSPC, errno.EDQUOT)) from error
+    except SafetensorError as error:
+        if "I/O" not in str(error) and "os error" not in str(error):
+            raise
+        raise _storage_error(what, error, full="os error 28" in str(error)) from error
+    except RuntimeError as error:
+        if not any(mark in str(error) for mark in _TORCH_WRITER):
+            raise
+        raise _storage_error(what, error, full=False) from error
+
+
+def _storage_error(what: str, error: Exception, *, full: bool) -> StorageError:
+    hint = "free space on the disk, then resume the run" if full else "check the disk's space and permissions"
+    return StorageError(f"could not write {what}: {error}", hint=hint)
+
+
+def fsync_folder(folder: Path) -> None:
+    """Make renames inside `folder` last."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace `path` by `text` at once; raises StorageError and leaves the old file when that fails."""
+    with storage_errors(str(path)):
+        descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        try:
+            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(temporary, 0o644)
+            os.replace(temporary, path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+        fsync_folder(path.parent)
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Replace `path` by `value` as indented JSON; NaN and infinity raise ValueError."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")

@@ -1,0 +1,99 @@
+"""Lines of metrics.jsonl and rollouts.jsonl: appended one by one, cut back to the checkpoint on resume."""
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any, final
+
+from wavalign.engine.state.files import storage_errors
+from wavalign.errors import NonFiniteError, ResumeError
+
+METRICS_NULLABLE = ("reward", "reward_std", "reward/*")
+"""Keys that are null where no answer of a step was given a reward."""
+ROLLOUTS_NULLABLE = ("reference", "reward", "reward/*")
+"""Keys that are null where there is no gold text or no reward."""
+
+
+@final
+class MetricsWriter:
+    """Appends JSON lines; each is on its way to the disk when `write` returns.
+
+    JSON has no NaN: it becomes null under a `nullable` key (patterns of `fnmatch`) and under a key whose `KEY/count`,
+    or that of the key it bounds, is 0 in the same line; elsewhere it is an error, as infinity is everywhere.
+    """
+
+    def __init__(self, path: Path, *, nullable: tuple[str, ...] = ()) -> None:
+        self._path, self._nullable = path, nullable
+        with storage_errors(str(path)):
+            self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        self._offset = os.fstat(self._descriptor).st_size
+
+    @property
+    def offset(self) -> int:
+        """Bytes written so far; what a checkpoint remembers."""
+        return self._offset
+
+    def write(self, line: Mapping[str, Any]) -> None:
+        """Append one object; raises NonFiniteError naming the key, and StorageError leaving whole lines only."""
+        values = {key: self._checked(key, value, line) for key, value in line.items()}
+        data = (json.dumps(values, ensure_ascii=False, allow_nan=False) + "\n").encode()
+        try:
+            with storage_errors(str(self._path)):
+                written = os.write(self._descriptor, data)
+                if written < len(data):
+                    # A disk that fills up takes a part first and refuses the rest.
+                    os.write(self._descriptor, data[written:])
+        except BaseException:
+            os.ftruncate(self._descriptor, self._offset)
+            raise
+        self._offset += len(data)
+
+    def rewind(self, offset: int) -> None:
+        """Cut everything after `offset`, which will be computed again, into `NAME.cut-<n>` beside the file."""
+        size = os.fstat(self._descriptor).st_size
+        if offset > size:
+            raise ResumeError(
+                f"{self._path} has {size} bytes but had {offset} when the checkpoint was written",
+                hint="the file was changed after the checkpoint; resume from a copy of the folder that is whole",
+            )
+        if offset < size:
+            with storage_errors(str(self._path)):
+                with self._path.open("rb") as file:
+                    file.seek(offset)
+                    self._free_name().write_bytes(file.read())
+                os.ftruncate(self._descriptor, offset)
+                os.fsync(self._descriptor)
+        self._offset = offset
+
+    def sync(self) -> None:
+        """Make every line survive a power cut; called before a checkpoint remembers `offset`."""
+        with storage_errors(str(self._path)):
+            os.fsync(self._descriptor)
+
+    def close(self) -> None:
+        """Let go of the file; harmless when done before."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    def _free_name(self) -> Path:
+        number = 1
+        while (path := self._path.with_name(f"{self._path.name}.cut-{number}")).exists():
+            number += 1
+        return path
+
+    def _checked(self, key: str, value: Any, line: Mapping[str, Any]) -> Any:
+        if not (value is None or (isinstance(value, float) and not math.isfinite(value))):
+            return value
+        if value is None or math.isnan(value):
+            counted = (key, key.rsplit("/", 1)[0])
+            if any(line.get(f"{name}/count") == 0 for name in counted):
+                return None
+            if any(fnmatchcase(key, pattern) for pattern in self._nullable):
+                return None
+        raise NonFiniteError(
+            f"{key} is {value} at step {line.get('step')}", hint="nothing was written; the step's numbers broke down"
+        )

@@ -1,0 +1,27 @@
+"""One of several processes of a run: `python -m wavalign.engine.worker FOLDER [--resume]`, started by `launch.py`."""
+
+import sys
+from pathlib import Path
+
+from wavalign.engine.api import run_rank
+from wavalign.engine.compile.plan import Plan
+from wavalign.engine.state.folder import RunFolder
+from wavalign.errors import Interrupted, WavAlignError
+
+
+def main(arguments: list[str]) -> int:
+    """Run this rank's part; the exit code is the error's."""
+    folder = RunFolder(Path(arguments[0]))
+    plan = Plan.from_json(folder.plan.read_text(encoding="utf-8"))
+    try:
+        run_rank(plan, folder, resume="--resume" in arguments)
+    except WavAlignError as error:
+        print(f"{error.code}: {error.message}\n{error.hint}", file=sys.stderr)
+        return error.exit_code
+    except Interrupted as interrupted:
+        return interrupted.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,174 @@
+"""What can go wrong, as a tree, and how each kind leaves the process.
+
+WavAlignError                        exit 1   run failed
+├── UsageError                       exit 2   the command line is wrong
+├── RecipeError                      exit 3   the recipe is wrong; carries every Problem at once
+├── PluginError                      exit 4   a plugin is missing, broken or breaks its contract
+├── PreflightError                   exit 5   the recipe is right, the world around it is not
+│   ├── DataError                             a file or record that cannot be read
+│   └── CheckpointError                       weights that do not fit, are torn or are refused
+├── RewardBudgetError                exit 6   more rewards failed than the recipe allows
+├── ResumeError                      exit 7   the checkpoint belongs to another plan
+├── NonFiniteError                   exit 1   a loss or gradient is NaN or infinite
+├── StorageError                     exit 1   the disk is full or refuses to be written
+├── FolderBusyError                  exit 1   another run holds the folder
+├── RankLostError                    exit 1   a process of the run stopped answering
+└── Interrupted                      exit 128 + signal, after a checkpoint was written
+
+`cli/app.py` is the only place that turns one of these into an exit code.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar, final
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Where:
+    """A place in a recipe file; line and column count from 1."""
+
+    file: str
+    line: int
+    column: int
+    text: str = ""
+    """The offending line, as written, for the excerpt."""
+    via: str = ""
+    """How the value came here when not written in the recipe itself, e.g. `from base.yaml:9`, `--set`."""
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}:{self.column}"
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing wrong with a recipe, with where it stands and what to do about it."""
+
+    code: str
+    """Stable, greppable: `unknown_key`, `wrong_type`, `bad_value`, `geometry`, ..."""
+    path: str
+    """Dotted path in the recipe, e.g. `objective.terms.rl.loss.clip`."""
+    message: str
+    hint: str = ""
+    where: Where | None = None
+
+
+class WavAlignError(Exception):
+    """Base of every error a person can cause or must see; `hint` says what to do next."""
+
+    exit_code: ClassVar[int] = 1
+    code: ClassVar[str] = "run_failed"
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+@final
+class UsageError(WavAlignError):
+    """The command line asks for something that does not exist or contradicts itself."""
+
+    exit_code = 2
+    code = "usage"
+
+
+@final
+class RecipeError(WavAlignError):
+    """The recipe is invalid; `problems` holds everything found, in file order."""
+
+    exit_code = 3
+    code = "recipe_invalid"
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        count = len(problems)
+        super().__init__(f"{count} problem{'s' if count != 1 else ''} in the recipe")
+        self.problems = tuple(problems)
+
+
+class PluginError(WavAlignError):
+    """A plugin could not be imported, is registered twice or breaks its kind's contract."""
+
+    exit_code = 4
+    code = "plugin_failed"
+
+
+class PreflightError(WavAlignError):
+    """The recipe is valid but what it points to (data, weights, disk, devices) is not ready."""
+
+    exit_code = 5
+    code = "preflight_failed"
+
+
+@final
+class DataError(PreflightError):
+    """A data file or record cannot be read; names the file and, where there is one, the line."""
+
+    code = "data_unreadable"
+
+
+@final
+class CheckpointError(PreflightError):
+    """Weights are missing, torn, of another shape, or in a format that is refused."""
+
+    code = "checkpoint_unreadable"
+
+
+@final
+class RewardBudgetError(WavAlignError):
+    """More reward calls failed than `runtime.reward_failure_budget` allows."""
+
+    exit_code = 6
+    code = "reward_budget"
+
+
+@final
+class ResumeError(WavAlignError):
+    """The run to resume was made by another plan."""
+
+    exit_code = 7
+    code = "resume_mismatch"
+
+
+@final
+class NonFiniteError(WavAlignError):
+    """A loss or gradient stopped being a number; the message names the term and the step."""
+
+    code = "non_finite"
+
+
+@final
+class StorageError(WavAlignError):
+    """A file could not be written; what was complete before is still complete."""
+
+    code = "storage"
+
+
+@final
+class FolderBusyError(WavAlignError):
+    """Another live process writes to this run's folder."""
+
+    code = "folder_busy"
+
+
+@final
+class RankLostError(WavAlignError):
+    """Another process of this run died or stopped answering; its own error says why."""
+
+    code = "rank_lost"
+
+
+@final
+@dataclass
+class Interrupted(BaseException):
+    """Ctrl-C or SIGTERM was honoured: a checkpoint was written, then the run stopped."""
+
+    signal: int
+    checkpoint: str = ""
+    code: ClassVar[str] = "interrupted"
+    extra: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def exit_code(self) -> int:
+        return 128 + self.signal

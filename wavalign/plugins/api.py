@@ -1,0 +1,458 @@
+"""The plugin kinds and their contracts.
+
+A plugin is one file: a docstring with formula and source, a frozen `Params` model, one `@final` class. The engine
+constructs it as `Class(params, **runtime)` with the runtime objects its kind names below, and reaches it through the
+registry only. Shapes use the letters of `plugins.batch`.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal, final
+
+import torch
+from torch import Tensor, nn
+
+from wavalign.errors import PluginError
+from wavalign.plugins.batch import (
+    Answer,
+    AudioClip,
+    Dialogue,
+    Rollout,
+    RolloutGroup,
+    Scored,
+    TokenBatch,
+    TokenSequence,
+    TokenSpace,
+    Waveform,
+)
+from wavalign.schema.base import Params
+
+EncodeAudio = Callable[[AudioClip], Sequence[int]]
+"""Clip -> codec ids; the engine's cache stands behind it, so asking twice costs nothing."""
+
+
+class Plugin(ABC):
+    """Base of every kind."""
+
+    kind: ClassVar[str]
+    Params: ClassVar[type[Params]] = Params
+
+
+# --- model ------------------------------------------------------------------------------------------------------------
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class ModelSource:
+    """Where an architecture takes its sizes, tokenizer and weights from."""
+
+    checkpoint: str | None
+    """Folder of a checkpoint in its original layout; None starts from random weights."""
+    preset: str | None
+    """Named size, for random weights."""
+    tokenizer: str | None
+    """Folder or file of the base tokenizer, for random weights; a checkpoint brings its own."""
+
+
+class DecodingState(ABC):
+    """A batch of answers being sampled: caches, layout state, what comes next. Lives for one sampling call.
+
+    The sampler's loop is: read `heads`, `hidden()` and `forced()`, choose `ids`, `append(ids)`, drop rows that
+    `finished()` names with `keep`. Rows are [P * G], the G answers of a prompt adjacent.
+    """
+
+    @abstractmethod
+    def heads(self) -> tuple[int, ...]:
+        """Per stream, the index in `TokenSpace.heads` of the head that predicts the coming token (same for all rows)."""
+
+    @abstractmethod
+    def hidden(self) -> Tensor:
+        """Hidden states [B, S, H] from which those heads predict the coming token."""
+
+    @abstractmethod
+    def forced(self) -> Tensor:
+        """Ids [B, S] the layout puts next, -1 where the model chooses."""
+
+    @abstractmethod
+    def append(self, ids: Tensor) -> Tensor:
+        """Take the chosen `ids` [B, S] and return their roles [B, S] int8."""
+
+    @abstractmethod
+    def finished(self) -> Tensor:
+        """Bool [B]: rows that are complete (end of turn, or nothing that was asked for can still come)."""
+
+    @abstractmethod
+    def keep(self, rows: Tensor) -> None:
+        """Go on with `rows` (indices [B'] into the present batch) only."""
+
+
+class Policy(nn.Module, ABC):
+    """The network of one architecture. Parameter names are those of the original checkpoint."""
+
+    @abstractmethod
+    def hidden(self, batch: TokenBatch, heads: frozenset[int]) -> dict[int, Tensor]:
+        """Hidden states [B, T, H] of each wanted head (index in `TokenSpace.heads`), before its projection."""
+
+    @abstractmethod
+    def head_weight(self, head: int) -> nn.Parameter:
+        """Projection [V, H] of a head (no bias)."""
+
+    @abstractmethod
+    def decode(self, prompts: Sequence[TokenSequence], *, group_size: int, need: Literal["text", "all"]) -> DecodingState:
+        """Prefill each prompt once, repeat it `group_size` times and stand ready to sample.
+
+        `need="text"` lets a row finish as soon as the layout shows that no text can follow.
+        """
+
+
+class Architecture(Plugin):
+    """A model family: token layout (stateless) and network. Runtime: `source: ModelSource`."""
+
+    kind = "architecture"
+
+    def __init__(self, params: Any, *, source: ModelSource) -> None:
+        self.params, self.source = params, source
+
+    @property
+    @abstractmethod
+    def tokens(self) -> TokenSpace:
+        """Ids, streams and heads of this checkpoint."""
+
+    @abstractmethod
+    def build_policy(self, *, seed: int) -> Policy:
+        """A network with random weights drawn from `seed`, in float32, on the CPU."""
+
+    @abstractmethod
+    def encode_prompt(self, dialogue: Dialogue, encode_audio: EncodeAudio) -> TokenSequence:
+        """Everything before the answer, all positions PROMPT (or FORCED)."""
+
+    @abstractmethod
+    def encode_target(self, dialogue: Dialogue, encode_audio: EncodeAudio) -> TokenSequence:
+        """The demonstration `dialogue.target` as a completion, in this family's layout."""
+
+    @abstractmethod
+    def decode_completion(self, completion: TokenSequence) -> Answer:
+        """Text and codes of a completion; the inverse of `encode_target`."""
+
+    @abstractmethod
+    def parameter_group(self, name: str) -> str:
+        """Group of a parameter: embed, trunk, text_head, audio_head, audio_branch, mtp, encoder or projector."""
+
+    @abstractmethod
+    def dimensions(self) -> "Dimensions":
+        """Sizes for the memory estimate, known without building the network."""
+
+    @abstractmethod
+    def parameter_shapes(self) -> Mapping[str, tuple[int, ...]]:
+        """Name -> shape of every tensor the policy wants, known without allocating it."""
+
+    @abstractmethod
+    def save_layout(self, folder: str) -> None:
+        """Write config and tokenizer files of the original layout next to the weights."""
+
+    ignored_keys: ClassVar[tuple[str, ...]] = ()
+    """Regular expressions of tensors a public checkpoint may hold that the policy does not use."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Dimensions:
+    """Sizes of a network, for the memory estimate."""
+
+    parameters: int
+    layers: int
+    hidden: int
+    intermediate: int
+    key_value_width: int
+    """Width of one layer's cached keys plus values per token."""
+    vocabulary: int
+
+
+class Codec(Plugin):
+    """Waveform to discrete ids and back."""
+
+    kind = "codec"
+    sample_rate: int
+    """Hertz of what `encode` takes and `decode` gives."""
+    frame_rate: float
+    """Frames a second."""
+    codes_per_frame: int
+    num_codes: int
+
+    @abstractmethod
+    def encode(self, waveform: Waveform) -> list[int]:
+        """Flat ids of `waveform`; raises DataError when its rate is not `sample_rate`."""
+
+    @abstractmethod
+    def decode(self, codes: Sequence[int]) -> Waveform:
+        """Sound of `codes`; an empty or malformed sequence gives the sound of its well-formed part, maybe empty."""
+
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """Changes whenever `encode` would give other ids; keys the cache of a dataset's codes."""
+
+    @classmethod
+    def fit(cls, params: Any, waveforms: Sequence[Waveform], *, generator: torch.Generator, path: str) -> None:
+        """Learn from sound and write to `path` what `params.checkpoint` may then name."""
+        raise PluginError(f"codec {cls.__name__} comes trained and cannot be fitted", hint="leave the fit_codec stage out")
+
+
+# --- data and rewards -------------------------------------------------------------------------------------------------
+
+
+class DataSource(Plugin):
+    """Dialogues by index. Runtime: `seed: int`. The engine shuffles, repeats and remembers the place."""
+
+    kind = "data"
+
+    def __init__(self, params: Any, *, seed: int) -> None:
+        self.params, self.seed = params, seed
+
+    @abstractmethod
+    def prepare(self, progress: Callable[[str, int, int], None]) -> None:
+        """Build or open what `record` reads; called once, on one rank first. `progress(what, done, total)`."""
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Number of records, after `prepare`."""
+
+    @abstractmethod
+    def record(self, index: int) -> Dialogue:
+        """Record `index`; raises DataError with file and line when it is bad."""
+
+
+class Reward(Plugin):
+    """A score per rollout. Called from worker threads, several at a time."""
+
+    kind = "reward"
+    needs: ClassVar[frozenset[str]]
+    """Subset of {"text", "waveform"}: `waveform` makes the engine decode the answer's sound."""
+    range: ClassVar[tuple[float, float]]
+    """Lowest and highest value `score` can give; a recipe's `scale` maps it linearly."""
+
+    def __init__(self, params: Any) -> None:
+        self.params = params
+
+    @abstractmethod
+    def score(self, rollout: Rollout, dialogue: Dialogue) -> Scored:
+        """Score one answer, or give None with the reason; must not invent a number."""
+
+    def close(self) -> None:
+        """Free what the reward holds; called once."""
+        return
+
+
+# --- objective --------------------------------------------------------------------------------------------------------
+
+
+class Mask(Plugin):
+    """Weights over positions, from roles alone."""
+
+    kind = "mask"
+
+    def __init__(self, params: Any) -> None:
+        self.params = params
+
+    @abstractmethod
+    def weights(self, roles: Tensor) -> Tensor:
+        """Float32 weights [B, S, T] >= 0 of `roles` [B, S, T]; 0 for PAD, PROMPT and FORCED."""
+
+
+class Advantage(Plugin):
+    """Rewards of a group to advantages."""
+
+    kind = "advantage"
+
+    def __init__(self, params: Any) -> None:
+        self.params = params
+
+    @abstractmethod
+    def compute(self, rewards: Tensor) -> tuple[Tensor, Tensor]:
+        """`rewards` [P, G] float64, NaN where absent -> advantages [P, G] (0 where absent), validity bool [P, G]."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class GateReading:
+    """A gate's value this step and the factors that made it, for the report."""
+
+    value: float
+    factors: Mapping[str, float] = field(default_factory=dict)
+
+
+class Gate(Plugin):
+    """The moving share between terms. Sees rewards of all ranks, so that it is equal on all of them."""
+
+    kind = "gate"
+    needs_rewards: ClassVar[bool] = True
+
+    def __init__(self, params: Any) -> None:
+        self.params = params
+
+    @abstractmethod
+    def update(self, rewards: Tensor | None, *, progress: float) -> GateReading:
+        """`rewards` [P, G] float64 of all ranks, NaN where absent; `progress` in 0..1 of the stage. Advances the state."""
+
+    @abstractmethod
+    def state_dict(self) -> dict[str, Any]:
+        """What must be remembered for an exact resume (JSON values)."""
+
+    @abstractmethod
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore `state_dict()`."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class LossInputs:
+    """What a loss may ask for in `needs`; a field it did not ask for is None.
+
+    Positions outside the term's mask hold arbitrary finite values: the engine gives them weight 0.
+    """
+
+    logprobs: Tensor
+    """[B, S, T] float32 of the policy, with gradient."""
+    old_logprobs: Tensor | None = None
+    """[B, S, T] of the distribution that was sampled."""
+    ref_logprobs: Tensor | None = None
+    """[B, S, T] of the reference."""
+    advantages: Tensor | None = None
+    """[B, S, T] or broadcastable."""
+    mask: Tensor | None = None
+    """Bool [B, S, T] of scored positions, for losses whose unit is the sequence (`needs: mask`)."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class LossOutput:
+    """Unreduced values and, of the same shape, what is worth averaging for the log."""
+
+    values: Tensor
+    """[B, S, T] for unit `token`, [B] for unit `sequence`."""
+    metrics: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Regularizer:
+    """A further term a loss brings along: its own loss, over its own tokens."""
+
+    name: str
+    loss: str
+    """Type of a loss plugin."""
+    params: Mapping[str, Any]
+    tokens: Any
+    """Token selection as in a recipe; None means the tokens of the parent term."""
+    weight: float
+
+
+class Loss(Plugin):
+    """Values per token or sequence. Knows no mask, weight, reduction, scaling or step number."""
+
+    kind = "loss"
+    unit: ClassVar[Literal["token", "sequence"]] = "token"
+    rows: ClassVar[Literal["rollouts", "demonstrations"]]
+    """Which rows the loss is made for."""
+
+    def __init__(self, params: Any) -> None:
+        self.params = params
+
+    @property
+    @abstractmethod
+    def needs(self) -> frozenset[str]:
+        """Subset of {"old_logprobs", "ref_logprobs", "advantages", "mask"} beyond `logprobs`."""
+
+    @abstractmethod
+    def compute(self, inputs: LossInputs) -> LossOutput:
+        """Unreduced values; lower is better."""
+
+    def regularizers(self) -> tuple[Regularizer, ...]:
+        """Terms that come along with this one; none unless a loss says so."""
+        return ()
+
+
+# --- running ----------------------------------------------------------------------------------------------------------
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class SamplingOptions:
+    """The distribution to sample from and how much of it."""
+
+    group_size: int
+    temperature: float
+    """0 takes the most likely token."""
+    top_k: int
+    """0 keeps every id."""
+    top_p: float
+    max_new_tokens: int
+    need: Literal["text", "all"] = "all"
+
+
+class Sampler(Plugin):
+    """Policy and prompts to rollouts."""
+
+    kind = "sampler"
+
+    def __init__(self, params: Any) -> None:
+        self.params = params
+
+    @abstractmethod
+    def sample(
+        self,
+        policy: Policy,
+        architecture: Architecture,
+        prompts: Sequence[tuple[Dialogue, TokenSequence]],
+        options: SamplingOptions,
+        generator: torch.Generator,
+    ) -> list[RolloutGroup]:
+        """`options.group_size` answers to each prompt, with behaviour log-probs. Leaves the policy's mode as found."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """A named value with its interval and count."""
+
+    name: str
+    value: float
+    low: float
+    high: float
+    count: int
+    unit: str = ""
+
+
+class Metric(Plugin):
+    """Held-out rollouts (one a prompt) to named values. The engine also shows it the gold answers: the ceiling."""
+
+    kind = "metric"
+    needs: ClassVar[frozenset[str]]
+
+    def __init__(self, params: Any) -> None:
+        self.params = params
+
+    @abstractmethod
+    def measure(self, groups: Sequence[RolloutGroup]) -> list[Measurement]:
+        """Values with 95 % intervals; says on how many items (items without a value are left out and counted)."""
+
+    def close(self) -> None:
+        """Free what the metric holds; called once."""
+        return
+
+
+class Tracker(Plugin):
+    """Somewhere metrics go. Runtime: `folder: str`. A failing tracker is switched off, the run goes on."""
+
+    kind = "tracker"
+
+    def __init__(self, params: Any, *, folder: str) -> None:
+        self.params, self.folder = params, folder
+
+    @abstractmethod
+    def log(self, values: Mapping[str, float], *, step: int, split: str) -> None:
+        """Take one step's values."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Flush and let go."""

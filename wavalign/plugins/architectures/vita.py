@@ -1,0 +1,225 @@
+"""VITA-Audio style: text and codec ids interleaved in one stream, optionally several tokens per trunk pass.
+
+    answer = t x T1, BOA, code x (A1 - 2), EOA, t x T2, BOA, code x (A2 - 2), EOA, ..., <|im_end|>
+    log p(answer | prompt) = sum over t of log softmax(W h^s_{t - shift(s)})[answer_t],   s = head that predicted t
+
+The main head has shift 1; MTP head k predicts the token at shift k + 2. Which head is asked for the coming token
+follows from the position alone (`decoding`), never from the kind of token.
+Source: VITA-Audio (arXiv 2505.03739) and its public checkpoints (model_type `qwen2_mtp`).
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, ClassVar, Self, final
+
+import torch
+from pydantic import model_validator
+from torch import Tensor
+
+from wavalign.errors import CheckpointError
+from wavalign.plugins.api import Architecture, Dimensions, EncodeAudio, ModelSource
+from wavalign.plugins.architectures.vita_audio.chatml import ChatWriter
+from wavalign.plugins.architectures.vita_audio.decoding import DecodingPlan
+from wavalign.plugins.architectures.vita_audio.layout import MARKS_PER_CHUNK
+from wavalign.plugins.architectures.vita_audio.policy import VitaPolicy
+from wavalign.plugins.architectures.vita_audio.sizes import (
+    PRESETS,
+    VitaSizes,
+    read_public_config,
+    sizes_of_config,
+)
+from wavalign.plugins.architectures.vita_audio.vocabulary import (
+    add_vita_tokens,
+    open_tokenizer,
+    padded_size,
+    read_vocabulary,
+)
+from wavalign.plugins.batch import Answer, Dialogue, HeadSpec, Role, TokenSequence, TokenSpace
+from wavalign.schema.base import Params
+
+
+class VitaParams(Params):
+    """Layout of the answers and, for random weights, sizes that differ from the preset's."""
+
+    ratio: tuple[int, ...] = (1, 10, 4, 10)
+    """Text tokens, audio positions (begin and end mark counted), and so on per chunk; in both the last repeats."""
+    decoding: tuple[int, ...] = (8192, 0)
+    """Tokens predicted by the main head, then by the MTP modules, and so on; the last pair repeats.
+    (8192, 0) is the main head alone, (1, 10, 4, 10) what the public models call Boost."""
+    system_prompt: str = ""
+    """Opens dialogues that bring no system message; empty for none."""
+    feed_user_text: bool = False
+    """Also write the text of a spoken user message into the prompt; false makes the model listen."""
+    hidden_size: int | None = None
+    """Width of the states; None takes the preset's."""
+    num_layers: int | None = None
+    """Trunk layers, MTP layers not counted; None takes the preset's."""
+    num_heads: int | None = None
+    """Query heads; None takes the preset's."""
+    num_key_value_heads: int | None = None
+    """Key and value heads; None takes the preset's."""
+    intermediate_size: int | None = None
+    """Width of the feed-forward layers; None takes the preset's."""
+    num_mtp_layers: int | None = None
+    """Multi-token-prediction modules; None takes the preset's."""
+    num_codes: int | None = None
+    """Size of the codec vocabulary; None takes the preset's."""
+    tie_embeddings: bool | None = None
+    """Use the embedding as output projection too; None takes the preset's."""
+
+    @model_validator(mode="after")
+    def _check_patterns(self) -> Self:
+        """Both patterns are pairs of counts that move on."""
+        if len(self.ratio) < 2 or len(self.ratio) % 2:
+            raise ValueError("ratio must hold pairs: text tokens, audio positions, ...")
+        if min(self.ratio[0::2]) < 1 or min(self.ratio[1::2]) <= MARKS_PER_CHUNK:
+            raise ValueError("ratio needs at least 1 text token and 3 audio positions (two are marks) in every chunk")
+        if len(self.decoding) < 2 or len(self.decoding) % 2:
+            raise ValueError("decoding must hold pairs: main-head tokens, MTP tokens, ...")
+        if min(self.decoding[0::2]) < 1 or min(self.decoding[1::2]) < 0:
+            raise ValueError("decoding needs at least 1 main-head token and no negative MTP count in every pair")
+        return self
+
+    def sizes(self) -> dict[str, Any]:
+        """The size fields that are set."""
+        fields = type(self).model_fields.keys() - {"ratio", "decoding", "system_prompt", "feed_user_text"}
+        return {name: value for name, value in self.model_dump(include=fields).items() if value is not None}
+
+
+@final
+class VitaAudio(Architecture):
+    """Tokens and network of one VITA-style model."""
+
+    Params = VitaParams
+    ignored_keys: ClassVar[tuple[str, ...]] = (r"rotary_emb\.inv_freq$",)
+
+    def __init__(self, params: VitaParams, *, source: ModelSource) -> None:
+        super().__init__(params, source=source)
+        if source.checkpoint is not None:
+            self._config, self.sizes, tokenizer = self._from_checkpoint(source.checkpoint, params)
+        else:
+            self.sizes, tokenizer = self._from_preset(source, params)
+            self._config = self.sizes.public_config()
+        where = source.checkpoint or str(source.tokenizer)
+        self.vocabulary = read_vocabulary(tokenizer, ratio=params.ratio, size=self.sizes.vocabulary_size, where=where)
+        self._plan = DecodingPlan(self.vocabulary.layout, params.decoding)
+        self._writer = ChatWriter(self.vocabulary, params.system_prompt, params.feed_user_text)
+        self._role_table = self.vocabulary.layout.role_table(self.sizes.vocabulary_size)
+
+    @property
+    def tokens(self) -> TokenSpace:
+        """One stream; the main head first, then the MTP heads."""
+        multi = (HeadSpec(f"mtp{k}", stream=0, shift=k + 2) for k in range(self.sizes.num_mtp_layers))
+        return TokenSpace(
+            vocabulary_size=self.sizes.vocabulary_size,
+            pad=self.vocabulary.layout.end_text,
+            streams=("mix",),
+            heads=(HeadSpec("main", stream=0), *multi),
+            num_codes=self.vocabulary.layout.num_codes,
+        )
+
+    def build_policy(self, *, seed: int) -> VitaPolicy:
+        """Random weights drawn from `seed`, float32, on the CPU; the caller's random state stays as it was."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            policy = VitaPolicy(self.sizes, self._plan)
+            policy.initialize()
+        return policy
+
+    def encode_prompt(self, dialogue: Dialogue, encode_audio: EncodeAudio) -> TokenSequence:
+        """ChatML up to the assistant's header, all PROMPT."""
+        ids = torch.tensor([self._writer.prompt(dialogue, encode_audio)])
+        return TokenSequence(ids, torch.full_like(ids, int(Role.PROMPT), dtype=torch.int8))
+
+    def encode_target(self, dialogue: Dialogue, encode_audio: EncodeAudio) -> TokenSequence:
+        """The demonstration, interleaved, with its closing token."""
+        if dialogue.target is None:
+            raise ValueError(f"dialogue {dialogue.id} has no target to encode")
+        ids = torch.tensor([self._writer.answer(dialogue.target, dialogue.id, encode_audio)])
+        return TokenSequence(ids, self._roles(ids))
+
+    def decode_completion(self, completion: TokenSequence) -> Answer:
+        """Text and codes of an answer; what the user said is not part of a completion."""
+        layout, ids = self.vocabulary.layout, completion.ids[0].tolist()
+        text, codes = layout.deinterleave(ids)
+        finished = bool(ids) and ids[-1] in (layout.end_turn, layout.end_text)
+        return Answer(self.vocabulary.decode(text), tuple(codes), finished)
+
+    def parameter_group(self, name: str) -> str:
+        """Group of a parameter by its public name."""
+        if name.startswith("mtp_"):
+            return "mtp"
+        if name.startswith("lm_head."):
+            return "text_head"
+        if name.startswith("model.embed_tokens."):
+            return "embed"
+        if name.startswith("model.layers."):
+            return "mtp" if int(name.split(".")[2]) >= self.sizes.num_layers else "trunk"
+        if name.startswith("model.norm."):
+            return "trunk"
+        raise ValueError(f"{name} is no parameter of this architecture")
+
+    def dimensions(self) -> Dimensions:
+        """Sizes for the memory estimate; MTP layers count as layers."""
+        sizes = self.sizes
+        return Dimensions(
+            parameters=sum(torch.Size(shape).numel() for shape in self.parameter_shapes().values()),
+            layers=sizes.num_layers + sizes.num_mtp_layers,
+            hidden=sizes.hidden_size,
+            intermediate=sizes.intermediate_size,
+            key_value_width=2 * sizes.num_key_value_heads * (sizes.hidden_size // sizes.num_heads),
+            vocabulary=sizes.vocabulary_size,
+        )
+
+    def parameter_shapes(self) -> Mapping[str, tuple[int, ...]]:
+        """Names and shapes of the public layout; nothing is allocated."""
+        with torch.device("meta"):
+            policy = VitaPolicy(self.sizes, self._plan)
+        return {name: tuple(tensor.shape) for name, tensor in policy.state_dict().items()}
+
+    def save_layout(self, folder: str) -> None:
+        """Write `config.json`, `generation_config.json` and the tokenizer in the public layout."""
+        layout, place = self.vocabulary.layout, Path(folder)
+        place.mkdir(parents=True, exist_ok=True)
+        control = {"bos_token_id": layout.end_text, "eos_token_id": layout.end_turn, "pad_token_id": layout.end_text}
+        config = {"speech_token_offset": layout.first_code, "mtp_loss_weight": 1.0, **control, **self._config}
+        generation = {
+            **control,
+            "eos_token_id": [layout.end_turn, layout.end_text],
+            "mtp_inference_mode": list(self._plan.decoding),
+        }
+        for name, content in (("config.json", config), ("generation_config.json", generation)):
+            (place / name).write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        self.vocabulary.tokenizer.save_pretrained(folder)
+
+    def _roles(self, ids: Tensor) -> Tensor:
+        """Roles of answer ids, same shape."""
+        return self._role_table[ids]
+
+    @staticmethod
+    def _from_checkpoint(folder: str, params: VitaParams) -> tuple[dict[str, Any], VitaSizes, Any]:
+        """Config, sizes and tokenizer of a checkpoint folder."""
+        if given := sorted(params.sizes()):
+            raise CheckpointError(
+                f"{folder} fixes the sizes, but the recipe sets {', '.join(given)}",
+                hint="remove them from model.architecture, or start from a preset",
+            )
+        config = read_public_config(folder)
+        return config, sizes_of_config(config, folder), open_tokenizer(folder)
+
+    @staticmethod
+    def _from_preset(source: ModelSource, params: VitaParams) -> tuple[VitaSizes, Any]:
+        """Sizes and completed tokenizer for random weights."""
+        if source.preset not in PRESETS:
+            raise CheckpointError(f"no preset {source.preset!r} for type vita", hint=f"one of {', '.join(PRESETS)}")
+        if source.tokenizer is None:
+            raise CheckpointError("random weights need a base tokenizer", hint="set model.tokenizer")
+        given = params.sizes()
+        preset = PRESETS[source.preset]
+        tokenizer = open_tokenizer(source.tokenizer)
+        add_vita_tokens(tokenizer, given.pop("num_codes", preset.num_codes))
+        sizes = replace(preset.sizes, **given, vocabulary_size=padded_size(tokenizer))
+        sizes.check()
+        return sizes, tokenizer

@@ -1,0 +1,1 @@
+"""Parts of the VITA-Audio family: sizes, vocabulary, layout, network, decoding."""

@@ -1,0 +1,267 @@
+"""Cached decoding for one batch of answers.
+
+Rows are left-padded to the longest prompt, so that every row's coming token has the same slot; padding slots are hidden
+by a mask and positions count from each row's first token. Each prompt is run once, then its cache is repeated for the
+group. MTP modules keep caches and lengths of their own: module k has seen slot i once token i + k + 1 is known, so
+states it has not seen yet wait in `_pending[k]`. The trunk runs only where the schedule asks for the main head.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal, final
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from transformers.models.qwen2.modeling_qwen2 import Qwen2DecoderLayer
+
+from wavalign.plugins.api import DecodingState
+from wavalign.plugins.architectures.vita_audio.layout import TextWatch, VitaLayout, head_schedule
+from wavalign.plugins.architectures.vita_audio.network import VitaNetwork
+from wavalign.plugins.batch import Role, TokenSequence
+
+SPARE_SLOTS = 64
+GROWTH = 1.25
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class DecodingPlan:
+    """What decoding needs to know beyond the weights."""
+
+    layout: VitaLayout
+    decoding: tuple[int, ...]
+    """Tokens by main head, tokens by MTP modules, ...; the last pair repeats."""
+
+    def modules_used(self, num_mtp_layers: int) -> int:
+        """How many MTP modules the schedule ever asks for."""
+        return min(num_mtp_layers, max(self.decoding[1::2]))
+
+
+@final
+class LayerCache:
+    """Keys and values [B, Hkv, slots, D] of one layer, in buffers that grow in steps."""
+
+    __slots__ = ("keys", "length", "values")
+
+    def __init__(self, keys: Tensor, values: Tensor) -> None:
+        self.keys, self.values, self.length = keys, values, 0
+
+    def reserve(self, slots: int) -> None:
+        """Make room for `slots` slots in all."""
+        if slots <= self.keys.shape[2]:
+            return
+        room = max(slots + SPARE_SLOTS, int(slots * GROWTH))
+        self.keys, self.values = self._grown(self.keys, room), self._grown(self.values, room)
+
+    def append(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Store new slots and return all filled ones."""
+        end = self.length + keys.shape[2]
+        self.reserve(end)
+        self.keys[:, :, self.length : end] = keys
+        self.values[:, :, self.length : end] = values
+        self.length = end
+        return self.keys[:, :, :end], self.values[:, :, :end]
+
+    def select(self, rows: Tensor) -> None:
+        """Keep or repeat `rows` (indices)."""
+        self.keys, self.values = self.keys.index_select(0, rows), self.values.index_select(0, rows)
+
+    def _grown(self, old: Tensor, room: int) -> Tensor:
+        new = old.new_empty(old.shape[0], old.shape[1], room, old.shape[3])
+        new[:, :, : self.length] = old[:, :, : self.length]
+        return new
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Glance:
+    """What one pass over new slots needs besides their states."""
+
+    cosine: Tensor
+    """[B or 1, N, 1, 1, D]."""
+    sine: Tensor
+    """As `cosine`, its first half negated, so that rotation is one roll."""
+    mask: Tensor | None
+    """Added to scores [B or 1, 1, groups * N or 1, slots], -inf where hidden; None where every slot is visible."""
+
+
+def attend(layer: Qwen2DecoderLayer, states: Tensor, cache: LayerCache, glance: Glance) -> Tensor:
+    """One decoder layer over new `states` [B, N, H] with `cache`; query heads that share a key become query rows."""
+    attention = layer.self_attn
+    normed = layer.input_layernorm(states)
+    batch, new, _ = states.shape
+    size = attention.head_dim
+    query = attention.q_proj(normed).view(batch, new, -1, attention.num_key_value_groups, size)
+    key = attention.k_proj(normed).view(batch, new, -1, 1, size)
+    value = attention.v_proj(normed).view(batch, new, -1, size)
+    query, key = rotate(query, glance), rotate(key, glance)
+    keys, values = cache.append(key[:, :, :, 0].transpose(1, 2), value.transpose(1, 2))
+    rows = query.permute(0, 2, 3, 1, 4).flatten(2, 3)
+    mixed = functional.scaled_dot_product_attention(rows, keys, values, attn_mask=glance.mask, scale=attention.scaling)
+    joined = mixed.view(batch, query.shape[2], -1, new, size).permute(0, 3, 1, 2, 4).reshape(batch, new, -1)
+    states = states + attention.o_proj(joined)
+    result: Tensor = states + layer.mlp(layer.post_attention_layernorm(states))
+    return result
+
+
+def rotate(states: Tensor, glance: Glance) -> Tensor:
+    """Rotary position embedding of `states` [B, N, Hkv, groups, D]."""
+    return states * glance.cosine + states.roll(states.shape[-1] // 2, -1) * glance.sine
+
+
+@final
+class VitaDecodingState(DecodingState):
+    """Answers under construction."""
+
+    def __init__(
+        self,
+        network: VitaNetwork,
+        plan: DecodingPlan,
+        prompts: Sequence[TokenSequence],
+        *,
+        group_size: int,
+        need: Literal["text", "all"],
+    ) -> None:
+        self._network = network
+        layout, sizes, weight = plan.layout, network.sizes, network.model.norm.weight
+        device, modules = weight.device, plan.modules_used(sizes.num_mtp_layers)
+        lengths = [prompt.length for prompt in prompts]
+        self._length = max(lengths)
+        self._padding = torch.tensor([self._length - length for length in lengths], device=device)
+        self._padded = len(set(lengths)) > 1
+        self._tokens = torch.full((len(prompts), self._length + SPARE_SLOTS), layout.end_text)
+        for index, prompt in enumerate(prompts):
+            self._tokens[index, self._length - prompt.length : self._length] = prompt.ids[0]
+        self._tokens = self._tokens.to(device)
+        self._roles = layout.role_table(sizes.vocabulary_size).to(device)
+        self._schedule: Iterator[int] = head_schedule(plan.decoding, sizes.num_mtp_layers)
+        self._head = next(self._schedule)
+        self._caches = self._new_caches(len(prompts), modules)
+        self._pending = [weight.new_empty(len(prompts), 0, sizes.hidden_size)] * modules
+        self._ready: Tensor | None = self._prefill(modules)
+        rows = torch.arange(len(prompts), device=device).repeat_interleave(group_size)
+        self._finished = torch.zeros(len(prompts), dtype=torch.bool, device=device)
+        self._watch: TextWatch | None = None
+        self.keep(rows)
+        if need == "text":
+            self._watch = TextWatch(layout, len(rows), device)
+
+    def heads(self) -> tuple[int, ...]:
+        """Index of the head whose turn it is."""
+        return (self._head,)
+
+    def hidden(self) -> Tensor:
+        """Hidden states [B, 1, H] for the coming token."""
+        if self._ready is None:
+            self._ready = (self._run_trunk() if self._head == 0 else self._run_module(self._head - 1))[:, -1:]
+        return self._ready
+
+    def forced(self) -> Tensor:
+        """[B, 1], all -1: this layout forces nothing."""
+        return torch.full((len(self._tokens), 1), -1, dtype=torch.int64, device=self._tokens.device)
+
+    def append(self, ids: Tensor) -> Tensor:
+        """Take `ids` [B, 1] and return their roles [B, 1] int8."""
+        if self._length == self._tokens.shape[1]:
+            self._tokens = functional.pad(self._tokens, (0, int(self._length * (GROWTH - 1)) + SPARE_SLOTS))
+        chosen = ids[:, 0]
+        self._tokens[:, self._length] = chosen
+        self._length += 1
+        roles = self._roles[chosen]
+        self._finished = self._finished | (roles == int(Role.TEXT_END))
+        if self._watch is not None:
+            self._finished = self._finished | self._watch.append(chosen, roles)
+        self._head = next(self._schedule)
+        self._ready = None
+        return roles[:, None]
+
+    def finished(self) -> Tensor:
+        """Bool [B]: closed, or no text can follow where only text is wanted."""
+        return self._finished
+
+    def keep(self, rows: Tensor) -> None:
+        """Go on with `rows` (indices) only."""
+        self._tokens, self._padding = self._tokens[rows], self._padding[rows]
+        self._finished = self._finished[rows]
+        self._pending = [states[rows] for states in self._pending]
+        self._ready = None if self._ready is None else self._ready[rows]
+        for cache in self._caches:
+            cache.select(rows)
+        if self._watch is not None:
+            self._watch.keep(rows)
+
+    def _new_caches(self, rows: int, modules: int) -> list[LayerCache]:
+        """Empty caches of the trunk and of the MTP modules in use, with room to sample."""
+        sizes, weight = self._network.sizes, self._network.model.norm.weight
+        shape = (rows, sizes.num_key_value_heads, self._length + SPARE_SLOTS, sizes.hidden_size // sizes.num_heads)
+        return [LayerCache(weight.new_empty(shape), weight.new_empty(shape)) for _ in range(sizes.num_layers + modules)]
+
+    def _prefill(self, modules: int) -> Tensor:
+        """Run every prompt through the trunk and, as far as its tokens are known, the MTP modules."""
+        states = self._run_trunk()
+        for module in range(modules):
+            if self._length > module + 1:
+                self._run_module(module)
+        return states[:, -1:]
+
+    def _run_trunk(self) -> Tensor:
+        """Main head's states [B, N, H] of all slots the trunk has not seen."""
+        network, seen = self._network, self._caches[0].length
+        states = network.model.embed_tokens(self._tokens[:, seen : self._length])
+        return self._finish(self._run(range(network.sizes.num_layers), states, shift=0), consumer=0)
+
+    def _run_module(self, module: int) -> Tensor:
+        """States [B, N, H] of MTP `module` for all slots it can see and has not seen."""
+        network, layer = self._network, self._network.sizes.num_layers + module
+        first = self._caches[layer].length + module + 1
+        embedded = network.model.embed_tokens(self._tokens[:, first : self._length])
+        waiting = self._pending[module]
+        states = network.mtp_input(module, embedded, waiting[:, : embedded.shape[1]])
+        self._pending[module] = waiting[:, embedded.shape[1] :]
+        return self._finish(self._run([layer], states, shift=module + 1), consumer=module + 1)
+
+    def _finish(self, states: Tensor, *, consumer: int) -> Tensor:
+        """Norm `states` and leave them for MTP module `consumer`, if that one is in use."""
+        normed: Tensor = self._network.model.norm(states)
+        if consumer < len(self._pending):
+            self._pending[consumer] = torch.cat([self._pending[consumer], normed], dim=1)
+        return normed
+
+    def _run(self, layers: Sequence[int], states: Tensor, *, shift: int) -> Tensor:
+        """Run `layers`, which share one cache length, over new `states`; tokens stand `shift` after their slots."""
+        glance = self._glance(states, self._caches[layers[0]].length, shift)
+        for index in layers:
+            states = attend(self._network.model.layer(index), states, self._caches[index], glance)
+        return states
+
+    def _glance(self, states: Tensor, seen: int, shift: int) -> Glance:
+        """Rotation and visibility of slots seen..seen+N."""
+        end = seen + states.shape[1]
+        slots = torch.arange(end, device=states.device)
+        new = slots[seen:]
+        positions = (new + shift)[None]
+        if self._padded:
+            positions = (positions - self._padding[:, None]).clamp(min=0)
+        cosine, sine = self._network.model.rotary_emb(states, positions)
+        half = sine.shape[-1] // 2
+        sine = torch.cat([-sine[..., :half], sine[..., half:]], dim=-1)
+        visible = self._visible(slots, new)
+        mask = None
+        if visible is not None:
+            mask = torch.zeros_like(visible, dtype=states.dtype).masked_fill(~visible, -torch.inf)
+        return Glance(cosine[:, :, None, None], sine[:, :, None, None], mask)
+
+    def _visible(self, slots: Tensor, new: Tensor) -> Tensor | None:
+        """Which `slots` each of the `new` ones sees; a padding slot sees itself, so that no softmax is empty."""
+        if len(new) == 1 and not self._padded:
+            return None
+        if len(new) == 1:
+            return (slots >= self._padding[:, None])[:, None, None]
+        visible = slots <= new[:, None]
+        if self._padded:
+            visible = (visible & (slots >= self._padding[:, None, None])) | (slots == new[:, None])
+        else:
+            visible = visible[None]
+        groups = self._network.sizes.num_heads // self._network.sizes.num_key_value_heads
+        return visible[:, None].expand(-1, groups, -1, -1).flatten(1, 2)[:, None]

@@ -1,0 +1,137 @@
+"""How text and audio share the one stream: interleaving by ratio, roles, and when no text can follow.
+
+A ratio (T1, A1, T2, A2, ...) is read as two lists: text tokens per chunk T, audio positions per chunk A, begin and end
+marks counted. Each list is used from left to right and its last entry repeats. There are as many chunks as the shorter
+side fills; what is left of either side goes into the last chunk.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from torch import Tensor
+
+from wavalign.plugins.batch import Role
+
+MARKS_PER_CHUNK = 2
+
+
+def chunk_quotas(ratio: Sequence[int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Text tokens and codes (marks taken off) per chunk; in both the last entry repeats."""
+    return tuple(ratio[0::2]), tuple(count - MARKS_PER_CHUNK for count in ratio[1::2])
+
+
+def split_by_quota(items: Sequence[int], quotas: Sequence[int]) -> list[list[int]]:
+    """Cut `items` into pieces of the lengths `quotas`, whose last entry repeats; the last piece may be shorter."""
+    pieces: list[list[int]] = []
+    start = 0
+    while start < len(items):
+        size = quotas[min(len(pieces), len(quotas) - 1)]
+        pieces.append(list(items[start : start + size]))
+        start += size
+    return pieces
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class VitaLayout:
+    """The control ids of one checkpoint and the ratio its answers are laid out by."""
+
+    begin_audio: int
+    end_audio: int
+    end_turn: int
+    """`<|im_end|>`, closes an answer."""
+    end_text: int
+    """`<|endoftext|>`, pads and, where sampled, also closes an answer."""
+    first_code: int
+    num_codes: int
+    ratio: tuple[int, ...]
+
+    def interleave(self, text: Sequence[int], codes: Sequence[int]) -> list[int]:
+        """Text ids and codec ids (0-based) as one answer, without the closing token."""
+        spoken = [self.first_code + code for code in codes]
+        if not spoken:
+            return list(text)
+        if not text:
+            return [self.begin_audio, *spoken, self.end_audio]
+        text_quotas, code_quotas = chunk_quotas(self.ratio)
+        written, heard = split_by_quota(text, text_quotas), split_by_quota(spoken, code_quotas)
+        chunks = min(len(written), len(heard))
+        written = [*written[: chunks - 1], [x for piece in written[chunks - 1 :] for x in piece]]
+        heard = [*heard[: chunks - 1], [x for piece in heard[chunks - 1 :] for x in piece]]
+        answer: list[int] = []
+        for words, sounds in zip(written, heard, strict=True):
+            answer += [*words, self.begin_audio, *sounds, self.end_audio]
+        return answer
+
+    def deinterleave(self, ids: Sequence[int]) -> tuple[list[int], list[int]]:
+        """Text ids and codec ids of an answer; the inverse of `interleave` for every ratio."""
+        last = self.first_code + self.num_codes
+        control = {self.begin_audio, self.end_audio, self.end_turn, self.end_text}
+        text = [x for x in ids if x not in control and not self.first_code <= x < last]
+        return text, [x - self.first_code for x in ids if self.first_code <= x < last]
+
+    def role_table(self, vocabulary_size: int) -> Tensor:
+        """Role [V] int8 of every id inside an answer."""
+        table = torch.full((vocabulary_size,), int(Role.TEXT), dtype=torch.int8)
+        table[self.first_code : self.first_code + self.num_codes] = int(Role.AUDIO)
+        table[[self.begin_audio, self.end_audio]] = int(Role.AUDIO_MARK)
+        table[[self.end_turn, self.end_text]] = int(Role.TEXT_END)
+        return table
+
+
+@final
+class TextWatch:
+    """Per row, whether text can still follow, for a batch of answers under construction.
+
+    Text is over at the begin mark of a chunk whose text part is not exactly that chunk's quota: a shorter part means
+    that the text has ended, a longer one that the rest of it was merged into this last chunk.
+    """
+
+    def __init__(self, layout: VitaLayout, rows: int, device: torch.device) -> None:
+        self._layout = layout
+        self._quotas = torch.tensor(chunk_quotas(layout.ratio)[0], device=device)
+        self._chunk = torch.zeros(rows, dtype=torch.int64, device=device)
+        self._count = torch.zeros(rows, dtype=torch.int64, device=device)
+        self._inside = torch.zeros(rows, dtype=torch.bool, device=device)
+        """Between a begin mark and its end mark."""
+
+    def append(self, ids: Tensor, roles: Tensor) -> Tensor:
+        """Take the chosen `ids` [B] with `roles` [B]; bool [B], True where no text can follow."""
+        begins, ends = ids == self._layout.begin_audio, ids == self._layout.end_audio
+        quota = self._quotas[self._chunk.clamp(max=len(self._quotas) - 1)]
+        over = begins & ~self._inside & (self._count != quota)
+        closes = ends & self._inside
+        self._count = torch.where(closes, 0, self._count + ((roles == int(Role.TEXT)) & ~self._inside))
+        self._chunk = self._chunk + closes
+        self._inside = (self._inside | begins) & ~ends
+        return over
+
+    def keep(self, rows: Tensor) -> None:
+        """Go on with `rows` (indices) only."""
+        self._chunk, self._count, self._inside = self._chunk[rows], self._count[rows], self._inside[rows]
+
+
+def head_schedule(decoding: Sequence[int], num_mtp_layers: int) -> Iterator[int]:
+    """Head index of every coming token: 0 = main, k + 1 = MTP module k.
+
+    `decoding` (M1, m1, M2, m2, ...) says how many tokens the main head predicts, then how many the MTP modules do; the
+    last pair repeats. MTP modules take turns in order from the first after each main token; where they run out the
+    main head steps in and the order starts again.
+    """
+    pairs = list(zip(decoding[0::2], decoding[1::2], strict=True))
+    index, module = 0, 0
+    while True:
+        main, multi = pairs[min(index, len(pairs) - 1)]
+        for _ in range(main):
+            module = 0
+            yield 0
+        for _ in range(multi):
+            if module < num_mtp_layers:
+                module += 1
+                yield module
+            else:
+                module = 0
+                yield 0
+        index += 1

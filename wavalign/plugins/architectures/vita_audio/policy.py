@@ -1,0 +1,86 @@
+"""The policy: hidden states of every head for scoring and training, cached decoding for sampling."""
+
+from collections.abc import Sequence
+from typing import Literal, cast, final
+
+import torch
+from torch import Tensor, nn
+from transformers.models.qwen2.modeling_qwen2 import Qwen2RMSNorm
+
+from wavalign.plugins.api import DecodingState, Policy
+from wavalign.plugins.architectures.vita_audio.decoding import DecodingPlan, VitaDecodingState
+from wavalign.plugins.architectures.vita_audio.network import Backbone, VitaNetwork
+from wavalign.plugins.architectures.vita_audio.sizes import VitaSizes
+from wavalign.plugins.batch import TokenBatch, TokenSequence
+
+INIT_STD = 0.02
+
+
+@final
+class VitaPolicy(Policy):
+    """One interleaved stream, a main head and K MTP heads."""
+
+    def __init__(self, sizes: VitaSizes, plan: DecodingPlan) -> None:
+        super().__init__()
+        self.sizes, self.plan = sizes, plan
+        hidden, modules = sizes.hidden_size, range(sizes.num_mtp_layers)
+        self.model = Backbone(sizes)
+        self.lm_head = None if sizes.tie_embeddings else nn.Linear(hidden, sizes.vocabulary_size, bias=False)
+        self.mtp_projs = nn.ModuleList(nn.Linear(2 * hidden, hidden, bias=False) for _ in modules)
+        self.mtp_embed_norms = nn.ModuleList(Qwen2RMSNorm(hidden, eps=sizes.rms_norm_eps) for _ in modules)
+        self.mtp_hidden_norms = nn.ModuleList(Qwen2RMSNorm(hidden, eps=sizes.rms_norm_eps) for _ in modules)
+
+    @property
+    def network(self) -> VitaNetwork:
+        """The modules as training and decoding use them."""
+        return VitaNetwork(self.sizes, self.model, self.mtp_projs, self.mtp_embed_norms, self.mtp_hidden_norms)
+
+    def head_weight(self, head: int) -> nn.Parameter:
+        """Projection [V, H], one for all heads."""
+        if not 0 <= head <= self.sizes.num_mtp_layers:
+            raise IndexError(f"head {head} of {self.sizes.num_mtp_layers + 1}")
+        return cast(nn.Parameter, (self.model.embed_tokens if self.lm_head is None else self.lm_head).weight)
+
+    def hidden(self, batch: TokenBatch, heads: frozenset[int]) -> dict[int, Tensor]:
+        """Hidden states [B, T, H] of `heads`; rows are right-padded, so that causality alone hides the padding.
+
+        The last k + 1 positions of MTP head k look past the end and are zero.
+        """
+        network, tokens = self.network, batch.ids[:, 0]
+        embedded = self.model.embed_tokens(tokens)
+        length, trunk = tokens.shape[1], self.sizes.num_layers
+        states = self._through(range(trunk), embedded, first_position=0)
+        found = {0: states}
+        for module in range(max(heads)):
+            shift = module + 1
+            if length > shift:
+                inputs = network.mtp_input(module, embedded[:, shift:], states[:, : length - shift])
+                states = self._through([trunk + module], inputs, first_position=shift)
+            else:
+                states = embedded[:, :0]
+            found[module + 1] = nn.functional.pad(states, (0, 0, 0, length - states.shape[1]))
+        return {head: found[head] for head in heads}
+
+    def decode(
+        self, prompts: Sequence[TokenSequence], *, group_size: int, need: Literal["text", "all"]
+    ) -> DecodingState:
+        """Prefill `prompts` once each and stand ready to sample `group_size` answers to each."""
+        return VitaDecodingState(self.network, self.plan, prompts, group_size=group_size, need=need)
+
+    def initialize(self) -> None:
+        """Draw weights from the global generator as Qwen2 does: normal(0, 0.02), biases 0, norms 1."""
+        with torch.no_grad():
+            for name, parameter in self.named_parameters():
+                if parameter.dim() > 1:
+                    parameter.normal_(0.0, INIT_STD)
+                else:
+                    parameter.fill_(0.0 if name.endswith(".bias") else 1.0)
+
+    def _through(self, layers: Sequence[int], states: Tensor, *, first_position: int) -> Tensor:
+        """Run `layers` and the norm causally over `states` [B, N, H] whose first token stands at `first_position`."""
+        positions = torch.arange(first_position, first_position + states.shape[1], device=states.device)[None]
+        rotary = self.model.rotary_emb(states, positions)
+        for index in layers:
+            states = self.model.layers[index](states, position_embeddings=rotary)
+        normed: Tensor = self.model.norm(states)
+        return normed

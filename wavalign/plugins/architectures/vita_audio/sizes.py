@@ -1,0 +1,170 @@
+"""The numbers that fix a network, from a preset or from a public `config.json`."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, final
+
+from transformers import Qwen2Config
+
+from wavalign.errors import CheckpointError
+
+MODEL_TYPE = "qwen2_mtp"
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class VitaSizes:
+    """Sizes of a Qwen2 trunk with multi-token-prediction (MTP) modules."""
+
+    vocabulary_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_layers: int
+    """Trunk layers; a public config counts the MTP layers too."""
+    num_heads: int
+    num_key_value_heads: int
+    num_mtp_layers: int
+    tie_embeddings: bool
+    rope_theta: float
+    rms_norm_eps: float = 1e-6
+    max_positions: int = 32768
+
+    def check(self) -> None:
+        """Raise CheckpointError where the numbers do not fit one another."""
+        if min(self.hidden_size, self.intermediate_size, self.num_layers, self.num_heads, self.num_key_value_heads) < 1:
+            raise CheckpointError("every size must be at least 1")
+        if self.num_mtp_layers < 0:
+            raise CheckpointError("num_mtp_layers cannot be negative")
+        if self.hidden_size % (2 * self.num_heads):
+            raise CheckpointError(f"hidden_size {self.hidden_size} is no even multiple of num_heads {self.num_heads}")
+        if self.num_heads % self.num_key_value_heads:
+            raise CheckpointError(
+                f"num_heads {self.num_heads} is no multiple of num_key_value_heads {self.num_key_value_heads}"
+            )
+
+    def transformers_config(self) -> Qwen2Config:
+        """Configuration of the decoder layers, trunk first, then MTP."""
+        layers = self.num_layers + self.num_mtp_layers
+        config = Qwen2Config(
+            vocab_size=self.vocabulary_size,
+            hidden_size=self.hidden_size,
+            intermediate_size=self.intermediate_size,
+            num_hidden_layers=layers,
+            num_attention_heads=self.num_heads,
+            num_key_value_heads=self.num_key_value_heads,
+            rope_parameters={"rope_type": "default", "rope_theta": self.rope_theta},
+            rms_norm_eps=self.rms_norm_eps,
+            max_position_embeddings=self.max_positions,
+            tie_word_embeddings=self.tie_embeddings,
+        )
+        config._attn_implementation = "sdpa"
+        return config
+
+    def public_config(self) -> dict[str, Any]:
+        """The size part of a `config.json` in the public layout."""
+        return {
+            "architectures": ["Qwen2MTPForCausalLM"],
+            "model_type": MODEL_TYPE,
+            "hidden_act": "silu",
+            "hidden_size": self.hidden_size,
+            "intermediate_size": self.intermediate_size,
+            "max_position_embeddings": self.max_positions,
+            "num_attention_heads": self.num_heads,
+            "num_hidden_layers": self.num_layers + self.num_mtp_layers,
+            "num_key_value_heads": self.num_key_value_heads,
+            "num_nextn_predict_layers": self.num_mtp_layers,
+            "rms_norm_eps": self.rms_norm_eps,
+            "rope_theta": self.rope_theta,
+            "tie_word_embeddings": self.tie_embeddings,
+            "use_sliding_window": False,
+            "vocab_size": self.vocabulary_size,
+        }
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Preset:
+    """A named size for random weights; the vocabulary comes from the base tokenizer."""
+
+    sizes: VitaSizes
+    num_codes: int
+
+
+PRESETS: dict[str, Preset] = {
+    "tiny": Preset(
+        VitaSizes(
+            vocabulary_size=0,
+            hidden_size=128,
+            intermediate_size=320,
+            num_layers=4,
+            num_heads=4,
+            num_key_value_heads=2,
+            num_mtp_layers=0,
+            tie_embeddings=True,
+            rope_theta=10_000.0,
+        ),
+        num_codes=512,
+    ),
+    "7b": Preset(
+        VitaSizes(
+            vocabulary_size=0,
+            hidden_size=3584,
+            intermediate_size=18944,
+            num_layers=28,
+            num_heads=28,
+            num_key_value_heads=4,
+            num_mtp_layers=10,
+            tie_embeddings=False,
+            rope_theta=1_000_000.0,
+        ),
+        num_codes=16384,
+    ),
+}
+"""`tiny` trains on a CPU; `7b` has the sizes of the public Boost and Balance checkpoints."""
+
+
+def read_public_config(folder: str) -> dict[str, Any]:
+    """Read `config.json` of a checkpoint folder; raises CheckpointError when it is not of this family."""
+    path = Path(folder) / "config.json"
+    try:
+        config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(f"{path} does not exist", hint="give the folder of a complete checkpoint") from None
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from error
+    family = config.get("model_type")
+    if family == "qwen2_mtp_sensevoice":
+        raise CheckpointError(
+            f"{path}: model_type {family} hears through a continuous audio encoder, which type vita does not have",
+            hint="use a checkpoint with discrete audio input (model_type qwen2_mtp)",
+        )
+    if family != MODEL_TYPE:
+        raise CheckpointError(f"{path}: model_type is {family!r}, type vita reads {MODEL_TYPE!r}")
+    return config
+
+
+def sizes_of_config(config: dict[str, Any], where: str) -> VitaSizes:
+    """Sizes from a public config; raises CheckpointError on a missing or unsupported entry."""
+    if config.get("rope_scaling") or config.get("use_sliding_window"):
+        raise CheckpointError(f"{where}: rope_scaling and sliding windows are not supported")
+    rope = config.get("rope_parameters") or config
+    try:
+        mtp = int(config["num_nextn_predict_layers"])
+        sizes = VitaSizes(
+            vocabulary_size=int(config["vocab_size"]),
+            hidden_size=int(config["hidden_size"]),
+            intermediate_size=int(config["intermediate_size"]),
+            num_layers=int(config["num_hidden_layers"]) - mtp,
+            num_heads=int(config["num_attention_heads"]),
+            num_key_value_heads=int(config["num_key_value_heads"]),
+            num_mtp_layers=mtp,
+            tie_embeddings=bool(config["tie_word_embeddings"]),
+            rope_theta=float(rope["rope_theta"]),
+            rms_norm_eps=float(config["rms_norm_eps"]),
+            max_positions=int(config["max_position_embeddings"]),
+        )
+    except KeyError as missing:
+        raise CheckpointError(f"{where}: config.json has no {missing}") from None
+    sizes.check()
+    return sizes

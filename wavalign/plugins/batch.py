@@ -1,0 +1,227 @@
+"""The records that travel between plugins and engine: frozen, with named shapes.
+
+Letters: P prompts, G group, B sequences, S streams, T tokens, H hidden, V vocabulary, K kept ids, N samples.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import Any, final
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+
+class Role(IntEnum):
+    """What one position of one stream is; every position has exactly one."""
+
+    PAD = 0
+    PROMPT = 1
+    TEXT = 2
+    TEXT_END = 3
+    AUDIO = 4
+    AUDIO_MARK = 5
+    FORCED = 6
+    """Put there by the layout, not chosen by the model; never scored."""
+
+
+TEXT_ROLES = (Role.TEXT, Role.TEXT_END)
+AUDIO_ROLES = (Role.AUDIO,)
+MARK_ROLES = (Role.AUDIO_MARK,)
+SCORED_ROLES = TEXT_ROLES + AUDIO_ROLES + MARK_ROLES
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Waveform:
+    """Mono sound with its rate; the two never travel apart."""
+
+    samples: npt.NDArray[np.float32]
+    """[N], in -1..1."""
+    sample_rate: int
+    """Hertz."""
+
+    @property
+    def seconds(self) -> float:
+        return len(self.samples) / self.sample_rate
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class AudioClip:
+    """Sound by address (a path or an fsspec URL); read when needed, see `plugins.audio.read`."""
+
+    url: str
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn of a dialogue; `audio`, where present, is the spoken form of this turn."""
+
+    role: str
+    """`system`, `user` or `assistant`."""
+    text: str = ""
+    audio: AudioClip | None = None
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Dialogue:
+    """A prompt and, for supervised data, the answer to imitate (`target`)."""
+
+    id: str
+    messages: tuple[Message, ...]
+    target: Message | None = None
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    """Whatever the source knows: reference answer, style, task type, question text."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class HeadSpec:
+    """An output head: which stream it predicts and how far ahead.
+
+    `hidden[head][:, t]` predicts the token at `t + shift` of stream `stream`.
+    """
+
+    name: str
+    stream: int
+    shift: int = 1
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class TokenSpace:
+    """The ids of one checkpoint, read from its config and tokenizer; nobody else may spell them."""
+
+    vocabulary_size: int
+    pad: int
+    streams: tuple[str, ...]
+    """Names of the S aligned streams, e.g. `("mix",)` or `("text", "audio")`."""
+    heads: tuple[HeadSpec, ...]
+    """All heads; a token's `source` is an index into this tuple."""
+    num_codes: int
+    """Size of the codec vocabulary the audio ids stand for."""
+
+    @property
+    def main_heads(self) -> tuple[int, ...]:
+        """Per stream, the index of its first head."""
+        return tuple(
+            next(i for i, head in enumerate(self.heads) if head.stream == stream)
+            for stream in range(len(self.streams))
+        )
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class TokenSequence:
+    """One row of tokens: ids, roles and scoring heads of every stream."""
+
+    ids: Tensor
+    """[S, T] int64."""
+    roles: Tensor
+    """[S, T] int8, values of `Role`."""
+    sources: Tensor | None = None
+    """[S, T] int8 index into `TokenSpace.heads`; None means each stream's main head."""
+
+    @property
+    def length(self) -> int:
+        return int(self.ids.shape[1])
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class TokenBatch:
+    """Right-padded rows; positions count from 0 in every row."""
+
+    ids: Tensor
+    """[B, S, T] int64."""
+    roles: Tensor
+    """[B, S, T] int8."""
+    sources: Tensor
+    """[B, S, T] int8."""
+    lengths: Tensor
+    """[B] int64."""
+
+    def to(self, device: torch.device) -> "TokenBatch":
+        """The same batch on another device."""
+        return TokenBatch(*(x.to(device) for x in (self.ids, self.roles, self.sources, self.lengths)))
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A completion taken apart again."""
+
+    text: str
+    codes: tuple[int, ...]
+    finished: bool
+    """False where the token limit cut it off."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Rollout:
+    """One sampled answer with everything needed to score it again."""
+
+    completion: TokenSequence
+    """ids/roles/sources [S, Tc] of what was sampled (FORCED positions included)."""
+    logprobs: Tensor
+    """[S, Tc] float32 behaviour log-probs, under the distribution that was sampled; 0 where nothing was."""
+    answer: Answer
+    support: Tensor | None = None
+    """[S, Tc, K] int32 ids that top-k/top-p kept, padded by -1; None when nothing was cut."""
+    waveform: Waveform | None = None
+    """The decoded sound; None when no reward or metric listens."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class RolloutGroup:
+    """The G answers to one prompt."""
+
+    dialogue: Dialogue
+    prompt: TokenSequence
+    rollouts: tuple[Rollout, ...]
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """A reward plugin's word on one rollout: a value, or None and why there is none."""
+
+    value: float | None
+    reason: str = ""
+    details: Mapping[str, float | str] = field(default_factory=dict)
+    """Facets worth showing, e.g. the transcript that was heard."""
+
+
+def collate(rows: Sequence[TokenSequence], space: TokenSpace) -> TokenBatch:
+    """Right-pad `rows` ([S, T_i] each) to one batch [B, S, T]."""
+    streams, length = len(space.streams), max(row.length for row in rows)
+    shape = (len(rows), streams, length)
+    ids = torch.full(shape, space.pad, dtype=torch.int64)
+    roles = torch.full(shape, int(Role.PAD), dtype=torch.int8)
+    sources = torch.tensor(space.main_heads, dtype=torch.int8).view(1, streams, 1).repeat(len(rows), 1, length)
+    for index, row in enumerate(rows):
+        ids[index, :, : row.length] = row.ids
+        roles[index, :, : row.length] = row.roles
+        if row.sources is not None:
+            sources[index, :, : row.length] = row.sources
+    return TokenBatch(ids, roles, sources, torch.tensor([row.length for row in rows]))
+
+
+def concatenate(prompt: TokenSequence, completion: TokenSequence, space: TokenSpace) -> TokenSequence:
+    """Prompt [S, Tp] followed by completion [S, Tc] as one row [S, Tp + Tc]."""
+    main = torch.tensor(space.main_heads, dtype=torch.int8).view(-1, 1)
+    sources = [
+        part.sources if part.sources is not None else main.expand_as(part.roles) for part in (prompt, completion)
+    ]
+    return TokenSequence(
+        torch.cat([prompt.ids, completion.ids], dim=1),
+        torch.cat([prompt.roles, completion.roles], dim=1),
+        torch.cat(sources, dim=1),
+    )

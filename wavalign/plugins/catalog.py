@@ -1,0 +1,27 @@
+"""The built-in plugins: one literal table, (kind, type) -> "module:Class"."""
+
+CATALOG: dict[tuple[str, str], str] = {
+    ("architecture", "vita"): "wavalign.plugins.architectures.vita:VitaAudio",
+    ("codec", "source_filter"): "wavalign.plugins.codecs.source_filter:SourceFilterCodec",
+    ("data", "jsonl"): "wavalign.plugins.data.jsonl:Jsonl",
+    ("data", "spoken_world"): "wavalign.plugins.data.spoken_world:SpokenWorld",
+    ("sampler", "kv_cache"): "wavalign.plugins.samplers.kv_cache:KvCache",
+    ("reward", "answer_match"): "wavalign.plugins.rewards.answer_match:AnswerMatch",
+    ("reward", "asr_consistency"): "wavalign.plugins.rewards.asr_consistency:AsrConsistency",
+    ("reward", "speaking_style"): "wavalign.plugins.rewards.speaking_style:SpeakingStyle",
+    ("reward", "speech_quality"): "wavalign.plugins.rewards.speech_quality:SpeechQuality",
+    ("mask", "roles"): "wavalign.plugins.masks.roles:Roles",
+    ("advantage", "group_normalized"): "wavalign.plugins.advantages.group_normalized:GroupNormalized",
+    ("gate", "fixed"): "wavalign.plugins.gates.fixed:Fixed",
+    ("gate", "linear"): "wavalign.plugins.gates.linear:Linear",
+    ("gate", "rollout_adaptive"): "wavalign.plugins.gates.rollout_adaptive:RolloutAdaptive",
+    ("loss", "cross_entropy"): "wavalign.plugins.losses.cross_entropy:CrossEntropy",
+    ("loss", "grpo"): "wavalign.plugins.losses.grpo:GRPO",
+    ("loss", "kl"): "wavalign.plugins.losses.kl:KL",
+    ("metric", "text_accuracy"): "wavalign.plugins.metrics.text_accuracy:TextAccuracy",
+    ("metric", "heard_answer"): "wavalign.plugins.metrics.heard_answer:HeardAnswer",
+    ("metric", "style_accuracy"): "wavalign.plugins.metrics.style_accuracy:StyleAccuracy",
+    ("metric", "speech_quality"): "wavalign.plugins.metrics.speech_quality:SpeechQuality",
+    ("metric", "well_formed"): "wavalign.plugins.metrics.well_formed:WellFormed",
+    ("tracker", "tensorboard"): "wavalign.plugins.trackers.tensorboard:TensorBoard",
+}

@@ -1,0 +1,156 @@
+"""Find plugins: the built-in catalogue, entry points of installed packages, and the files a recipe names.
+
+Nothing is skipped: an import failure, a duplicate name or a broken contract is a PluginError.
+"""
+
+import difflib
+import importlib
+import importlib.util
+import inspect
+import sys
+from collections.abc import Iterable
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import final
+
+from wavalign.errors import PluginError
+from wavalign.plugins import api
+from wavalign.plugins.catalog import CATALOG
+from wavalign.schema.base import Params
+
+ENTRY_POINT_GROUP = "wavalign.plugins"
+
+KINDS: dict[str, type[api.Plugin]] = {
+    base.kind: base
+    for base in (
+        api.Architecture,
+        api.Codec,
+        api.DataSource,
+        api.Reward,
+        api.Mask,
+        api.Advantage,
+        api.Gate,
+        api.Loss,
+        api.Sampler,
+        api.Metric,
+        api.Tracker,
+    )
+}
+
+
+@final
+class Registry:
+    """Every plugin that can be named, each imported only when asked for."""
+
+    def __init__(self, files: Iterable[str] = ()) -> None:
+        """Collect the catalogue, the entry points (`kind.type = module:Class`) and the classes of `files`."""
+        self._addresses: dict[tuple[str, str], str] = dict(CATALOG)
+        self._classes: dict[tuple[str, str], type[api.Plugin]] = {}
+        for entry in entry_points(group=ENTRY_POINT_GROUP):
+            self._add_entry_point(entry.name, entry.value)
+        for file in files:
+            self._add_file(Path(file))
+
+    def types(self, kind: str) -> list[str]:
+        """Names of a kind, sorted."""
+        known = {*self._addresses, *self._classes}
+        return sorted(name for each, name in known if each == kind)
+
+    def get(self, kind: str, type_: str) -> type[api.Plugin]:
+        """The class of (`kind`, `type_`); PluginError when there is none or it breaks its contract."""
+        key = (kind, type_)
+        if key not in self._classes:
+            if key not in self._addresses:
+                raise PluginError(f"no {kind} named '{type_}'", hint=self.suggestion(kind, type_))
+            self._classes[key] = checked(kind, type_, _import(key, self._addresses[key]))
+        return self._classes[key]
+
+    def suggestion(self, kind: str, type_: str) -> str:
+        """The nearest name of the same kind, the kind it belongs to, or all names."""
+        near = difflib.get_close_matches(type_, self.types(kind), n=1, cutoff=0.5)
+        if near:
+            return f"did you mean '{near[0]}'?"
+        elsewhere = [other for other in KINDS if type_ in self.types(other)]
+        if elsewhere:
+            return f"'{type_}' is a {elsewhere[0]}, not a {kind}; a {kind} is one of: {', '.join(self.types(kind))}"
+        return f"known: {', '.join(self.types(kind)) or 'none'}"
+
+    def _claim(self, key: tuple[str, str], origin: str) -> None:
+        if key in self._addresses or key in self._classes:
+            raise PluginError(
+                f"{origin} registers {key[0]} '{key[1]}', which exists already",
+                hint="give it another name; a plugin never replaces another silently",
+            )
+
+    def _add_entry_point(self, name: str, address: str) -> None:
+        kind, _, type_ = name.partition(".")
+        if kind not in KINDS or not type_:
+            raise PluginError(
+                f"entry point '{name}' of group {ENTRY_POINT_GROUP} is not of the form kind.type",
+                hint=f"kinds: {', '.join(KINDS)}",
+            )
+        self._claim((kind, type_), f"entry point '{name}' ({address})")
+        self._addresses[kind, type_] = address
+
+    def _add_file(self, path: Path) -> None:
+        module = load_file(path)
+        found = [
+            value
+            for value in vars(module).values()
+            if inspect.isclass(value) and issubclass(value, api.Plugin) and value.__module__ == module.__name__
+        ]
+        if not found:
+            raise PluginError(f"{path} defines no plugin", hint=f"subclass one of: {', '.join(KINDS)}")
+        for value in found:
+            type_ = vars(value).get("type")
+            if not isinstance(type_, str):
+                raise PluginError(
+                    f"{path}: class {value.__name__} has no `type`", hint='add a class attribute, e.g. type = "my_loss"'
+                )
+            key = (value.kind, type_)
+            self._claim(key, str(path))
+            self._classes[key] = checked(value.kind, type_, value)
+
+
+def load_file(path: Path) -> object:
+    """Run a Python file as a module of its own; a failure is a PluginError that names it."""
+    if not path.is_file():
+        raise PluginError(f"plugin file {path} does not exist", hint="`plugins:` takes paths relative to the recipe")
+    name = f"wavalign_user_{path.stem}_{abs(hash(str(path.resolve()))):x}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise PluginError(f"{path} is not a Python file", hint="name it something.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # pydantic and pickling look classes up by module name
+    try:
+        spec.loader.exec_module(module)
+    except (Exception, SystemExit) as error:  # whatever a person's file raises must end the compile, named
+        del sys.modules[name]
+        raise PluginError(f"{path} failed to import: {type(error).__name__}: {error}") from error
+    return module
+
+
+def checked(kind: str, type_: str, value: object) -> type[api.Plugin]:
+    """Hold a class against its kind's contract."""
+    base = KINDS[kind]
+    if not (inspect.isclass(value) and issubclass(value, base)):
+        raise PluginError(f"{kind} '{type_}' is not a subclass of wavalign.plugins.api.{base.__name__}")
+    missing = sorted(getattr(value, "__abstractmethods__", ()))
+    if missing:
+        raise PluginError(f"{kind} '{type_}' ({value.__name__}) does not define: {', '.join(missing)}")
+    if not (inspect.isclass(value.Params) and issubclass(value.Params, Params)):
+        raise PluginError(f"{kind} '{type_}': Params must be a subclass of wavalign.schema.base.Params")
+    return value
+
+
+def _import(key: tuple[str, str], address: str) -> object:
+    module, _, name = address.partition(":")
+    try:
+        return vars(importlib.import_module(module))[name]
+    except ImportError as error:
+        raise PluginError(
+            f"{key[0]} '{key[1]}' ({address}) failed to import: {error}",
+            hint="`pip install wavalign[speech]` brings what the spoken world needs; `wavalign doctor` checks it",
+        ) from error
+    except KeyError as error:
+        raise PluginError(f"{key[0]} '{key[1]}': module {module} has no {name}") from error

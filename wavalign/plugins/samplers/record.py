@@ -1,0 +1,85 @@
+"""What a sampling loop writes down, and how it becomes rollouts."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import final
+
+import torch
+from torch import Tensor
+
+from wavalign.plugins.api import Architecture
+from wavalign.plugins.batch import Dialogue, Rollout, RolloutGroup, TokenSequence
+from wavalign.plugins.samplers.drawing import Draw
+
+
+@final
+class Record:
+    """Tokens of B rows, S streams and up to T steps, on the device that samples."""
+
+    def __init__(self, rows: int, streams: int, steps: int, *, device: torch.device) -> None:
+        shape = (rows, streams, steps)
+        self.ids = torch.zeros(shape, dtype=torch.int64, device=device)
+        self.roles = torch.zeros(shape, dtype=torch.int8, device=device)
+        self.logprobs = torch.zeros(shape, dtype=torch.float32, device=device)
+        self.sources = torch.zeros(streams, steps, dtype=torch.int8)
+        """[S, T]: the same for all rows."""
+        self.lengths = torch.zeros(rows, dtype=torch.int64, device=device)
+        self.finished = torch.zeros(rows, dtype=torch.bool, device=device)
+        self.supports: list[tuple[Tensor, Tensor]] = []
+        """Per step: the rows [R] that sampled and their kept ids [R, S, K], padded by -1, on the CPU."""
+
+    def write(self, step: int, rows: Tensor, draws: Sequence[Draw], forced: Tensor) -> Tensor:
+        """Note the draws of all streams for `rows` [R], overruled where `forced` [R, S] is an id; gives ids [R, S]."""
+        free = forced < 0
+        ids = torch.where(free, torch.stack([draw.ids for draw in draws], dim=1), forced)
+        self.ids[rows, :, step] = ids
+        logprobs = torch.stack([draw.logprobs for draw in draws], dim=1)
+        self.logprobs[rows, :, step] = torch.where(free, logprobs, 0.0)
+        kept = [draw.support for draw in draws if draw.support is not None]
+        if kept:
+            width = max(support.shape[1] for support in kept)
+            padded = [torch.nn.functional.pad(x, (0, width - x.shape[1]), value=-1) for x in kept]
+            support = torch.where(free[:, :, None], torch.stack(padded, dim=1), -1)
+            self.supports.append((rows.cpu(), support.cpu()))
+        return ids
+
+    def close(self, step: int, rows: Tensor, roles: Tensor, finished: Tensor) -> None:
+        """Note what the layout made of the step: `roles` [R, S], and which rows it completed."""
+        self.roles[rows, :, step] = roles
+        self.lengths[rows] += ~self.finished[rows]
+        self.finished[rows] = finished
+
+    def groups(
+        self, architecture: Architecture, prompts: Sequence[tuple[Dialogue, TokenSequence]], group_size: int
+    ) -> list[RolloutGroup]:
+        """The rollouts of all prompts, rows of one prompt adjacent, on the CPU and fit for autograd."""
+        # Tensors made in inference mode cannot be saved for a backward pass, copies can.
+        ids, roles, logprobs = (x.cpu().clone() for x in (self.ids, self.roles, self.logprobs))
+        lengths, finished = self.lengths.tolist(), self.finished.tolist()
+        supports = self._row_supports(lengths) if self.supports else [None] * len(lengths)
+        rollouts = []
+        for row, length in enumerate(lengths):
+            completion = TokenSequence(
+                ids[row, :, :length].clone(), roles[row, :, :length].clone(), self.sources[:, :length].clone()
+            )
+            answer = replace(architecture.decode_completion(completion), finished=finished[row])
+            rollouts.append(Rollout(completion, logprobs[row, :, :length].clone(), answer, supports[row]))
+        return [
+            RolloutGroup(dialogue, prompt, tuple(rollouts[index * group_size : (index + 1) * group_size]))
+            for index, (dialogue, prompt) in enumerate(prompts)
+        ]
+
+    def _row_supports(self, lengths: Sequence[int]) -> list[Tensor | None]:
+        """Kept ids [S, Tc, K] of every row, each as wide as that row needs."""
+        steps: list[list[Tensor]] = [[] for _ in lengths]
+        for rows, support in self.supports:
+            for index, row in enumerate(rows.tolist()):
+                steps[row].append(support[index])
+        result: list[Tensor | None] = []
+        for length, kept in zip(lengths, steps, strict=True):
+            width = max(int((x >= 0).sum(dim=-1).max()) for x in kept[:length])
+            table = torch.full((self.sources.shape[0], length, width), -1, dtype=torch.int32)
+            for step, x in enumerate(kept[:length]):
+                table[:, step, : x.shape[1]] = x[:, :width]
+            result.append(table)
+        return result

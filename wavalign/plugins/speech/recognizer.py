@@ -1,0 +1,102 @@
+"""A speech recogniser for a closed set of sentences.
+
+What it hears is always made of the given words, so an agreement with the text is evidence only where another answer
+would have been heard as that other answer: score the word that carries the answer, not the template around it.
+Each utterance is heard alone, so the order of calls changes nothing. PocketSphinx keeps Python's lock while it
+searches (two threads: 57 ms a clip, one: 55 ms), so the listening is done by a few processes.
+"""
+
+import os
+import queue
+import struct
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from pathlib import Path
+from typing import final
+
+import numpy as np
+import soxr
+
+from wavalign.errors import PluginError
+from wavalign.plugins.batch import Waveform
+from wavalign.plugins.speech.hearing import SAMPLE_RATE, write_model
+
+MAX_SECONDS = 8.0
+"""Only so much of a waveform is listened to: bounds the time of a call."""
+_MINIMUM_SECONDS = 0.1
+"""Below this there is nothing to look at."""
+
+
+@final
+class Recognizer:
+    """Hears words of the given sentences; any number of threads may call it, `processes` of them at a time."""
+
+    def __init__(self, sentences: Sequence[str], *, processes: int = 2) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="wavalign-hearing-")
+        write_model(tuple(dict.fromkeys(sentences)), Path(self._folder.name))
+        self._idle: queue.SimpleQueue[subprocess.Popen[bytes]] = queue.SimpleQueue()
+        self._workers: list[subprocess.Popen[bytes]] = []
+        self._lock = threading.Lock()
+        self._processes = processes
+
+    def hear(self, waveform: Waveform) -> str:
+        """Words heard in the first `MAX_SECONDS` of `waveform`, separated by spaces; empty where there is no sound."""
+        if waveform.seconds < _MINIMUM_SECONDS:
+            return ""
+        samples = waveform.samples[: int(MAX_SECONDS * waveform.sample_rate)]
+        if waveform.sample_rate != SAMPLE_RATE:
+            samples = soxr.resample(samples, waveform.sample_rate, SAMPLE_RATE)
+        data = (np.clip(samples, -1.0, 1.0) * 32767.0).astype("<i2").tobytes()
+        worker = self._take()
+        words = _ask(worker, data)
+        self._idle.put(worker)
+        return words
+
+    def hear_all(self, waveforms: Sequence[Waveform]) -> list[str]:
+        """Words heard in each of `waveforms`, all processes at work."""
+        with ThreadPoolExecutor(self._processes) as pool:
+            return list(pool.map(self.hear, waveforms))
+
+    def _take(self) -> "subprocess.Popen[bytes]":
+        with self._lock:
+            if self._idle.empty() and len(self._workers) < self._processes:
+                self._workers.append(_start(Path(self._folder.name)))
+                self._idle.put(self._workers[-1])
+        return self._idle.get()
+
+
+@cache
+def recognizer(sentences: tuple[str, ...], processes: int) -> Recognizer:
+    """The one recogniser of this process for `sentences`."""
+    return Recognizer(sentences, processes=processes)
+
+
+def _start(folder: Path) -> "subprocess.Popen[bytes]":
+    """A listening process; it ends with this one, when its standard input closes."""
+    command = [sys.executable, "-m", "wavalign.plugins.speech.hearing", str(folder)]
+    # Search paths of this process, so that the child finds the same packages.
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
+
+
+def _ask(worker: "subprocess.Popen[bytes]", samples: bytes) -> str:
+    stdin, stdout = worker.stdin, worker.stdout
+    if stdin is None or stdout is None:
+        raise PluginError("the listening process has no pipes")
+    try:
+        stdin.write(struct.pack("<I", len(samples)) + samples)
+        stdin.flush()
+        line = stdout.readline()
+    except BrokenPipeError:
+        line = b""
+    if not line.endswith(b"\n"):
+        raise PluginError(
+            f"the listening process ended with status {worker.wait()}",
+            hint="is the package pocketsphinx whole, and is there memory left?",
+        )
+    return line.decode().strip()

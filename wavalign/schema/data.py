@@ -1,0 +1,33 @@
+"""Where dialogues come from."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, final
+
+from pydantic import BeforeValidator, Field
+
+from wavalign.schema.base import Section
+from wavalign.schema.component import WeightedComponent
+
+
+def _as_list(value: Any) -> Any:
+    return value if isinstance(value, list | tuple) else [value]
+
+
+def _as_splits(value: Any) -> Any:
+    return {"heldout": value} if isinstance(value, list | str) or (isinstance(value, dict) and "type" in value) else value
+
+
+Sources = Annotated[tuple[WeightedComponent, ...], BeforeValidator(_as_list), Field(min_length=1)]
+"""One source, or a list of sources mixed by `weight`."""
+
+
+@final
+class DataSection(Section):
+    """Prompts the policy answers, demonstrations the anchor imitates, and held-out splits to measure on."""
+
+    prompts: Sources | None = None
+    """What the policy answers in rollouts."""
+    demonstrations: Sources | None = None
+    """Dialogues with a target, for losses on demonstrations; may be fewer than the prompts, may be the same."""
+    evaluation: Annotated[Mapping[str, Sources], BeforeValidator(_as_splits)] = Field(default_factory=dict)
+    """Held-out splits by name; a single source is the split `heldout`."""

@@ -1,0 +1,27 @@
+"""What is measured on held-out data, and when."""
+
+from collections.abc import Mapping
+from typing import final
+
+from pydantic import Field
+
+from wavalign.schema.base import Section
+from wavalign.schema.component import Component
+
+
+@final
+class EvaluationSection(Section):
+    """Metrics on every split of `data.evaluation`, on greedy answers, beside the same metrics on the gold answers."""
+
+    metrics: Mapping[str, Component] = Field(default_factory=dict)
+    """Metric plugins by name."""
+    at_start: bool = True
+    """Measure before the first step."""
+    at_end: bool = True
+    """Measure after the last step."""
+    every: int = Field(default=0, ge=0)
+    """Also every so many steps; 0 never."""
+    limit: int | None = Field(default=None, ge=1)
+    """At most so many dialogues per split."""
+    samples: int = Field(default=8, ge=0)
+    """Answers per split kept with sound for the report."""

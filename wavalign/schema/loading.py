@@ -1,0 +1,200 @@
+"""A recipe file to a Recipe, or everything that is wrong with it at once."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar, final
+
+from pydantic import BaseModel, ValidationError
+
+from wavalign.errors import Problem, RecipeError, Where
+from wavalign.schema.anchoring import anchor
+from wavalign.schema.base import Tree
+from wavalign.schema.composer import Node, Path, dotted
+from wavalign.schema.marks import Source, in_file_order, locate, merge, source_of
+from wavalign.schema.recipe import Recipe
+from wavalign.schema.rendering import render_problems
+from wavalign.schema.source import scan_source
+from wavalign.schema.stage import Stage, StageSections
+from wavalign.schema.translation import conversion_problems, did_you_mean, problems_from_validation
+
+__all__ = [
+    "LoadedRecipe",
+    "load_recipe",
+    "problems_from_validation",
+    "read_params",
+    "render_problems",
+]
+
+Model = TypeVar("Model", bound=BaseModel)
+
+SHARED = frozenset(StageSections.model_fields)
+TOP_LEVEL = (*(name for name in Recipe.model_fields if name != "stages"), *StageSections.model_fields, "stages")
+DEFAULT_STAGE = "train"
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class LoadedRecipe:
+    """A valid recipe and where each of its values stands."""
+
+    recipe: Recipe
+    source: Source
+    """With stages merged: paths are those of `recipe`, marks point to where a person wrote it."""
+
+
+def load_recipe(path: str, overrides: Sequence[str] = ()) -> LoadedRecipe:
+    """Read, merge and validate a recipe; raises RecipeError with every problem found."""
+    scanned = scan_source(path, overrides)
+    source = merge_stages(scanned)
+    recipe, problems = _validated(Recipe, source.tree, (), source)
+    problems = [*_stage_problems(source), *_placed(problems, source, scanned)]
+    broken = {problem.path for problem in scanned.problems}  # their values became null, which is no second problem
+    problems = [problem for problem in problems if not _lies_in(problem.path, broken)]
+    problems += scanned.problems
+    if problems or recipe is None:
+        raise RecipeError(in_file_order(_once(problems), _names(source)))
+    return LoadedRecipe(recipe, source)
+
+
+def read_params(
+    model: type[Model], params: Mapping[str, Any], *, prefix: Path, source: Source, beside: Sequence[str] = ()
+) -> tuple[Model | None, list[Problem]]:
+    """Make a plugin's Params of the options at `prefix`: paths anchored, problems as `load_recipe` reports them.
+
+    `beside` names the component's own keys (`type`, `weight`, ...), for suggestions.
+    """
+    return _validated(model, dict(params), prefix, source, beside=beside)
+
+
+def _validated(
+    model: type[Model], tree: Tree, prefix: Path, source: Source, *, beside: Sequence[str] = ()
+) -> tuple[Model | None, list[Problem]]:
+    anchored = anchor(model, tree, source, prefix)
+    problems = conversion_problems(model, tree, prefix, source)
+    try:
+        made = model.model_validate(anchored)
+    except ValidationError as error:
+        known = {problem.path for problem in problems}
+        found = problems_from_validation(error, prefix, model, source, beside=beside)
+        return None, [*problems, *(problem for problem in found if problem.path not in known)]
+    return (None if problems else made), problems
+
+
+# --- stages -----------------------------------------------------------------------------------------------------------
+
+
+def merge_stages(source: Source) -> Source:
+    """Put each stage's sections over the shared ones; without `stages`, one stage is made of the shared ones.
+
+    Nodes keep their marks and the path they were written at, so one mistake in a shared section stays one problem.
+    """
+    items = source.root.value
+    assert isinstance(items, dict)
+    shared = {name: item for name, item in items.items() if name in SHARED}
+    listed = items.get("stages")
+    entries = listed.value if listed is not None else None
+    if listed is None:
+        stages = Node([_only_stage(source.root, shared)], source.root.where, source.root.key, ())
+    elif isinstance(entries, list):
+        stages = replace(listed, value=[_merged(item, shared, index) for index, item in enumerate(entries)])
+    else:
+        stages = listed
+    top = {name: item for name, item in items.items() if name not in SHARED}
+    merged = source_of(replace(source.root, value={**top, "stages": stages}), path=source.path, files=source.files)
+    return replace(merged, problems=source.problems)
+
+
+def _only_stage(root: Node, shared: dict[str, Node]) -> Node:
+    name = Node(DEFAULT_STAGE, root.where, root.key, ("name",))
+    return Node({"name": name, **shared}, root.where, root.key, ())
+
+
+def _merged(stage: Node, shared: dict[str, Node], index: int) -> Node:
+    if not isinstance(stage.value, dict):
+        return stage
+    base = Node(shared, stage.where, stage.key, stage.path)
+    return replace(merge(base, replace(stage, replace=False)), path=("stages", index))
+
+
+def _stage_problems(source: Source) -> list[Problem]:
+    """Names and starts of stages, at their own places; the Recipe checks them too, but only when all else is right."""
+    stages = source.tree["stages"]
+    seen: list[str] = []
+    found: list[Problem] = []
+    for index, stage in enumerate(stages if isinstance(stages, list) else ()):
+        name, start = (stage.get("name"), stage.get("start")) if isinstance(stage, dict) else (None, None)
+        if isinstance(name, str) and name in seen:
+            path: Path = ("stages", index, "name")
+            message, hint = f"two stages are named `{name}`", "rename one of them"
+            found.append(Problem("bad_value", dotted(source.written[path]), message, hint, source.marks[path]))
+        if isinstance(start, str) and start not in seen:
+            path = ("stages", index, "start")
+            before = ", ".join(f"`{earlier}`" for earlier in seen) or "none, this is the first"
+            message = f"`{start}` is not an earlier stage"
+            hint = did_you_mean(start, seen) or f"earlier stages: {before}"
+            found.append(Problem("bad_value", dotted(source.written[path]), message, hint, source.marks[path]))
+        if isinstance(name, str):
+            seen.append(name)
+    return found
+
+
+def _placed(problems: Sequence[Problem], source: Source, scanned: Source) -> list[Problem]:
+    """Adjust what the merging of stages hides: what may stand at the top level, and what all stages lack."""
+    reported: list[Problem] = []
+    for problem in problems:
+        if problem.path == "" and problem.code == "bad_value":
+            continue  # the Recipe's own check of stages; `_stage_problems` says it better
+        if problem.code == "unknown_key":
+            reported.append(_unknown_at_its_level(problem))
+        elif problem.code == "missing_key":
+            reported.append(_missing_from_all(problem, source, scanned))
+        else:
+            reported.append(problem)
+    return reported
+
+
+def _unknown_at_its_level(problem: Problem) -> Problem:
+    parts = problem.path.split(".")
+    name = parts[-1]
+    if len(parts) == 1:
+        in_stage = name in Stage.model_fields
+        hint = "it belongs to an entry of `stages`" if in_stage else did_you_mean(name, TOP_LEVEL)
+        return replace(problem, hint=hint or f"known keys: {', '.join(f'`{key}`' for key in TOP_LEVEL)}")
+    if len(parts) == 3 and parts[0] == "stages" and name in Recipe.model_fields:
+        return replace(problem, hint="it belongs to the top level of the recipe, for all stages")
+    return problem
+
+
+def _missing_from_all(problem: Problem, source: Source, scanned: Source) -> Problem:
+    """A key that the shared section lacks too is missing there, once, and not in each stage."""
+    parts = problem.path.split(".")
+    if parts[0] != "stages" or len(parts) < 3 or parts[2] not in SHARED:
+        return problem
+    shared: Path = tuple(parts[2:])
+    found, missing = locate(scanned.tree, shared)
+    if len(missing) != 1 or (len(shared) == 1 and _somewhere(source.tree["stages"], parts[2])):
+        return problem
+    hint = problem.hint + (", at the top level or in each stage" if len(shared) == 1 else "")
+    return replace(problem, path=dotted(shared), message=problem.message, hint=hint, where=scanned.keys[found])
+
+
+def _somewhere(stages: Any, name: str) -> bool:
+    return isinstance(stages, list) and any(isinstance(stage, dict) and name in stage for stage in stages)
+
+
+def _lies_in(path: str, places: set[str]) -> bool:
+    parts = path.split(".")
+    return any(".".join(parts[:count]) in places for count in range(1, len(parts) + 1))
+
+
+def _once(problems: Sequence[Problem]) -> list[Problem]:
+    """One problem per place, code and message, however many stages share it."""
+    kept: dict[tuple[str, Where | None, str], Problem] = {}
+    for problem in problems:
+        kept.setdefault((problem.code, problem.where, problem.message), problem)
+    return list(kept.values())
+
+
+def _names(source: Source) -> list[str]:
+    """Files as marks name them, the recipe first."""
+    return list(dict.fromkeys([source.path, *(spot.file for spot in source.marks.values())]))

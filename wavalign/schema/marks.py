@@ -1,0 +1,117 @@
+"""A tree that knows where each of its values stands."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, final
+
+from wavalign.errors import Problem, Where
+from wavalign.schema.base import Tree
+from wavalign.schema.composer import Node, Path, dotted
+
+SET = "--set"
+"""What stands for the file of a value that the command line gives."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A tree and, for every path in it, where that stands."""
+
+    path: str
+    """The recipe, as named by whoever asked for it."""
+    tree: Tree
+    marks: Mapping[Path, Where]
+    """Where each value stands; `()` is the root."""
+    keys: Mapping[Path, Where]
+    """Where the key of each value stands; that of a list entry is the entry itself."""
+    written: Mapping[Path, Path]
+    """Path in `tree` -> path as a person wrote it; they differ once stages are merged."""
+    files: tuple[str, ...]
+    """Absolute paths of all files read: the recipe, what it extends, what that extends, ..."""
+    root: Node
+    """The same tree with its nodes, for merging."""
+    problems: tuple[Problem, ...] = ()
+    """What was wrong with values that could be skipped; `read_source` raises when there are any."""
+
+    def where(self, path: Path, *, key: bool = False) -> Where:
+        """The place of `path`, or of its nearest ancestor that exists; of its key with `key=True`.
+
+        `path` may be one of the validated recipe, with the steps that short forms leave out (`params`, the `0` of a
+        single source, `heldout`).
+        """
+        found, missing = locate(self.tree, path)
+        return self.keys[found] if key or missing else self.marks[found]
+
+    def dotted(self, path: Path) -> str:
+        """`path` as a person wrote it: what a stage shares with all others is found at the top level."""
+        found, missing = locate(self.tree, path)
+        return dotted((*self.written[found], *missing))
+
+
+def source_of(root: Node, *, path: str, files: tuple[str, ...]) -> Source:
+    """Spread a node tree out into plain values and marks."""
+    marks: dict[Path, Where] = {}
+    keys: dict[Path, Where] = {}
+    written: dict[Path, Path] = {}
+
+    def spread(node: Node, at: Path, wrote: Path) -> Any:
+        marks[at], keys[at], written[at] = node.where, node.key, wrote
+        if isinstance(node.value, dict):
+            return {name: spread(item, (*at, name), item.path) for name, item in node.value.items()}
+        if isinstance(node.value, list):
+            return [spread(item, (*at, index), (*wrote, index)) for index, item in enumerate(node.value)]
+        return node.value
+
+    tree = spread(root, (), ())
+    return Source(path, tree, marks, keys, written, files, root)
+
+
+def locate(tree: Any, path: Path) -> tuple[Path, Path]:
+    """Split `path` into what exists, as it stands in `tree`, and what does not."""
+    found: Path = ()
+    value = tree
+    for index, part in enumerate(path):
+        following = path[index + 1] if index + 1 < len(path) else None
+        if _holds(value, part):
+            found, value = (*found, part), value[part]
+        elif isinstance(value, Mapping) and set(value) == {"type", "params"} and _holds(value["params"], part):
+            found, value = (*found, "params", part), value["params"][part]
+        elif not _left_out(value, part, following):
+            return found, path[index:]
+    return found, ()
+
+
+def _holds(value: Any, part: str | int) -> bool:
+    if isinstance(value, list):
+        return isinstance(part, int) and 0 <= part < len(value)
+    return isinstance(value, Mapping) and part in value
+
+
+def _left_out(value: Any, part: str | int, following: str | int | None) -> bool:
+    """Whether a short form may leave `part` out: `params`, the index of an only entry, the name of an only split."""
+    if isinstance(part, int):
+        return part == 0 and isinstance(value, Mapping)
+    if isinstance(value, Mapping) and part == "params":
+        return True
+    return isinstance(following, int) and isinstance(value, list | Mapping)
+
+
+def in_file_order(problems: Sequence[Problem], names: Sequence[str]) -> tuple[Problem, ...]:
+    """Sort by file (`names` first, in that order), line and column; drops repetitions."""
+    order = {name: index for index, name in enumerate(names)}
+
+    def place(problem: Problem) -> tuple[int, int, int]:
+        spot = problem.where
+        return (order.get(spot.file, len(order)), spot.line, spot.column) if spot else (-1, 0, 0)
+
+    return tuple(sorted(dict.fromkeys(problems), key=place))
+
+
+def merge(base: Node, over: Node) -> Node:
+    """Put `over` on `base`: mappings merge deeply unless `over` says `!replace`, anything else replaces."""
+    if over.replace or not isinstance(base.value, dict) or not isinstance(over.value, dict):
+        return over
+    items = dict(base.value)
+    for name, item in over.value.items():
+        items[name] = merge(items[name], item) if name in items else item
+    return replace(over, value=items)

@@ -1,0 +1,50 @@
+"""What is optimised: terms over tokens, mixed by constants and a gate."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, final
+
+from pydantic import BeforeValidator, Field
+
+from wavalign.schema.base import Section
+from wavalign.schema.component import Component
+
+TokenKind = Literal["text", "audio", "marks"]
+
+
+def _tokens(value: Any) -> Any:
+    """`text`, `{text: 1}` and `{type: my_mask}` are all ways to say which tokens."""
+    if isinstance(value, str) and value not in ("text", "audio", "all"):
+        return {"type": value}
+    return value
+
+
+Tokens = Annotated[Literal["text", "audio", "all"] | Component | Mapping[TokenKind, float], BeforeValidator(_tokens)]
+"""Token kinds, weights by kind, or a mask plugin."""
+
+
+@final
+class TermSection(Section):
+    """One term: a loss, the tokens it sees, and how much it counts."""
+
+    loss: Component
+    """What is computed per token or sequence."""
+    tokens: Tokens = "all"
+    """`text`, `audio`, `all`, weights by kind such as `{text: 1, audio: 0.25}`, or a mask plugin."""
+    share: str | float = 1.0
+    """A number, `gate`, or `1 - gate`."""
+    weight: float = Field(default=1.0, ge=0)
+    """Constant factor."""
+    aggregation: Literal["token", "sequence", "fixed", "sum"] = "token"
+    """Mean over all tokens; mean of sequence means; over sequences x `rollout.max_new_tokens`; sum per sequence."""
+
+
+@final
+class ObjectiveSection(Section):
+    """loss = sum over terms of share * weight * aggregate(mask * values)."""
+
+    advantage: Component = Component(type="group_normalized")
+    """Rewards of a group to advantages."""
+    gate: Component | None = None
+    """The moving share `gate` that terms may refer to."""
+    terms: Mapping[str, TermSection] = Field(min_length=1)
+    """Terms by name."""

@@ -1,0 +1,27 @@
+"""A reward as a recipe states it."""
+
+from typing import Literal, final
+
+from pydantic import Field, model_validator
+
+from wavalign.schema.component import Component
+
+
+@final
+class RewardSection(Component):
+    """A reward plugin, how much it counts and what happens when it cannot score."""
+
+    weight: float = Field(default=1.0, gt=0)
+    """Relative weight; weights are normalised to sum to 1, so that the total stays on the common scale."""
+    scale: tuple[float, float] | None = None
+    """Map the plugin's own range linearly to this one, e.g. `[1, 5]`. Omitted, values stay as they are."""
+    on_failure: Literal["drop_sample", "drop_group", "renormalize", "abort"] = "drop_sample"
+    """When there is no value: leave the sample out, leave its whole group out, let the other rewards decide, or stop."""
+    timeout: float = Field(default=60.0, gt=0)
+    """Seconds after which a call counts as failed."""
+
+    @model_validator(mode="after")
+    def _rising_scale(self) -> "RewardSection":
+        if self.scale is not None and self.scale[0] >= self.scale[1]:
+            raise ValueError("scale must rise, e.g. [1, 5]")
+        return self

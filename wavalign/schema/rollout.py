@@ -1,0 +1,38 @@
+"""How answers are sampled, and how many rows a step has."""
+
+from typing import final
+
+from pydantic import Field
+
+from wavalign.schema.base import Section
+from wavalign.schema.component import Component
+
+
+@final
+class RolloutSection(Section):
+    """The distribution rollouts are drawn from; log-probs are taken under the same one."""
+
+    sampler: Component = Component(type="kv_cache")
+    """What samples."""
+    group_size: int = Field(default=8, ge=1)
+    """Answers per prompt (G)."""
+    temperature: float = Field(default=0.9, gt=0)
+    """Divides the logits."""
+    top_k: int = Field(default=0, ge=0)
+    """Keep the k most likely ids; 0 keeps all."""
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    """Keep the smallest set of ids with this much probability."""
+    max_new_tokens: int = Field(default=256, ge=1)
+    """Longest answer, counted in steps of the token streams."""
+
+
+@final
+class BatchSection(Section):
+    """What one optimiser step sees, over all processes. Results do not depend on `micro_batch`."""
+
+    prompts: int = Field(default=16, ge=1)
+    """Prompts a step; each gets `rollout.group_size` answers."""
+    demonstrations: int = Field(default=16, ge=1)
+    """Demonstrations a step."""
+    micro_batch: int | None = Field(default=None, ge=1)
+    """Rows per forward on one process; omitted, all rows of a process go at once."""

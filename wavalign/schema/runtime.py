@@ -1,0 +1,52 @@
+"""Where and how a run executes; nothing here changes what is learned, except `precision`."""
+
+from typing import Annotated, Literal, final
+
+from pydantic import Field
+
+from wavalign.schema.base import RecipePath, Section
+from wavalign.schema.component import Component
+
+
+@final
+class EngineSection(Section):
+    """The training backend."""
+
+    type: Literal["plain", "deepspeed"] = "plain"
+    """`plain` is PyTorch alone; `deepspeed` adds ZeRO."""
+    zero: Literal[0, 1, 2, 3] = 0
+    """ZeRO stage (deepspeed): 1 shards optimiser states, 2 also gradients, 3 also parameters."""
+    offload_optimizer: bool = False
+    """Keep optimiser states in host memory (deepspeed, stages 1 to 3)."""
+
+
+@final
+class RuntimeSection(Section):
+    """Processes, precision, folders, checkpoints, logging."""
+
+    engine: EngineSection = EngineSection()
+    """What runs the steps."""
+    processes: Annotated[int, Field(ge=1)] | Literal["auto"] = 1
+    """Processes on this machine; `auto` takes one per GPU, or one where there is none."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """`auto` takes a GPU where there is one."""
+    precision: Literal["float32", "bf16"] = "float32"
+    """Of weights' compute; optimiser states and master weights are float32."""
+    threads: int | None = Field(default=None, ge=1)
+    """CPU threads per process; omitted, the cores are divided among the processes."""
+    folder: RecipePath | None = None
+    """Exactly this folder for the run; omitted, a new one under `runs/<name>/`."""
+    checkpoint_every: int = Field(default=0, ge=0)
+    """Steps between checkpoints; 0 writes one at the end of each stage only."""
+    keep_checkpoints: int = Field(default=2, ge=1)
+    """Newest checkpoints kept per stage."""
+    trackers: tuple[Component, ...] = (Component(type="tensorboard"),)
+    """Where metrics go besides metrics.jsonl."""
+    reward_workers: int = Field(default=2, ge=1)
+    """Threads that score rollouts."""
+    reward_failure_budget: float = Field(default=0.5, ge=0, le=1)
+    """Share of a step's reward calls that may fail before the run stops."""
+    log_rollouts_every: int = Field(default=10, ge=0)
+    """Steps between rollouts written to rollouts.jsonl; 0 writes none."""
+    report: bool = True
+    """Write report.html at the end."""

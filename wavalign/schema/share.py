@@ -1,0 +1,42 @@
+"""A term's moving factor: `gate`, `1 - gate` or a number. The one place that reads it."""
+
+from dataclasses import dataclass
+from typing import final
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Share:
+    """constant + slope * gate."""
+
+    constant: float
+    slope: float
+
+    @classmethod
+    def parse(cls, share: str | float) -> "Share":
+        """Read `gate`, `1 - gate` or a number >= 0, the only shares there are; anything else is a ValueError."""
+        words = "".join(share.split()) if isinstance(share, str) else share
+        if words == "gate":
+            return cls(0.0, 1.0)
+        if words == "1-gate":
+            return cls(1.0, -1.0)
+        try:
+            constant = float(words)
+        except ValueError:
+            constant = -1.0
+        if not 0 <= constant < float("inf"):
+            raise ValueError(f"a share is `gate`, `1 - gate` or a number from 0 up, not {share!r}")
+        return cls(constant, 0.0)
+
+    @property
+    def moves(self) -> bool:
+        """Whether the share follows the gate."""
+        return self.slope != 0
+
+    def value(self, gate: float | None) -> float:
+        """The factor at `gate`, which may be None only where the share does not move."""
+        if not self.moves:
+            return self.constant
+        if gate is None:
+            raise ValueError("a share refers to the gate, and there is none")
+        return self.constant + self.slope * gate
