@@ -53,10 +53,12 @@ def wavalign(
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line and give its exit code (usage errors and `--help` leave by SystemExit)."""
+    """Run the command line and give its exit code."""
     output_format.set(Format.TEXT)
     try:
         app(arguments)
+    except SystemExit as stop:  # how typer ends, also when all is well; its usage errors carry 2
+        return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
     except WavAlignError as error:
         show_error(error)
         return error.exit_code

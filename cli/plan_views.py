@@ -42,6 +42,12 @@ def mermaid(plan: Plan) -> str:
     return "\n".join(lines)
 
 
+def memory_lines(memory: Memory, lead: str = "") -> list[str]:
+    """The estimate as a tree."""
+    branch = _memory(memory)
+    return list(_lines(Branch(lead + branch.text, branch.under)))
+
+
 def differences(old: Plan, new: Plan) -> list[str]:
     """`path: old -> new` for every value that differs, in the order of the new plan."""
     before, after = dict(_flat(old.model_dump(mode="json"))), dict(_flat(new.model_dump(mode="json")))
@@ -84,9 +90,13 @@ def _options(params: Any) -> str:
 
 
 def _geometry(sizes: Geometry) -> Branch:
-    rows = f"{sizes.prompts} prompts x {sizes.group_size} answers + {sizes.demonstrations} demonstrations a step"
+    parts = []
+    if sizes.prompts:
+        parts.append(f"{sizes.prompts} prompts x {sizes.group_size} answers")
+    if sizes.demonstrations:
+        parts.append(f"{sizes.demonstrations} demonstrations")
     split = f"{sizes.rows_per_process} rows a process = {sizes.accumulation} x micro-batch of up to {sizes.micro_batch}"
-    return Branch(f"sizes  {rows}; {split}")
+    return Branch(f"sizes  {' + '.join(parts)} a step; {split}")
 
 
 def _graph(graph: Graph) -> list[Branch]:
@@ -102,9 +112,8 @@ def _graph(graph: Graph) -> list[Branch]:
 
 def _node(node: Node) -> Branch:
     gives = ", ".join(f"{name} {shape}".rstrip() for name, shape in node.gives.items())
-    flow = f"{', '.join(node.needs)} -> {gives}".strip()
-    detail = f"  {node.detail}" if node.detail else ""
-    return Branch(f"{node.name} [{node.place}]  {flow}{detail}")
+    parts = (f"{node.name} [{node.place}]", ", ".join(node.needs), f"-> {gives}" if gives else "", node.detail)
+    return Branch("  ".join(part for part in parts if part))
 
 
 def _memory(memory: Memory) -> Branch:

@@ -1,11 +1,19 @@
 """`wavalign run`: train."""
 
-from typing import Annotated
+import os
+import sys
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .console import Format, output_format
+from wavalign.errors import PreflightError
+
+from .console import Format, note, output_format, say, say_json, say_table
 from .options import FormatOption, RecipeArgument, SetOption, compiled
+
+if TYPE_CHECKING:
+    from wavalign.engine.compile.plan import Plan
+    from wavalign.engine.compile.preflight import Finding, Preflight
 
 EXAMPLES = """Examples:
 
@@ -18,20 +26,83 @@ wavalign run my.yaml --set seed=8 --set runtime.processes=2
 wavalign run my.yaml --resume
 """
 
+DryRunOption = Annotated[
+    bool, typer.Option("--dry-run", help="Check recipe, data, weights, disk and memory, then stop.")
+]
+ResumeOption = Annotated[
+    bool, typer.Option("--resume", help="Go on with this recipe's latest unfinished run, or the one in runtime.folder.")
+]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors and the run's folder.")]
+
 
 def run(
     recipe: RecipeArgument,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Check recipe, data, weights, disk and devices, then stop.")
-    ] = False,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with this recipe's latest unfinished run.")] = False,
+    dry_run: DryRunOption = False,
+    resume: ResumeOption = False,
     set_: SetOption = None,
     format_: FormatOption = Format.TEXT,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print warnings and errors only.")] = False,
+    quiet: QuietOption = False,
 ) -> None:
     """Train by a recipe and write checkpoints and a report."""
     output_format.set(format_)
-
     plan = compiled(recipe, set_)
     if dry_run:
-        raise NotImplementedError
+        _look(plan, format_)
+        return
+    from wavalign.engine import api  # brings torch, which no `--help` shall wait for
+
+    from .live import make_display  # brings the report's parts
+
+    silent = quiet or format_ is not Format.TEXT
+    with make_display(quiet=silent, stream=sys.stdout, environment=os.environ) as display:
+        folder = api.run(plan, resume=resume, observer=display)
+    if format_ is Format.JSON:
+        say_json({"ok": True, "folder": str(folder)})
+    elif quiet:
+        say(str(folder))
+
+
+def _look(plan: "Plan", form: Format) -> None:
+    """Print what preflight finds; PreflightError when something stands in the way of the run."""
+    from wavalign.engine import api  # brings torch, which no `--help` shall wait for
+
+    found = api.preflight(plan)
+    if form is Format.JSON:
+        say_json({"ok": not found.errors, "findings": [_finding(each) for each in found.findings]})
+        if found.errors:
+            raise typer.Exit(PreflightError.exit_code)  # the object printed says it all
+        return
+    if form is Format.TEXT:
+        _print(found)
+    if found.errors:
+        first = found.errors[0]
+        more = f" (and {len(found.errors) - 1} more)" if len(found.errors) > 1 else ""
+        raise PreflightError(f"{_place(first.stage, first.what)}: {first.message}{more}", hint=first.hint)
+    if form is Format.TEXT:
+        note("the run can start")
+
+
+def _print(found: "Preflight") -> None:
+    from .plan_views import memory_lines  # needs the engine's records, which no `--help` shall wait for
+
+    rows = [
+        (_place(each.stage, each.what), each.level, each.message + (f"; {each.hint}" if each.hint else ""))
+        for each in found.findings
+    ]
+    say_table(("looked at", "", "found"), rows)
+    for stage, memory in found.memory:
+        say("\n".join(memory_lines(memory, f"stage {stage}: ")))
+
+
+def _finding(finding: "Finding") -> dict[str, str]:
+    return {
+        "stage": finding.stage,
+        "what": finding.what,
+        "level": finding.level,
+        "message": finding.message,
+        "hint": finding.hint,
+    }
+
+
+def _place(stage: str, what: str) -> str:
+    return f"{stage}: {what}" if stage else what

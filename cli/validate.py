@@ -12,5 +12,5 @@ def validate(recipe: RecipeArgument, set_: SetOption = None, format_: FormatOpti
         stages = [{"name": stage.name, "type": stage.stage.type, "steps": stage.steps} for stage in plan.stages]
         say_json({"ok": True, "name": plan.name, "fingerprint": plan.fingerprint, "stages": stages})
     elif format_ is Format.TEXT:
-        stages = f"{len(plan.stages)} stage{'s' if len(plan.stages) != 1 else ''}"
-        say(f"{recipe}: valid, {stages}, {plan.total_steps} steps, plan {plan.fingerprint}")
+        count = f"{len(plan.stages)} stage{'s' if len(plan.stages) != 1 else ''}"
+        say(f"{recipe}: valid, {count}, {plan.total_steps} steps, plan {plan.fingerprint}")

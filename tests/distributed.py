@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import pickle
 import socket
 import traceback
 import warnings
@@ -54,7 +55,7 @@ def _collect(pipes: list[Connection]) -> list[Any]:
             assert isinstance(pipe, Connection)
             rank = pipes.index(pipe)
             try:
-                failed, value = pipe.recv()
+                failed, value = pickle.loads(pipe.recv_bytes())
             except EOFError:
                 failed, value = True, "the process died"
             assert not failed, f"rank {rank}: {value}"
@@ -76,8 +77,9 @@ def _rank(
     )
     try:
         world = World.from_environment("cpu")
-        sender.send((False, function(world, *arguments)))
+        # Not `send`: it would pass tensors as shared memory that ends with this process.
+        sender.send_bytes(pickle.dumps((False, function(world, *arguments))))
         world.barrier()
         world.close()
     except BaseException:  # a rank reports whatever stopped it
-        sender.send((True, traceback.format_exc()))
+        sender.send_bytes(pickle.dumps((True, traceback.format_exc())))

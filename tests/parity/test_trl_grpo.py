@@ -64,7 +64,7 @@ def their_loss(given: dict[str, Tensor], loss_type: str, level: RatioLevel) -> t
         "old_per_token_logps": given["old"],
         "ref_per_token_logps": given["reference"],
     }
-    return GRPOTrainer._compute_loss(trainer, None, inputs), metrics["train"]
+    return GRPOTrainer._compute_loss(trainer, None, inputs), metrics["train"]  # type: ignore[no-untyped-call,arg-type]
 
 
 def our_loss(given: dict[str, Tensor], aggregation: Aggregation, level: RatioLevel) -> tuple[Tensor, dict[str, float]]:

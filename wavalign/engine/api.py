@@ -116,7 +116,12 @@ def _train(plan: Plan, folder: RunFolder, world: World, watcher: Observer, *, re
         raise
     _report(plan, folder, world)
     if world.is_first:
-        watcher.finish(str(folder.path))
+        watcher.finish("\n".join(_places(plan, folder)))
+
+
+def _places(plan: Plan, folder: RunFolder) -> list[str]:
+    """What a person looks at next."""
+    return [f"report   {folder.report}"] * plan.runtime.report + [f"model    {folder.model}", f"folder   {folder.path}"]
 
 
 def _report(plan: Plan, folder: RunFolder, world: World) -> None:
@@ -154,4 +159,12 @@ def _processor() -> str:
 
 
 def _info(plan: Plan, folder: RunFolder) -> RunInfo:
-    return RunInfo(name=plan.name, folder=str(folder.path), total_steps=plan.total_steps)
+    where = f"{plan.processes} x {_processor() if plan.device == 'cpu' else torch.cuda.get_device_name(0)}"
+    return RunInfo(
+        name=plan.name,
+        folder=str(folder.path),
+        total_steps=plan.total_steps,
+        seed=plan.seed,
+        fingerprint=plan.fingerprint,
+        hardware=f"{where}, {plan.runtime.precision}",
+    )

@@ -12,6 +12,8 @@ from wavalign.schema.component import Component
 from wavalign.schema.composer import BOOL, FLOAT, INT, NON_FINITE, NULL
 from wavalign.schema.environment import redact
 
+_OLD_BREAK = re.compile("[\x85\u2028\u2029]")
+
 
 def recipe_tree(model: BaseModel) -> Tree:
     """The plain tree a recipe (or a part of it) would be read from; a component's options stand beside its `type`."""
@@ -55,7 +57,9 @@ class _Dumper(yaml.SafeDumper):
 
 
 def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
-    """A text over several lines as a block, any other as it comes."""
+    """A text over several lines as a block, any other as it comes; breaks that only YAML 1.1 knows as escapes."""
+    if _OLD_BREAK.search(text):
+        return dumper.represent_scalar("tag:yaml.org,2002:str", text, style='"')
     lines = text.split("\n")
     block = len(lines) > 1 and all(line == line.rstrip() for line in lines) and not text.startswith((" ", "\n"))
     return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|" if block else None)

@@ -174,8 +174,11 @@ def _missing_from_all(problem: Problem, source: Source, scanned: Source) -> Prob
     found, missing = locate(scanned.tree, shared)
     if len(missing) != 1 or (len(shared) == 1 and _somewhere(source.tree["stages"], parts[2])):
         return problem
-    hint = problem.hint + (", at the top level or in each stage" if len(shared) == 1 else "")
-    return replace(problem, path=dotted(shared), message=problem.message, hint=hint, where=scanned.keys[found])
+    message, hint = problem.message, problem.hint
+    if len(shared) == 1:
+        message = f"the recipe has no `{shared[0]}`"
+        hint += ", at the top level or in each stage"
+    return replace(problem, path=dotted(shared), message=message, hint=hint, where=scanned.keys[found])
 
 
 def _somewhere(stages: Any, name: str) -> bool:

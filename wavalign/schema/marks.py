@@ -72,19 +72,26 @@ def locate(tree: Any, path: Path) -> tuple[Path, Path]:
     value = tree
     for index, part in enumerate(path):
         following = path[index + 1] if index + 1 < len(path) else None
-        if _holds(value, part):
+        if holds(value, part) and not names_itself(value, part, following):
             found, value = (*found, part), value[part]
-        elif isinstance(value, Mapping) and set(value) == {"type", "params"} and _holds(value["params"], part):
+        elif isinstance(value, Mapping) and set(value) == {"type", "params"} and holds(value["params"], part):
             found, value = (*found, "params", part), value["params"][part]
         elif not _left_out(value, part, following):
             return found, path[index:]
     return found, ()
 
 
-def _holds(value: Any, part: str | int) -> bool:
+def holds(value: Any, part: str | int) -> bool:
+    """Whether `value` is a list or mapping with `part` in it."""
     if isinstance(value, list):
         return isinstance(part, int) and 0 <= part < len(value)
     return isinstance(value, Mapping) and part in value
+
+
+def names_itself(value: Any, part: str | int, following: str | int | None) -> bool:
+    """Whether `value` is a component standing alone where components by name are expected, `part` being that name."""
+    alone = isinstance(value, Mapping) and "type" in value and isinstance(part, str) and isinstance(following, int)
+    return alone and not isinstance(value.get(part), list)
 
 
 def _left_out(value: Any, part: str | int, following: str | int | None) -> bool:

@@ -136,11 +136,12 @@ def fits(accepted: Options, value: Any) -> bool:
     A whole number may stand where a number is wanted and `1e3` where a whole number is; `"8"`, `true` and `yes` stand
     for themselves only.
     """
+    accepted = tuple(option for option in accepted if option.kind is not type(None))
     if value is None or not accepted:
         return True
     for option in accepted:
         kind = option.kind
-        if kind is bool or kind in _NUMBERS or kind is str or kind is None or kind is type(None):
+        if kind is bool or kind in _NUMBERS or kind is str:
             if _fits_plain(kind, value):
                 return True
         elif option.literals:

@@ -11,7 +11,7 @@ from pydantic_core import ErrorDetails
 
 from wavalign.errors import Problem
 from wavalign.schema.composer import Path, dotted
-from wavalign.schema.marks import Source, locate
+from wavalign.schema.marks import Source, holds, locate, names_itself
 from wavalign.schema.shapes import Option, Options, as_yaml, describe, fits, inside, leaves, listed, one_of
 
 _MISMATCH = re.compile(r".*_(?:type|parsing|from_float)\Z|literal_error\Z|enum\Z|is_instance_of\Z|none_required\Z")
@@ -31,8 +31,7 @@ def problems_from_validation(
 
     `beside` names further keys that may stand at `prefix`, for suggestions (a component's own, such as `weight`).
     """
-    base, _ = locate(source.tree, prefix)
-    finder = _Finder(model, source, base, tuple(beside))
+    finder = _Finder(model, source, _base(model, prefix, source), tuple(beside))
     spots = [finder.spot(details) for details in error.errors(include_url=False)]
     spots = [spot for spot in spots if not _is_consequence(spot)]
     return list(dict.fromkeys(finder.problem(spot) for spot in _without_rivals(spots)))
@@ -41,7 +40,7 @@ def problems_from_validation(
 def conversion_problems(model: type[BaseModel], tree: Any, prefix: Path, source: Source) -> list[Problem]:
     """Single values that pydantic would convert silently: `"8"` for 8, `true` for 1, `yes` for true."""
     found: list[Problem] = []
-    base, _ = locate(source.tree, prefix)
+    base = _base(model, prefix, source)
     for path, value, accepted in leaves((Option(model),), tree, ()):
         if not fits(accepted, value):
             place, _ = locate(source.tree, (*base, *path))
@@ -91,7 +90,7 @@ class _Finder:
                 union, member, accepted = (path, tagged, (tagged,)) if union is None else (union, member, (tagged,))
             elif part == "[key]":
                 of_key, name = True, str(path[-1])
-            elif _present(value, part):
+            elif holds(value, part) and not names_itself(value, part, None if last else location[index + 1]):
                 accepted = inside(accepted, value, part)
                 path, value = (*path, part), value[part]
             elif last and (isinstance(part, str) or details["type"] == "missing"):
@@ -121,13 +120,13 @@ class _Finder:
         return self._bounds(spot)
 
     def _missing(self, spot: _Spot) -> Problem:
-        owner = next((option.model for option in spot.accepted if option.model is not None), None)
-        info = owner.model_fields.get(spot.name) if owner is not None else None
-        about = (info.description or "").split("\n")[0] if info is not None else ""
+        owners = [option.model.model_fields for option in spot.accepted if option.model is not None]
+        info = next((fields[spot.name] for fields in owners if spot.name in fields), None)
+        about = (info.description or "").split("\n")[0].rstrip(".") if info is not None else ""
         owned = inside(spot.accepted, {}, spot.name)
         expected = describe(owned)
         hint = f"add `{spot.name}: ...`" + (f", {expected}" if expected else "") + (f": {about}" if about else "")
-        message = f"{_holder(spot.path)} has no `{spot.name}`"
+        message = f"{_holder(self.source.written[spot.path])} has no `{spot.name}`"
         shown = dotted((*self.source.written[spot.path], spot.name))
         return Problem("missing_key", shown, message, hint, self.source.keys[spot.path])
 
@@ -162,7 +161,7 @@ class _Finder:
         """A validator of ours said what is wrong; where its text begins with a key, that key is the place."""
         said = str(spot.context.get("error", spot.said))
         first = said.split(" ", 1)[0].strip("`'\"")
-        path = (*spot.path, first) if _present(spot.value, first) else spot.path
+        path = (*spot.path, first) if holds(spot.value, first) else spot.path
         return Problem("bad_value", self._shown(path), said, "", self.source.marks[path])
 
     def _bounds(self, spot: _Spot) -> Problem:
@@ -186,8 +185,9 @@ class _Finder:
             hint = did_you_mean(str(context["tag"]), allowed)
         else:
             message = spot.said[:1].lower() + spot.said[1:]
-        path = self._shown(spot.path)
-        return Problem(code, path, message, hint, self.source.marks[spot.path])
+        tag = str(context.get("discriminator", "")).strip("'")
+        path = (*spot.path, tag) if holds(spot.value, tag) else spot.path
+        return Problem(code, self._shown(path), message, hint, self.source.marks[path])
 
     def _shown(self, path: Path) -> str:
         return dotted(self.source.written[path])
@@ -267,16 +267,18 @@ def _entries(count: int) -> str:
     return f"{count} {'entry' if count == 1 else 'entries'}"
 
 
+def _base(model: type[BaseModel], prefix: Path, source: Source) -> Path:
+    """Where what becomes a `model` stands: at `prefix`, or under the `params` written out there."""
+    base, _ = locate(source.tree, prefix)
+    value = _value(source.tree, base)
+    spelt_out = isinstance(value, Mapping) and set(value) == {"type", "params"} and isinstance(value["params"], Mapping)
+    return (*base, "params") if spelt_out and not {"type", "params"} & set(model.model_fields) else base
+
+
 def _value(tree: Any, path: Path) -> Any:
     for part in path:
         tree = tree[part]
     return tree
-
-
-def _present(value: Any, part: str | int) -> bool:
-    if isinstance(value, list | tuple):
-        return isinstance(part, int) and part < len(value)
-    return isinstance(value, Mapping) and part in value
 
 
 def _alternatives(accepted: Options) -> Options:

@@ -100,8 +100,13 @@ def build(kind: str, *, ranks: Ranks, accumulation: int, precision: Precision = 
     return DeepSpeedBackend(module, policy=policy, heads=module.head_parameters(), config=config, ranks=ranks)
 
 
-def train_step(backend: Backend, step: int, *, ranks: Ranks, accumulation: int) -> tuple[float, float]:
-    """One update by the mean negative log-prob of the 8 rows; gives the loss over all ranks and the gradient norm."""
+ONE = torch.ones(())
+
+
+def train_step(
+    backend: Backend, step: int, *, ranks: Ranks, accumulation: int, factor: Tensor = ONE
+) -> tuple[float, float]:
+    """One update by `factor` x the mean negative log-prob of 8 rows; gives loss over all ranks and gradient norm."""
     share = 8 // ranks.size
     width = share // accumulation
     total = torch.zeros(())
@@ -112,7 +117,7 @@ def train_step(backend: Backend, step: int, *, ranks: Ranks, accumulation: int) 
         select[:, :, :2] = False
         loss = -backend.forward(batch, select, temperature=0.7).sum() / (8 * 5)
         total += loss.detach()
-        backend.backward(loss * backend.divisor, last=index == accumulation - 1)
+        backend.backward(loss * backend.divisor * factor, last=index == accumulation - 1)
     norm = backend.step(RATES[step % len(RATES)])
     ranks.sum_(total)
     return float(total), norm

@@ -50,6 +50,7 @@ class DeepSpeedBackend(Backend):
         """
         self._policy, self._ranks = policy, ranks
         self._stage = int(config["zero_optimization"]["stage"])
+        self._offload = "offload_optimizer" in config["zero_optimization"]
         self._autocast = bool(config["torch_autocast"]["enabled"])
         self.divisor = float(config["gradient_accumulation_steps"] * ranks.size)
         _join_group(ranks)
@@ -76,7 +77,7 @@ class DeepSpeedBackend(Backend):
     def forward(
         self, batch: TokenBatch, select: Tensor, *, temperature: float | Tensor, support: Tensor | None = None
     ) -> Tensor:
-        heads = self._heads_of_all(batch, select) if self._stage == 3 else None
+        heads = self._heads_of_all(batch, select) if self._stage else None
         logprobs: Tensor = self._engine(batch, select, temperature=temperature, support=support, heads=heads)
         return logprobs
 
@@ -86,6 +87,9 @@ class DeepSpeedBackend(Backend):
         self._fresh = last
         self._engine.set_gradient_accumulation_boundary(last)
         self._engine.backward(loss)
+        if last and self._offload:
+            # Takes along parameters that an earlier micro-batch reached and this one did not.
+            self._engine.optimizer.finalize_gradient_accumulation_boundary()
 
     def step(self, learning_rate: float) -> float:
         for group in self._engine.optimizer.param_groups:
@@ -116,18 +120,32 @@ class DeepSpeedBackend(Backend):
     # --- inside -------------------------------------------------------------------------------------------------------
 
     def _heads_of_all(self, batch: TokenBatch, select: Tensor) -> frozenset[int]:
-        """Heads that any rank's selection comes from: gathering a parameter takes every rank."""
+        """Heads that any rank's selection comes from: gathering a parameter or summing its gradient takes every rank."""
         used = torch.zeros(_MAX_HEADS + 1, dtype=torch.int64, device=self._ranks.device)
         used[batch.sources[select].long().unique().to(used.device)] = 1
         self._ranks.sum_(used)
         return frozenset(used.nonzero()[:, 0].tolist())
 
     def _forget_gradients(self) -> None:
-        """Clear the last step's gradients where DeepSpeed would add to them, or use them again, for a parameter that
-        the first micro-batch, or the whole step, does not reach."""
+        """Clear the last step's gradients at the start of a step.
+
+        DeepSpeed overwrites them when a parameter's gradient of the first micro-batch comes. For a parameter that this
+        micro-batch, or the whole step, does not reach it would go on with the old ones: another head, a codec branch.
+        """
         optimizer = self._engine.optimizer
+        stale: list[Tensor | None] = []
         if self._stage == 3:
-            optimizer.grad_partitions_flat_buffer.zero_()
+            stale.append(optimizer.grad_partitions_flat_buffer)
+        if self._offload:
+            masters = (
+                optimizer.fp32_partitioned_groups_flat if self._stage == 3 else optimizer.single_partition_of_fp32_groups
+            )
+            stale += [master.grad for master in masters]
+            stale += [] if self._stage == 3 else optimizer.accumulated_grads_in_cpu.values()
+        for gradients in stale:
+            if gradients is not None:
+                gradients.zero_()
+
     def _checked_norm(self) -> float:
         """Norm of the whole gradients at stage 0, where the engine keeps none and would update by NaN."""
         gradients = [p.grad for p in self._policy.parameters() if p.grad is not None]

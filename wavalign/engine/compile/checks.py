@@ -7,10 +7,10 @@ from wavalign.engine.compile.plan import Cluster, TermPlan
 from wavalign.plugins.api import Gate, Metric, Reward
 from wavalign.plugins.registry import Registry
 from wavalign.schema.runtime import RuntimeSection
-from wavalign.schema.composer import TreePath
+from wavalign.schema.marks import Path
 from wavalign.schema.stage import Stage
 
-Note = Callable[[str, str, TreePath, str], None]
+Note = Callable[[str, str, Path, str], None]
 """Takes a problem's code, message, path and hint."""
 
 
@@ -52,7 +52,7 @@ class StageChecks:
     def _data(self) -> None:
         data = self.stage.data
         for term in self.terms:
-            path: TreePath = ("objective", "terms", term.brought_by or term.name)
+            path: Path = ("objective", "terms", term.brought_by or term.name)
             if term.rows == "demonstrations" and data.demonstrations is None:
                 hint = "add data.demonstrations, e.g. {type: jsonl, path: gold.jsonl}"
                 message = f"term `{term.name}` learns from demonstrations, and data.demonstrations is not there"
@@ -88,7 +88,7 @@ class StageChecks:
             plugin = self._plugin("metric", metric.type)
             listens = plugin is not None and issubclass(plugin, Metric) and "waveform" in plugin.needs
             if listens and stage.model.codec is None:
-                path: TreePath = ("evaluation", "metrics", name)
+                path: Path = ("evaluation", "metrics", name)
                 self.note("missing_section", f"metric `{name}` listens, and there is no codec", path, "add model.codec")
 
     def _plugin(self, kind: str, type_: str) -> type | None:
@@ -100,7 +100,7 @@ def check_runtime(runtime: RuntimeSection, cluster: Cluster, note: Note) -> None
     if runtime.engine.type == "plain":
         for name, value in (("zero", runtime.engine.zero), ("offload_optimizer", runtime.engine.offload_optimizer)):
             if value:
-                path: TreePath = ("runtime", "engine", name)
+                path: Path = ("runtime", "engine", name)
                 self_help = "set runtime.engine.type: deepspeed"
                 note("conflict", f"{name} is DeepSpeed's, and the engine is plain", path, self_help)
     if runtime.engine.offload_optimizer and runtime.engine.zero == 0:

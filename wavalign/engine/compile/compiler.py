@@ -14,9 +14,9 @@ from wavalign.engine.compile.terms import TermPlanner
 from wavalign.errors import RecipeError
 from wavalign.plugins.registry import Registry
 from wavalign.schema.loading import LoadedRecipe
+from wavalign.schema.marks import Path as TreePath
+from wavalign.schema.marks import in_file_order
 from wavalign.schema.runtime import RuntimeSection
-from wavalign.schema.composer import TreePath
-from wavalign.schema.source import in_file_order
 from wavalign.schema.stage import Stage
 
 

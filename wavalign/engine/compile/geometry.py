@@ -5,10 +5,10 @@ from math import ceil
 
 from wavalign.engine.compile.plan import Geometry, Graph
 from wavalign.errors import Problem
-from wavalign.schema.composer import TreePath
+from wavalign.schema.marks import Path
 from wavalign.schema.stage import Stage
 
-Note = Callable[[str, str, TreePath, str], None]
+Note = Callable[[str, str, Path, str], None]
 """Takes a problem's code, message, path and hint."""
 
 

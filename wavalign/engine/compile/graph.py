@@ -38,11 +38,11 @@ class GraphBuilder:
         for term in self.dead:
             self._prune(f"term.{term.name}", "its weight or share is 0")
         need = self._rollout_need(on_rollouts)
-        self._collect_rollouts(on_rollouts, need)
         if on_demonstrations:
             self._add("demonstrations", "demonstrations", "collect", "host", gives={"demonstrations": "[D]"})
         else:
             self._prune("demonstrations", "no term looks at demonstrations")
+        self._collect_rollouts(on_rollouts, need)
         self._learn(bool(on_rollouts), bool(on_demonstrations))
         self._add("update", "update", "update", "device", needs=("gradients",), gives={"grad_norm": SCALAR})
         self._add("metrics", "metrics", "update", "host", needs=("grad_norm",))

@@ -3,12 +3,11 @@
 from collections.abc import Mapping
 from typing import Any, TypeVar, final
 
-from wavalign.errors import PluginError, Problem
+from wavalign.errors import Problem
 from wavalign.plugins.registry import Registry
 from wavalign.schema.component import Component
-from wavalign.schema.composer import TreePath, dotted
+from wavalign.schema.marks import Path, Source
 from wavalign.schema.loading import read_params
-from wavalign.schema.source import Source, locate, where
 from wavalign.schema.stage import Stage
 
 C = TypeVar("C", bound=Component)
@@ -22,13 +21,17 @@ class Resolver:
         self.registry, self.source = registry, source
         self.problems: list[Problem] = []
 
-    def component(self, kind: str, component: C, path: TreePath) -> C:
-        """The component with complete, JSON-ready params; problems are noted and leave it as it was."""
-        try:
-            plugin = self.registry.get(kind, component.type)
-        except PluginError as error:
-            self.problems.append(self._unusable(error, path))
+    def component(self, kind: str, component: C, path: Path) -> C:
+        """The component with complete, JSON-ready params; problems are noted and leave it as it was.
+
+        A plugin that exists and cannot be used is no problem of the recipe: its PluginError is raised.
+        """
+        if component.type not in self.registry.types(kind):
+            hint = self.registry.suggestion(kind, component.type)
+            message = f"no {kind} named '{component.type}'"
+            self.problems.append(self.problem("unknown_type", message, (*path, "type"), hint))
             return component
+        plugin = self.registry.get(kind, component.type)
         beside = tuple(name for name in type(component).model_fields if name != "params")
         params, problems = read_params(plugin.Params, component.params, prefix=path, source=self.source, beside=beside)
         self.problems.extend(problems)
@@ -36,11 +39,11 @@ class Resolver:
             return component
         return component.model_copy(update={"params": params.model_dump(mode="json")})
 
-    def mapping(self, kind: str, components: Mapping[str, C], path: TreePath) -> dict[str, C]:
+    def mapping(self, kind: str, components: Mapping[str, C], path: Path) -> dict[str, C]:
         """Each component of a mapping."""
         return {name: self.component(kind, each, (*path, name)) for name, each in components.items()}
 
-    def stage(self, stage: Stage, path: TreePath) -> Stage:
+    def stage(self, stage: Stage, path: Path) -> Stage:
         """Every component of a stage but its terms, which are resolved with the objective."""
         model, data = stage.model, stage.data
         model = model.model_copy(
@@ -73,18 +76,12 @@ class Resolver:
             }
         )
 
-    def _sources(self, sources: Any, path: TreePath) -> Any:
+    def _sources(self, sources: Any, path: Path) -> Any:
         if sources is None:
             return None
         # One source may be written without the list: the marks then lack the index, and the nearest mark serves.
         return tuple(self.component("data", each, (*path, index)) for index, each in enumerate(sources))
 
-    def _unusable(self, error: PluginError, path: TreePath) -> Problem:
-        code = "unknown_type" if error.message.startswith("no ") else error.code
-        return self.problem(code, error.message, (*path, "type"), error.hint)
-
-    def problem(self, code: str, message: str, path: TreePath, hint: str = "") -> Problem:
+    def problem(self, code: str, message: str, path: Path, hint: str = "") -> Problem:
         """A problem at `path`, named by the path its author wrote."""
-        found, missing = locate(self.source.tree, path)
-        written = (*self.source.written[found], *missing)
-        return Problem(code, dotted(written), message, hint, where(self.source, path))
+        return Problem(code, self.source.dotted(path), message, hint, self.source.where(path))

@@ -8,7 +8,7 @@ from wavalign.engine.compile.resolve import Resolver
 from wavalign.errors import PluginError
 from wavalign.plugins.api import Loss, Regularizer
 from wavalign.schema.component import Component
-from wavalign.schema.composer import TreePath
+from wavalign.schema.marks import Path
 from wavalign.schema.objective import TermSection
 from wavalign.schema.share import Share
 from wavalign.schema.stage import Stage
@@ -28,7 +28,7 @@ def mask_component(tokens: Any) -> Component:
 class TermPlanner:
     """Turns the terms of one stage into TermPlans."""
 
-    def __init__(self, resolver: Resolver, stage: Stage, path: TreePath) -> None:
+    def __init__(self, resolver: Resolver, stage: Stage, path: Path) -> None:
         self.resolver, self.stage, self.path = resolver, stage, path
         self.terms: list[TermPlan] = []
 
@@ -67,7 +67,7 @@ class TermPlanner:
         self.terms.append(plan)
         return plan
 
-    def _bring(self, extra: Regularizer, parent: TermPlan, term: TermSection, path: TreePath) -> None:
+    def _bring(self, extra: Regularizer, parent: TermPlan, term: TermSection, path: Path) -> None:
         loss = self.resolver.component("loss", Component(type=extra.loss, params=extra.params), (*path, "loss"))
         mask = parent.mask
         if extra.tokens is not None:
@@ -75,7 +75,7 @@ class TermPlanner:
         plan = self._add(f"{parent.name}.{extra.name}", loss, mask, term, parent.share)
         self.terms[-1] = plan.model_copy(update={"weight": term.weight * extra.weight, "brought_by": parent.name})
 
-    def _share(self, term: TermSection, path: TreePath) -> str | float:
+    def _share(self, term: TermSection, path: Path) -> str | float:
         path = (*path, "share")
         try:
             share = Share.parse(term.share)
@@ -87,7 +87,7 @@ class TermPlanner:
             self._problem("missing_gate", f"share `{term.share}` needs objective.gate", path, hint)
         return term.share
 
-    def _problem(self, code: str, message: str, path: TreePath, hint: str = "") -> None:
+    def _problem(self, code: str, message: str, path: Path, hint: str = "") -> None:
         self.resolver.problems.append(self.resolver.problem(code, message, path, hint))
 
     def _instance(self, loss: Component) -> Loss:

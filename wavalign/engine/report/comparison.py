@@ -10,9 +10,10 @@ from typing import final
 from wavalign import __version__
 from wavalign.engine.report.curves import PALETTE, Section
 from wavalign.engine.report.data import RunData, read_run
-from wavalign.engine.report.page import duration, environment, save, section_views
+from wavalign.engine.report.page import duration, environment, section_views
 from wavalign.engine.report.plots import Chart, Curve, Interval, interval_strip
 from wavalign.engine.report.summary import Row, decimals, rows
+from wavalign.engine.state.files import write_text
 from wavalign.errors import UsageError
 
 CURVES = {
@@ -77,7 +78,8 @@ def write_comparison(folders: Sequence[Path], out: Path) -> Path:
     """
     if len(folders) < 2:
         raise UsageError("a comparison needs at least two runs", hint="name two or more run folders")
-    return save(out, render_comparison([read_run(folder) for folder in folders]))
+    write_text(out, render_comparison([read_run(folder) for folder in folders]))
+    return out
 
 
 def render_comparison(runs: Sequence[RunData]) -> str:

@@ -12,6 +12,7 @@ from typing import Any, final
 
 import yaml
 
+from wavalign.engine.state.folder import RunFolder
 from wavalign.errors import DataError
 
 Json = Mapping[str, Any]
@@ -97,7 +98,7 @@ class RunData:
     recipe: str
     """Text of recipe.resolved.yaml."""
     complete: bool
-    """The final model is there, or every planned step is logged."""
+    """The run says so itself."""
     notes: tuple[str, ...]
 
     @property
@@ -128,18 +129,18 @@ class RunData:
 
 def read_run(folder: Path) -> RunData:
     """Read `folder`; raises DataError when it is no run's folder (neither plan nor metrics)."""
-    if not (folder / "metrics.jsonl").is_file() and not (folder / "plan.json").is_file():
+    place = RunFolder(folder)
+    if not place.metrics.is_file() and not place.plan.is_file():
         raise DataError(
             f"{folder} holds neither metrics.jsonl nor plan.json",
             hint="name the folder of one run, e.g. runs/<recipe>/<time>-<id>",
         )
     notes: list[str] = []
-    plan = _read_object(folder / "plan.json", notes)
-    lines = _last_of_each(_metric_lines(folder / "metrics.jsonl", notes), notes)
+    plan = _read_object(place.plan, notes)
+    lines = _last_of_each(_metric_lines(place.metrics, notes), notes)
     stages = tuple(_stage(stage) for stage in plan.get("stages", ()))
-    recipe_path = folder / "recipe.resolved.yaml"
     seed = plan.get("seed")
-    recipe = recipe_path.read_text(encoding="utf-8") if recipe_path.is_file() else ""
+    recipe = place.recipe.read_text(encoding="utf-8") if place.recipe.is_file() else ""
     return RunData(
         folder=folder,
         name=str(plan.get("name", folder.name)),
@@ -148,18 +149,12 @@ def read_run(folder: Path) -> RunData:
         fingerprint=str(plan.get("fingerprint", "")),
         stages=stages,
         lines=lines,
-        samples=tuple(_sample(record, folder) for record in _objects(folder / "rollouts.jsonl", notes)),
-        environment=tuple(_flatten(_read_object(folder / "environment.json", notes))),
+        samples=tuple(_sample(record, folder) for record in _objects(place.rollouts, notes)),
+        environment=tuple(_flatten(_read_object(place.environment, notes))),
         recipe=recipe,
-        complete=_is_complete(folder, stages, lines),
+        complete=place.is_finished,
         notes=tuple(notes),
     )
-
-
-def _is_complete(folder: Path, stages: Sequence[StageSummary], lines: Sequence[MetricLine]) -> bool:
-    planned = sum(stage.steps for stage in stages)
-    done = max((line.step for line in lines if line.split == "train"), default=0)
-    return (folder / "model").is_dir() or done >= planned > 0
 
 
 def _described(plan: Json, recipe: str, notes: list[str]) -> str:
@@ -245,11 +240,14 @@ def _last_of_each(lines: Iterator[MetricLine], notes: list[str]) -> tuple[Metric
 
 
 def _stage(stage: Json) -> StageSummary:
+    """A stage of plan.json; its steps may stand beside its name or in its section, a codec is fitted without any."""
     name = str(stage.get("name", ""))
-    graph = stage.get("graph")
+    graph, section = stage.get("graph"), stage.get("stage")
+    inner: Json = section if isinstance(section, dict) else stage
+    steps = 0 if inner.get("type") == "fit_codec" else int(inner.get("steps") or 0)
     items: Sequence[Json] = graph.get("pruned", ()) if isinstance(graph, dict) else ()
     pruned = tuple(Pruned(name, str(item.get("what", "")), str(item.get("why", ""))) for item in items)
-    return StageSummary(name, int(stage.get("steps") or 0), pruned)
+    return StageSummary(name, steps, pruned)
 
 
 def _sample(record: Json, folder: Path) -> Sample:
@@ -301,6 +299,7 @@ def _flatten(tree: Json, prefix: str = "") -> Iterator[tuple[str, str]]:
         if isinstance(value, dict):
             yield from _flatten(value, f"{name}.")
         elif isinstance(value, list):
-            yield name, " ".join(_text(item) for item in value)
+            if value:
+                yield name, (" " if key == "command" else ", ").join(_text(item) for item in value)
         elif value is not None:
             yield name, _text(value)

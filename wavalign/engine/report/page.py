@@ -17,7 +17,8 @@ from wavalign.engine.report.plots import SMOOTH_FROM, Chart, interval_strip, lin
 from wavalign.engine.report.samples import sample_views
 from wavalign.engine.report.sound import SoundBox
 from wavalign.engine.report.summary import Row, fixed, rows, verdict
-from wavalign.errors import StorageError
+from wavalign.engine.state.files import write_text
+from wavalign.engine.state.folder import RunFolder
 
 MOST_HEADLINES = 3
 """Figures in large type under the verdict."""
@@ -65,7 +66,9 @@ def write_report(folder: Path) -> Path:
 
     Raises DataError when `folder` is no run's folder, StorageError when the file cannot be written.
     """
-    return save(folder / "report.html", render_report(read_run(folder)))
+    path = RunFolder(folder).report
+    write_text(path, render_report(read_run(folder)))
+    return path
 
 
 def render_report(run: RunData) -> str:
@@ -110,18 +113,6 @@ def environment() -> Environment:
     made.filters["fixed"] = fixed
     made.filters["number"] = number
     return made
-
-
-def save(path: Path, text: str) -> Path:
-    """Write `text` beside `path`, then put it in place: a reader never sees half a page."""
-    draft = path.with_name(f".{path.name}.part")
-    try:
-        draft.write_text(text, encoding="utf-8")
-        draft.replace(path)
-    except OSError as error:
-        hint = "check the folder's rights and free space"
-        raise StorageError(f"{path} cannot be written: {error}", hint=hint) from error
-    return path
 
 
 def section_views(groups: Iterable[Section]) -> list[SectionView]:
@@ -189,9 +180,12 @@ def _started(run: RunData) -> str:
 def _facts(run: RunData) -> list[tuple[str, str]]:
     stages = ", ".join(f"{stage.name} ({stage.steps:,} steps)" for stage in run.stages)
     steps = f"{run.steps_done:,} of {run.steps_planned:,}" if run.steps_planned else f"{run.steps_done:,}"
-    hardware = [value for key, value in run.environment if key.split(".")[0] in ("hardware", "device", "devices")]
-    versions = [f"{key.split('.', 1)[1]} {value}" for key, value in run.environment if key.startswith("versions.")]
-    command = [value for key, value in run.environment if key == "command"]
+    known = dict(run.environment)
+    hardware = [known[key] for key in ("hardware", "gpus", "processor") if key in known]
+    if "cores" in known:
+        hardware.append(f"{known['cores']} cores")
+    versions = [f"{key} {known[key]}" for key in ("wavalign", "python") if key in known]
+    versions += [f"{key.split('.', 1)[1]} {value}" for key, value in known.items() if key.startswith("versions.")]
     facts = [
         ("Recipe", run.name),
         ("Seed", str(run.seed) if run.seed is not None else ""),
@@ -199,8 +193,8 @@ def _facts(run: RunData) -> list[tuple[str, str]]:
         ("Stages", stages),
         ("Time in steps and evaluations", duration(run.seconds)),
         ("Hardware", ", ".join(hardware)),
-        ("Versions", ", ".join(versions[:5])),
+        ("Versions", ", ".join(versions)),
         ("Plan fingerprint", run.fingerprint),
-        ("Command", " ".join(command)),
+        ("Command", known.get("command", "")),
     ]
     return [(name, value) for name, value in facts if value]

@@ -1,10 +1,11 @@
-"""Log-softmax of a linear head at one chosen id per row, as two autograd functions.
+"""Log-softmax of a linear head at one chosen id per row, as three autograd functions of the same values.
 
 `TiledLogprobs` walks over tiles of rows x vocabulary with an online log-sum-exp and computes each tile again in the
-backward pass: its memory does not grow with the vocabulary beyond one tile. `KeptLogprobs` reads only the rows of the
-head that a cut distribution kept. Both multiply in the precision of the hidden states and sum in float32 (float64 for
-float64), and both keep the parameter itself for the backward pass, never a view of it: a partitioned parameter has its
-data taken away and given back in between.
+backward pass: its memory does not grow with the vocabulary beyond one tile. `DirectLogprobs` holds the whole matrix,
+which is faster while it is small. `KeptLogprobs` reads only the rows of the head that a cut distribution kept. All
+multiply in the precision of the hidden states and sum in float32 (float64 for float64), and all keep the parameter
+itself for the backward pass, never a view of it: a partitioned parameter has its data taken away and given back in
+between.
 
 Letters: N rows, H hidden, V vocabulary, K kept ids.
 """
@@ -22,6 +23,8 @@ CPU_TILE = 2**20
 GPU_TILE = 2**26
 """Numbers held at once on an accelerator: 256 MiB in float32."""
 MAX_TILE_ROWS = 4096
+DIRECT = 2**22
+"""Log-probs held whole for the backward pass: 16 MiB in float32."""
 _BARRED = -1e30
 """Logit of an id that was cut away: finite, so that the difference of two of them is a number."""
 
@@ -106,8 +109,8 @@ class _Running:
         self.picked = torch.zeros_like(self.peak)
         self.weighted = torch.zeros_like(self.peak)
 
-    def fold(self, tile: Tensor, start: int) -> Tensor:
-        """Take a tile of logits from id `start` on; gives exp(tile - peak), overwriting the tile."""
+    def fold(self, tile: Tensor, start: int) -> None:
+        """Take a tile of logits from id `start` on; the tile is overwritten."""
         local = self.targets - start
         inside = (local >= 0) & (local < tile.shape[1])
         found = tile.gather(1, local.clamp(0, tile.shape[1] - 1)[:, None])[:, 0]
@@ -116,12 +119,11 @@ class _Running:
         decay = (self.peak - top).exp_()
         if self.with_entropy:
             grown = (tile - top[:, None]).exp_()
-            self.weighted = self.weighted * decay + (grown * tile).sum(dim=1)
+            self.weighted = self.weighted * decay + tile.mul_(grown).sum(dim=1)
         else:
             grown = tile.sub_(top[:, None]).exp_()
         self.mass = self.mass * decay + grown.sum(dim=1)
         self.peak = top
-        return grown
 
     @property
     def log_z(self) -> Tensor:
@@ -129,28 +131,53 @@ class _Running:
 
 
 @final
+class DirectLogprobs(torch.autograd.Function):
+    """Over the whole vocabulary at once, for few enough rows; the distribution is kept for the backward pass."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, query: Query) -> tuple[Tensor, Tensor]:
+        with torch.autocast(hidden.device.type, enabled=False):
+            scores = _logits(hidden, weight.data.to(hidden.dtype), query, start=0).log_softmax(dim=1)
+        ctx.save_for_backward(hidden, scores)
+        ctx.weight, ctx.query = weight, query
+        entropy = -(scores.exp() * scores).sum(dim=1) if query.with_entropy else scores.new_empty(0)
+        ctx.mark_non_differentiable(entropy)
+        return scores.gather(1, query.targets[:, None])[:, 0], entropy
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_logprobs: Tensor, _: Tensor) -> Gradients:
+        (hidden, scores), query, head = ctx.saved_tensors, ctx.query, ctx.weight.data
+        pull = grad_logprobs if query.inverse is None else grad_logprobs * query.inverse
+        with torch.autocast(hidden.device.type, enabled=False):
+            slope = _add_at(scores.exp().mul_(-pull[:, None]), query.targets, pull).to(hidden.dtype)
+            grad_hidden = _product(slope, head.to(hidden.dtype)) if ctx.needs_input_grad[0] else None
+            grad_weight = _product(slope.t(), hidden) if ctx.needs_input_grad[1] else None
+        return (
+            None if grad_hidden is None else grad_hidden.to(hidden.dtype),
+            None if grad_weight is None else grad_weight.to(head.dtype),
+            None,
+        )
+
+
+@final
 class TiledLogprobs(torch.autograd.Function):
-    """Over the whole vocabulary, cut to the support where there is one."""
+    """Over the whole vocabulary, tile by tile, computed again in the backward pass."""
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, query: Query) -> tuple[Tensor, Tensor]:
         head, dtype = weight.data, accumulator(hidden.dtype)
         rows, vocabulary = hidden.shape[0], head.shape[0]
         tile_rows, tile_columns = tile_shape(rows, vocabulary, hidden.device)
-        # a distribution that fits one tile is kept: that is cheaper than computing it again
-        keep = rows * vocabulary == tile_rows * tile_columns and any(ctx.needs_input_grad)
-        whole: Tensor | None = None
         log_z = torch.zeros(rows, dtype=dtype, device=hidden.device)
         picked, mean_logit = torch.zeros_like(log_z), torch.zeros_like(log_z)
         with torch.autocast(hidden.device.type, enabled=False):
             for r in _slices(rows, tile_rows):
                 running = _Running(query.targets[r], dtype, with_entropy=query.with_entropy)
                 for v in _slices(vocabulary, tile_columns):
-                    tile = _logits(hidden[r], head[v].to(hidden.dtype), query[r], start=v.start)
-                    grown = running.fold(tile, v.start)
-                    whole = grown.div_(running.mass[:, None]) if keep else None
+                    running.fold(_logits(hidden[r], head[v].to(hidden.dtype), query[r], start=v.start), v.start)
                 log_z[r], picked[r], mean_logit[r] = running.log_z, running.picked, running.weighted / running.mass
-        ctx.save_for_backward(hidden, log_z, whole)
+        ctx.save_for_backward(hidden, log_z)
         ctx.weight, ctx.query = weight, query
         entropy = log_z - mean_logit if query.with_entropy else log_z.new_empty(0)
         ctx.mark_non_differentiable(entropy)
@@ -159,7 +186,7 @@ class TiledLogprobs(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_logprobs: Tensor, _: Tensor) -> Gradients:
-        (hidden, log_z, whole), query, head = ctx.saved_tensors, ctx.query, ctx.weight.data
+        (hidden, log_z), query, head = ctx.saved_tensors, ctx.query, ctx.weight.data
         wants_hidden, wants_weight = ctx.needs_input_grad[0], ctx.needs_input_grad[1]
         pull = grad_logprobs if query.inverse is None else grad_logprobs * query.inverse
         tile_rows, tile_columns = tile_shape(hidden.shape[0], head.shape[0], hidden.device)
@@ -170,12 +197,9 @@ class TiledLogprobs(torch.autograd.Function):
                 piece = head[v].to(hidden.dtype)
                 grad_piece = torch.zeros(piece.shape, dtype=log_z.dtype, device=hidden.device) if wants_weight else None
                 for r in _slices(hidden.shape[0], tile_rows):
-                    if whole is None:
-                        part = _logits(hidden[r], piece, query[r], start=v.start).sub_(log_z[r, None]).exp_()
-                        part.mul_(-pull[r, None])
-                    else:
-                        part = whole * -pull[:, None]
-                    slope = _add_at(part, query.targets[r] - v.start, pull[r]).to(hidden.dtype)
+                    tile = _logits(hidden[r], piece, query[r], start=v.start).sub_(log_z[r, None]).exp_()
+                    tile.mul_(-pull[r, None])
+                    slope = _add_at(tile, query.targets[r] - v.start, pull[r]).to(hidden.dtype)
                     if grad_hidden is not None:
                         _add_product(grad_hidden[r], slope, piece)
                     if grad_piece is not None:

@@ -12,11 +12,12 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
-from wavalign.engine.run.head import KeptLogprobs, Query, TiledLogprobs, accumulator
+from wavalign.engine.run import head
+from wavalign.engine.run.head import DirectLogprobs, KeptLogprobs, Query, TiledLogprobs, accumulator
 from wavalign.plugins.api import Policy
 from wavalign.plugins.batch import TokenBatch, TokenSpace
 
-GATHER_COST = 8
+GATHER_COST = 32
 """Reading K rows of a head by index is taken to cost what multiplying with this many times K rows in order does."""
 
 
@@ -53,9 +54,13 @@ def selected_logprobs(
 
 
 def _apply(hidden: Tensor, weight: Tensor, query: Query) -> tuple[Tensor, Tensor | None]:
-    """Log-probs [N] and entropy [N] by the cheaper of the two ways."""
-    few = query.support is not None and query.support.shape[1] * GATHER_COST <= weight.shape[0]
-    function = KeptLogprobs if few else TiledLogprobs
+    """Log-probs [N] and entropy [N] by the cheapest of the three ways."""
+    vocabulary = weight.shape[0]
+    function: type[KeptLogprobs | DirectLogprobs | TiledLogprobs] = TiledLogprobs
+    if query.support is not None and query.support.shape[1] * GATHER_COST <= vocabulary:
+        function = KeptLogprobs
+    elif hidden.shape[0] * vocabulary <= head.DIRECT:
+        function = DirectLogprobs
     logprobs, entropy = function.apply(hidden, weight, query)  # type: ignore[no-untyped-call]
     return logprobs, entropy if query.with_entropy else None
 
@@ -100,7 +105,7 @@ class ScoredPolicy(nn.Module):
 
     def head_parameters(self) -> tuple[nn.Parameter, ...]:
         """Distinct head weights, used outside the modules that own them."""
-        weights = [self.policy.head_weight(head) for head in range(len(self.space.heads))]
+        weights = [self.policy.head_weight(index) for index in range(len(self.space.heads))]
         return tuple({id(weight): weight for weight in weights}.values())
 
     def forward(
@@ -122,24 +127,22 @@ class ScoredPolicy(nn.Module):
         wanted = frozenset(torch.unique(sources).tolist()) | (heads or frozenset())
         wanted = wanted or frozenset(self.space.main_heads)
         hidden = self.policy.hidden(batch, wanted)
-        index, parts = [], []
-        for head in sorted(wanted):
-            rows = (sources == head).nonzero()[:, 0]
-            row_b, row_s, row_t = b[rows], s[rows], t[rows]
-            origin = row_t - self.space.heads[head].shift
+        rows, parts = [], []
+        for index in sorted(wanted):
+            here = (sources == index).nonzero()[:, 0]
+            row_b, row_s, row_t = b[here], s[here], t[here]
+            origin = row_t - self.space.heads[index].shift
             if bool((origin < 0).any()):
-                raise ValueError(f"head {self.space.heads[head].name!r} cannot predict a position this early in a row")
+                raise ValueError(f"head {self.space.heads[index].name!r} cannot predict a position this early in a row")
             logprobs, _ = selected_logprobs(
-                hidden[head][row_b, origin],
-                self.policy.head_weight(head),
+                hidden[index][row_b, origin],
+                self.policy.head_weight(index),
                 batch.ids[row_b, row_s, row_t],
                 temperature=temperature[row_b] if isinstance(temperature, Tensor) else temperature,
                 support=None if support is None else support[row_b, row_s, row_t],
             )
-            index.append(rows)
+            rows.append(here)
             parts.append(logprobs)
-        order = torch.cat(index)
-        scored = torch.cat(parts)
-        return torch.zeros(select.shape, dtype=scored.dtype, device=scored.device).index_put(
-            (b[order], s[order], t[order]), scored
-        )
+        order, scored = torch.cat(rows), torch.cat(parts)
+        place = (b[order], s[order], t[order])
+        return torch.zeros(select.shape, dtype=scored.dtype, device=scored.device).index_put(place, scored)

@@ -17,6 +17,7 @@ from wavalign.plugins.speech.vocoder import SAMPLE_RATE, synthesise
 from wavalign.schema.base import Params, RecipePath
 
 
+@final
 class SourceFilterParams(Params):
     """Options of the source-filter codec."""
 

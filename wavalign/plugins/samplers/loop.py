@@ -15,7 +15,10 @@ from wavalign.plugins.samplers.record import Record
 
 @final
 class HeadProjections:
-    """Logits of a policy's heads in float32; a head of lower precision is converted once."""
+    """Logits of a policy's heads in float32.
+
+    A GPU multiplies half precision into float32 by itself; elsewhere a head of lower precision is converted once.
+    """
 
     def __init__(self, policy: Policy) -> None:
         self._policy = policy
@@ -23,10 +26,13 @@ class HeadProjections:
 
     def logits(self, head: int, hidden: Tensor) -> Tensor:
         """Logits [B, V] of `hidden` [B, H]."""
-        weight = self._policy.head_weight(head)
-        if id(weight) not in self._weights:
-            self._weights[id(weight)] = weight.detach().float()
-        return nn.functional.linear(hidden.float(), self._weights[id(weight)])
+        weight = self._policy.head_weight(head).detach()
+        if weight.is_cuda and weight.dtype == hidden.dtype and weight.dtype in (torch.bfloat16, torch.float16):
+            return torch.mm(hidden, weight.t(), out_dtype=torch.float32)
+        key = weight.data_ptr()
+        if key not in self._weights:
+            self._weights[key] = weight.float()
+        return nn.functional.linear(hidden.float(), self._weights[key])
 
 
 def sample_rows(

@@ -18,6 +18,8 @@ from pocketsphinx.lm import ArpaBoLM
 from wavalign.errors import DataError
 
 SAMPLE_RATE = 16_000
+_DISCOUNT = 0.02
+"""Probability left for word orders no sentence has: at the library's own 0.5 a clear answer is heard less often."""
 _LEAD_SECONDS = 0.2
 _LEAD_AMPLITUDE = 3e-4 * 32768
 """Faint noise around the utterance: without it the recogniser loses first words (right content words, 99 clips: .65
@@ -27,7 +29,7 @@ without, .85 with)."""
 def write_model(sentences: Sequence[str], folder: Path) -> None:
     """Write the trigram model of `sentences` and the dictionary of their words; DataError for an unknown word."""
     words = _pronunciations(sentences)
-    grammar = ArpaBoLM(text="\n".join(sentences), add_start=True)
+    grammar = ArpaBoLM(text="\n".join(sentences), add_start=True, discount_mass=_DISCOUNT)
     grammar.compute()
     with (folder / "sentences.arpa").open("w") as file:
         grammar.write(file)

@@ -1,0 +1,112 @@
+"""A plan as a tree, as a chart, and against another."""
+
+import pytest
+
+from wavalign.engine.compile.plan import Geometry, Graph, Memory, MemoryRow, Node, Plan, Pruned, StagePlan, TermPlan
+from wavalign.schema.component import Component
+from wavalign.schema.model import ModelSection
+from wavalign.schema.runtime import RuntimeSection
+from wavalign.schema.stage import Stage
+from wavalign_cli.plan_views import differences, memory_lines, mermaid, tree
+
+
+def made(*, seed: int = 7, steps: int = 20, weight: float = 1.0) -> Plan:
+    """A plan of one stage with three nodes."""
+    term = TermPlan(
+        name="sft",
+        loss=Component(type="cross_entropy"),
+        mask=Component(type="roles", params={"text": 1.0}),
+        share="1 - gate",
+        weight=weight,
+        aggregation="token",
+        fixed_length=0,
+        rows="demonstrations",
+        unit="token",
+        needs=(),
+    )
+    graph = Graph(
+        nodes=(
+            Node(
+                name="demonstrations", kind="demonstrations", gives={"rows": "[B, S, T]"}, phase="collect", place="host"
+            ),
+            Node(
+                name="forward.policy",
+                kind="forward",
+                needs=("rows",),
+                gives={"hidden": ""},
+                phase="learn",
+                place="device",
+            ),
+            Node(name="update", kind="update", needs=("hidden",), phase="update", place="device", detail="AdamW"),
+        ),
+        pruned=(Pruned(what="reference", why="no term needs ref_logprobs"),),
+    )
+    sizes = Geometry(
+        processes=1,
+        prompts=0,
+        group_size=1,
+        demonstrations=8,
+        prompts_per_process=0,
+        demonstrations_per_process=8,
+        rows_per_process=8,
+        micro_batch=4,
+        accumulation=2,
+    )
+    stage = Stage(name="warm", model=ModelSection(architecture=Component(type="vita")), steps=steps)
+    warm = StagePlan(name="warm", first_step=0, stage=stage, terms=(term,), graph=graph, geometry=sizes)
+    runtime = RuntimeSection()
+    return Plan(name="demo", seed=seed, device="cpu", processes=1, runtime=runtime, stages=(warm,))
+
+
+def test_the_tree_says_everything_a_reader_needs() -> None:
+    plan = made()
+    assert tree(plan).splitlines() == [
+        f"demo  seed 7, 1 process on cpu, float32, plan {plan.fingerprint}",
+        "└── stage warm  steps 1 to 20",
+        "    ├── terms",
+        "    │   └── sft: cross_entropy over roles(text=1.0), share 1 - gate, weight 1, on demonstrations, token mean",
+        "    ├── sizes  8 demonstrations a step; 8 rows a process = 2 x micro-batch of up to 4",
+        "    ├── collect (once a step)",
+        "    │   └── demonstrations [host]  -> rows [B, S, T]",
+        "    ├── learn (once a micro-batch)",
+        "    │   └── forward.policy [device]  rows  -> hidden",
+        "    ├── update (at the end of a step)",
+        "    │   └── update [device]  hidden  AdamW",
+        "    └── left out",
+        "        └── reference: no term needs ref_logprobs",
+    ]
+
+
+def test_the_chart_has_an_edge_from_giver_to_taker() -> None:
+    lines = mermaid(made()).splitlines()
+    assert lines[:2] == ["flowchart TD", '  subgraph s0["warm"]']
+    assert '    s0n0 -->|"rows"| s0n1' in lines
+    assert '    s0n1 -->|"hidden"| s0n2' in lines
+    assert sum("-->" in line for line in lines) == 2
+
+
+def test_differences_are_what_differs_and_no_more() -> None:
+    assert differences(made(), made()) == []
+    assert differences(made(seed=7), made(seed=8)) == ["~ seed: 7 -> 8"]
+    assert differences(made(), made(steps=30, weight=0.5)) == [
+        "~ stages[warm].stage.steps: 20 -> 30",
+        "~ stages[warm].terms[sft].weight: 1.0 -> 0.5",
+    ]
+
+
+def test_a_stage_that_is_gone_and_one_that_is_new() -> None:
+    plan = made()
+    without = plan.model_copy(update={"stages": ()})
+    assert all(line.startswith("- stages[warm]") or line.startswith("+ stages") for line in differences(plan, without))
+    assert any(line.startswith("+ stages[warm].name: warm") for line in differences(without, plan))
+
+
+@pytest.mark.parametrize(
+    ("count", "text"), [(1000, "1000 B"), (2048, "2.0 KiB"), (5 * 2**20, "5.0 MiB"), (3 * 2**40, "3072.0 GiB")]
+)
+def test_memory_in_units(count: int, text: str) -> None:
+    memory = Memory(rows=(MemoryRow(name="weights", bytes=count, note="float32"),), capacity=0)
+    assert memory_lines(memory, "warm: ") == [
+        f"warm: memory per device  {text} (estimate)",
+        f"└── weights {text}  float32",
+    ]

@@ -1,0 +1,82 @@
+"""`wavalign recipes`."""
+
+from pathlib import Path
+
+import pytest
+
+from wavalign.errors import UsageError
+from wavalign_cli import app as application
+from wavalign_cli import recipes
+
+QUICK = "extends: base/world.yaml\nname: quick\ndescription: Learns to answer. Takes a minute.\n"
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of three recipes, one of them for extending only."""
+    folder = tmp_path / "installed"
+    texts = {
+        "quick.yaml": QUICK,
+        "base/world.yaml": "seed: 3\n",
+        "arms/one.yaml": "extends: ../base/world.yaml\nname: one\ndescription: >\n  The first\n  arm.\n",
+    }
+    for name, text in texts.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text, encoding="utf-8")
+    monkeypatch.setattr(recipes, "home", lambda: folder.resolve())
+    return folder
+
+
+@pytest.mark.usefixtures("home")
+def test_list_gives_name_and_first_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+    assert application.main(["recipes", "list"]) == 0
+    assert capsys.readouterr().out == "arms/one  The first arm\nquick     Learns to answer\n"
+
+
+@pytest.mark.usefixtures("home")
+def test_show_prints_the_file(capsys: pytest.CaptureFixture[str]) -> None:
+    assert application.main(["recipes", "show", "quick"]) == 0
+    assert capsys.readouterr().out == QUICK
+
+
+@pytest.mark.parametrize(
+    ("name", "parts"),
+    [("quick", ["quick.yaml", "base/world.yaml"]), ("arms/one", ["arms/one.yaml", "base/world.yaml"])],
+)
+@pytest.mark.usefixtures("home")
+def test_copy_takes_along_what_is_extended(name: str, parts: list[str], tmp_path: Path) -> None:
+    target = tmp_path / "mine"
+    assert application.main(["recipes", "copy", name, str(target)]) == 0
+    copied = sorted(path.relative_to(target).as_posix() for path in target.rglob("*.yaml"))
+    assert copied == sorted(parts)
+
+
+@pytest.mark.usefixtures("home")
+def test_copy_writes_over_nothing_unless_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "quick.yaml").write_text("mine\n", encoding="utf-8")
+    assert application.main(["recipes", "copy", "quick", str(tmp_path)]) == 2
+    assert "--force" in capsys.readouterr().err
+    assert (tmp_path / "quick.yaml").read_text(encoding="utf-8") == "mine\n"
+    assert not (tmp_path / "base").exists()
+    assert application.main(["recipes", "copy", "quick", str(tmp_path), "--force"]) == 0
+    assert (tmp_path / "quick.yaml").read_text(encoding="utf-8") == QUICK
+
+
+@pytest.mark.usefixtures("home")
+def test_a_wrong_name_is_answered_with_the_nearest() -> None:
+    with pytest.raises(UsageError, match="no recipe 'quik'") as caught:
+        recipes.shipped("quik")
+    assert caught.value.hint == "did you mean 'quick'?"
+
+
+@pytest.mark.usefixtures("home")
+def test_a_name_does_not_leave_the_folder(tmp_path: Path) -> None:
+    (tmp_path / "secret.yaml").write_text("a: 1\n", encoding="utf-8")
+    with pytest.raises(UsageError):
+        recipes.shipped("../secret")
+
+
+def test_what_comes_along_is_found_where_it_is_installed() -> None:
+    assert (recipes.home() / "__init__.py").is_file()
+    for name, path in recipes.catalog().items():
+        assert recipes.shipped(name) == path

@@ -1,0 +1,90 @@
+"""Distributions, cuts, and the streams of random numbers."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from wavalign.plugins.samplers.drawing import Drawer, row_uniforms
+
+PROBABILITIES = torch.tensor([[0.1, 0.4, 0.05, 0.25, 0.2]])
+LOGITS = PROBABILITIES.log()
+
+
+def draw(drawer: Drawer, u: float, logits: Tensor = LOGITS) -> tuple[int, float, list[int] | None]:
+    found = drawer.draw(logits, torch.tensor([u], dtype=torch.float64))
+    support = None if found.support is None else found.support[0].tolist()
+    return int(found.ids[0]), math.exp(float(found.logprobs[0])), support
+
+
+@pytest.mark.parametrize(("u", "expected"), [(0.0, 0), (0.0999, 0), (0.1001, 1), (0.4999, 1), (0.5501, 3), (0.9999, 4)])
+def test_the_whole_vocabulary_is_drawn_by_its_cumulative_probability(u: float, expected: int) -> None:
+    found, probability, support = draw(Drawer(1.0, 0, 1.0), u)
+    assert (found, support) == (expected, None)
+    assert probability == pytest.approx(float(PROBABILITIES[0, expected]), abs=1e-6)
+
+
+def test_temperature_sharpens() -> None:
+    """At 0.5 every probability is squared: .16 of .01 + .16 + .0025 + .0625 + .04."""
+    found, probability, _ = draw(Drawer(0.5, 0, 1.0), 0.1)
+    assert found == 1
+    assert probability == pytest.approx(0.16 / 0.275, abs=1e-6)
+
+
+def test_temperature_zero_takes_the_likeliest_for_certain() -> None:
+    assert draw(Drawer(0.0, 2, 0.5), 0.99) == (1, 1.0, None)
+
+
+@pytest.mark.parametrize(("u", "expected"), [(0.0, 1), (0.61, 1), (0.62, 3), (0.999, 3)])
+def test_top_k_renormalises_what_it_keeps(u: float, expected: int) -> None:
+    """.4 and .25 stay and share .65."""
+    found, probability, support = draw(Drawer(1.0, 2, 1.0), u)
+    assert (found, support) == (expected, [1, 3])
+    assert probability == pytest.approx({1: 0.4, 3: 0.25}[expected] / 0.65, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("top_p", "kept"), [(0.39, [1]), (0.41, [1, 3]), (0.64, [1, 3]), (0.66, [1, 3, 4]), (0.96, [1, 3, 4, 0, 2])]
+)
+def test_top_p_keeps_the_fewest_ids_that_reach_it(top_p: float, kept: list[int]) -> None:
+    _, probability, support = draw(Drawer(1.0, 0, top_p), 0.0)
+    assert support == kept
+    assert probability == pytest.approx(0.4 / float(PROBABILITIES[0, kept].sum()), abs=1e-6)
+
+
+def test_top_p_counts_within_what_top_k_left() -> None:
+    """Of .4, .25, .2 (.85 in all) the first has 47 %: .46 needs one id, where of everything it would need two."""
+    assert draw(Drawer(1.0, 3, 0.46), 0.0)[2] == [1]
+    assert draw(Drawer(1.0, 3, 0.5), 0.0)[2] == [1, 3]
+
+
+def test_top_p_looks_as_far_as_it_must() -> None:
+    """A flat row needs 900 of 1,000 ids, a peaked one a single id; both in one batch."""
+    flat, peaked = torch.zeros(1, 1000), torch.full((1, 1000), -50.0)
+    peaked[0, 7] = 0.0
+    found = Drawer(1.0, 0, 0.8995).draw(torch.cat([flat, peaked]), torch.tensor([0.5, 0.5], dtype=torch.float64))
+    assert found.support is not None
+    assert (found.support >= 0).sum(dim=1).tolist() == [900, 1]
+    assert found.support[1, :2].tolist() == [7, -1]
+    assert found.logprobs.tolist() == pytest.approx([-math.log(900), 0.0], abs=1e-4)
+
+
+@pytest.mark.parametrize("drawer", [Drawer(1.0, 0, 1.0), Drawer(0.7, 3, 1.0), Drawer(1.3, 0, 0.8)])
+def test_frequencies_follow_the_reported_probabilities(drawer: Drawer) -> None:
+    count = 20_000
+    found = drawer.draw(LOGITS.repeat(count, 1), row_uniforms(0, "x", (1, count))[0])
+    for index in range(5):
+        hits = found.ids == index
+        expected = float(found.logprobs[hits][0].exp()) if hits.any() else 0.0
+        assert float(hits.float().mean()) == pytest.approx(expected, abs=4 * math.sqrt(0.25 / count))
+    assert (found.ids == 2).any() == (not drawer.cuts)
+
+
+def test_streams_are_apart_and_come_again() -> None:
+    one = row_uniforms(1, "d", (2, 500))
+    assert torch.equal(one, row_uniforms(1, "d", (2, 500)))
+    for other in (row_uniforms(2, "d", (2, 500)), row_uniforms(1, "e", (2, 500))):
+        assert abs(float(torch.corrcoef(torch.stack([one.flatten(), other.flatten()]))[0, 1])) < 0.15
+    assert 0 <= float(one.min()) < 0.02
+    assert 0.98 < float(one.max()) < 1

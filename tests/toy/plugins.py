@@ -1,0 +1,173 @@
+"""A toy world for end-to-end tests, as a person's own plugin file: text only, a second to train on."""
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, final
+
+import torch
+from torch import Tensor
+
+from wavalign.plugins.api import (
+    DataSource,
+    Gate,
+    GateReading,
+    Loss,
+    LossInputs,
+    LossOutput,
+    Metric,
+    Measurement,
+    Reward,
+)
+from wavalign.plugins.batch import Dialogue, Message, Rollout, RolloutGroup, Scored
+from wavalign.schema.base import Params
+
+WORDS = ("zero", "one", "two", "three", "four", "five")
+
+
+class SumsParams(Params):
+    """Which sums."""
+
+    limit: int = 36
+    """Records."""
+
+
+@final
+class Sums(DataSource):
+    """What is a plus b, modulo six."""
+
+    type = "toy_sums"
+    Params = SumsParams
+
+    def prepare(self, progress: Callable[[str, int, int], None]) -> None:
+        """Nothing to build."""
+
+    def __len__(self) -> int:
+        return int(self.params.limit)
+
+    def record(self, index: int) -> Dialogue:
+        """Sum number `index`."""
+        a, b = divmod(index, 6)
+        answer = WORDS[(a + b) % 6]
+        question = Message("user", f"{WORDS[a]} plus {WORDS[b]}")
+        return Dialogue(f"sum-{a}-{b}", (question,), Message("assistant", f"it is {answer}"), {"answer": answer})
+
+
+class ExactParams(Params):
+    """How to misbehave, for tests of the failure contract."""
+
+    misbehave: str = ""
+    """Empty, or `raise`, `hang`, `nan`, `range`, `sometimes`."""
+
+
+@final
+class Exact(Reward):
+    """1 for the right word, 0 otherwise."""
+
+    type = "toy_exact"
+    Params = ExactParams
+    needs: ClassVar[frozenset[str]] = frozenset({"text"})
+    range: ClassVar[tuple[float, float]] = (0.0, 1.0)
+
+    def score(self, rollout: Rollout, dialogue: Dialogue) -> Scored:
+        """Whether the answer's last word is right."""
+        match self.params.misbehave:
+            case "raise":
+                raise RuntimeError("the judge is down")
+            case "hang":
+                time.sleep(30)
+            case "nan":
+                return Scored(math.nan)
+            case "range":
+                return Scored(7.0)
+            case "sometimes" if dialogue.id.endswith("0"):
+                return Scored(None, "no opinion on zero")
+        words = rollout.answer.text.split()
+        return Scored(float(bool(words) and words[-1] == dialogue.metadata["answer"]))
+
+
+@final
+class Sharpen(Loss):
+    """A loss of one's own: the policy gradient, weighted by the square of the advantage's size."""
+
+    type = "toy_sharpen"
+    rows = "rollouts"
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return frozenset({"advantages"})
+
+    def compute(self, inputs: LossInputs) -> LossOutput:
+        """-A |A| log pi at every token."""
+        assert inputs.advantages is not None
+        return LossOutput(-inputs.advantages * inputs.advantages.abs() * inputs.logprobs)
+
+
+class BrokenParams(Params):
+    """When to break."""
+
+    after: int = 2
+    """Steps that are still fine."""
+
+
+@final
+class Broken(Loss):
+    """A cross-entropy that turns into NaN."""
+
+    type = "toy_broken"
+    rows = "demonstrations"
+    Params = BrokenParams
+
+    def __init__(self, params: BrokenParams) -> None:
+        super().__init__(params)
+        self._calls = 0
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return frozenset()
+
+    def compute(self, inputs: LossInputs) -> LossOutput:
+        """-log pi, then NaN."""
+        self._calls += 1
+        return LossOutput(-inputs.logprobs * (math.nan if self._calls > self.params.after else 1.0))
+
+
+@final
+class Counting(Gate):
+    """A gate that remembers how often it was asked: 0.1 more each time, up to 0.5."""
+
+    type = "toy_counting"
+
+    def __init__(self, params: Any) -> None:
+        super().__init__(params)
+        self._count = 0
+
+    def update(self, rewards: Tensor | None, *, progress: float) -> GateReading:
+        """The next value."""
+        self._count += 1
+        return GateReading(min(0.5, 0.1 * self._count), {"count": float(self._count)})
+
+    def state_dict(self) -> dict[str, Any]:
+        """The count."""
+        return {"count": self._count}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore the count."""
+        self._count = int(state["count"])
+
+
+@final
+class Accuracy(Metric):
+    """Share of right last words."""
+
+    type = "toy_accuracy"
+    needs: ClassVar[frozenset[str]] = frozenset({"text"})
+
+    def measure(self, groups: list[RolloutGroup]) -> list[Measurement]:  # type: ignore[override]
+        """With a normal interval."""
+        right = [
+            float(group.rollouts[0].answer.text.endswith(f" {group.dialogue.metadata['answer']}")) for group in groups
+        ]
+        mean = sum(right) / len(right)
+        spread = 1.96 * math.sqrt(mean * (1 - mean) / len(right))
+        return [Measurement("accuracy", mean, mean - spread, mean + spread, len(right))]

@@ -1,0 +1,74 @@
+"""The embedded world: spoken questions about a closed set of facts, to be answered aloud in the asked style.
+
+Synthesised once into a cache as ordinary JSONL and WAV and then read like any other file. Splits never share a
+rendition; `unseen_facts` and `unseen_voices` never occur in the others. The noise options make the targets of a base
+model imperfect in a known way. Source: own construction (`plugins.speech.world`).
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import final
+
+from pydantic import Field
+
+from wavalign.plugins.api import DataSource
+from wavalign.plugins.batch import Dialogue
+from wavalign.plugins.data.records import read_records
+from wavalign.plugins.speech.world.script import MOST_RENDITIONS, Cue, Scene, Split
+from wavalign.plugins.speech.world.studio import cache_folder, prepared
+from wavalign.schema.base import Params, RecipePath
+
+
+@final
+class SpokenWorldParams(Params):
+    """Which part of the world, and how clean its targets are."""
+
+    split: Split
+    """`base` (first training), `train` (prompts), `demonstrations`, `heldout`, `unseen_facts` or `unseen_voices`."""
+    renditions: int = Field(default=1, ge=1, le=MOST_RENDITIONS)
+    """How often each fact is asked in each of the five styles (in `demonstrations`: how often each fact is shown)."""
+    limit: int | None = Field(default=None, ge=1)
+    """Keep so many records; the first 213 ask each taught fact once, in turning styles."""
+    demonstrations: int = Field(default=64, ge=1, le=213)
+    """How many facts the split `demonstrations` shows; the run's seed chooses them."""
+    voices: int = Field(default=1, ge=1, le=2)
+    """User voices; two are harder to understand than one. `unseen_voices` has its own two."""
+    cue: Cue = "both"
+    """Whether the style is asked in `words`, carried by the user's `prosody`, or the one and the other in turn."""
+    misconceptions: float = Field(default=0.0, ge=0.0, le=1.0)
+    """Share of a misconceived fact's targets that say its one wrong answer (97 of 213 facts have one)."""
+    slips: float = Field(default=0.0, ge=0.0, le=1.0)
+    """Share of the other facts' targets that say a random wrong answer of their category."""
+    mumbling: float = Field(default=0.0, ge=0.0, le=1.0)
+    """Share of targets spoken 1.5 times as fast under white noise (18 dB): hard to make out."""
+    world_seed: int = Field(default=0, ge=0)
+    """Of renditions and noise; splits are disjoint only under the same one, so it is not the run's seed."""
+    cache: RecipePath | None = None
+    """Folder of the cache; without one WAVALIGN_CACHE from the environment, or the user's cache folder."""
+
+
+@final
+class SpokenWorld(DataSource):
+    """One split of the embedded world."""
+
+    Params = SpokenWorldParams
+    params: SpokenWorldParams
+
+    def __init__(self, params: SpokenWorldParams, *, seed: int) -> None:
+        super().__init__(params, seed=seed)
+        self._dialogues: list[Dialogue] = []
+
+    def prepare(self, progress: Callable[[str, int, int], None]) -> None:
+        """Speak what the cache does not hold yet (about 2 ms a clip on two processes), then read it."""
+        options = self.params.model_dump(exclude={"cache"})
+        records = prepared(Scene(seed=self.seed, **options), self._folder(), progress)
+        self._dialogues = read_records(str(records))
+
+    def _folder(self) -> Path:
+        return cache_folder(self.params.cache)
+
+    def __len__(self) -> int:
+        return len(self._dialogues)
+
+    def record(self, index: int) -> Dialogue:
+        return self._dialogues[index]

@@ -1,0 +1,164 @@
+"""Who says what, and how: the records of a split, drawn from seeds alone, before anything is spoken.
+
+Renditions of the same question differ in small steps of the user's sliders. The steps of a (fact, style, cue, voice)
+are shuffled once and dealt out to the splits in separate hands, so that no split ever hears another's sound.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from functools import cache
+from itertools import product
+from typing import Literal, final
+
+import numpy as np
+
+from wavalign.plugins.speech.espeak import Delivery
+from wavalign.plugins.speech.world.facts import Fact, world
+from wavalign.plugins.speech.world.styles import ANSWER_JITTER, STYLES, TAUGHT_VOICES, UNSEEN_VOICES, Style
+
+Split = Literal["base", "train", "demonstrations", "heldout", "unseen_facts", "unseen_voices"]
+Cue = Literal["words", "prosody", "both"]
+MOST_RENDITIONS = 64
+_HANDS: dict[str, int] = {
+    "base": 0, "train": 1, "demonstrations": 2, "heldout": 3, "unseen_facts": 4, "unseen_voices": 4,
+}  # fmt: skip
+_STEPS = {
+    "words": list(product(range(-7, 7), range(-6, 7), (-4, 0, 4))),
+    "prosody": list(product(range(-3, 4), range(-5, 6), (-4, -2, 0, 2, 4))),
+}
+"""(pitch, rate, range) a rendition adds to the user's sliders; fewer where prosody carries the style."""
+_MUMBLED_RATE = 1.5
+_MUMBLED_SNR = 18.0
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """What determines a split, down to the sample."""
+
+    split: Split
+    renditions: int
+    limit: int | None
+    voices: int
+    cue: Cue
+    misconceptions: float
+    slips: float
+    mumbling: float
+    demonstrations: int
+    world_seed: int
+    """Of renditions and noise: the same for everything that must not overlap."""
+    seed: int
+    """Of the choice of demonstrations."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Clip:
+    """One sound to make."""
+
+    text: str
+    delivery: Delivery
+    snr: float | None = None
+    """Decibels above white noise; None for clean."""
+
+    @property
+    def name(self) -> str:
+        """File name: equal clips share one file."""
+        content = json.dumps([self.text, asdict(self.delivery), self.snr])
+        return hashlib.sha256(content.encode()).hexdigest()[:24] + ".wav"
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One record: a spoken question and the spoken answer to it."""
+
+    id: str
+    fact: Fact
+    style: Style
+    cue: str
+    question: Clip
+    answer: Clip
+    metadata: dict[str, str | bool]
+
+
+def lines(scene: Scene) -> Iterator[Line]:
+    """The records of `scene` in order: each pass goes once through all facts, in turning styles."""
+    for count, (fact, style, rendition) in enumerate(_cast(scene)):
+        if scene.limit is not None and count >= scene.limit:
+            return
+        yield _line(scene, fact, style, rendition)
+
+
+def _cast(scene: Scene) -> Iterator[tuple[Fact, Style, int]]:
+    facts = world().unseen if scene.split == "unseen_facts" else world().taught
+    if scene.split == "demonstrations":
+        generator = np.random.default_rng([scene.world_seed, scene.seed])
+        for index in generator.permutation(len(facts))[: scene.demonstrations]:
+            style = STYLES[int(generator.integers(len(STYLES)))]
+            for rendition in generator.permutation(MOST_RENDITIONS)[: scene.renditions]:
+                yield facts[index], style, int(rendition)
+        return
+    for rendition, turn in product(range(scene.renditions), range(len(STYLES))):
+        for index, fact in enumerate(facts):
+            yield fact, STYLES[(index + turn) % len(STYLES)], rendition
+
+
+def _line(scene: Scene, fact: Fact, style: Style, rendition: int) -> Line:
+    place = sum(fact.id.encode()) + STYLES.index(style) + rendition
+    cue = scene.cue if scene.cue != "both" else ("words", "prosody")[place % 2]
+    voices = UNSEEN_VOICES if scene.split == "unseen_voices" else TAUGHT_VOICES[: scene.voices]
+    voice = voices[place // 2 % len(voices)]
+    question = _question(scene, fact, style, rendition=rendition, cue=cue, voice=voice)
+    name = f"{scene.split}-{fact.id}-{style.name}-{rendition}"
+    draw = _generator(scene.world_seed, name)
+    word = _word(scene, fact, draw)
+    answer = _answer(scene, fact.say(word), style, draw)
+    metadata: dict[str, str | bool] = {
+        "answer": fact.word, "reference": fact.answer, "style": style.name, "cue": cue, "fact": fact.id,
+        "category": fact.category, "voice": voice, "misconceived": fact.id in world().misconceptions,
+        "question_text": question.text, "target_is_right": word == fact.word, "target_is_clear": answer.snr is None,
+    }  # fmt: skip
+    return Line(name, fact, style, cue, question, answer, metadata)
+
+
+def _question(scene: Scene, fact: Fact, style: Style, *, rendition: int, cue: str, voice: str) -> Clip:
+    hand = _HANDS[scene.split] * MOST_RENDITIONS + rendition
+    order = _order(scene.world_seed, f"{fact.id} {style.name} {cue} {voice}", len(_STEPS[cue]))
+    pitch, rate, spread = _STEPS[cue][order[hand]]
+    spoken = style.question if cue == "prosody" else STYLES[0].question
+    delivery = replace(
+        spoken, voice=voice, pitch=spoken.pitch + pitch, range=spoken.range + spread, rate=spoken.rate + rate
+    )
+    return Clip(f"{fact.question} {style.request}" if cue == "words" else fact.question, delivery)
+
+
+def _answer(scene: Scene, text: str, style: Style, draw: np.random.Generator) -> Clip:
+    pitch, spread, rate = ANSWER_JITTER[int(draw.integers(len(ANSWER_JITTER)))]
+    spoken = style.answer
+    clear = replace(spoken, pitch=spoken.pitch + pitch, range=spoken.range + spread, rate=spoken.rate + rate)
+    if draw.random() >= scene.mumbling:
+        return Clip(text, clear)
+    return Clip(text, replace(clear, rate=int(clear.rate * _MUMBLED_RATE)), snr=_MUMBLED_SNR)
+
+
+def _word(scene: Scene, fact: Fact, draw: np.random.Generator) -> str:
+    """The word the target says: right, the fact's misconception, or a slip."""
+    chance, rivals = draw.random(), world().rivals(fact)
+    slip = rivals[int(draw.integers(len(rivals)))]
+    believed = world().misconceptions.get(fact.id)
+    if believed is not None:
+        return believed if chance < scene.misconceptions else fact.word
+    return slip if chance < scene.slips else fact.word
+
+
+def _generator(seed: int, name: str) -> np.random.Generator:
+    digest = hashlib.sha256(f"{seed} {name}".encode()).digest()
+    return np.random.default_rng(int.from_bytes(digest[:8], "little"))
+
+
+@cache
+def _order(seed: int, name: str, count: int) -> tuple[int, ...]:
+    return tuple(_generator(seed, name).permutation(count).tolist())
