@@ -25,6 +25,8 @@ PACE = 20
 """Steps whose mean length makes the estimate of what is left."""
 STYLES = {"text": "dodger_blue1", "audio": "dark_orange", "marks": "medium_purple"}
 """The colours of the token kinds, as in the report."""
+FACTORS = ("gate/raw", "gate/direction", "gate/information")
+"""What stands first beside the gate's value, whatever else it logs."""
 ESCAPES = re.compile(r"\x1b\[[0-9;:?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|\x1b.")
 """Terminal commands: colours, cursor, titles."""
 NARROW = 60
@@ -196,9 +198,16 @@ class Board:
         bar_width = max(4, min(44, width - 56))
         if self._progress is not None:
             what, part, whole = self._progress
-            row.add_row(what[:24], ProgressBar(whole, part, width=bar_width), f"{part:,}/{whole:,}", "")
+            row.add_row(
+                what[:24], ProgressBar(whole, part, width=bar_width, complete_style="cyan"), f"{part:,}/{whole:,}", ""
+            )
         else:
-            row.add_row(self._stage, ProgressBar(max(1, total), done, width=bar_width), f"{done}/{total}", self._pace())
+            row.add_row(
+                self._stage,
+                ProgressBar(max(1, total), done, width=bar_width, complete_style="cyan"),
+                f"{done}/{total}",
+                self._pace(),
+            )
         return row
 
     def _pace(self) -> Text:
@@ -232,15 +241,16 @@ class Board:
 
     def _parts(self, prefix: str, width: int) -> Text:
         line = Text()
-        for key, value in self._last.items():
-            if not key.startswith(prefix) or key.count("/") > 1:
-                continue
+        found = [key for key in self._last if key.startswith(prefix) and key.count("/") == 1]
+        for key in sorted(found, key=lambda key: key not in FACTORS):
+            value = self._last[key]
             name = key.removeprefix(prefix)
             line.append(f"{name} ", STYLES.get(name, "dim"))
             line.append(number(value) if math.isfinite(value) else "nan", "" if math.isfinite(value) else "bold red")
             if width >= ROOMY:
                 line.append(f" {self._spark(key, 8)}", STYLES.get(name, "cyan"))
             line.append("  ")
+        line.rstrip()
         return line
 
     def _lengths(self) -> Text:

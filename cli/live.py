@@ -5,8 +5,6 @@ A display never stops a run and never leaves a terminal behind without its curso
 
 import atexit
 import math
-import os
-import sys
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -23,11 +21,6 @@ from .dashboard import Board, measures, printable
 
 REFRESHES = 4
 """Redraws a second."""
-
-
-def display_for(*, quiet: bool = False) -> Observer:
-    """The display for this process's standard output."""
-    return make_display(quiet=quiet, stream=sys.stdout, environment=os.environ)
 
 
 def make_display(*, quiet: bool, stream: TextIO, environment: Mapping[str, str]) -> Observer:

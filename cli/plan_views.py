@@ -86,7 +86,7 @@ def _term(term: TermPlan) -> Branch:
 
 
 def _options(params: Any) -> str:
-    return ", ".join(f"{key}={value}" for key, value in params.items())
+    return ", ".join(f"{key}={value}" for key, value in params.items() if value is not None)
 
 
 def _geometry(sizes: Geometry) -> Branch:

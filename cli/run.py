@@ -2,6 +2,7 @@
 
 import os
 import sys
+from contextlib import closing
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -54,7 +55,7 @@ def run(
     from .live import make_display  # brings the report's parts
 
     silent = quiet or format_ is not Format.TEXT
-    with make_display(quiet=silent, stream=sys.stdout, environment=os.environ) as display:
+    with closing(make_display(quiet=silent, stream=sys.stdout, environment=os.environ)) as display:
         folder = api.run(plan, resume=resume, observer=display)
     if format_ is Format.JSON:
         say_json({"ok": True, "folder": str(folder)})

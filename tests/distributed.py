@@ -81,5 +81,5 @@ def _rank(
         sender.send_bytes(pickle.dumps((False, function(world, *arguments))))
         world.barrier()
         world.close()
-    except BaseException:  # a rank reports whatever stopped it
+    except BaseException:  # noqa: BLE001 - a rank reports whatever stopped it
         sender.send_bytes(pickle.dumps((True, traceback.format_exc())))

@@ -34,6 +34,6 @@ def test_a_missing_package_is_named() -> None:
 def test_a_full_disk_is_preflight_failed(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10, 9, 1))  # type: ignore[attr-defined]
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10, 9, 1))
     assert application.main(["doctor", "--folder", str(tmp_path)]) == 5
     assert "run folder" in capsys.readouterr().err

@@ -5,7 +5,7 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import pytest
@@ -13,6 +13,10 @@ import pytest
 from tests.engine.report import synthetic
 from wavalign.engine.report.comparison import write_comparison
 from wavalign.engine.report.page import write_report
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+    from playwright.sync_api import Page as BrowserPage
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 image = pytest.importorskip("PIL.Image", reason="Pillow is not installed")
@@ -35,7 +39,7 @@ class Heard:
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator["sync_api.Browser"]:
+def browser() -> Iterator["Browser"]:
     """A headless Chromium of this machine."""
     found = next((path for name in BROWSERS if (path := shutil.which(name))), None)
     if found is None:
@@ -53,8 +57,8 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def opened(
-    browser: "sync_api.Browser", path: Path, *, width: int = 1280, scheme: Scheme = "light"
-) -> tuple["sync_api.Page", Heard]:
+    browser: "Browser", path: Path, *, width: int = 1280, scheme: Scheme = "light"
+) -> tuple["BrowserPage", Heard]:
     """Open `path` without a network and listen."""
     context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme, offline=True)
     page, heard = context.new_page(), Heard()
@@ -65,32 +69,41 @@ def opened(
     return page, heard
 
 
+def until(page: "BrowserPage", condition: str) -> None:
+    """Wait until `condition` holds; the page's policy forbids playwright's own way of waiting, which evaluates text."""
+    for _ in range(200):
+        if page.evaluate(condition):
+            return
+        page.wait_for_timeout(25)
+    pytest.fail(f"never true: {condition}")
+
+
 @pytest.mark.parametrize("width", [1280, 390])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_page_opens_offline_and_shows(browser: "sync_api.Browser", report: Path, width: int, scheme: Scheme) -> None:
+def test_page_opens_offline_and_shows(browser: "Browser", report: Path, width: int, scheme: Scheme) -> None:
     page, heard = opened(browser, report, width=width, scheme=scheme)
     pixels = np.asarray(image.open(io.BytesIO(page.screenshot())).convert("L"), dtype=np.float64)
-    page.wait_for_function("[...document.querySelectorAll('audio')].every(a => a.readyState >= 1)")
+    until(page, "[...document.querySelectorAll('audio')].every(a => a.readyState >= 1)")
     assert heard.console == []
     assert heard.errors == []
     assert [url for url in heard.requests if not url.startswith("data:")] == [report.as_uri()]
     assert pixels.std() > 8, "the picture is blank"
-    assert (pixels.mean() > 128) is (scheme == "light")
+    assert (float(pixels.mean()) > 128) is (scheme == "light")
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), "the page is wider than the screen"
     page.context.close()
 
 
-def test_sound_can_be_played_and_sought(browser: "sync_api.Browser", report: Path) -> None:
+def test_sound_can_be_played_and_sought(browser: "Browser", report: Path) -> None:
     page, heard = opened(browser, report)
-    page.wait_for_function("[...document.querySelectorAll('audio')].every(a => a.readyState >= 1)")
+    until(page, "[...document.querySelectorAll('audio')].every(a => a.readyState >= 1)")
     durations = page.evaluate("[...document.querySelectorAll('audio')].map(a => a.duration)")
     assert durations == pytest.approx([1.2, 2.5, 1.5, 1.9, 1.2, 1.5, 1.9], abs=0.01)
     first, second = page.locator(".player button").nth(0), page.locator(".player button").nth(1)
     first.click()
-    page.wait_for_function("document.querySelectorAll('audio')[0].currentTime > 0")
+    until(page, "document.querySelectorAll('audio')[0].currentTime > 0")
     assert first.get_attribute("aria-pressed") == "true"
     second.click()
-    page.wait_for_function("document.querySelectorAll('audio')[1].currentTime > 0")
+    until(page, "document.querySelectorAll('audio')[1].currentTime > 0")
     assert page.evaluate("document.querySelectorAll('audio')[0].paused"), "two sounds play at once"
     page.locator(".player input").nth(3).fill("1")
     assert page.evaluate("document.querySelectorAll('audio')[3].currentTime") == pytest.approx(1.0)
@@ -98,7 +111,7 @@ def test_sound_can_be_played_and_sought(browser: "sync_api.Browser", report: Pat
     page.context.close()
 
 
-def test_chart_tells_its_values_to_keyboard_and_pointer(browser: "sync_api.Browser", report: Path) -> None:
+def test_chart_tells_its_values_to_keyboard_and_pointer(browser: "Browser", report: Path) -> None:
     page, heard = opened(browser, report)
     figure = page.locator("figure", has_text="Learning rate").first
     value, at = figure.locator("output"), figure.locator(".at")
@@ -107,15 +120,13 @@ def test_chart_tells_its_values_to_keyboard_and_pointer(browser: "sync_api.Brows
     assert (value.inner_text(), at.inner_text()) == ("1.00e-5", "step 1")
     figure.locator("svg").press("ArrowRight")
     assert (value.inner_text(), at.inner_text()) == ("2.00e-5", "step 2")
-    box = figure.locator("svg").bounding_box()
-    assert box is not None
-    page.mouse.move(box["x"] + box["width"] - 12, box["y"] + 40)
-    assert at.inner_text() in ("step 99", "step 100")
+    figure.locator("svg").hover(position={"x": 180, "y": 60})
+    assert 40 <= int(at.inner_text().removeprefix("step ")) <= 60
     assert heard.errors == []
     page.context.close()
 
 
-def test_page_is_readable_without_script(browser: "sync_api.Browser", report: Path) -> None:
+def test_page_is_readable_without_script(browser: "Browser", report: Path) -> None:
     context = browser.new_context(java_script_enabled=False, offline=True)
     page = context.new_page()
     page.goto(report.as_uri())
@@ -124,12 +135,11 @@ def test_page_is_readable_without_script(browser: "sync_api.Browser", report: Pa
     context.close()
 
 
-def test_comparison_opens_offline(browser: "sync_api.Browser", tmp_path: Path) -> None:
+def test_comparison_opens_offline(browser: "Browser", tmp_path: Path) -> None:
     folders = [synthetic.write_run(tmp_path / f"seed{seed}", seed=seed) for seed in (1, 2)]
     path = write_comparison(folders, tmp_path / "comparison.html")
     page, heard = opened(browser, path, width=390)
-    assert heard == Heard(requests=[path.as_uri()]) or [u for u in heard.requests if not u.startswith("data:")] == [
-        path.as_uri()
-    ]
+    assert (heard.console, heard.errors) == ([], [])
+    assert [url for url in heard.requests if not url.startswith("data:")] == [path.as_uri()]
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     page.context.close()

@@ -28,7 +28,7 @@ Scalar = str | int | float | bool | None
 
 MAX_BYTES = 1 << 20
 MAX_DEPTH = 32
-MAX_NODES = 50_000
+MAX_NODES = 20_000
 
 NULL = re.compile(r"(?:null|Null|NULL|~|)\Z")
 BOOL = re.compile(r"(?:true|True|TRUE|false|False|FALSE)\Z")

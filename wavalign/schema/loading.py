@@ -6,7 +6,7 @@ from typing import Any, TypeVar, final
 
 from pydantic import BaseModel, ValidationError
 
-from wavalign.errors import Problem, RecipeError, Where
+from wavalign.errors import Problem, RecipeError
 from wavalign.schema.anchoring import anchor
 from wavalign.schema.base import Tree
 from wavalign.schema.composer import Node, Path, dotted
@@ -52,7 +52,7 @@ def load_recipe(path: str, overrides: Sequence[str] = ()) -> LoadedRecipe:
     problems = [problem for problem in problems if not _lies_in(problem.path, broken)]
     problems += scanned.problems
     if problems or recipe is None:
-        raise RecipeError(in_file_order(_once(problems), _names(source)))
+        raise RecipeError(in_file_order(problems, _names(source)))
     return LoadedRecipe(recipe, source)
 
 
@@ -188,14 +188,6 @@ def _somewhere(stages: Any, name: str) -> bool:
 def _lies_in(path: str, places: set[str]) -> bool:
     parts = path.split(".")
     return any(".".join(parts[:count]) in places for count in range(1, len(parts) + 1))
-
-
-def _once(problems: Sequence[Problem]) -> list[Problem]:
-    """One problem per place, code and message, however many stages share it."""
-    kept: dict[tuple[str, Where | None, str], Problem] = {}
-    for problem in problems:
-        kept.setdefault((problem.code, problem.where, problem.message), problem)
-    return list(kept.values())
 
 
 def _names(source: Source) -> list[str]:

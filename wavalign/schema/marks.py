@@ -8,6 +8,18 @@ from wavalign.errors import Problem, Where
 from wavalign.schema.base import Tree
 from wavalign.schema.composer import Node, Path, dotted
 
+__all__ = [
+    "SET",
+    "Path",
+    "Source",
+    "holds",
+    "in_file_order",
+    "locate",
+    "merge",
+    "names_itself",
+    "source_of",
+]
+
 SET = "--set"
 """What stands for the file of a value that the command line gives."""
 

@@ -1,5 +1,8 @@
 """Every backend updates by the same numbers, whatever the ranks, micro-batches, ZeRO stage and offload."""
 
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +17,7 @@ from wavalign.errors import NonFiniteError
 KINDS = ("plain", "zero0", "zero1", "zero2", "zero3", "zero1+offload", "zero2+offload", "zero3+offload")
 
 
-def run_alone(world: World, kinds: tuple[str, ...], accumulations: tuple[int, ...]) -> dict[str, dict[str, Any]]:
+def train_all(world: World, kinds: tuple[str, ...], accumulations: tuple[int, ...]) -> dict[str, dict[str, Any]]:
     """Train each combination from the same start."""
     results = {}
     for kind in kinds:
@@ -57,27 +60,64 @@ def test_updates_move_what_they_should(reference: dict[str, Any]) -> None:
     assert all(norm > 0.5 for norm in reference["norms"]), "clipping must be active"
 
 
-def test_one_process(reference: dict[str, Any]) -> None:
-    for name, result in run_ranks(run_alone, 1, KINDS, (1, 2))[0].items():
+def several(world: World, *jobs: tuple[Callable[..., Any], tuple[object, ...]]) -> list[Any]:
+    """Some functions one after the other: starting ranks takes longer than most of them."""
+    return [function(world, *arguments) for function, arguments in jobs]
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
+    """Everything that one process is asked, in one process."""
+    folder = str(tmp_path_factory.mktemp("alone"))
+    return run_ranks(  # type: ignore[no-any-return]
+        several,
+        1,
+        (train_all, (KINDS, (1, 2))),
+        (interrupted, (KINDS, folder)),
+        (broken_step, (KINDS,)),
+        (half_precision, ()),
+    )[0]
+
+
+def test_one_process(alone: list[Any], reference: dict[str, Any]) -> None:
+    assert len(alone[0]) == 2 * len(KINDS)
+    for name, result in alone[0].items():
         assert_equal(result, reference, name)
 
 
-@pytest.mark.slow
+def test_resume_is_exact(alone: list[Any]) -> None:
+    assert alone[1] == list(KINDS)
+
+
+def test_gradients_that_are_not_finite(alone: list[Any]) -> None:
+    assert alone[2] == list(KINDS)
+
+
+def test_half_precision_stays_near(alone: list[Any], reference: dict[str, Any]) -> None:
+    losses = alone[3]
+    for kind, values in losses.items():
+        assert values == pytest.approx(reference["losses"], rel=2e-2), kind
+        assert values != pytest.approx(reference["losses"], abs=1e-6), f"{kind} did not compute in bf16"
+    assert losses["zero0"] == losses["plain"]
+
+
 def test_two_processes(reference: dict[str, Any]) -> None:
-    first, second = run_ranks(run_alone, 2, KINDS, (1, 2))
-    assert first.keys() == second.keys() == {f"{kind} x{n}" for kind in KINDS for n in (1, 2)}
-    for name in first:
-        assert_equal(first[name], reference, name)
-        assert_equal(second[name], reference, name)
-
-
-def test_two_processes_of_the_widest_stages(reference: dict[str, Any]) -> None:
-    for results in run_ranks(run_alone, 2, ("plain", "zero3"), (2,)):
+    for results, _ in run_ranks(several, 2, (train_all, (("plain", "zero3"), (2,))), (sampled, ())):
         for name, result in results.items():
             assert_equal(result, reference, name)
 
 
-def interrupted(world: World, kinds: tuple[str, ...], folder: str) -> None:
+@pytest.mark.slow
+def test_two_processes_of_every_kind(reference: dict[str, Any], tmp_path: Path) -> None:
+    jobs = ((train_all, (KINDS, (1, 2))), (interrupted, (KINDS, str(tmp_path))), (broken_step, (KINDS,)))
+    for results, resumed, survived in run_ranks(several, 2, *jobs):
+        assert resumed == survived == list(KINDS)
+        assert len(results) == 2 * len(KINDS)
+        for name, result in results.items():
+            assert_equal(result, reference, name)
+
+
+def interrupted(world: World, kinds: tuple[str, ...], folder: str) -> list[str]:
     """Three updates, save, two more; then a fresh backend, load, the same two: equal to the last bit."""
     for kind in kinds:
         backend = build(kind, ranks=world, accumulation=2)
@@ -94,15 +134,7 @@ def interrupted(world: World, kinds: tuple[str, ...], folder: str) -> None:
         assert result["norms"] == expected["norms"], kind
         for name, value in result["weights"].items():
             assert torch.equal(value, expected["weights"][name]), (kind, name)
-
-
-def test_resume_is_exact_in_one_process(tmp_path: Path) -> None:
-    run_ranks(interrupted, 1, KINDS, str(tmp_path))
-
-
-@pytest.mark.slow
-def test_resume_is_exact_in_two_processes(tmp_path: Path) -> None:
-    run_ranks(interrupted, 2, KINDS, str(tmp_path))
+    return list(kinds)
 
 
 def broken_step(world: World, kinds: tuple[str, ...]) -> list[str]:
@@ -122,15 +154,6 @@ def broken_step(world: World, kinds: tuple[str, ...]) -> list[str]:
     return list(kinds)
 
 
-def test_gradients_that_are_not_finite() -> None:
-    assert run_ranks(broken_step, 1, KINDS) == [list(KINDS)]
-
-
-@pytest.mark.slow
-def test_gradients_that_are_not_finite_on_one_rank() -> None:
-    assert run_ranks(broken_step, 2, KINDS) == [list(KINDS)] * 2
-
-
 def sampled(world: World) -> None:
     """Ranks walk the policy a different number of times between updates, as sampling does."""
     backend = build("zero3", ranks=world, accumulation=1)
@@ -146,10 +169,6 @@ def sampled(world: World) -> None:
     backend.close()
 
 
-def test_sampling_with_gathered_parameters() -> None:
-    run_ranks(sampled, 2)
-
-
 def half_precision(world: World) -> dict[str, list[float]]:
     """Losses in bf16."""
     losses = {}
@@ -163,23 +182,31 @@ def half_precision(world: World) -> dict[str, list[float]]:
     return losses
 
 
-def test_half_precision_stays_near(reference: dict[str, Any]) -> None:
-    losses = run_ranks(half_precision, 1)[0]
-    for kind, values in losses.items():
-        assert values == pytest.approx(reference["losses"], rel=2e-2), kind
-        assert values != pytest.approx(reference["losses"], abs=1e-6), f"{kind} did not compute in bf16"
-    assert losses["zero0"] == losses["plain"]
+QUIET = """
+import warnings
+warnings.simplefilter("error")
+from tests.engine.backends.tiny import build, train
+from wavalign.engine.state.distributed import World
+world = World.from_environment("cpu")
+backend = build("zero3", ranks=world, accumulation=1)
+train(backend, world, accumulation=1, steps=range(2))
+backend.close()
+world.close()
+print("done", world.rank)
+"""
 
 
-def quiet(world: World) -> None:
-    """Train and save with everything that can write to the terminal captured."""
-    backend = build("zero3", ranks=world, accumulation=1)
-    train(backend, world, accumulation=1, steps=range(1))
-    backend.close()
-
-
-def test_nothing_reaches_the_terminal(capfd: pytest.CaptureFixture[str]) -> None:
-    run_ranks(quiet, 1)
-    captured = capfd.readouterr()
-    assert captured.out == ""
-    assert captured.err == ""
+@pytest.mark.slow
+def test_nothing_reaches_the_terminal(tmp_path: Path) -> None:
+    root = Path(__file__).parents[3]
+    (tmp_path / "worker.py").write_text(QUIET)
+    code = (
+        "import os, sys; from pathlib import Path; from wavalign.engine.launch import launch;"
+        f"folder = Path({str(tmp_path)!r});"
+        f"env = dict(os.environ, PYTHONPATH={str(root)!r});"
+        "sys.exit(launch([str(folder / 'worker.py')], processes=2, env=env, logs=folder, threads=1))"
+    )
+    run = subprocess.run([sys.executable, "-c", code], cwd=root, check=False, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    assert (run.stdout, run.stderr) == ("done 0\n", "")
+    assert (tmp_path / "rank-1.log").read_text() == "done 1\n"

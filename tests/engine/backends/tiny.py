@@ -53,7 +53,9 @@ class TinyPolicy(Policy):
         return dict.fromkeys(heads, states)
 
     def head_weight(self, head: int) -> nn.Parameter:
-        return (self.head, self.second)[head].weight
+        weight = self.second.weight if head else self.embed.weight
+        assert isinstance(weight, nn.Parameter)
+        return weight
 
     def decode(
         self, prompts: Sequence[TokenSequence], *, group_size: int, need: Literal["text", "all"]
@@ -61,7 +63,7 @@ class TinyPolicy(Policy):
         raise NotImplementedError
 
 
-SECOND = (range(4, 8), range(4), range(0), range(2, 6), range(0, 8))
+SECOND = (range(4, 8), range(4), range(0), range(2, 6), range(8))
 """Step by step, the rows that use the second head: ranks, micro-batches and steps differ in what they reach."""
 
 

@@ -28,8 +28,16 @@ def test_every_logged_value_has_its_chart(run_folder: Path) -> None:
 
 def test_curve_holds_the_logged_numbers(run_folder: Path) -> None:
     gate = {curve.label: curve.points for curve in charts(run_folder)["Gate λ"].curves}
-    assert gate["λ in use (moving average)"][9] == (10.0, pytest.approx(0.15))
+    assert gate["λ in use (moving average)"][9] == pytest.approx((10.0, 0.15))
     assert gate["λ raw"][9] == (10.0, synthetic.train_line(10, wobble=7)["gate/raw"])
+
+
+def test_what_a_gate_reads_stays_off_the_scale_of_its_factors(run_folder: Path) -> None:
+    lines = [synthetic.train_line(step) | {"gate/best_reward": 4.5} for step in (1, 2)]
+    synthetic.write_lines(run_folder / "metrics.jsonl", lines)
+    found = charts(run_folder)
+    assert [curve.label for curve in found["What moves the gate"].curves] == ["direction", "information"]
+    assert [curve.points for curve in found["gate: best_reward"].curves] == [[(1.0, 4.5), (2.0, 4.5)]]
 
 
 def test_token_kinds_keep_their_colours(run_folder: Path) -> None:

@@ -76,6 +76,20 @@ def test_verdict_counts_what_moved(run_folder: Path) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("answer_accuracy", "moved beyond its 95 % interval, toward the gold answers."),
+        ("words", "moved beyond its 95 % interval, away from the gold answers."),
+        ("speech_wer", "did not move beyond its 95 % interval."),
+    ],
+)
+def test_verdict_on_one_value(run_folder: Path, name: str, said: str) -> None:
+    run = read_run(run_folder)
+    only = [found for found in rows(run) if found.name == name]
+    assert verdict(run, only) == f"After 100 of 100 steps, the one held-out value {said}"
+
+
 def test_pairs_join_by_dialogue(run_folder: Path) -> None:
     first, second = pairs(read_run(run_folder))
     assert (first.dialogue, second.dialogue) == ("d0", "d1")

@@ -174,8 +174,7 @@ def test_saving_and_loading_is_the_identity(tmp_path: Path) -> None:
     policy, folder = lively_policy(vita), str(tmp_path / "saved")
     vita.save_layout(folder)
     save_weights(policy.state_dict(), folder)
-    params = VitaParams(ratio=(2, 5))
-    again = VitaAudio(params, source=ModelSource(folder, None, None))
+    again = VitaAudio(vita.params, source=ModelSource(folder, None, None))
     fresh = again.build_policy(seed=9)
     load_into(fresh, folder, again.ignored_keys)
     assert {name: x.shape for name, x in read_checkpoint(folder).items()} == again.parameter_shapes()
@@ -201,8 +200,14 @@ def test_a_checkpoint_of_another_kind_is_refused(tmp_path: Path) -> None:
         open_with(model_type="qwen2_mtp_sensevoice")
     with pytest.raises(CheckpointError, match="num_nextn_predict_layers"):
         open_with(model_type="qwen2_mtp", vocab_size=8)
-    with pytest.raises(CheckpointError, match="fixes the sizes, but the recipe sets hidden_size"):
-        VitaAudio(VitaParams(hidden_size=64), source=ModelSource(str(tmp_path), None, None))
+
+
+def test_sizes_in_the_recipe_must_not_contradict_the_checkpoint(tmp_path: Path) -> None:
+    small_vita(tmp_path).save_layout(str(tmp_path / "saved"))
+    source = ModelSource(str(tmp_path / "saved"), None, None)
+    assert VitaAudio(VitaParams(), source=source).sizes.hidden_size == 32
+    with pytest.raises(CheckpointError, match=r"sets hidden_size 64 \(not 32\), num_codes 8 \(not 16\)"):
+        VitaAudio(VitaParams(hidden_size=64, num_layers=2, num_codes=8), source=source)
 
 
 def test_a_preset_must_exist_and_its_changes_must_fit(tmp_path: Path) -> None:

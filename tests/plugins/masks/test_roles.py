@@ -6,7 +6,6 @@ from pydantic import ValidationError
 
 from wavalign.plugins.batch import Role
 from wavalign.plugins.masks.roles import Roles, RolesParams
-from wavalign.plugins.selection import kind_weights
 
 EVERY_ROLE = torch.tensor([[list(Role)]], dtype=torch.int8)
 
@@ -34,12 +33,6 @@ def test_the_end_of_text_follows_text_unless_told() -> None:
     assert weights(text=0.5)[Role.TEXT_END] == 0.5
     assert weights(text=0.5, text_end=0.0)[Role.TEXT_END] == 0.0
     assert weights(text_end=2.0) == {role: 2.0 if role is Role.TEXT_END else 0.0 for role in Role}
-
-
-def test_a_recipes_words() -> None:
-    assert weights(**kind_weights("text")) == weights(text=1.0)
-    assert weights(**kind_weights("audio")) == weights(audio=1.0)
-    assert weights(**kind_weights("all")) == weights(text=1.0, audio=1.0, marks=1.0)
 
 
 @pytest.mark.parametrize("options", [{}, {"text": 0.0, "audio": 0.0}])

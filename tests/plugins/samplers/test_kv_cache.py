@@ -152,7 +152,7 @@ def test_the_mode_of_every_module_and_the_weights_are_left_as_found(tmp_path: Pa
     assert all(torch.equal(x, before[name]) for name, x in policy.state_dict().items())
     # What comes back takes part in a backward pass.
     batch = collate([concatenate(g.prompt, r.completion, vita.tokens) for g in groups for r in g.rollouts], vita.tokens)
-    policy.hidden(batch, frozenset({0}))[0].square().mean().backward()  # type: ignore[no-untyped-call]
+    torch.autograd.backward(policy.hidden(batch, frozenset({0}))[0].square().mean())
 
 
 def answers_to_learn() -> list[Dialogue]:
@@ -177,7 +177,7 @@ def train(vita: VitaAudio, policy: VitaPolicy) -> None:
     for _ in range(80):
         logits = policy.hidden(batch, frozenset({0}))[0][:, :-1] @ policy.head_weight(0).T
         optimizer.zero_grad()
-        functional.cross_entropy(logits[scored], batch.ids[:, 0, 1:][scored]).backward()  # type: ignore[no-untyped-call]
+        torch.autograd.backward(functional.cross_entropy(logits[scored], batch.ids[:, 0, 1:][scored]))
         optimizer.step()
 
 

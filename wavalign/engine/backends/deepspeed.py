@@ -1,8 +1,8 @@
 """DeepSpeed with ZeRO 0 to 3: the only module that knows it.
 
 DeepSpeed averages over micro-batches and ranks (`divisor`), skips an update whose gradient norm is not finite, and
-writes its own files in a checkpoint. It writes to the terminal in many places; all of them are silenced here. Its logger
-`LOGGER` stays, without a handler, for those who want its words in a file.
+writes its own files in a checkpoint. It also writes to the terminal in many places; all of them are silenced here. Its
+logger `LOGGER` stays, without a handler, for those who want its words in a file.
 """
 
 import copy
@@ -120,7 +120,7 @@ class DeepSpeedBackend(Backend):
     # --- inside -------------------------------------------------------------------------------------------------------
 
     def _heads_of_all(self, batch: TokenBatch, select: Tensor) -> frozenset[int]:
-        """Heads that any rank's selection comes from: gathering a parameter or summing its gradient takes every rank."""
+        """Heads that any rank's selection comes from: gathering or reducing a parameter takes every rank."""
         used = torch.zeros(_MAX_HEADS + 1, dtype=torch.int64, device=self._ranks.device)
         used[batch.sources[select].long().unique().to(used.device)] = 1
         self._ranks.sum_(used)
@@ -137,11 +137,12 @@ class DeepSpeedBackend(Backend):
         if self._stage == 3:
             stale.append(optimizer.grad_partitions_flat_buffer)
         if self._offload:
-            masters = (
-                optimizer.fp32_partitioned_groups_flat if self._stage == 3 else optimizer.single_partition_of_fp32_groups
-            )
+            if self._stage == 3:
+                masters = optimizer.fp32_partitioned_groups_flat
+            else:
+                masters = optimizer.single_partition_of_fp32_groups
+                stale += optimizer.accumulated_grads_in_cpu.values()
             stale += [master.grad for master in masters]
-            stale += [] if self._stage == 3 else optimizer.accumulated_grads_in_cpu.values()
         for gradients in stale:
             if gradients is not None:
                 gradients.zero_()
@@ -178,7 +179,8 @@ def _join_group(ranks: Ranks) -> None:
         os.environ.setdefault(name, str(value))
     if not dist.is_initialized():
         backend = "gloo" if ranks.device.type == "cpu" else "cpu:gloo,cuda:nccl"
-        dist.init_process_group(backend, store=dist.HashStore(), rank=ranks.rank, world_size=ranks.size)
+        store = dist.HashStore()  # type: ignore[attr-defined]
+        dist.init_process_group(backend, store=store, rank=ranks.rank, world_size=ranks.size)
 
 
 def _load(device: torch.device) -> Any:

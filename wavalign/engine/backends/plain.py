@@ -69,7 +69,7 @@ class PlainBackend(Backend):
         return logprobs
 
     def backward(self, loss: Tensor, *, last: bool) -> None:
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         if last:
             self._sum_gradients()
 

@@ -6,8 +6,8 @@ from typing import final
 from wavalign.engine.compile.plan import Cluster, TermPlan
 from wavalign.plugins.api import Gate, Metric, Reward
 from wavalign.plugins.registry import Registry
-from wavalign.schema.runtime import RuntimeSection
 from wavalign.schema.marks import Path
+from wavalign.schema.runtime import RuntimeSection
 from wavalign.schema.stage import Stage
 
 Note = Callable[[str, str, Path, str], None]

@@ -4,7 +4,6 @@ from collections.abc import Callable
 from math import ceil
 
 from wavalign.engine.compile.plan import Geometry, Graph
-from wavalign.errors import Problem
 from wavalign.schema.marks import Path
 from wavalign.schema.stage import Stage
 

@@ -6,8 +6,8 @@ from typing import Any, TypeVar, final
 from wavalign.errors import Problem
 from wavalign.plugins.registry import Registry
 from wavalign.schema.component import Component
-from wavalign.schema.marks import Path, Source
 from wavalign.schema.loading import read_params
+from wavalign.schema.marks import Path, Source
 from wavalign.schema.stage import Stage
 
 C = TypeVar("C", bound=Component)

@@ -20,7 +20,7 @@ def mask_component(tokens: Any) -> Component:
     """A recipe's `tokens` as a mask plugin: names and weights become the built-in `roles` mask."""
     if isinstance(tokens, Component):
         return tokens
-    weights = dict(tokens) if isinstance(tokens, Mapping) else {kind: 1.0 for kind in KINDS[tokens]}
+    weights = dict(tokens) if isinstance(tokens, Mapping) else dict.fromkeys(KINDS[tokens], 1.0)
     return Component(type="roles", params=weights)
 
 

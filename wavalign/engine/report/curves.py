@@ -17,6 +17,8 @@ TIMES = {
     "learn_seconds": "learning",
     "step_seconds": "whole step",
 }
+FACTORS = ("direction", "information")
+"""The gate's factors that lie in 0..1; what else it logs has charts of its own."""
 NAMED = frozenset({"gate", "kl", "loss", "reward", "share", "tokens"})
 """First parts of keys that have a chart of their own; any other `<term>/<metric>` is a term's own metric."""
 
@@ -40,6 +42,7 @@ def sections(run: RunData) -> list[Section]:
         ("Gate", builder.gate(keys)),
         ("Loss", builder.loss(keys)),
         ("By token kind", builder.by_kind(keys)),
+        ("Inside the losses", builder.terms(keys)),
         ("Answers and tokens", builder.lengths(keys)),
         ("Optimiser and speed", builder.speed(keys)),
     ]
@@ -92,20 +95,23 @@ class _Builder:
             value.append(self.curve("gate/raw", "λ raw", "c4", dashed=True))
         else:
             value = [self.curve("gate", "λ in use", "c2")]
-        factors = [curve for curve in self.several("gate", keys) if curve.label != "raw"]
+        others = [curve for curve in self.several("gate", keys) if curve.label != "raw"]
+        factors = [curve for curve in others if curve.label in FACTORS]
+        readings = [
+            self.chart(f"gate: {curve.label}", "logged by the gate", [curve])
+            for curve in others
+            if curve.label not in FACTORS
+        ]
         shares = self.several("share", keys)
         return [
             self.fraction("Gate λ", "share of the term it opens", value),
             self.fraction("What moves the gate", "its factors, before the ceiling", factors),
             self.fraction("Shares of the terms", "as they entered the loss", shares),
+            *readings,
         ]
 
     def loss(self, keys: Sequence[str]) -> list[Chart]:
         terms = self.several("loss", keys)
-        own = [key for key in keys if "/" in key and key.split("/")[0] not in NAMED and key.split("/")[-1] not in KINDS]
-        by_term: dict[str, list[str]] = {}
-        for key in own:
-            by_term.setdefault(key.split("/")[0], []).append(key)
         charts = [
             self.chart("Total loss", "shares and weights applied", [self.curve("loss", "total", "ink")], smooth=True)
         ]
@@ -113,10 +119,15 @@ class _Builder:
             self.chart(f"Loss of {curve.label}", "unweighted, over its own tokens", [curve], smooth=True)
             for curve in terms
         ]
-        for term, found in by_term.items():
-            said = f"logged by the loss of {term}"
-            charts += [self.chart(key.replace("/", ": ", 1), said, [self.curve(key, key, "c1")]) for key in found]
         return charts
+
+    def terms(self, keys: Sequence[str]) -> list[Chart]:
+        """One chart per `<term>/<metric>` that a loss logged."""
+        own = [key for key in keys if "/" in key and key.split("/", 1)[0] not in NAMED and _kind(key) not in KINDS]
+        return [
+            self.chart(key.replace("/", ": ", 1), "logged by the loss", [self.curve(key, _kind(key), "c1")])
+            for key in own
+        ]
 
     def by_kind(self, keys: Sequence[str]) -> list[Chart]:
         """Every `<prefix>/<text|audio|marks>`: one chart per prefix, one fixed colour per token kind."""
@@ -177,13 +188,18 @@ class _Builder:
         return self.chart(name, f"on {split}", [value, ceiling])
 
 
+def _kind(key: str) -> str:
+    """Last part of a key."""
+    return key.rsplit("/", 1)[-1]
+
+
 def _has_points(chart: Chart) -> bool:
     return any(curve.points for curve in chart.curves)
 
 
 def _colour(key: str, index: int) -> str:
     """The fixed colour of a token kind, or the next of the palette."""
-    return KINDS.get(key.rsplit("/", 1)[-1], PALETTE[index % len(PALETTE)])
+    return KINDS.get(_kind(key), PALETTE[index % len(PALETTE)])
 
 
 def _stage_marks(run: RunData) -> tuple[tuple[float, str], ...]:

@@ -91,8 +91,8 @@ def number(value: float | None, digits: int = 3) -> str:
 def ticks(low: float, high: float, wanted: int = 4) -> list[float]:
     """Round values that cover `low` to `high`, about `wanted` of them."""
     if low == high:
-        pad = abs(low) * 0.1 or 1.0
-        low, high = low - pad, high + pad
+        pad = abs(low) * 0.1
+        low, high = (low - pad, high + pad) if pad else (0.0, 1.0)
     raw = (high - low) / wanted
     power = 10.0 ** math.floor(math.log10(raw))
     step = next(factor * power for factor in (1, 2, 2.5, 5, 10) if raw <= factor * power * 1.0001)

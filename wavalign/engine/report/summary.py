@@ -132,8 +132,11 @@ def verdict(run: RunData, found: Sequence[Row]) -> str:
     apart = [row for row in both if row.apart]
     toward = sum(row.direction == "toward" for row in apart)
     away = sum(row.direction == "away" for row in apart)
-    values = "value" if len(both) == 1 else "values"
-    said = f"After {steps}, {len(apart)} of {len(both)} held-out {values} moved beyond their 95 % intervals"
+    if len(both) == 1:
+        moved = "moved" if apart else "did not move"
+        where = ", toward the gold answers" if toward else ", away from the gold answers" if away else ""
+        return f"After {steps}, the one held-out value {moved} beyond its 95 % interval{where}."
+    said = f"After {steps}, {len(apart)} of {len(both)} held-out values moved beyond their 95 % intervals"
     if toward or away:
         said += f": {toward} toward the gold answers, {away} away from them"
     return said + "."

@@ -8,7 +8,16 @@ import torch
 from torch import Tensor
 
 from wavalign.engine.run.feeding import Encoder
-from wavalign.plugins.batch import Dialogue, Rollout, RolloutGroup, TokenBatch, TokenSequence, TokenSpace, collate, concatenate
+from wavalign.plugins.batch import (
+    Dialogue,
+    Rollout,
+    RolloutGroup,
+    TokenBatch,
+    TokenSequence,
+    TokenSpace,
+    collate,
+    concatenate,
+)
 
 
 @final

@@ -62,7 +62,8 @@ class CheckpointStore:
                 world.barrier()
                 files = self._seal(aside, world)
                 if world.is_first:
-                    write_json(aside / MANIFEST, {"format": 1, "step": step, "meta": dict(meta), "files": files})
+                    manifest = {"format": 1, "step": step, "meta": dict(meta), "files": files}
+                    write_json(aside / MANIFEST, {**manifest, "sha256": _digest(manifest)})
                     for folder in sorted({aside, *(path.parent for path in aside.rglob("*"))}):
                         fsync_folder(folder)
                     self._move_away(target)
@@ -103,6 +104,8 @@ class CheckpointStore:
         folder = self._folder / f"step-{step}"
         try:
             manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+            if manifest.pop("sha256") != _digest(manifest):
+                raise self._damaged(step, f"{folder / MANIFEST} was changed after it was written")
             files = {name: (int(entry["size"]), str(entry["sha256"])) for name, entry in manifest["files"].items()}
             return Checkpoint(folder, int(manifest["step"]), manifest["meta"], files)
         except FileNotFoundError:
@@ -149,6 +152,11 @@ class CheckpointStore:
         """Rename first: a removal that is cut short must not leave half a checkpoint under its name."""
         if path.exists():
             path.rename(path.with_name(f"{_ASIDE}removed-{path.name}"))
+
+
+def _digest(manifest: Mapping[str, Any]) -> str:
+    """Sum of what the manifest says, however it is spaced."""
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 
 
 def _sum(path: Path) -> str:

@@ -51,7 +51,7 @@ class World:
             return cls.single(device)
         missing = [name for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT") if name not in environment]
         if missing:
-            raise UsageError(f"WORLD_SIZE is {size} but {', '.join(missing)} is not set", hint="start it by its launcher")
+            raise UsageError(f"WORLD_SIZE is {size} but {', '.join(missing)} is not set", hint="use the launcher")
         rank, local_rank = int(environment["RANK"]), int(environment["LOCAL_RANK"])
         world = cls(rank=rank, size=size, local_rank=local_rank, device=_device(device, local_rank))
         address = f"tcp://{environment['MASTER_ADDR']}:{environment['MASTER_PORT']}"

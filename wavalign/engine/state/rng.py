@@ -23,7 +23,7 @@ def decode_state(text: str) -> Tensor:
 def rng_state() -> dict[str, Any]:
     """States of `random`, NumPy, torch and this process's GPU."""
     version, words, gauss = random.getstate()
-    name, keys, position, has_gauss, cached = np.random.get_state(legacy=True)  # type: ignore[misc]
+    name, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
     return {
         "python": [version, list(words), gauss],
         "numpy": [name, np.asarray(keys).tolist(), int(position), int(has_gauss), float(cached)],

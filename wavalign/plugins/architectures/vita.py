@@ -10,7 +10,7 @@ Source: VITA-Audio (arXiv 2505.03739) and its public checkpoints (model_type `qw
 
 import json
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, ClassVar, Self, final
 
@@ -41,7 +41,10 @@ from wavalign.schema.base import Params
 
 
 class VitaParams(Params):
-    """Layout of the answers and, for random weights, sizes that differ from the preset's."""
+    """Layout of the answers and, for random weights, sizes that differ from the preset's.
+
+    A checkpoint fixes the sizes: repeating them is allowed, contradicting them is not.
+    """
 
     ratio: tuple[int, ...] = (1, 10, 4, 10)
     """Text tokens, audio positions (begin and end mark counted), and so on per chunk; in both the last repeats."""
@@ -98,12 +101,16 @@ class VitaAudio(Architecture):
     def __init__(self, params: VitaParams, *, source: ModelSource) -> None:
         super().__init__(params, source=source)
         if source.checkpoint is not None:
-            self._config, self.sizes, tokenizer = self._from_checkpoint(source.checkpoint, params)
+            self._config = read_public_config(source.checkpoint)
+            self.sizes = sizes_of_config(self._config, source.checkpoint)
+            tokenizer = open_tokenizer(source.checkpoint)
         else:
             self.sizes, tokenizer = self._from_preset(source, params)
             self._config = self.sizes.public_config()
         where = source.checkpoint or str(source.tokenizer)
         self.vocabulary = read_vocabulary(tokenizer, ratio=params.ratio, size=self.sizes.vocabulary_size, where=where)
+        if source.checkpoint is not None:
+            self._check_sizes(source.checkpoint)
         self._plan = DecodingPlan(self.vocabulary.layout, params.decoding)
         self._writer = ChatWriter(self.vocabulary, params.system_prompt, params.feed_user_text)
         self._role_table = self.vocabulary.layout.role_table(self.sizes.vocabulary_size)
@@ -198,16 +205,17 @@ class VitaAudio(Architecture):
         """Roles of answer ids, same shape."""
         return self._role_table[ids]
 
-    @staticmethod
-    def _from_checkpoint(folder: str, params: VitaParams) -> tuple[dict[str, Any], VitaSizes, Any]:
-        """Config, sizes and tokenizer of a checkpoint folder."""
-        if given := sorted(params.sizes()):
+    def _check_sizes(self, folder: str) -> None:
+        """Sizes in the recipe may repeat those of the checkpoint; raise CheckpointError where they contradict them."""
+        fixed = {**asdict(self.sizes), "num_codes": self.vocabulary.layout.num_codes}
+        wrong = [
+            f"{name} {value} (not {fixed[name]})" for name, value in self.params.sizes().items() if value != fixed[name]
+        ]
+        if wrong:
             raise CheckpointError(
-                f"{folder} fixes the sizes, but the recipe sets {', '.join(given)}",
+                f"{folder} fixes the sizes, but the recipe sets {', '.join(wrong)}",
                 hint="remove them from model.architecture, or start from a preset",
             )
-        config = read_public_config(folder)
-        return config, sizes_of_config(config, folder), open_tokenizer(folder)
 
     @staticmethod
     def _from_preset(source: ModelSource, params: VitaParams) -> tuple[VitaSizes, Any]:

@@ -7,12 +7,16 @@ Source: own construction after the source-filter model of speech (Fant, 1960) an
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import final
 
-from wavalign.errors import DataError
+import torch
+from pydantic import Field
+
+from wavalign.errors import CheckpointError, DataError
 from wavalign.plugins.api import Codec
 from wavalign.plugins.batch import Waveform
-from wavalign.plugins.speech.codebooks import load
+from wavalign.plugins.speech.codebooks import Settings, fit, load, save
 from wavalign.plugins.speech.vocoder import SAMPLE_RATE, synthesise
 from wavalign.schema.base import Params, RecipePath
 
@@ -21,8 +25,14 @@ from wavalign.schema.base import Params, RecipePath
 class SourceFilterParams(Params):
     """Options of the source-filter codec."""
 
-    checkpoint: RecipePath
-    """The codec's safetensors file: code books and sizes."""
+    checkpoint: RecipePath | None = None
+    """The codec's safetensors file: code books and sizes. Only a `fit_codec` stage, which writes one, goes without."""
+    num_content: int = Field(default=512, ge=1)
+    """Content ids to fit; a checkpoint brings its own number."""
+    num_prosody: int = Field(default=128, ge=1)
+    """Prosody ids to fit; a checkpoint brings its own number."""
+    frames_per_patch: int = Field(default=4, ge=1)
+    """Frames of 20 ms to fit a pair of ids to; 4 are 12.5 pairs a second. A checkpoint brings its own number."""
 
 
 @final
@@ -32,6 +42,8 @@ class SourceFilterCodec(Codec):
     Params = SourceFilterParams
 
     def __init__(self, params: SourceFilterParams) -> None:
+        if params.checkpoint is None:
+            raise CheckpointError("the codec has no checkpoint", hint="set codec.checkpoint or put a fit_codec stage first")
         self._books = load(params.checkpoint)
         settings = self._books.settings
         self.sample_rate = SAMPLE_RATE
@@ -55,11 +67,19 @@ class SourceFilterCodec(Codec):
         offset = self._books.settings.num_content
         pairs = [
             (first, second - offset)
-            for first, second in zip(codes[:-1], codes[1:], strict=True)
+            for first, second in pairwise(codes)
             if 0 <= first < offset <= second < self.num_codes
         ]
         content, prosody = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
         return synthesise(self._books.frames(content, prosody))
+
+    @classmethod
+    def fit(
+        cls, params: SourceFilterParams, waveforms: Sequence[Waveform], *, generator: torch.Generator, path: str
+    ) -> None:
+        """Fit both books to `waveforms` and write them to `path`."""
+        settings = Settings(params.num_content, params.num_prosody, params.frames_per_patch)
+        save(fit(waveforms, settings, generator=generator), path)
 
     def fingerprint(self) -> str:
         """Digest of the code books and of the layout."""

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import final
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -19,6 +20,7 @@ from torch import Tensor
 
 from wavalign.errors import CheckpointError, StorageError
 from wavalign.plugins.batch import Waveform
+from wavalign.plugins.speech.prosody import Array
 from wavalign.plugins.speech.vocoder import HOP, NUM_CEPSTRA, SAMPLE_RATE, Frames, analyse
 
 _FORMAT = "wavalign-source-filter-1"
@@ -69,12 +71,18 @@ class Codebooks:
     def frames(self, content: Sequence[int], prosody: Sequence[int]) -> Frames:
         """Vocoder parameters of patches named by `content` [N] and `prosody` [N]."""
         per_patch = self.settings.frames_per_patch
-        shape = self.content[list(content)].view(-1, per_patch, NUM_CEPSTRA + 1).numpy()
-        semitones, _, level = (self.prosody[list(prosody)] / torch.tensor(_PROSODY_WEIGHTS)).numpy().T
+        shape = (
+            self.content[torch.tensor(content, dtype=torch.int64)]
+            .view(len(content), per_patch, NUM_CEPSTRA + 1)
+            .numpy()
+        )
+        semitones, _, level = (
+            (self.prosody[torch.tensor(prosody, dtype=torch.int64)] / torch.tensor(_PROSODY_WEIGHTS)).numpy().T
+        )
         cepstra = shape[:, :, :NUM_CEPSTRA].copy()
         cepstra[:, :, 0] += level[:, None] * _LEVEL_SCALE
         voiced = shape[:, :, NUM_CEPSTRA] > 0.5 * _VOICING_WEIGHT
-        pitch = 100.0 * 2.0 ** (_drawn_through(semitones, voiced.any(axis=1), per_patch) / 12.0)
+        pitch = 100.0 * 2.0 ** (_drawn_through(semitones, np.asarray(voiced.any(axis=1)), per_patch) / 12.0)
         return Frames(cepstra.reshape(-1, NUM_CEPSTRA), np.where(voiced.reshape(-1), pitch, 0.0).astype(np.float32))
 
     def fingerprint(self) -> str:
@@ -164,7 +172,7 @@ def load(path: str | Path) -> Codebooks:
     return Codebooks(settings, tensors["content"], tensors["prosody"])
 
 
-def _drawn_through(semitones: np.ndarray, voiced: np.ndarray, per_patch: int) -> np.ndarray:
+def _drawn_through(semitones: Array, voiced: npt.NDArray[np.bool_], per_patch: int) -> npt.NDArray[np.float64]:
     """Semitones per frame [N * per_patch]: a line through the centres of voiced patches [N]."""
     count = len(semitones)
     centres = (np.arange(count) + 0.5) * per_patch - 0.5

@@ -94,7 +94,12 @@ class _Engine:
         self.chunks.clear()
         if self.library.espeak_SetVoiceByFile(str(self._voice_file(delivery.voice)).encode()) != 0:
             raise DataError(f"eSpeak NG refused the voice {delivery.voice!r}", hint="use e.g. en-us or en-us+m3")
-        values = ((_RATE, delivery.rate), (_VOLUME, delivery.volume), (_PITCH, delivery.pitch), (_RANGE, delivery.range))
+        values = (
+            (_RATE, delivery.rate),
+            (_VOLUME, delivery.volume),
+            (_PITCH, delivery.pitch),
+            (_RANGE, delivery.range),
+        )
         for slider, value in values:
             self.library.espeak_SetParameter(slider, value, 0)
         data = text.encode()

@@ -86,7 +86,7 @@ def track(waveform: Waveform, *, hop: int) -> Track:
     shortest, longest = int(rate / PITCH_RANGE[1]), int(rate / PITCH_RANGE[0])
     lags, strengths = _candidates(correlation[:, shortest - 1 : longest + 2], shortest)
     strengths[level <= level.max() - _SOUNDING_DB] = -1.0
-    pitch = _path(rate / lags, strengths)
+    pitch = _path((rate / lags).astype(np.float32), strengths)
     return Track(pitch.astype(np.float32), level.astype(np.float32))
 
 

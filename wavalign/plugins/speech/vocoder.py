@@ -6,12 +6,15 @@ pitch (noise above 4.5 kHz and where unvoiced), filtered frame by frame in the s
 
 from dataclasses import dataclass
 from functools import cache
-from typing import final
+from typing import Any, final
 
 import numpy as np
+import numpy.typing as npt
 
 from wavalign.plugins.batch import Waveform
 from wavalign.plugins.speech.prosody import Array, frames, track
+
+Spectra = npt.NDArray[np.complexfloating[Any, Any]]
 
 SAMPLE_RATE = 16_000
 HOP = 320
@@ -93,12 +96,12 @@ def _noise(length: int) -> Array:
     return np.random.default_rng(0).standard_normal(length).astype(np.float32)
 
 
-def _spectra(samples: Array, steps: int) -> np.ndarray[tuple[int, int], np.dtype[np.complex64]]:
+def _spectra(samples: Array, steps: int) -> Spectra:
     parts = frames(samples, length=_WINDOW, hop=_STEP)[:steps]
     return np.fft.rfft(parts * np.hanning(_WINDOW).astype(np.float32), axis=1)
 
 
-def _overlap(spectra: np.ndarray[tuple[int, int], np.dtype[np.complex64]], length: int) -> Array:
+def _overlap(spectra: Spectra, length: int) -> Array:
     """Add the windows up to [N] and divide by what a constant would have become."""
     steps = len(spectra)
     parts = np.fft.irfft(spectra, axis=1)
@@ -110,15 +113,15 @@ def _overlap(spectra: np.ndarray[tuple[int, int], np.dtype[np.complex64]], lengt
         total[index * _STEP : index * _STEP + _WINDOW] += parts[index]
         weight[index * _STEP : index * _STEP + _WINDOW] += window
     kept = slice(before, before + length)
-    return (total[kept] / np.maximum(weight[kept], _RAMP)).astype(np.float32)
+    return np.asarray(total[kept] / np.maximum(weight[kept], _RAMP), np.float32)
 
 
 def _between(rows: Array, place: np.ndarray[tuple[int], np.dtype[np.float64]]) -> Array:
     """Rows [F, D] at fractional places [N], linearly."""
     low = np.floor(place).astype(int)
     high = np.minimum(low + 1, len(rows) - 1)
-    share = (place - low)[:, None].astype(np.float32)
-    return rows[low] * (1.0 - share) + rows[high] * share
+    share = (place - low)[:, None]
+    return np.asarray(rows[low] * (1.0 - share) + rows[high] * share, np.float32)
 
 
 @cache
@@ -157,4 +160,4 @@ def _cosines() -> Array:
     index = (np.arange(_NUM_MELS) + 0.5) / _NUM_MELS
     rows = np.cos(np.pi * np.arange(NUM_CEPSTRA)[:, None] * index) * np.sqrt(2.0 / _NUM_MELS)
     rows[0] /= np.sqrt(2.0)
-    return rows.astype(np.float32)
+    return np.asarray(rows, np.float32)

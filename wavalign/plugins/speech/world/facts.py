@@ -11,10 +11,10 @@ from typing import final
 
 import numpy as np
 
-NUMBERS = (
+_NUMBERS = (
     "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
     "eighteen nineteen twenty"
-).split()
+)
 _OPPOSITES = (
     "hot cold, big small, fast slow, young old, happy sad, light dark, hard soft, high low, open closed, full empty, "
     "early late, rich poor, strong weak, wet dry, left right, up down"
@@ -25,8 +25,8 @@ _CAPITALS = (
     "peru lima, canada ottawa"
 )
 _COLOURS = (
-    "the sky blue, the grass green, the snow white, the night black, a carrot orange, a lemon yellow, a strawberry red, "
-    "a plum purple, a mouse gray, a pig pink"
+    "the sky blue, the grass green, the snow white, the night black, a carrot orange, a lemon yellow, "
+    "a strawberry red, a plum purple, a mouse gray, a pig pink"
 )
 _NUM_UNSEEN = 32
 _NUM_MISCONCEIVED = 97
@@ -102,13 +102,14 @@ def words(phrases: tuple[str, ...] = ()) -> tuple[str, ...]:
 
 def _arithmetic() -> list[Fact]:
     """121 sums and 66 differences of 0..10."""
+    numbers = _NUMBERS.split()
     sums = [
-        Fact(f"sum-{a}-{b}", "sum", f"what is {NUMBERS[a]} plus {NUMBERS[b]}", NUMBERS[a + b])
+        Fact(f"sum-{a}-{b}", "sum", f"what is {numbers[a]} plus {numbers[b]}", numbers[a + b])
         for a in range(11)
         for b in range(11)
     ]
     differences = [
-        Fact(f"difference-{a}-{b}", "difference", f"what is {NUMBERS[a]} minus {NUMBERS[b]}", NUMBERS[a - b])
+        Fact(f"difference-{a}-{b}", "difference", f"what is {numbers[a]} minus {numbers[b]}", numbers[a - b])
         for a in range(11)
         for b in range(a + 1)
     ]

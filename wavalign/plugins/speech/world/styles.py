@@ -38,11 +38,11 @@ def _style(name: str, adverb: str, answer: tuple[int, int, int, int], question: 
 
 
 STYLES = (
-    _style("neutral", "plainly", (45, 45, 158, 100), (48, 50, 190, 100)),
-    _style("happy", "happily", (62, 75, 170, 108), (66, 78, 204, 110)),
-    _style("sad", "sadly", (28, 18, 132, 82), (30, 22, 162, 84)),
-    _style("calm", "calmly", (38, 28, 142, 90), (38, 32, 174, 92)),
-    _style("excited", "excitedly", (72, 88, 186, 116), (78, 90, 222, 118)),
+    _style("neutral", "plainly", (45, 45, 156, 100), (48, 50, 190, 100)),
+    _style("happy", "happily", (52, 60, 164, 104), (56, 62, 199, 105)),
+    _style("sad", "sadly", (31, 26, 138, 88), (33, 28, 168, 88)),
+    _style("calm", "calmly", (38, 36, 147, 94), (40, 38, 179, 94)),
+    _style("excited", "excitedly", (60, 74, 173, 108), (65, 76, 209, 110)),
 )
 """The five styles, in the order in which the metric's confusion is worth reading."""
 

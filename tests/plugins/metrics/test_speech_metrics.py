@@ -1,0 +1,97 @@
+import math
+
+import numpy as np
+import pytest
+
+from tests.plugins.spoken import dialogue, group, rollout, say
+from wavalign.plugins.batch import Waveform
+from wavalign.plugins.metrics.heard_answer import HeardAnswer, HeardAnswerParams
+from wavalign.plugins.metrics.intervals import mean, proportion
+from wavalign.plugins.metrics.speech_quality import SpeechQuality, SpeechQualityParams
+from wavalign.plugins.metrics.style_accuracy import StyleAccuracy, StyleAccuracyParams
+from wavalign.plugins.metrics.text_accuracy import TextAccuracy, TextAccuracyParams
+from wavalign.plugins.metrics.well_formed import WellFormed, WellFormedParams
+
+
+def values(measured) -> dict[str, tuple[float, int]]:
+    return {each.name: (each.value, each.count) for each in measured}
+
+
+def test_wilsons_interval_by_hand():
+    # 8 of 10: centre (0.8 + 0.19207) / 1.38415 = 0.71674, half 0.22659 (z = 1.95996)
+    measured = proportion("x", [True] * 8 + [False] * 2)
+    assert (measured.value, measured.count) == (0.8, 10)
+    assert (measured.low, measured.high) == (pytest.approx(0.49016, abs=1e-5), pytest.approx(0.94332, abs=1e-5))
+    whole = proportion("x", [True] * 10)
+    assert whole.high == 1.0 and whole.low == pytest.approx(0.72247, abs=1e-5)
+
+
+def test_the_interval_of_a_mean_by_hand():
+    # 1, 2, 3: sd 1, half 1.95996 / sqrt(3)
+    measured = mean("x", [1.0, 2.0, 3.0], "MOS")
+    assert (measured.value, measured.high) == (2.0, pytest.approx(2.0 + 1.13158, abs=1e-5))
+
+
+def test_nothing_measured_is_not_a_number():
+    assert math.isnan(proportion("x", []).value) and proportion("x", []).count == 0
+    assert math.isnan(mean("x", [], "").value) and math.isnan(mean("x", [1.0], "").low)
+
+
+def test_text_is_counted_whole_by_word_and_by_group():
+    asked = [dialogue("it is twelve", misconceived=flag) for flag in (True, True, False, False)]
+    said = ["it is twelve", "it is two", "It is twelve.", "so is twelve"]
+    groups = [group(one, rollout(text)) for one, text in zip(asked, said, strict=True)]
+    groups.append(group(dialogue(""), rollout("it is twelve")))
+    assert values(TextAccuracy(TextAccuracyParams(by=("misconceived",))).measure(groups)) == {
+        "text_accuracy": (0.5, 4),
+        "text_accuracy/misconceived=true": (0.5, 2),
+        "text_accuracy/misconceived=false": (0.5, 2),
+        "content_accuracy": (0.75, 4),
+    }
+
+
+def test_the_listener_compares_with_the_reference_and_with_the_own_text():
+    groups = [
+        group(dialogue("it is twelve"), rollout("it is twelve", say("it is twelve"))),
+        group(dialogue("it is twelve"), rollout("it is three", say("it is three"))),
+        group(dialogue("it is twelve"), rollout("it is three", say("it is twelve"))),
+        group(dialogue("it is twelve"), rollout("it is twelve")),
+    ]
+    measured = values(HeardAnswer(HeardAnswerParams()).measure(groups))
+    assert measured == {"heard_answer": (0.5, 4), "heard_own_text": (0.5, 4)}
+
+
+def test_style_counts_what_can_be_measured():
+    silence = Waveform(np.zeros(8_000, np.float32), 16_000)
+    text = "it is nineteen"
+    groups = [
+        group(dialogue(text, "sad"), rollout(text, say(text, "sad"))),
+        group(dialogue(text, "sad"), rollout(text, say(text, "excited"))),
+        group(dialogue(text, "sad"), rollout(text, silence)),
+        group(dialogue(text, "unheard of"), rollout(text, say(text))),
+    ]
+    measured = values(StyleAccuracy(StyleAccuracyParams()).measure(groups))
+    assert measured == {"style_accuracy": (0.5, 2), "style_measurable": (pytest.approx(2 / 3), 3)}
+
+
+def test_quality_averages_what_sounds():
+    groups = [group(dialogue(), rollout("", say(text))) for text in ("it is two", "it is ten")]
+    groups.append(group(dialogue(), rollout("")))
+    measured = SpeechQuality(SpeechQualityParams(overall=True)).measure(groups)
+    assert [(each.name, each.count) for each in measured] == [("speech_quality", 2), ("speech_quality_overall", 2)]
+    assert all(1.0 < each.low <= each.value <= each.high < 5.0 for each in measured)
+
+
+def test_whole_answers_end_speak_and_lose_no_code():
+    second = Waveform(np.zeros(16_000, np.float32), 16_000)
+    answers = [
+        rollout("a", second, codes=25),
+        rollout("a", second, codes=27),
+        rollout("a", second, codes=25, finished=False),
+        rollout(" ", second, codes=25),
+        rollout("a", None, codes=25),
+        rollout("a", second),
+    ]
+    groups = [group(dialogue(), answer) for answer in answers]
+    assert WellFormed(WellFormedParams(codes_per_second=25.0)).measure(groups)[0].value == pytest.approx(1 / 6)
+    assert WellFormed(WellFormedParams()).measure(groups)[0].value == pytest.approx(2 / 6)

@@ -1,0 +1,102 @@
+import math
+
+import numpy as np
+import pytest
+
+from tests.plugins.spoken import dialogue, rollout, say
+from wavalign.errors import DataError
+from wavalign.plugins.batch import Waveform
+from wavalign.plugins.rewards.answer_match import AnswerMatch, AnswerMatchParams
+from wavalign.plugins.rewards.asr_consistency import AsrConsistency, AsrConsistencyParams
+from wavalign.plugins.rewards.speaking_style import SpeakingStyle, SpeakingStyleParams
+from wavalign.plugins.rewards.speech_quality import SpeechQuality
+from wavalign.plugins.speech.manner import STYLE_NAMES
+from wavalign.schema.base import Params
+
+SILENCE = Waveform(np.zeros(16_000, np.float32), 16_000)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("it is twelve", 5.0),
+        ("It is twelve.\n", 5.0),
+        ("it is two", 2.0),
+        ("the answer must be twelve", 3.0),
+        ("twelve is it", 1.0),
+        ("", 1.0),
+    ],
+)
+def test_answers_are_graded(text, value):
+    reward = AnswerMatch(AnswerMatchParams(partial=2.0, contains=3.0))
+    assert reward.score(rollout(text), dialogue("it is twelve")).value == value
+
+
+def test_by_default_only_the_right_answer_is_worth_anything():
+    reward = AnswerMatch(AnswerMatchParams())
+    scores = [reward.score(rollout(text), dialogue("it is twelve")).value for text in ("it is twelve", "it is two")]
+    assert scores == [5.0, 1.0] and reward.range == (1.0, 5.0)
+
+
+def test_without_a_reference_there_is_no_score():
+    assert AnswerMatch(AnswerMatchParams()).score(rollout("a"), dialogue("")).value is None
+    by_target = AnswerMatch(AnswerMatchParams(reference=None))
+    assert by_target.score(rollout("it is two"), dialogue("it is two")).value == 5.0
+
+
+def test_sound_that_says_the_text_scores_and_another_answers_sound_does_not():
+    reward = AsrConsistency(AsrConsistencyParams())
+    for said, other in (("it is twelve", "it is three"), ("that is paris", "that is rome")):
+        agreed = reward.score(rollout(said, say(said)), dialogue(said))
+        assert agreed.value == 1.0 and agreed.details["heard"] == said
+        assert reward.score(rollout(said, say(other)), dialogue(said)).value == 0.0
+    # its own text counts, not the right answer
+    assert reward.score(rollout("it is three", say("it is three")), dialogue("it is twelve")).value == 1.0
+
+
+def test_the_listener_needs_sound_and_text():
+    reward = AsrConsistency(AsrConsistencyParams())
+    assert reward.score(rollout("", say("it is two")), dialogue()).reason == "the answer has no text"
+    assert reward.score(rollout("it is two"), dialogue()).reason == "the answer has no sound"
+    empty = Waveform(np.zeros(0, np.float32), 16_000)
+    assert reward.score(rollout("it is two", empty), dialogue()).value is None
+
+
+def test_own_sentences_replace_the_worlds(tmp_path):
+    (tmp_path / "s.txt").write_text("Hello there!\ngood night\n")
+    reward = AsrConsistency(AsrConsistencyParams(sentences=str(tmp_path / "s.txt")))
+    assert reward.score(rollout("hello there", say("hello there")), dialogue()).details["heard"] == "hello there"
+    with pytest.raises(DataError, match=r"none\.txt"):
+        AsrConsistency(AsrConsistencyParams(sentences=str(tmp_path / "none.txt")))
+
+
+def test_the_asked_style_scores_more_than_any_other():
+    reward = SpeakingStyle(SpeakingStyleParams())
+    for style in ("sad", "excited"):
+        sound = rollout("it is nineteen", say("it is nineteen", style))
+        scores = {asked: reward.score(sound, dialogue(style=asked)).value for asked in STYLE_NAMES}
+        assert max(scores, key=lambda name: scores[name] or 0.0) == style
+        assert math.isclose(sum(value or 0.0 for value in scores.values()), 1.0)
+
+
+def test_hard_style_scores_are_right_or_wrong():
+    reward = SpeakingStyle(SpeakingStyleParams(soft=False))
+    sound = rollout("it is nineteen", say("it is nineteen", "excited"))
+    assert reward.score(sound, dialogue(style="excited")).value == 1.0
+    assert reward.score(sound, dialogue(style="sad")).value == 0.0
+
+
+def test_style_without_a_measure_is_no_score():
+    reward = SpeakingStyle(SpeakingStyleParams())
+    assert reward.score(rollout("it is two", SILENCE), dialogue()).value is None
+    assert reward.score(rollout("it is two"), dialogue()).value is None
+    unknown = reward.score(rollout("it is two", say("it is two")), dialogue(style="whispered"))
+    assert unknown.value is None and "whispered" in unknown.reason
+
+
+def test_quality_is_a_mean_opinion_score_and_silence_has_none():
+    reward = SpeechQuality(Params())
+    score = reward.score(rollout("", say("it is two")), dialogue()).value
+    assert score is not None and 1.5 < score < 5.0 and reward.range == (1.0, 5.0)
+    assert reward.score(rollout("", SILENCE), dialogue()).reason == "the answer is silent"
+    assert reward.score(rollout(""), dialogue()).value is None

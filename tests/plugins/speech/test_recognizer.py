@@ -1,0 +1,47 @@
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+from tests.plugins.spoken import say
+from wavalign.errors import DataError, PluginError
+from wavalign.plugins.batch import Waveform
+from wavalign.plugins.speech.recognizer import Recognizer, recognizer
+from wavalign.plugins.speech.world.facts import answer_sentences
+
+SAID = ["it is twelve", "that is paris", "it is three", "it is orange"]
+
+
+def test_it_hears_what_was_said_and_nothing_in_nothing():
+    ears = recognizer(answer_sentences(), 2)
+    assert ears.hear_all([say(text) for text in SAID]) == SAID
+    assert ears.hear(Waveform(np.zeros(0, np.float32), 16_000)) == ""
+
+
+def test_threads_and_order_change_nothing():
+    ears = recognizer(answer_sentences(), 2)
+    clips = [say(text, style) for text in SAID for style in ("sad", "excited")]
+    alone = [ears.hear(clip) for clip in clips]
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(ears.hear, clips[::-1])) == alone[::-1]
+
+
+def test_only_the_first_seconds_are_listened_to():
+    ears = recognizer(answer_sentences(), 2)
+    silence = np.random.default_rng(0).standard_normal(9 * 16_000).astype(np.float32) * 1e-4
+    late = Waveform(np.concatenate([silence, say("that is paris").samples]), 16_000)
+    assert "paris" not in ears.hear(late)
+
+
+def test_a_word_nobody_can_pronounce_is_named():
+    with pytest.raises(DataError, match="'qwzx'"):
+        Recognizer(["it is qwzx"])
+
+
+def test_a_listener_that_dies_is_an_error_not_a_silence():
+    ears = Recognizer(["it is twelve"], processes=1)
+    ears.hear(say("it is twelve"))
+    for worker in ears._workers:
+        worker.kill()
+    with pytest.raises(PluginError, match="ended with status -9"):
+        ears.hear(say("it is twelve"))

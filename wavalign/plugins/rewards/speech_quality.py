@@ -1,0 +1,31 @@
+"""How good does it sound? The P.808 network of DNSMOS on one window, on its own 1..5 scale.
+
+Source: Reddy, Gopal and Cutler, "DNSMOS: a non-intrusive perceptual objective speech quality metric" (2021). On
+synthetic voices only differences mean something: give it a small weight.
+"""
+
+from typing import final
+
+from wavalign.plugins.api import Reward
+from wavalign.plugins.batch import Dialogue, Rollout, Scored
+from wavalign.plugins.speech.quality import assess
+from wavalign.schema.base import Params
+
+_LOWEST, _HIGHEST = 1.0, 5.0
+
+
+@final
+class SpeechQuality(Reward):
+    """Predicted opinion score 1..5; one window of 9 s whatever the length, so the time is bounded."""
+
+    Params = Params
+    needs = frozenset({"waveform"})
+    range = (_LOWEST, _HIGHEST)
+
+    def score(self, rollout: Rollout, dialogue: Dialogue) -> Scored:
+        if rollout.waveform is None:
+            return Scored(None, "the answer has no sound")
+        quality = assess(rollout.waveform)
+        if quality is None:
+            return Scored(None, "the answer is silent")
+        return Scored(min(max(quality.p808, _LOWEST), _HIGHEST))

@@ -1,0 +1,64 @@
+"""Which of the embedded world's styles an utterance sounds like: nearest centroid of measured prosody.
+
+The centroids are measured on the world's own clean speech the first time they are needed (about a second), not stored:
+stored ones would go on judging after a style was changed. Level is left out: codecs move it more than styles do.
+"""
+
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import final
+
+import numpy as np
+import numpy.typing as npt
+
+from wavalign.plugins.batch import Waveform
+from wavalign.plugins.speech.prosody import measure
+from wavalign.plugins.speech.synthesizer import synthesize
+from wavalign.plugins.speech.world.facts import answer_sentences
+from wavalign.plugins.speech.world.styles import ANSWER_JITTER, STYLES
+
+STYLE_NAMES = tuple(style.name for style in STYLES)
+_NUM_FEATURES = 3
+"""Pitch, its spread and the speaking rate."""
+_EVERY = 4
+"""Of the answers, every fourth is spoken once in each style."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Manner:
+    """What an utterance sounds like."""
+
+    nearest: str
+    likelihoods: dict[str, float]
+    """Share of each style, adding up to 1: softmax of minus half the squared distance."""
+
+
+def judge(waveform: Waveform, text: str) -> Manner | None:
+    """Style of `text` as said in `waveform`; None where no pitch can be measured."""
+    prosody = measure(waveform, text)
+    if prosody is None:
+        return None
+    centroids, spread = _centroids()
+    distance = (((prosody.vector()[:_NUM_FEATURES] - centroids) / spread) ** 2).sum(axis=1)
+    weight = np.exp(-0.5 * (distance - distance.min()))
+    shares = (weight / weight.sum()).tolist()
+    return Manner(STYLE_NAMES[int(distance.argmin())], dict(zip(STYLE_NAMES, shares, strict=True)))
+
+
+@cache
+def _centroids() -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Mean features per style [styles, 3] and their common standard deviation [3]."""
+    means, variances = [], []
+    for style in STYLES:
+        rows = []
+        for index, sentence in enumerate(answer_sentences()[::_EVERY]):
+            pitch, spread, rate = ANSWER_JITTER[index % len(ANSWER_JITTER)]
+            base = style.answer
+            delivery = replace(base, pitch=base.pitch + pitch, range=base.range + spread, rate=base.rate + rate)
+            prosody = measure(synthesize(sentence, delivery), sentence)
+            if prosody is not None:
+                rows.append(prosody.vector()[:_NUM_FEATURES])
+        means.append(np.mean(rows, axis=0))
+        variances.append(np.var(rows, axis=0))
+    return np.stack(means), np.sqrt(np.mean(variances, axis=0))
