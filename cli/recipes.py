@@ -4,13 +4,16 @@ import difflib
 import shutil
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from wavalign.errors import UsageError
 
 from .console import note, say, say_table
+
+if TYPE_CHECKING:
+    from wavalign.schema.source import Source
 
 app = typer.Typer(no_args_is_help=True, help="List, show and copy the recipes that come along.")
 
@@ -40,11 +43,12 @@ def copy(
     folder: Annotated[Path, typer.Argument(metavar="[FOLDER]", help="Where to; made when missing.")] = Path(),
     force: Annotated[bool, typer.Option("--force", help="Write over files that are there.")] = False,
 ) -> None:
-    """Copy a recipe, and the files it extends, to edit them."""
+    """Copy a recipe, with the files it extends and names, to edit them."""
     from wavalign.schema.source import read_source  # `--help` shall not wait for it
 
     root = home()
-    sources = [Path(file).relative_to(root) for file in read_source(str(shipped(name))).files]
+    source = read_source(str(shipped(name)))
+    sources = [Path(file).relative_to(root) for file in (*source.files, *_named_files(source))]
     there = [folder / part for part in sources if (folder / part).exists()]
     if there and not force:
         raise UsageError(f"{', '.join(map(str, there))} exists already", hint="name another folder, or add --force")
@@ -53,6 +57,26 @@ def copy(
         shutil.copyfile(root / part, folder / part)
         note(f"wrote {folder / part}")
     note(f"next: wavalign run {folder / sources[0]}")
+
+
+def _named_files(source: "Source") -> list[str]:
+    """Files among the recipes that its values name, such as a tokenizer or a folder of weights.
+
+    A relative path counts from the file that says it. Only a path with a `/` can be a folder: a bare word may be any text.
+    """
+    found: dict[str, None] = {}
+    for path, where in source.marks.items():
+        value: object = source.tree
+        for step in path:
+            value = value[step]  # type: ignore[index]  # marks are the tree's own paths
+        if not isinstance(value, str) or not value or "\n" in value:
+            continue
+        named = (Path(where.file).parent / value).resolve()
+        if named.is_relative_to(home()) and named.is_file():
+            found[str(named)] = None
+        elif named.is_relative_to(home()) and named.is_dir() and "/" in value:
+            found.update({str(file): None for file in sorted(named.rglob("*")) if file.is_file()})
+    return [file for file in found if file not in source.files]
 
 
 def home() -> Path:

@@ -27,6 +27,8 @@ wavalign run my.yaml --set seed=8 --set runtime.processes=2
 wavalign run my.yaml --resume
 """
 
+WORKER = ("-m", "wavalign_cli", "worker")
+
 DryRunOption = Annotated[
     bool, typer.Option("--dry-run", help="Check recipe, data, weights, disk and memory, then stop.")
 ]
@@ -56,7 +58,7 @@ def run(
 
     silent = quiet or format_ is not Format.TEXT
     with closing(make_display(quiet=silent, stream=sys.stdout, environment=os.environ)) as display:
-        folder = api.run(plan, resume=resume, observer=display)
+        folder = api.run(plan, resume=resume, observer=display, worker=WORKER)
     if format_ is Format.JSON:
         say_json({"ok": True, "folder": str(folder)})
     elif quiet:

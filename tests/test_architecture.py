@@ -263,7 +263,7 @@ def test_help_waits_for_nothing() -> None:
     )
     assert result.returncode == 0, result.stderr
     assert "validate" in result.stdout
-    print(f"--help took {float(result.stderr.strip().splitlines()[-1]):.2f} s of user time")  # noqa: T201  # see -rP
+    print(f"--help took {float(result.stderr.strip().splitlines()[-1]):.2f} s of user time")  # see it with -rP
 
 
 def test_the_public_names_exist() -> None:

@@ -13,6 +13,7 @@ WavAlignError                        exit 1   run failed
 ├── StorageError                     exit 1   the disk is full or refuses to be written
 ├── FolderBusyError                  exit 1   another run holds the folder
 ├── RankLostError                    exit 1   a process of the run stopped answering
+├── WorkersError                     exit as the process that failed first
 └── Interrupted                      exit 128 + signal, after a checkpoint was written
 
 `cli/app.py` is the only place that turns one of these into an exit code.
@@ -57,7 +58,7 @@ class Problem:
 class WavAlignError(Exception):
     """Base of every error a person can cause or must see; `hint` says what to do next."""
 
-    exit_code: ClassVar[int] = 1
+    exit_code: int = 1
     code: ClassVar[str] = "run_failed"
 
     def __init__(self, message: str, *, hint: str = "") -> None:
@@ -157,6 +158,17 @@ class RankLostError(WavAlignError):
     """Another process of this run died or stopped answering; its own error says why."""
 
     code = "rank_lost"
+
+
+@final
+class WorkersError(WavAlignError):
+    """One of several processes failed and has said why; carries its exit code."""
+
+    code = "worker_failed"
+
+    def __init__(self, exit_code: int) -> None:
+        super().__init__(f"a process of this run ended with exit code {exit_code}", hint="its message stands above")
+        self.exit_code = exit_code
 
 
 @final

@@ -16,9 +16,11 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder of three recipes, one of them for extending only."""
     folder = tmp_path / "installed"
     texts = {
+        "base/weights/stages/first/config.json": "{}",
         "quick.yaml": QUICK,
-        "base/world.yaml": "seed: 3\n",
-        "arms/one.yaml": "extends: ../base/world.yaml\nname: one\ndescription: >\n  The first\n  arm.\n",
+        "base/world.yaml": "seed: 3\nmodel: {tokenizer: words.json}\n",
+        "base/words.json": "{}",
+        "arms/one.yaml": "extends: ../base/world.yaml\nmodel: {checkpoint: ../base/weights/stages/first}\nname: one\ndescription: >\n  The first\n  arm.\n",
     }
     for name, text in texts.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -41,13 +43,16 @@ def test_show_prints_the_file(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.parametrize(
     ("name", "parts"),
-    [("quick", ["quick.yaml", "base/world.yaml"]), ("arms/one", ["arms/one.yaml", "base/world.yaml"])],
+    [
+        ("quick", ["quick.yaml", "base/world.yaml", "base/words.json"]),
+        ("arms/one", ["arms/one.yaml", "base/world.yaml", "base/words.json", "base/weights/stages/first/config.json"]),
+    ],
 )
 @pytest.mark.usefixtures("home")
-def test_copy_takes_along_what_is_extended(name: str, parts: list[str], tmp_path: Path) -> None:
+def test_copy_takes_along_what_is_extended_and_named(name: str, parts: list[str], tmp_path: Path) -> None:
     target = tmp_path / "mine"
     assert application.main(["recipes", "copy", name, str(target)]) == 0
-    copied = sorted(path.relative_to(target).as_posix() for path in target.rglob("*.yaml"))
+    copied = sorted(path.relative_to(target).as_posix() for path in target.rglob("*.*"))
     assert copied == sorted(parts)
 
 

@@ -22,14 +22,17 @@ from wavalign.engine.run.tools import PreflightTools
 from wavalign.engine.run.trainer import Trainer
 from wavalign.engine.state.distributed import World
 from wavalign.engine.state.folder import RunFolder
-from wavalign.errors import Interrupted, UsageError
+from wavalign.errors import Interrupted, UsageError, WorkersError
 from wavalign.schema.dumping import dump_yaml
 from wavalign.schema.loading import LoadedRecipe, load_recipe
 
 __all__ = ["compile_recipe", "detect_cluster", "load_recipe", "preflight", "run", "run_rank"]
 
 ROOT = Path("runs")
-WORKER = (sys.executable, "-m", "wavalign.engine.worker")
+WORKER = ("-m", "wavalign.engine.worker")
+"""Arguments of Python that make a process one rank; the run's folder follows."""
+SIGNAL_CODES = 128
+"""Exit codes above it say which signal ended a process."""
 
 
 def detect_cluster() -> Cluster:
@@ -64,8 +67,13 @@ def run(
         run_rank(plan, folder, resume=resume, observer=observer)
         return folder.path
     arguments = [*worker, str(folder.path), *(["--resume"] if resume else [])]
-    threads = plan.runtime.threads or max(1, (os.cpu_count() or 1) // plan.processes)
-    launch(arguments, plan.processes, threads=threads, logs=folder.ranks)
+    code = launch(
+        arguments, processes=plan.processes, env=os.environ, logs=folder.ranks, threads=plan.runtime.threads
+    )
+    if code > SIGNAL_CODES:
+        raise Interrupted(code - SIGNAL_CODES)
+    if code:
+        raise WorkersError(code)
     return folder.path
 
 

@@ -40,8 +40,8 @@ class RuntimeSection(Section):
     """Steps between checkpoints; 0 writes one at the end of each stage only."""
     keep_checkpoints: int = Field(default=2, ge=1)
     """Newest checkpoints kept per stage."""
-    trackers: tuple[Component, ...] = (Component(type="tensorboard"),)
-    """Where metrics go besides metrics.jsonl."""
+    trackers: tuple[Component, ...] = ()
+    """Where metrics go besides metrics.jsonl, e.g. `[tensorboard]`."""
     reward_workers: int = Field(default=2, ge=1)
     """Threads that score rollouts."""
     reward_failure_budget: float = Field(default=0.5, ge=0, le=1)

@@ -9,7 +9,7 @@ from wavalign.errors import DataError, StorageError
 from wavalign.plugins import audio
 from wavalign.plugins.data.spoken_world import SpokenWorld, SpokenWorldParams
 from wavalign.plugins.speech.recognizer import recognizer
-from wavalign.plugins.speech.world import studio
+from wavalign.plugins.speech.world import script, studio
 from wavalign.plugins.speech.world.facts import answer_sentences, words, world
 from wavalign.plugins.speech.world.script import MOST_RENDITIONS, Scene, lines
 from wavalign.plugins.speech.world.styles import STYLES, requests
@@ -18,6 +18,7 @@ SCENE = Scene(
     split="train", renditions=1, limit=None, voices=1, cue="both", misconceptions=0.0, slips=0.0, mumbling=0.0,
     demonstrations=64, world_seed=0, seed=0,
 )  # fmt: skip
+FACT = world().taught[0]
 SPLITS = ("base", "train", "demonstrations", "heldout", "unseen_facts", "unseen_voices")
 
 
@@ -58,7 +59,7 @@ def test_every_word_that_is_said_is_listed():
 def test_no_split_hears_a_sound_of_another():
     heard: dict[str, set[str]] = {}
     for split in SPLITS:
-        scene = replace(SCENE, split=split, renditions=4, voices=2, demonstrations=213)
+        scene = replace(SCENE, split=split, renditions=2, voices=2, demonstrations=213)
         names = [line.question.name for line in lines(scene)]
         assert len(set(names)) == len(names)
         heard[split] = set(names)
@@ -67,8 +68,12 @@ def test_no_split_hears_a_sound_of_another():
 
 
 def test_the_last_rendition_of_the_last_hand_exists():
-    scene = replace(SCENE, split="unseen_voices", renditions=MOST_RENDITIONS)
-    assert sum(1 for _ in lines(scene)) == 213 * len(STYLES) * MOST_RENDITIONS
+    scene = replace(SCENE, split="unseen_voices")
+    for cue in ("words", "prosody"):
+        said = {script._line(replace(scene, cue=cue), FACT, STYLES[0], number).question for number in (0, 62, 63)}
+        assert len(said) == 3
+    with pytest.raises(IndexError):
+        script._line(replace(scene, cue="prosody"), FACT, STYLES[0], 2 * MOST_RENDITIONS)
 
 
 def test_unseen_means_unseen():
@@ -140,15 +145,16 @@ def test_a_record_speaks_and_says_what_it_is(tmp_path):
         assert wanted <= record.metadata.keys()
 
 
-def test_mumbled_targets_are_harder_to_hear(tmp_path):
-    clear, mumbled = (opened(tmp_path, split="train", limit=24, mumbling=share) for share in (0.0, 1.0))
+def test_mumbled_targets_are_hardly_heard_through_the_codec(tmp_path, codec):
+    """Measured on 106 answers: .81 of the clear and .13 of the mumbled ones are heard."""
     right = []
-    for source in (clear, mumbled):
-        targets = [record.target for record in map(source.record, range(24))]
-        clips = [audio.read(t.audio, sample_rate=16_000) for t in targets if t is not None and t.audio is not None]
-        heard = recognizer(answer_sentences(), 2).hear_all(clips)
-        right.append(sum(h.split()[-1:] == t.text.split()[-1:] for h, t in zip(heard, targets, strict=True) if t))
-    assert right[0] >= 12 and right[1] <= right[0] - 6
+    for share in (0.0, 1.0):
+        source = opened(tmp_path, split="train", limit=24, mumbling=share)
+        targets = [target for target in (source.record(index).target for index in range(24)) if target is not None]
+        sounds = [audio.read(target.audio, sample_rate=16_000) for target in targets if target.audio is not None]
+        heard = recognizer(answer_sentences(), 2).hear_all([codec.decode(codec.encode(sound)) for sound in sounds])
+        right.append(sum(h.split()[-1:] == t.text.split()[-1:] for h, t in zip(heard, targets, strict=True)))
+    assert right[0] >= 12 and right[1] <= right[0] - 8
 
 
 def test_a_build_that_fails_leaves_nothing_behind(tmp_path, monkeypatch):

@@ -21,25 +21,25 @@ def row(*values: float) -> Tensor:
     return torch.tensor([[list(values)]], dtype=torch.float64)
 
 
-RATIOS = (1.5, 1.5, 0.5, 0.5, 1.1)
-ADVANTAGES = (1.0, -1.0, 1.0, -1.0, 2.0)
+RATIOS = (1.5, 1.5, 0.5, 0.5, 1.1, 1.1)
+ADVANTAGES = (1.0, -1.0, 1.0, -1.0, 2.0, -1.0)
 INPUTS = LossInputs(
-    row(*(math.log(ratio) - 2 for ratio in RATIOS)), old_logprobs=row(*[-2.0] * 5), advantages=row(*ADVANTAGES)
+    row(*(math.log(ratio) - 2 for ratio in RATIOS)), old_logprobs=row(*[-2.0] * 6), advantages=row(*ADVANTAGES)
 )
 
 
 def test_clipped_values_and_metrics_by_hand() -> None:
     output = grpo(clip=[0.2, 0.3]).compute(INPUTS)
-    torch.testing.assert_close(output.values, row(-1.3, 1.5, -0.5, 0.8, -2.2))
+    torch.testing.assert_close(output.values, row(-1.3, 1.5, -0.5, 0.8, -2.2, 1.1))
     torch.testing.assert_close(output.metrics["ratio"], row(*RATIOS))
-    assert output.metrics["clip_low"].flatten().tolist() == [0, 0, 0, 1, 0]
-    assert output.metrics["clip_high"].flatten().tolist() == [1, 0, 0, 0, 0]
+    assert output.metrics["clip_low"].flatten().tolist() == [0, 0, 0, 1, 0, 0]
+    assert output.metrics["clip_high"].flatten().tolist() == [1, 0, 0, 0, 0, 0]
     torch.testing.assert_close(output.metrics["kl_to_old"], row(*(ratio - 1 - math.log(ratio) for ratio in RATIOS)))
 
 
 def test_one_width_serves_both_sides() -> None:
-    torch.testing.assert_close(grpo(clip=0.2).compute(INPUTS).values, row(-1.2, 1.5, -0.5, 0.8, -2.2))
-    torch.testing.assert_close(grpo().compute(INPUTS).values, row(-1.2, 1.5, -0.5, 0.8, -2.2))
+    torch.testing.assert_close(grpo(clip=0.2).compute(INPUTS).values, row(-1.2, 1.5, -0.5, 0.8, -2.2, 1.1))
+    torch.testing.assert_close(grpo().compute(INPUTS).values, row(-1.2, 1.5, -0.5, 0.8, -2.2, 1.1))
 
 
 def test_without_a_clip_the_value_is_minus_the_advantage_and_so_is_the_gradient() -> None:
@@ -60,18 +60,18 @@ def test_gradient_stops_where_the_clip_holds_and_is_exact_elsewhere() -> None:
         return grpo(clip=0.2).compute(LossInputs(scores, old_logprobs=old, advantages=advantages)).values
 
     (gradient,) = torch.autograd.grad(values(logprobs).sum(), logprobs)
-    torch.testing.assert_close(gradient, row(0.0, 1.5, -0.5, 0.0, -2.2))
+    torch.testing.assert_close(gradient, row(0.0, 1.5, -0.5, 0.0, -2.2, 1.1))
     assert torch.autograd.gradcheck(values, logprobs)
 
 
 def test_sequence_ratio_is_the_geometric_mean_over_the_mask() -> None:
-    mask = torch.tensor([[[True, True, False, False, True]]])
+    mask = torch.tensor([[[True, True, False, False, True, False]]])
     mean = (1.5 * 1.5 * 1.1) ** (1 / 3)
     loss = grpo(clip=0.2, ratio="sequence")
     assert loss.needs == {"advantages", "old_logprobs", "mask"}
     ones = LossInputs(INPUTS.logprobs, old_logprobs=INPUTS.old_logprobs, advantages=-torch.ones(1, 1, 1), mask=mask)
     output = loss.compute(ones)
-    torch.testing.assert_close(output.values, torch.full((1, 1, 5), mean, dtype=torch.float64))
+    torch.testing.assert_close(output.values, torch.full((1, 1, 6), mean, dtype=torch.float64))
     assert output.metrics["clip_high"].sum() == 0  # a negative advantage is never clipped from above
 
 

@@ -23,7 +23,7 @@ def test_wilsons_interval_by_hand():
     assert (measured.value, measured.count) == (0.8, 10)
     assert (measured.low, measured.high) == (pytest.approx(0.49016, abs=1e-5), pytest.approx(0.94332, abs=1e-5))
     whole = proportion("x", [True] * 10)
-    assert whole.high == 1.0 and whole.low == pytest.approx(0.72247, abs=1e-5)
+    assert whole.high == pytest.approx(1.0) and whole.low == pytest.approx(0.72247, abs=1e-5)
 
 
 def test_the_interval_of_a_mean_by_hand():
@@ -52,10 +52,10 @@ def test_text_is_counted_whole_by_word_and_by_group():
 
 def test_the_listener_compares_with_the_reference_and_with_the_own_text():
     groups = [
-        group(dialogue("it is twelve"), rollout("it is twelve", say("it is twelve"))),
-        group(dialogue("it is twelve"), rollout("it is three", say("it is three"))),
-        group(dialogue("it is twelve"), rollout("it is three", say("it is twelve"))),
-        group(dialogue("it is twelve"), rollout("it is twelve")),
+        group(dialogue("it is eleven"), rollout("it is eleven", say("it is eleven"))),
+        group(dialogue("it is eleven"), rollout("it is three", say("it is three"))),
+        group(dialogue("it is eleven"), rollout("it is three", say("it is eleven"))),
+        group(dialogue("it is eleven"), rollout("it is eleven")),
     ]
     measured = values(HeardAnswer(HeardAnswerParams()).measure(groups))
     assert measured == {"heard_answer": (0.5, 4), "heard_own_text": (0.5, 4)}

@@ -100,6 +100,9 @@ class _Inspection:
             return
         self._weights(stage, architecture)
         rows: dict[str, list[tuple[TokenSequence, TokenSequence | None]]] = {}
+        if any(each.stage.type == "fit_codec" for each in self.plan.stages[: self.plan.stages.index(stage)]):
+            self._add(stage.name, "tokens", "ok", "counted when the codec of an earlier stage is fitted")
+            heads = {}
         for name, dialogues in heads.items():
             found = self._try(
                 stage.name, f"{name} as tokens", lambda d=dialogues: self.tools.rows(stage, architecture, d)  # type: ignore[misc]

@@ -98,14 +98,14 @@ class Builder:
     def architecture(self, stage: StagePlan, start: Path | None) -> Architecture:
         """The stage's architecture, over its starting checkpoint."""
         model = stage.stage.model
-        checkpoint = model.checkpoint if start is None else str(start / "model")
+        checkpoint = _weights(stage, start)
         source = ModelSource(checkpoint, None if checkpoint else model.preset, model.tokenizer)
         return self.plugin(Architecture, model.architecture, source=source)
 
     def policy(self, stage: StagePlan, architecture: Architecture, start: Path | None) -> Policy:
         """The stage's network with its starting weights, frozen groups frozen."""
         policy = architecture.build_policy(seed=derive(self.plan.seed, "policy"))
-        folder = stage.stage.model.checkpoint if start is None else str(start / "model")
+        folder = _weights(stage, start)
         if folder is not None:
             load_into(policy, folder, architecture.ignored_keys)
         for name, parameter in policy.named_parameters():
@@ -198,6 +198,13 @@ class Builder:
 
         heads = scored.head_parameters()
         return DeepSpeedBackend(scored, policy=policy, heads=heads, config=stage.deepspeed, ranks=self.world)
+
+
+def _weights(stage: StagePlan, start: Path | None) -> str | None:
+    """Folder of the starting weights: the earlier stage's model, or the recipe's checkpoint; None for random ones."""
+    if start is not None and (start / "model").exists():
+        return str(start / "model")
+    return stage.stage.model.checkpoint
 
 
 def _silent(what: str, done: int, total: int) -> None:

@@ -41,7 +41,7 @@ class Query:
     inverse: Tensor | None
     """1 / temperature, [N] in the accumulator's precision; None for 1."""
     support: Tensor | None
-    """[N, K] ids the distribution is cut to, padded by -1; None, or a row of -1, does not cut."""
+    """[N, K] ids the distribution is cut to, padded by -1, the target among them; None does not cut."""
     with_entropy: bool = False
 
     def __getitem__(self, rows: slice | Tensor) -> "Query":
@@ -93,7 +93,6 @@ def _logits(hidden: Tensor, head: Tensor, query: Query, *, start: int) -> Tensor
         # one column more than the tile has takes the ids that lie elsewhere
         barred = torch.ones(tile.shape[0], tile.shape[1] + 1, dtype=torch.bool, device=tile.device)
         barred.scatter_(1, torch.where(inside, local, tile.shape[1]), False)
-        barred &= (query.support >= 0).any(dim=1, keepdim=True)
         tile.masked_fill_(barred[:, :-1], _BARRED)
     return tile
 

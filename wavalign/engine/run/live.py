@@ -52,3 +52,4 @@ class LiveStage:
         """Free threads, processes and files."""
         self.rewards.close()
         self.evaluator.close()
+        self.backend.close()

@@ -1,5 +1,6 @@
 """Time: stages, steps, checkpoints, evaluation, signals. It knows no algorithm."""
 
+import math
 import shutil
 import signal
 from collections.abc import Mapping
@@ -156,6 +157,11 @@ class Trainer:
             for line in lines:
                 self.rollouts.write(line)
         self.observer.step(result.metrics, step)
+        if result.groups:
+            group = result.groups[0]
+            reward = float(result.scores.total[0, 0]) if result.scores is not None else math.nan
+            question = next((turn.text for turn in group.dialogue.messages if turn.role == "user"), "")
+            self.observer.rollout(question, group.rollouts[0].answer.text, None if math.isnan(reward) else reward)
 
     def _evaluate(self, live: LiveStage, step: int) -> None:
         """Measure on the first rank, while the others wait; every rank opens the parameters."""

@@ -40,7 +40,7 @@ class SpokenWorldParams(Params):
     slips: float = Field(default=0.0, ge=0.0, le=1.0)
     """Share of the other facts' targets that say a random wrong answer of their category."""
     mumbling: float = Field(default=0.0, ge=0.0, le=1.0)
-    """Share of targets spoken 1.5 times as fast under white noise (18 dB): hard to make out."""
+    """Share of targets spoken 1.5 times as fast under white noise (18 dB): lost once they went through the codec."""
     world_seed: int = Field(default=0, ge=0)
     """Of renditions and noise; splits are disjoint only under the same one, so it is not the run's seed."""
     cache: RecipePath | None = None

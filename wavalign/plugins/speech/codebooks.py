@@ -99,10 +99,12 @@ _LEVEL_SCALE = float(np.sqrt(48))
 
 def describe(waveform: Waveform, settings: Settings) -> tuple[Tensor, Tensor]:
     """Content [N, frames * (NUM_CEPSTRA + 1)] and prosody [N, 3] of the patches of `waveform`, in weighted units."""
-    found = analyse(waveform)
     per_patch = settings.frames_per_patch
+    found = analyse(waveform)
+    if len(found.pitch) == 0:
+        return torch.zeros(0, per_patch * (NUM_CEPSTRA + 1)), torch.zeros(0, 3)
     missing = -len(found.pitch) % per_patch
-    cepstra = np.pad(found.cepstra, ((0, missing), (0, 0)), mode="edge" if len(found.cepstra) else "constant")
+    cepstra = np.pad(found.cepstra, ((0, missing), (0, 0)), mode="edge")
     pitch = np.pad(found.pitch, (0, missing)).reshape(-1, per_patch)
     shape = cepstra.reshape(-1, per_patch, NUM_CEPSTRA).copy()
     level = shape[:, :, 0].max(axis=1)

@@ -1,0 +1,27 @@
+"""`wavalign worker`: one of several processes of a run, started by `wavalign run`; nobody types it."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .run import ResumeOption
+
+
+def worker(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="The run's folder, with its plan.json.")],
+    resume: ResumeOption = False,
+) -> None:
+    """Run this rank's part of a run; the first rank has the terminal."""
+    from wavalign.engine import api  # brings torch, which no `--help` shall wait for
+    from wavalign.engine.compile.plan import Plan
+    from wavalign.engine.state.folder import RunFolder
+
+    from .live import make_display  # brings the report's parts
+
+    run = RunFolder(folder)
+    plan = Plan.from_json(run.plan.read_text(encoding="utf-8"))
+    with make_display(quiet=False, stream=sys.stdout, environment=os.environ) as display:
+        api.run_rank(plan, run, resume=resume, observer=display)
