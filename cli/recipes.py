@@ -62,7 +62,7 @@ def copy(
 def _named_files(source: "Source") -> list[str]:
     """Files among the recipes that its values name, such as a tokenizer or a folder of weights.
 
-    A relative path counts from the file that says it. Only a path with a `/` can be a folder: a bare word may be any text.
+    A relative path counts from the file that says it. Only a path with a `/` can be a folder: a bare word may be text.
     """
     found: dict[str, None] = {}
     for path, where in source.marks.items():

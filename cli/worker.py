@@ -2,6 +2,7 @@
 
 import os
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Annotated
 
@@ -23,5 +24,5 @@ def worker(
 
     run = RunFolder(folder)
     plan = Plan.from_json(run.plan.read_text(encoding="utf-8"))
-    with make_display(quiet=False, stream=sys.stdout, environment=os.environ) as display:
+    with closing(make_display(quiet=False, stream=sys.stdout, environment=os.environ)) as display:
         api.run_rank(plan, run, resume=resume, observer=display)

@@ -9,6 +9,14 @@ from wavalign_cli import app as application
 from wavalign_cli import recipes
 
 QUICK = "extends: base/world.yaml\nname: quick\ndescription: Learns to answer. Takes a minute.\n"
+ARM = """\
+extends: ../base/world.yaml
+model: {checkpoint: ../base/weights/stages/first}
+name: one
+description: >
+  The first
+  arm.
+"""
 
 
 @pytest.fixture
@@ -20,7 +28,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "quick.yaml": QUICK,
         "base/world.yaml": "seed: 3\nmodel: {tokenizer: words.json}\n",
         "base/words.json": "{}",
-        "arms/one.yaml": "extends: ../base/world.yaml\nmodel: {checkpoint: ../base/weights/stages/first}\nname: one\ndescription: >\n  The first\n  arm.\n",
+        "arms/one.yaml": ARM,
     }
     for name, text in texts.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)

@@ -38,7 +38,7 @@ def rollout(text: str, waveform: Waveform | None = None, *, codes: int = 0, fini
 
 def dialogue(reference: str = "it is twelve", style: str = "neutral", **metadata: str | bool) -> Dialogue:
     """A question whose right answer is `reference`."""
-    word = reference.split()[-1] if reference else ""
+    word = reference.rsplit(maxsplit=1)[-1] if reference else ""
     known = {"reference": reference, "answer": word, "style": style, **metadata}
     return Dialogue("d", (Message("user", "what"),), Message("assistant", reference), known)
 

@@ -25,7 +25,7 @@ def test_layout_is_a_content_and_a_prosody_id_for_every_80_ms(codec):
 def test_decoding_takes_any_ids_and_keeps_the_well_formed_pairs(codec):
     codes = codec.encode(say("it is two"))
     broken = [600, *codes[:2], 7, 7, *codes[2:], 5]
-    assert np.array_equal(codec.decode(codes[:2] + [7] + codes[2:]).samples, codec.decode(codes).samples)
+    assert np.array_equal(codec.decode([*codes[:2], 7, *codes[2:]]).samples, codec.decode(codes).samples)
     assert len(codec.decode(broken).samples) == len(codes) // 2 * 1280
     assert len(codec.decode([]).samples) == len(codec.decode([600, 3]).samples) == 0
     drawn = torch.randint(0, 640, (20, 31), generator=torch.Generator().manual_seed(0))
@@ -64,4 +64,4 @@ def test_styles_are_told_apart_after_the_codec_but_not_always(codec):
         style = STYLES[index % 5].name
         manner = judge(codec.decode(codec.encode(say(fact.answer, style))), fact.answer)
         hits += manner is not None and manner.nearest == style
-    assert 30 <= hits
+    assert hits >= 30

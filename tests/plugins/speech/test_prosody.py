@@ -39,7 +39,9 @@ def test_rate_counts_letters_over_the_sounding_time():
 
 
 def test_styles_come_in_their_order():
-    sad, neutral, excited = (measure(say("it is nineteen", name), "it is nineteen") for name in ("sad", "neutral", "excited"))
+    sad, neutral, excited = (
+        measure(say("it is nineteen", name), "it is nineteen") for name in ("sad", "neutral", "excited")
+    )
     assert sad and neutral and excited
     assert sad.pitch < neutral.pitch - 1 < excited.pitch - 3
     assert sad.rate < neutral.rate < excited.rate

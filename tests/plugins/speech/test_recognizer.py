@@ -45,3 +45,5 @@ def test_a_listener_that_dies_is_an_error_not_a_silence():
         worker.kill()
     with pytest.raises(PluginError, match="ended with status -9"):
         ears.hear(say("it is eleven"))
+    assert ears.hear(say("it is eleven")) == "it is eleven"
+    ears.close()

@@ -43,7 +43,9 @@ class SourceFilterCodec(Codec):
 
     def __init__(self, params: SourceFilterParams) -> None:
         if params.checkpoint is None:
-            raise CheckpointError("the codec has no checkpoint", hint="set codec.checkpoint or put a fit_codec stage first")
+            raise CheckpointError(
+                "the codec has no checkpoint", hint="set codec.checkpoint or put a fit_codec stage first"
+            )
         self._books = load(params.checkpoint)
         settings = self._books.settings
         self.sample_rate = SAMPLE_RATE

@@ -8,6 +8,7 @@ one stream, and two buffers take turns. Here voices are loaded without flutter, 
 is spoken until it sounds as it did first, so that the same call gives the same samples in any order and process.
 """
 
+import atexit
 import ctypes
 import tempfile
 import threading
@@ -65,6 +66,7 @@ class _Engine:
     def __init__(self) -> None:
         self.chunks: list[npt.NDArray[np.int16]] = []
         self.voices = tempfile.TemporaryDirectory(prefix="wavalign-voices-")
+        atexit.register(self.voices.cleanup)
         self.data = Path(espeakng_loader.get_data_path())
         self.library: Any = ctypes.CDLL(espeakng_loader.get_library_path())
         self.library.espeak_ng_SetRandSeed.argtypes = [ctypes.c_long]

@@ -6,6 +6,8 @@ Each utterance is heard alone, so the order of calls changes nothing. PocketSphi
 searches (two threads: 57 ms a clip, one: 55 ms), so the listening is done by a few processes.
 """
 
+import atexit
+import contextlib
 import os
 import queue
 import struct
@@ -22,7 +24,7 @@ from typing import final
 import numpy as np
 import soxr
 
-from wavalign.errors import PluginError
+from wavalign.errors import DataError, PluginError
 from wavalign.plugins.batch import Waveform
 from wavalign.plugins.speech.hearing import SAMPLE_RATE, write_model
 
@@ -38,7 +40,11 @@ class Recognizer:
 
     def __init__(self, sentences: Sequence[str], *, processes: int = 2) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="wavalign-hearing-")
-        write_model(tuple(dict.fromkeys(sentences)), Path(self._folder.name))
+        try:
+            write_model(tuple(dict.fromkeys(sentences)), Path(self._folder.name))
+        except DataError:
+            self._folder.cleanup()
+            raise
         self._idle: queue.SimpleQueue[subprocess.Popen[bytes]] = queue.SimpleQueue()
         self._workers: list[subprocess.Popen[bytes]] = []
         self._lock = threading.Lock()
@@ -53,14 +59,25 @@ class Recognizer:
             samples = soxr.resample(samples, waveform.sample_rate, SAMPLE_RATE)
         data = (np.clip(samples, -1.0, 1.0) * 32767.0).astype("<i2").tobytes()
         worker = self._take()
-        words = _ask(worker, data)
-        self._idle.put(worker)
+        try:
+            words = _ask(worker, data)
+        except PluginError:
+            worker = self._replace(worker)  # else the callers that wait for it would wait for ever
+            raise
+        finally:
+            self._idle.put(worker)
         return words
 
     def hear_all(self, waveforms: Sequence[Waveform]) -> list[str]:
         """Words heard in each of `waveforms`, all processes at work."""
         with ThreadPoolExecutor(self._processes) as pool:
             return list(pool.map(self.hear, waveforms))
+
+    def close(self) -> None:
+        """End the listening processes; it must not be called again afterwards."""
+        for worker in self._workers:
+            _end(worker)
+        self._folder.cleanup()
 
     def _take(self) -> "subprocess.Popen[bytes]":
         with self._lock:
@@ -69,11 +86,20 @@ class Recognizer:
                 self._idle.put(self._workers[-1])
         return self._idle.get()
 
+    def _replace(self, worker: "subprocess.Popen[bytes]") -> "subprocess.Popen[bytes]":
+        _end(worker)
+        with self._lock:
+            self._workers.remove(worker)
+            self._workers.append(_start(Path(self._folder.name)))
+            return self._workers[-1]
+
 
 @cache
 def recognizer(sentences: tuple[str, ...], processes: int) -> Recognizer:
-    """The one recogniser of this process for `sentences`."""
-    return Recognizer(sentences, processes=processes)
+    """The one recogniser of this process for `sentences`, shared by rewards and metrics; closed when it exits."""
+    made = Recognizer(sentences, processes=processes)
+    atexit.register(made.close)
+    return made
 
 
 def _start(folder: Path) -> "subprocess.Popen[bytes]":
@@ -81,7 +107,19 @@ def _start(folder: Path) -> "subprocess.Popen[bytes]":
     command = [sys.executable, "-m", "wavalign.plugins.speech.hearing", str(folder)]
     # Search paths of this process, so that the child finds the same packages.
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
+    # A session of its own: Ctrl-C is for this process, which may still want to listen before it ends.
+    return subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, start_new_session=True
+    )
+
+
+def _end(worker: "subprocess.Popen[bytes]") -> None:
+    worker.kill()
+    worker.wait()
+    for pipe in (worker.stdin, worker.stdout):
+        with contextlib.suppress(BrokenPipeError):  # what was still to be sent has nobody left to read it
+            if pipe is not None:
+                pipe.close()
 
 
 def _ask(worker: "subprocess.Popen[bytes]", samples: bytes) -> str:
