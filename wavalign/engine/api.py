@@ -1,6 +1,7 @@
 """The Python surface: what the command line does, as functions."""
 
 import importlib.metadata
+import json
 import os
 import platform
 import sys
@@ -22,7 +23,7 @@ from wavalign.engine.run.tools import PreflightTools
 from wavalign.engine.run.trainer import Trainer
 from wavalign.engine.state.distributed import World
 from wavalign.engine.state.folder import RunFolder
-from wavalign.errors import Interrupted, UsageError, WorkersError
+from wavalign.errors import Interrupted, ResumeError, UsageError, WorkersError
 from wavalign.schema.dumping import dump_yaml
 from wavalign.schema.loading import LoadedRecipe, load_recipe
 
@@ -146,8 +147,19 @@ def _folder(plan: Plan, *, resume: bool) -> RunFolder:
             raise UsageError(f"there is no unfinished run in {where}", hint="start one without --resume")
         if found.is_finished:
             raise UsageError(f"{found.path} is finished", hint="start a new run without --resume")
+        _check_plan(plan, found)
         return found
     return RunFolder.exact(Path(exact)) if exact else RunFolder.create(ROOT, name=plan.name)
+
+
+def _check_plan(plan: Plan, folder: RunFolder) -> None:
+    """Refuse to go on with another plan than the run began with, also before its first checkpoint."""
+    theirs = json.loads(folder.plan.read_text(encoding="utf-8"))["fingerprint"]
+    if theirs != plan.fingerprint:
+        raise ResumeError(
+            f"{folder.path} was begun by plan {theirs}, and this is plan {plan.fingerprint}",
+            hint="`wavalign plan RECIPE --diff OLD_RECIPE` shows what differs; start a new run for a new plan",
+        )
 
 
 def _writable_parent(plan: Plan) -> Path:

@@ -11,7 +11,8 @@ import sys
 from collections.abc import Iterable
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import final
+from types import ModuleType
+from typing import ClassVar, final, get_origin
 
 from wavalign.errors import PluginError
 from wavalign.plugins import api
@@ -94,11 +95,11 @@ class Registry:
 
     def _add_file(self, path: Path) -> None:
         module = load_file(path)
-        found = [
+        found = dict.fromkeys(  # a class may have a second name
             value
             for value in vars(module).values()
             if inspect.isclass(value) and issubclass(value, api.Plugin) and value.__module__ == module.__name__
-        ]
+        )
         if not found:
             raise PluginError(f"{path} defines no plugin", hint=f"subclass one of: {', '.join(KINDS)}")
         for value in found:
@@ -107,12 +108,15 @@ class Registry:
                 raise PluginError(
                     f"{path}: class {value.__name__} has no `type`", hint='add a class attribute, e.g. type = "my_loss"'
                 )
-            key = (value.kind, type_)
-            self._claim(key, str(path))
-            self._classes[key] = checked(value.kind, type_, value)
+            kind = next((name for name, base in KINDS.items() if issubclass(value, base)), None)
+            if kind is None:
+                message = f"{path}: class {value.__name__} is of no kind"
+                raise PluginError(message, hint=f"subclass one of: {', '.join(KINDS)}")
+            self._claim((kind, type_), str(path))
+            self._classes[kind, type_] = checked(kind, type_, value)
 
 
-def load_file(path: Path) -> object:
+def load_file(path: Path) -> ModuleType:
     """Run a Python file as a module of its own; a failure is a PluginError that names it."""
     if not path.is_file():
         raise PluginError(f"plugin file {path} does not exist", hint="`plugins:` takes paths relative to the recipe")
@@ -135,7 +139,8 @@ def checked(kind: str, type_: str, value: object) -> type[api.Plugin]:
     base = KINDS[kind]
     if not (inspect.isclass(value) and issubclass(value, base)):
         raise PluginError(f"{kind} '{type_}' is not a subclass of wavalign.plugins.api.{base.__name__}")
-    missing = sorted(getattr(value, "__abstractmethods__", ()))
+    unset = [name for name in base.__annotations__ if _is_of_class(base, name) and not hasattr(value, name)]
+    missing = sorted({*getattr(value, "__abstractmethods__", ()), *unset})
     if missing:
         raise PluginError(f"{kind} '{type_}' ({value.__name__}) does not define: {', '.join(missing)}")
     if not (inspect.isclass(value.Params) and issubclass(value.Params, Params)):
@@ -143,14 +148,24 @@ def checked(kind: str, type_: str, value: object) -> type[api.Plugin]:
     return value
 
 
+def _is_of_class(base: type, name: str) -> bool:
+    """Whether the contract wants `name` on the class, not on its objects."""
+    origin: object = get_origin(base.__annotations__[name])
+    return origin is ClassVar
+
+
 def _import(key: tuple[str, str], address: str) -> object:
     module, _, name = address.partition(":")
     try:
-        return vars(importlib.import_module(module))[name]
+        found = vars(importlib.import_module(module))
     except ImportError as error:
         raise PluginError(
             f"{key[0]} '{key[1]}' ({address}) failed to import: {error}",
             hint="`pip install wavalign[speech]` brings what the spoken world needs; `wavalign doctor` checks it",
         ) from error
-    except KeyError as error:
-        raise PluginError(f"{key[0]} '{key[1]}': module {module} has no {name}") from error
+    except (Exception, SystemExit) as error:  # as for a file: whatever a package raises must end the compile, named
+        message = f"{key[0]} '{key[1]}' ({address}) failed to import: {type(error).__name__}: {error}"
+        raise PluginError(message) from error
+    if name not in found:
+        raise PluginError(f"{key[0]} '{key[1]}': module {module} has no {name}")
+    return found[name]

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import final
 
+from wavalign.engine.compile.graph import live_terms
 from wavalign.engine.compile.plan import Cluster, TermPlan
 from wavalign.plugins.api import Gate, Metric, Reward
 from wavalign.plugins.registry import Registry
@@ -21,9 +22,9 @@ class StageChecks:
     def __init__(self, stage: Stage, terms: Sequence[TermPlan], registry: Registry, note: Note) -> None:
         self.stage, self.terms, self.registry, self.note = stage, terms, registry, note
 
-    def run(self, *, first: bool) -> None:
-        """Note every rule that is broken; `first` marks the stage nothing comes before."""
-        self._model(first)
+    def run(self, *, weights: bool) -> None:
+        """Note every rule that is broken; `weights` says that the stage starts from the model of an earlier one."""
+        self._model(weights)
         if self.stage.type == "fit_codec":
             self._fit_codec()
             return
@@ -34,11 +35,11 @@ class StageChecks:
         self._rewards()
         self._evaluation()
 
-    def _model(self, first: bool) -> None:
+    def _model(self, weights: bool) -> None:
         model = self.stage.model
         if model.checkpoint is not None and model.preset is not None:
             self.note("conflict", "give checkpoint or preset, not both", ("model", "preset"), "remove one of the two")
-        if model.checkpoint is None and model.preset is None and first:
+        if model.checkpoint is None and model.preset is None and self.stage.type == "train" and not weights:
             hint = "checkpoint: path/to/folder, or preset: tiny with a tokenizer"
             self.note("missing_key", "the model has neither checkpoint nor preset", ("model",), hint)
 
@@ -50,8 +51,11 @@ class StageChecks:
             self.note("missing_section", "fit_codec needs data.demonstrations", ("data", "demonstrations"), hint)
 
     def _data(self) -> None:
-        data = self.stage.data
-        for term in self.terms:
+        data, live = self.stage.data, live_terms(self.terms)
+        if self.terms and not live:
+            message, hint = "no term has a weight and a share above 0, so nothing is learned", "raise one of them"
+            self.note("bad_value", message, ("objective", "terms"), hint)
+        for term in live:
             path: Path = ("objective", "terms", term.brought_by or term.name)
             if term.rows == "demonstrations" and data.demonstrations is None:
                 hint = "add data.demonstrations, e.g. {type: jsonl, path: gold.jsonl}"
@@ -75,9 +79,16 @@ class StageChecks:
         if objective is None or objective.gate is None:
             return
         gate = self._plugin("gate", objective.gate.type)
-        if gate is not None and issubclass(gate, Gate) and gate.needs_rewards and not self.stage.rewards:
-            hint = "add rewards, or use {type: fixed, value: 0.5}"
-            self.note("missing_section", "the gate reads rewards, and there are none", ("objective", "gate"), hint)
+        if gate is None or not issubclass(gate, Gate) or not gate.needs_rewards or not self._gate_is_used():
+            return
+        for there, what in ((self.stage.rewards, "rewards"), (self.stage.data.prompts, "data.prompts")):
+            if not there:
+                hint = f"add {what}, or use {{type: fixed, value: 0.5}}"
+                message = f"the gate reads the rewards of rollouts, and {what} is not there"
+                self.note("missing_section", message, ("objective", "gate"), hint)
+
+    def _gate_is_used(self) -> bool:
+        return any(isinstance(term.share, str) for term in live_terms(self.terms))
 
     def _evaluation(self) -> None:
         stage = self.stage
@@ -103,7 +114,7 @@ def check_runtime(runtime: RuntimeSection, cluster: Cluster, note: Note) -> None
                 path: Path = ("runtime", "engine", name)
                 self_help = "set runtime.engine.type: deepspeed"
                 note("conflict", f"{name} is DeepSpeed's, and the engine is plain", path, self_help)
-    if runtime.engine.offload_optimizer and runtime.engine.zero == 0:
+    elif runtime.engine.offload_optimizer and runtime.engine.zero == 0:
         path = ("runtime", "engine", "offload_optimizer")
         note("conflict", "offload_optimizer needs a ZeRO stage of 1 or more", path, "set runtime.engine.zero: 2")
     if runtime.device == "cuda" and cluster.gpus == 0:

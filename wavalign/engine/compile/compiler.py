@@ -40,7 +40,7 @@ class _Compiler:
         self.resolver = Resolver(self.registry, self.source)
         self.device = device_of(self.recipe.runtime, cluster)
         asked = self.recipe.runtime.processes
-        self.processes = (cluster.gpus if self.device == "cuda" else 1) if asked == "auto" else asked
+        self.processes = (max(1, cluster.gpus) if self.device == "cuda" else 1) if asked == "auto" else asked
 
     def compile(self) -> Plan:
         """Run the passes; raise when anything was noted."""
@@ -80,7 +80,7 @@ class _Compiler:
         terms = TermPlanner(self.resolver, stage, path).plan() if stage.objective is not None else ()
         stage = self._objective(stage, path)
         note = self._note_at(path)
-        StageChecks(stage, terms, self.registry, note).run(first=index == 0)
+        StageChecks(stage, terms, self.registry, note).run(weights=self._leaves_weights(stage, index))
         plan = StagePlan(name=stage.name, first_step=first_step, stage=stage, terms=terms)
         if len(self.resolver.problems) > before or stage.type != "train":
             return plan
@@ -98,6 +98,12 @@ class _Compiler:
                 device=self.device,
             )
         return plan.model_copy(update={"graph": graph, "geometry": geometry, "deepspeed": lowered})
+
+    def _leaves_weights(self, stage: Stage, index: int) -> bool:
+        """Whether the stage that `stage` starts from leaves a model."""
+        earlier = {each.name: each for each in self.recipe.stages[:index]}
+        start = stage.start or next(reversed(earlier), None)
+        return start is not None and earlier[start].type == "train"
 
     def _objective(self, stage: Stage, path: TreePath) -> Stage:
         objective = stage.objective

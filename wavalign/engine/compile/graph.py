@@ -82,6 +82,7 @@ class GraphBuilder:
         if need == "none":
             for what in ("prompts", "rollout", "decode_audio", "advantage", *(f"reward.{n}" for n in self.stage.rewards)):
                 self._prune(what, "no term and no gate looks at rollouts")
+            self._reference()
             self._gate(needs=())
             return
         self._add("prompts", "prompts", "collect", "host", gives={"prompts": "[P]"})
@@ -93,7 +94,7 @@ class GraphBuilder:
         else:
             for name in self.stage.rewards:
                 self._prune(f"reward.{name}", "no term needs advantages and no gate reads rewards")
-        self._reference(on_rollouts)
+        self._reference()
         self._aggregate(on_rollouts)
 
     def _rewards(self) -> None:
@@ -107,12 +108,14 @@ class GraphBuilder:
             gives = {f"reward.{name}": ROLLOUTS}
             self._add(f"reward.{name}", "reward", "collect", "threads", needs=needs, gives=gives, detail=reward.type)
 
-    def _reference(self, on_rollouts: Sequence[TermPlan]) -> None:
-        if not any("ref_logprobs" in term.needs for term in on_rollouts):
+    def _reference(self) -> None:
+        rows = {term.rows: "" for term in self.terms if "ref_logprobs" in term.needs}
+        if not rows:
             self._prune("forward.reference", "no term needs ref_logprobs, so no second model is loaded")
             return
-        detail = "overlaps the rewards"
-        self._add("forward.reference", "forward", "collect", "device", needs=("rollouts",), gives={"ref_hidden": "[N, H]"})
+        detail = "overlaps the rewards" if any(node.kind == "reward" for node in self.nodes) else ""
+        gives = {"ref_hidden": "[N, H]"}
+        self._add("forward.reference", "forward", "collect", "device", needs=tuple(rows), gives=gives)
         gives = {"ref_logprobs": TOKENS}
         self._add("logprobs.reference", "logprobs", "collect", "device", needs=("ref_hidden",), gives=gives, detail=detail)
 

@@ -54,4 +54,5 @@ def estimate_memory(
         cached = geometry.prompts_per_process * geometry.group_size * tokens_per_row
         cache_bytes = cached * dimensions.key_value_width * dimensions.layers * width
         rows.append(MemoryRow(name="KV cache", bytes=cache_bytes, note="while sampling"))
-    return Memory(rows=tuple(rows), capacity=cluster.gpu_bytes or cluster.host_bytes // max(1, ranks))
+    on_gpu = runtime.device != "cpu" and cluster.gpus > 0
+    return Memory(rows=tuple(rows), capacity=cluster.gpu_bytes if on_gpu else cluster.host_bytes // max(1, ranks))

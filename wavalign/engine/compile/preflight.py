@@ -7,6 +7,7 @@ from typing import Literal, Protocol, TypeVar, final
 
 import torch
 
+from wavalign.engine.compile.graph import live_terms
 from wavalign.engine.compile.memory import estimate_memory
 from wavalign.engine.compile.plan import Cluster, Memory, Plan, StagePlan, TermPlan
 from wavalign.errors import WavAlignError
@@ -136,7 +137,7 @@ class _Inspection:
 
     def _masks(self, stage: StagePlan, rows: dict[str, list[tuple[TokenSequence, TokenSequence | None]]]) -> None:
         """How many tokens of gold answers each term would train; for rollouts they stand in for the samples."""
-        for term in stage.terms:
+        for term in live_terms(stage.terms):
             heading = "prompts" if term.rows == "rollouts" else "demonstrations"
             targets = [target for _, target in rows.get(heading, []) if target is not None]
             if not targets:
@@ -150,7 +151,8 @@ class _Inspection:
             text = f"{sum(counts)} of {total} tokens of {len(targets)} answers"
             if empty:
                 hint = "look at its tokens: and at what the data's targets hold"
-                level: Level = "error" if empty == len(targets) else "warning"
+                gold = term.rows == "demonstrations"  # a policy may answer in tokens its gold answers lack
+                level: Level = "error" if gold and empty == len(targets) else "warning"
                 self._add(stage.name, f"term {term.name}", level, f"{text}; none in {empty} answers", hint)
             else:
                 self._add(stage.name, f"term {term.name}", "ok", text)

@@ -13,6 +13,8 @@ from wavalign.schema.objective import TermSection
 from wavalign.schema.share import Share
 from wavalign.schema.stage import Stage
 
+OF_ROLLOUTS = frozenset({"old_logprobs", "advantages"})
+KNOWN_NEEDS = OF_ROLLOUTS | {"ref_logprobs", "mask"}
 KINDS = {"text": ("text",), "audio": ("audio",), "all": ("text", "audio", "marks")}
 
 
@@ -85,7 +87,7 @@ class TermPlanner:
         if share.moves and self.stage.objective is not None and self.stage.objective.gate is None:
             hint = "add e.g. `gate: {type: rollout_adaptive}` under objective"
             self._problem("missing_gate", f"share `{term.share}` needs objective.gate", path, hint)
-        return term.share
+        return ("gate" if share.slope > 0 else "1 - gate") if share.moves else share.constant
 
     def _problem(self, code: str, message: str, path: Path, hint: str = "") -> None:
         self.resolver.problems.append(self.resolver.problem(code, message, path, hint))
@@ -94,4 +96,10 @@ class TermPlanner:
         plugin = self.resolver.registry.get("loss", loss.type)
         if not issubclass(plugin, Loss):
             raise PluginError(f"loss '{loss.type}' is not a Loss")
-        return plugin(plugin.Params.model_validate(dict(loss.params)))
+        made = plugin(plugin.Params.model_validate(dict(loss.params)))
+        known = KNOWN_NEEDS if made.rows == "rollouts" else KNOWN_NEEDS - OF_ROLLOUTS
+        if not made.needs <= known:
+            unknown = ", ".join(sorted(made.needs - known))
+            message = f"loss '{loss.type}' needs {unknown}, which {made.rows} do not have"
+            raise PluginError(message, hint=f"a loss on {made.rows} may need: {', '.join(sorted(known))}")
+        return made

@@ -173,10 +173,12 @@ class Builder:
     def _evaluator(self, stage: StagePlan, roller: Roller) -> Evaluator:
         section = stage.stage
         splits, metrics = {}, {}
-        if self.world.rank == 0 and section.evaluation.metrics:
-            for name, sources in section.data.evaluation.items():
-                splits[name] = self.feed(sources, 0).all(section.evaluation.limit)
-            metrics = {name: self.plugin(Metric, each) for name, each in section.evaluation.metrics.items()}
+        if section.evaluation.metrics:
+            # Every rank comes along, for preparing a source is done together; the first alone measures.
+            feeds = {name: self.feed(sources, 0) for name, sources in section.data.evaluation.items()}
+            if self.world.is_first:
+                splits = {name: feed.all(section.evaluation.limit) for name, feed in feeds.items()}
+                metrics = {name: self.plugin(Metric, each) for name, each in section.evaluation.metrics.items()}
         return Evaluator(
             roller,
             splits,

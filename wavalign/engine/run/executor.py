@@ -9,13 +9,14 @@ from typing import Literal, final
 import torch
 from torch import Tensor
 
+from wavalign.engine.backends.base import autocast
 from wavalign.engine.compile.plan import Geometry, Node
 from wavalign.engine.run import objective
 from wavalign.engine.run.live import LiveStage, LiveTerm
 from wavalign.engine.run.logprobs import score_batch
 from wavalign.engine.run.rows import MicroBatch, Row, demonstration_rows, micro_batches, rollout_rows
 from wavalign.engine.run.schedule import learning_rate
-from wavalign.engine.run.scoring import Call, Scores, collect_scores
+from wavalign.engine.run.scoring import Call, Scores, check_budget, collect_scores
 from wavalign.engine.run.seeds import generator
 from wavalign.engine.run.step_metrics import StepTotals, collect_metrics
 from wavalign.errors import NonFiniteError
@@ -147,7 +148,7 @@ class StepExecutor:
         assert self.live.reference is not None
         for batch in state.batches:
             select = self._union(self._weights(batch), only="ref_logprobs", batch=batch)
-            with torch.no_grad():
+            with torch.no_grad(), autocast(self.live.world.device, self.live.runtime.precision):
                 scored = score_batch(
                     self.live.reference,
                     batch.tokens,
@@ -162,8 +163,13 @@ class StepExecutor:
         calls = [call for each in state.calls.values() for call in each]
         self.live.rewards.wait(calls)
         shape = (len(state.groups), self._geometry.group_size)
-        budget = self.live.runtime.reward_failure_budget
-        state.scores = collect_scores(self.live.rewards.rewards, state.calls, shape, budget=budget)
+        rewards = self.live.rewards.rewards
+        state.scores = collect_scores(rewards, state.calls, shape)
+        # All ranks decide together, over the whole step.
+        counts = torch.tensor([state.scores.failed[each.name] for each in rewards], device=self.live.world.device)
+        failed = dict(zip(state.scores.failed, self.live.world.all_reduce_sum(counts).tolist(), strict=True))
+        calls_each = self._geometry.prompts * self._geometry.group_size
+        check_budget(state.scores, rewards, failed, calls=calls_each, budget=self.live.runtime.reward_failure_budget)
 
     def _advantage(self, node: Node, state: StepState) -> None:
         assert self.live.advantage is not None and state.scores is not None
@@ -186,7 +192,11 @@ class StepExecutor:
                 self._learners[node.kind](node, state, each)
         rate = learning_rate(self.live.plan.stage.optim, state.index, self.live.plan.steps)
         state.totals.learning_rate = rate
-        state.grad_norm = self.live.backend.step(rate)
+        try:
+            state.grad_norm = self.live.backend.step(rate)
+        except NonFiniteError as error:
+            place = f"at step {state.index + 1} of stage '{self.live.plan.name}'"
+            raise NonFiniteError(f"{error.message} ({place})", hint=error.hint) from error
 
     def _pass(self, state: StepState, number: int, batch: MicroBatch) -> _Pass:
         return _Pass(batch, number, self._weights(batch), self._row_valid(state, batch))
@@ -197,10 +207,10 @@ class StepExecutor:
         local = torch.stack(
             [
                 sum(
-                    (objective.count(each.weights[name], each.row_valid[name]) for each in passes),
+                    (objective.count(_unit_weights(term, each), each.row_valid[term.plan.name]) for each in passes),
                     start=torch.zeros(2, dtype=torch.float64, device=self.live.world.device),
                 )
-                for name in names
+                for term in self.live.terms
             ]
         )
         total = self.live.world.all_reduce_sum(local)
@@ -213,15 +223,14 @@ class StepExecutor:
             batch.tokens, select, temperature=batch.temperature, support=batch.support
         )
         if state.ref_logprobs:
-            state.totals.add_kl(each.logprobs, state.ref_logprobs[each.number], batch, select)
+            known = self._union(each.weights, only="ref_logprobs", batch=batch)
+            state.totals.add_kl(each.logprobs, state.ref_logprobs[each.number], batch, known)
 
     def _term(self, node: Node, state: StepState, each: _Pass) -> None:
         term = next(term for term in self.live.terms if f"term.{term.plan.name}" == node.name)
         name = term.plan.name
         output = term.loss.compute(self._inputs(term, state, each))
-        weights, row_valid = each.weights[name], each.row_valid[name]
-        if term.loss.unit == "sequence":
-            weights = (weights > 0).flatten(1).any(dim=1).float()
+        weights, row_valid = _unit_weights(term, each), each.row_valid[name]
         each.values[name] = objective.term_loss(
             term.spec,
             output.values,
@@ -323,6 +332,12 @@ class StepExecutor:
     def _geometry(self) -> Geometry:
         assert self.live.plan.geometry is not None
         return self.live.plan.geometry
+
+
+def _unit_weights(term: LiveTerm, each: _Pass) -> Tensor:
+    """The term's weights in the loss's unit: [B, S, T], or [B] with 1 for a row that has any."""
+    weights = each.weights[term.plan.name]
+    return (weights > 0).flatten(1).any(dim=1).float() if term.loss.unit == "sequence" else weights
 
 
 def _by_row(batch: MicroBatch, table: Tensor, *, fill: float) -> Tensor:

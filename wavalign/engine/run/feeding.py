@@ -44,13 +44,14 @@ class Feed:
 
     def state_dict(self) -> dict[str, Any]:
         """The place in the data."""
-        return {"drawn": self._drawn, "taken": self._taken, "sizes": [len(source) for source, _ in self.sources]}
+        return {"drawn": self._drawn, "taken": list(self._taken), "sizes": [len(source) for source, _ in self.sources]}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go back to a place; DataError when the data has changed size since."""
         sizes = [len(source) for source, _ in self.sources]
         if state["sizes"] != sizes:
-            raise DataError(f"the data has {sizes} records now and had {state['sizes']}", hint="resume on the same data")
+            message = f"the data has {sizes} records now and had {state['sizes']}"
+            raise DataError(message, hint="resume on the same data")
         self._drawn, self._taken = int(state["drawn"]), list(state["taken"])
 
     def _one(self) -> Dialogue:

@@ -1,5 +1,6 @@
 """Answers worth keeping: lines of rollouts.jsonl with their sound beside them."""
 
+import hashlib
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,6 +12,9 @@ from torch import Tensor
 from wavalign.engine.run.scoring import Scores
 from wavalign.plugins import audio
 from wavalign.plugins.batch import AudioClip, Dialogue, Rollout, RolloutGroup
+
+LONGEST_NAME = 120
+"""Characters of a file's name before it is cut."""
 
 
 @final
@@ -33,7 +37,7 @@ class RecordMaker:
         """One line per answer."""
         for p, group in enumerate(groups):
             for g, rollout in enumerate(group.rollouts):
-                name = f"{stage}-{step}-{split}-{group.dialogue.id}-{g}"
+                name = f"{stage}-{step}-{split}-{p}-{g}-{group.dialogue.id}"
                 line = {"stage": stage, "step": step, "split": split, **self._answer(group.dialogue, rollout, name)}
                 if scores is not None:
                     line |= _scores(scores, p, g)
@@ -63,13 +67,16 @@ class RecordMaker:
     def _copied(self, key: str, clip: AudioClip | None, dialogue: Dialogue) -> Mapping[str, str]:
         if clip is None:
             return {}
-        path = self._path(f"{key}-{dialogue.id}")
+        path = self._path(f"{key}-{dialogue.id}-{_digest(clip.url)}")
         if not path.exists():
             audio.write(audio.read(clip, sample_rate=None), str(path))
         return {key: str(path.relative_to(self.folder))}
 
     def _path(self, name: str) -> Path:
-        path = self.folder / "audio" / f"{re.sub(r'[^A-Za-z0-9._-]+', '_', name)}.wav"
+        safe = re.sub(r"[^A-Za-z0-9._-]+", "_", name)
+        if safe != name or len(safe) > LONGEST_NAME:
+            safe = f"{safe[:LONGEST_NAME]}-{_digest(name)}"  # two names must not become one file
+        path = self.folder / "audio" / f"{safe}.wav"
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
 
@@ -81,8 +88,17 @@ def _scores(scores: Scores, p: int, g: int) -> dict[str, Any]:
         line[f"reward/{name}"] = _number(table[p, g])
         if word.value is None:
             line[f"reason/{name}"] = word.reason
-        line |= {f"detail/{name}/{key}": value for key, value in word.details.items()}
+        line |= {f"detail/{name}/{key}": _shown(value) for key, value in word.details.items()}
     return line
+
+
+def _shown(detail: float | str) -> float | str:
+    """A detail as JSON can hold it: what is no number is shown in words."""
+    return str(detail) if isinstance(detail, float) and not math.isfinite(detail) else detail
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
 def _number(value: Tensor) -> float | None:

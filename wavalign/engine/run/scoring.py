@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Real
 from typing import final
 
 import torch
@@ -133,6 +134,8 @@ def _scored(call: Call) -> Scored:
         return Scored(None, f"gave {type(scored).__name__} instead of Scored")
     if scored.value is None:
         return scored
+    if not isinstance(scored.value, Real):
+        return Scored(None, f"gave {type(scored.value).__name__} instead of a number", scored.details)
     if not math.isfinite(scored.value):
         return Scored(None, f"gave {scored.value}", scored.details)
     low, high = reward.range
@@ -142,9 +145,9 @@ def _scored(call: Call) -> Scored:
 
 
 def collect_scores(
-    rewards: Sequence[LiveReward], calls: Mapping[str, Sequence[Call]], shape: tuple[int, int], *, budget: float
+    rewards: Sequence[LiveReward], calls: Mapping[str, Sequence[Call]], shape: tuple[int, int]
 ) -> Scores:
-    """Finished calls to scaled values [P, G] and their weighted total; RewardBudgetError above the failure budget."""
+    """Finished calls to scaled values [P, G] and their weighted total."""
     parts: dict[str, Tensor] = {}
     words: dict[str, tuple[tuple[Scored, ...], ...]] = {}
     failed: dict[str, int] = {}
@@ -157,7 +160,6 @@ def collect_scores(
         values = [[math.nan if cell.value is None else cell.value for cell in row] for row in table]
         parts[live.name] = scale(torch.tensor(values, dtype=torch.float64), live)
         failed[live.name] = int(parts[live.name].isnan().sum())
-    check_budget(rewards, words, failed, calls=shape[0] * shape[1], budget=budget)
     return Scores(combine(rewards, parts), parts, words, failed)
 
 
@@ -186,19 +188,18 @@ def combine(rewards: Sequence[LiveReward], parts: Mapping[str, Tensor]) -> Tenso
 
 
 def check_budget(
-    rewards: Sequence[LiveReward],
-    words: Mapping[str, Sequence[Sequence[Scored]]],
-    failed: Mapping[str, int],
-    *,
-    calls: int,
-    budget: float,
+    scores: Scores, rewards: Sequence[LiveReward], failed: Mapping[str, int], *, calls: int, budget: float
 ) -> None:
-    """Stop the run when a reward may not fail and did, or when too many calls failed."""
+    """Stop the run when a reward may not fail and did, or when too many calls failed; RewardBudgetError.
+
+    `failed` and `calls` count the calls of each reward on all ranks, so that every rank comes to the same end.
+    """
     for live in rewards:
         if not failed[live.name]:
             continue
-        reason = next(cell.reason for row in words[live.name] for cell in row if cell.value is None)
-        count = f"{failed[live.name]} of {calls} calls of reward `{live.name}` failed (first: {reason})"
+        reasons = (cell.reason for row in scores.words[live.name] for cell in row if cell.value is None)
+        first = next(reasons, "on another process")
+        count = f"{failed[live.name]} of {calls} calls of reward `{live.name}` failed (first: {first})"
         if live.section.on_failure == "abort":
             raise RewardBudgetError(count, hint="its on_failure is abort; mend the reward or choose drop_sample")
         if failed[live.name] / calls > budget:

@@ -55,8 +55,8 @@ class StepTotals:
 
 def collect_metrics(live: LiveStage, state: StepState) -> dict[str, float]:
     """The step's line for metrics.jsonl, equal on every rank."""
-    sums = _local_sums(live, state)
-    reduced = live.world.all_reduce_sum(torch.tensor(list(sums.values()), dtype=torch.float64, device=live.world.device))
+    sums, world = _local_sums(state), live.world
+    reduced = world.all_reduce_sum(torch.tensor(list(sums.values()), dtype=torch.float64, device=world.device))
     total = dict(zip(sums, reduced.tolist(), strict=True))
     values: dict[str, float] = {"loss": total["loss"]}
     gate = state.gate.value if state.gate is not None else None
@@ -70,7 +70,7 @@ def collect_metrics(live: LiveStage, state: StepState) -> dict[str, float]:
     if state.gate is not None:
         values["gate"] = state.gate.value
         values |= {f"gate/{key}": factor for key, factor in state.gate.factors.items()}
-    values |= _reward_metrics(live, state, total)
+    values |= _reward_metrics(live, state)
     values |= {f"kl/{kind}": _ratio(total[f"kl {kind}"], total[f"kl tokens {kind}"]) for kind in state.totals.kl}
     if state.groups:
         values["rollout_length"] = _ratio(total["length"], total["rollouts"])
@@ -80,7 +80,7 @@ def collect_metrics(live: LiveStage, state: StepState) -> dict[str, float]:
     return {key: value for key, value in values.items() if not math.isnan(value)}
 
 
-def _local_sums(live: LiveStage, state: StepState) -> dict[str, float]:
+def _local_sums(state: StepState) -> dict[str, float]:
     """Named numbers of this rank that add up over ranks; the same names on every rank."""
     totals = state.totals
     sums = {"loss": totals.loss, **{f"term {name}": value for name, value in totals.terms.items()}}
@@ -96,7 +96,7 @@ def _local_sums(live: LiveStage, state: StepState) -> dict[str, float]:
     return sums
 
 
-def _reward_metrics(live: LiveStage, state: StepState, total: Mapping[str, float]) -> dict[str, float]:
+def _reward_metrics(live: LiveStage, state: StepState) -> dict[str, float]:
     if state.scores is None:
         return {}
     values = {}
@@ -109,8 +109,9 @@ def _reward_metrics(live: LiveStage, state: StepState, total: Mapping[str, float
             values[f"{key}/failed"] = float(everywhere.isnan().sum())
             continue
         values["reward_std"] = float(present.std(unbiased=False)) if len(present) else math.nan
-        spread = everywhere.nan_to_num(nan=math.inf).amin(1) != everywhere.nan_to_num(nan=-math.inf).amax(1)
-        values["zero_variance_groups"] = 1 - float(spread.double().mean())
+        groups = everywhere[~everywhere.isnan().all(dim=1)]  # one without any reward has no variance to speak of
+        flat = groups.nan_to_num(nan=math.inf).amin(1) == groups.nan_to_num(nan=-math.inf).amax(1)
+        values["zero_variance_groups"] = float(flat.double().mean()) if len(flat) else math.nan
     return values
 
 

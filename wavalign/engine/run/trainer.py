@@ -1,5 +1,6 @@
 """Time: stages, steps, checkpoints, evaluation, signals. It knows no algorithm."""
 
+import json
 import math
 import shutil
 import signal
@@ -18,6 +19,7 @@ from wavalign.engine.run.live import LiveStage
 from wavalign.engine.run.records import RecordMaker
 from wavalign.engine.state.checkpoint import Checkpoint, CheckpointStore
 from wavalign.engine.state.distributed import World
+from wavalign.engine.state.files import storage_errors
 from wavalign.engine.state.folder import RunFolder
 from wavalign.engine.state.metrics import METRICS_NULLABLE, ROLLOUTS_NULLABLE, MetricsWriter
 from wavalign.engine.state.rng import restore_rng, rng_state
@@ -58,7 +60,7 @@ class Trainer:
     # --- stages -------------------------------------------------------------------------------------------------------
 
     def _stage(self, stage: StagePlan, checkpoint: Checkpoint | None) -> None:
-        if (self.folder.stages / stage.name / "complete.json").exists():
+        if self._complete_path(stage).exists():
             return
         start = self._start(stage)
         if stage.stage.type == "fit_codec":
@@ -83,22 +85,30 @@ class Trainer:
         evaluation = stage.stage.evaluation
         if done == 0 and evaluation.at_start:
             self._evaluate(live, 0)
+        self._evaluate_between(live, done)  # what followed the checkpoint was cut off and is measured again
         for index in range(done, stage.steps):
-            self._stepping = True
+            self._stepping = True  # until its checkpoint stands, a signal waits
             result = executor.step(index)
-            self._stepping = False
-            step, last = index + 1, index + 1 == stage.steps
+            step = index + 1
             self._log_step(live, step, result)
             stop = self.world.any_true(self._signal != 0)
             every = self.plan.runtime.checkpoint_every
-            if stop or last or (every and step % every == 0):
+            if stop or step == stage.steps or (every and step % every == 0):
                 written = self._checkpoint(live, step)
                 if stop:
                     raise Interrupted(self._signal or signal.SIGTERM, str(written))
-            if not last and evaluation.every and step % evaluation.every == 0:
-                self._evaluate(live, step)
+            self._stepping = False
+            self._evaluate_between(live, step)
+        if self.world.any_true(self._signal != 0):  # it came after the last step had been asked
+            raise Interrupted(self._signal or signal.SIGTERM, self._newest())
         if evaluation.at_end:
             self._evaluate(live, stage.steps)
+
+    def _evaluate_between(self, live: LiveStage, step: int) -> None:
+        """Measure where `evaluation.every` says so; the start and the end have their own word."""
+        every = live.plan.stage.evaluation.every
+        if every and 0 < step < live.plan.steps and step % every == 0:
+            self._evaluate(live, step)
 
     def _start(self, stage: StagePlan) -> Path | None:
         """Folder of the stage this one starts from."""
@@ -115,18 +125,22 @@ class Trainer:
         with live.backend.full_parameters():
             if self.world.is_first:
                 model = folder / "model"
-                model.mkdir(parents=True, exist_ok=True)
-                live.architecture.save_layout(str(model))
-                save_weights(live.backend.policy.state_dict(), str(model))
-                if start is not None and (start / "codec.safetensors").exists():
-                    shutil.copy2(start / "codec.safetensors", folder / "codec.safetensors")
+                with storage_errors(str(folder)):
+                    model.mkdir(parents=True, exist_ok=True)
+                    live.architecture.save_layout(str(model))
+                    save_weights(live.backend.policy.state_dict(), str(model))
+                    if start is not None and (start / "codec.safetensors").exists():
+                        shutil.copy2(start / "codec.safetensors", folder / "codec.safetensors")
         self._complete(live.plan)
 
     def _complete(self, stage: StagePlan) -> None:
         self.world.barrier()
         if self.world.is_first:
-            self.folder.write_json(self._stage_folder(stage) / "complete.json", {"stage": stage.name})
+            self.folder.write_json(self._complete_path(stage), {"stage": stage.name, **self._offsets()})
         self.world.barrier()
+
+    def _complete_path(self, stage: StagePlan) -> Path:
+        return self._stage_folder(stage) / "complete.json"
 
     def _stage_folder(self, stage: StagePlan) -> Path:
         return self.folder.stages / stage.name
@@ -136,7 +150,8 @@ class Trainer:
             return
         last = self._stage_folder(self.plan.stages[-1])
         if (last / "model").exists():
-            shutil.copytree(last / "model", self.folder.model, dirs_exist_ok=True)
+            with storage_errors(str(self.folder.model)):
+                shutil.copytree(last / "model", self.folder.model, dirs_exist_ok=True)
         self.folder.finish(steps=self.plan.total_steps)
 
     # --- what is written ----------------------------------------------------------------------------------------------
@@ -201,12 +216,18 @@ class Trainer:
             "gate": live.gate.state_dict() if live.gate is not None else None,
             "feeds": {name: feed.state_dict() for name, feed in live.feeds.items()},
             "rng": self.world.gather(rng_state()),
+            **self._offsets(),
         }
+        return self.store.save(live.plan.first_step + step, live.backend.save, meta=state, world=self.world)
+
+    def _offsets(self) -> dict[str, int]:
+        """Where the lines that are safe on the disk end."""
+        offsets = {}
         for name, writer in (("metrics", self.metrics), ("rollouts", self.rollouts)):
             if writer is not None:
                 writer.sync()
-                state[f"{name}_offset"] = writer.offset
-        return self.store.save(live.plan.first_step + step, live.backend.save, meta=state, world=self.world)
+                offsets[f"{name}_offset"] = writer.offset
+        return offsets
 
     def _restore(self, live: LiveStage, checkpoint: Checkpoint) -> int:
         self.store.load(checkpoint, live.backend.load, world=self.world)
@@ -237,8 +258,12 @@ class Trainer:
             return
         self.metrics = MetricsWriter(self.folder.metrics, nullable=METRICS_NULLABLE)
         self.rollouts = MetricsWriter(self.folder.rollouts, nullable=ROLLOUTS_NULLABLE)
+        # A complete stage is not run again, and its last lines stand behind its last checkpoint.
+        paths = [self._complete_path(stage) for stage in self.plan.stages]
+        kept = [json.loads(path.read_text(encoding="utf-8")) for path in paths if path.exists()]
+        kept += [checkpoint.meta] if checkpoint is not None else []
         for name, writer in (("metrics", self.metrics), ("rollouts", self.rollouts)):
-            writer.rewind(int(checkpoint.meta[f"{name}_offset"]) if checkpoint is not None else 0)
+            writer.rewind(max((int(each[f"{name}_offset"]) for each in kept), default=0))
         self.trackers = self.builder.trackers(self.folder.path)
 
     def _close(self) -> None:
@@ -253,6 +278,11 @@ class Trainer:
             self._signal = number  # the step ends, then a checkpoint is written
             self.observer.message("stopping after this step; press again to stop at once")
             return
-        raise Interrupted(number)
+        raise Interrupted(number, self._newest())
+
+    def _newest(self) -> str:
+        """The newest checkpoint's folder, empty when there is none."""
+        steps = self.store.steps()
+        return str(self.folder.checkpoints / f"step-{steps[-1]}") if steps else ""
 
 

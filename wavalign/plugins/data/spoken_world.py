@@ -6,16 +6,17 @@ model imperfect in a known way. Source: own construction (`plugins.speech.world`
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import final
+from typing import Literal, final
 
 from pydantic import Field
 
 from wavalign.plugins.api import DataSource
-from wavalign.plugins.batch import Dialogue
+from wavalign.plugins.batch import Dialogue, Message
 from wavalign.plugins.data.records import read_records
 from wavalign.plugins.speech.world.script import MOST_RENDITIONS, Cue, Scene, Split
-from wavalign.plugins.speech.world.studio import cache_folder, prepared
+from wavalign.plugins.speech.world.studio import prepared, world_cache
 from wavalign.schema.base import Params, RecipePath
 
 
@@ -41,6 +42,8 @@ class SpokenWorldParams(Params):
     """Share of the other facts' targets that say a random wrong answer of their category."""
     mumbling: float = Field(default=0.0, ge=0.0, le=1.0)
     """Share of targets spoken 1.5 times as fast under white noise (18 dB): lost once they went through the codec."""
+    task: Literal["answer", "transcript"] = "answer"
+    """What the target is: the spoken answer, or the question's words alone, for a model that must first learn to hear."""
     world_seed: int = Field(default=0, ge=0)
     """Of renditions and noise; splits are disjoint only under the same one, so it is not the run's seed."""
     cache: RecipePath | None = None
@@ -60,15 +63,18 @@ class SpokenWorld(DataSource):
 
     def prepare(self, progress: Callable[[str, int, int], None]) -> None:
         """Speak what the cache does not hold yet (about 2 ms a clip on two processes), then read it."""
-        options = self.params.model_dump(exclude={"cache"})
+        options = self.params.model_dump(exclude={"cache", "task"})
         records = prepared(Scene(seed=self.seed, **options), self._folder(), progress)
         self._dialogues = read_records(str(records))
 
     def _folder(self) -> Path:
-        return cache_folder(self.params.cache)
+        return world_cache(self.params.cache)
 
     def __len__(self) -> int:
         return len(self._dialogues)
 
     def record(self, index: int) -> Dialogue:
-        return self._dialogues[index]
+        dialogue = self._dialogues[index]
+        if self.params.task == "answer":
+            return dialogue
+        return replace(dialogue, target=Message("assistant", dialogue.messages[-1].text))

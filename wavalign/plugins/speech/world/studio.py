@@ -16,9 +16,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from platformdirs import user_cache_path
-
 from wavalign.errors import DataError, StorageError
+from wavalign.plugins.cache import cache_folder
 from wavalign.plugins.speech import espeak
 from wavalign.plugins.speech.world.script import Clip, Line, Scene, lines
 
@@ -28,10 +27,9 @@ _PROCESSES = 2
 _POLL_SECONDS = 0.1
 
 
-def cache_folder(given: str | None) -> Path:
-    """Where splits are kept: `given`, else the environment's WAVALIGN_CACHE, else the user's cache folder."""
-    root = given or os.environ.get("WAVALIGN_CACHE")
-    return (Path(root) if root else user_cache_path("wavalign", appauthor=False)) / "spoken_world"
+def world_cache(given: str | None) -> Path:
+    """Where splits are kept: under `given`, else under the common cache."""
+    return (Path(given) if given else cache_folder()) / "spoken_world"
 
 
 def prepared(scene: Scene, root: Path, progress: Callable[[str, int, int], None]) -> Path:
