@@ -20,13 +20,20 @@ class GoldenPair:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Let a person point the parity tests at other recordings."""
+    """Let a person point the parity tests at other recordings and write golden plans again."""
     parser.addoption(
         "--golden",
         metavar="DIR",
         default=str(Path(__file__).parent / "golden"),
         help="folder of NAME.json + NAME.safetensors recordings",
     )
+    parser.addoption("--update-golden", action="store_true", help="write the golden plans of tests/recipes again")
+
+
+@pytest.fixture(scope="session")
+def update_golden(pytestconfig: pytest.Config) -> bool:
+    """Whether golden plans are to be written."""
+    return bool(pytestconfig.getoption("--update-golden"))
 
 
 @pytest.fixture(scope="session")

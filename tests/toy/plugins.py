@@ -171,3 +171,56 @@ class Accuracy(Metric):
         mean = sum(right) / len(right)
         spread = 1.96 * math.sqrt(mean * (1 - mean) / len(right))
         return [Measurement("accuracy", mean, mean - spread, mean + spread, len(right))]
+
+
+@final
+class Loudness(Reward):
+    """A reward that listens: the largest sample."""
+
+    type = "toy_loudness"
+    needs: ClassVar[frozenset[str]] = frozenset({"waveform"})
+    range: ClassVar[tuple[float, float]] = (0.0, 1.0)
+
+    def score(self, rollout: Rollout, dialogue: Dialogue) -> Scored:
+        """None where there is no sound."""
+        if rollout.waveform is None or not len(rollout.waveform.samples):
+            return Scored(None, "there is no sound")
+        return Scored(float(abs(rollout.waveform.samples).max()))
+
+
+@final
+class GoldKL(Loss):
+    """Stay near the reference on demonstrations."""
+
+    type = "toy_gold_kl"
+    rows = "demonstrations"
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return frozenset({"ref_logprobs"})
+
+    def compute(self, inputs: LossInputs) -> LossOutput:
+        """Half the square of the log-ratio."""
+        assert inputs.ref_logprobs is not None
+        return LossOutput((inputs.ref_logprobs - inputs.logprobs).square() / 2)
+
+
+@final
+class Sequence(Loss):
+    """A loss per answer: -A times the mean log-prob."""
+
+    type = "toy_sequence"
+    rows = "rollouts"
+    unit = "sequence"
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return frozenset({"advantages", "mask"})
+
+    def compute(self, inputs: LossInputs) -> LossOutput:
+        """[B], with the number of tokens as a metric."""
+        assert inputs.advantages is not None
+        assert inputs.mask is not None
+        length = inputs.mask.sum(dim=(1, 2))
+        mean = torch.where(inputs.mask, inputs.logprobs, 0.0).sum(dim=(1, 2)) / length.clamp(min=1)
+        return LossOutput(-inputs.advantages.flatten() * mean, {"length": length.float()})

@@ -1,6 +1,7 @@
 """The built-in plugins: one literal table, (kind, type) -> "module:Class"."""
 
 CATALOG: dict[tuple[str, str], str] = {
+    ("architecture", "kimi"): "wavalign.plugins.architectures.kimi:KimiAudio",
     ("architecture", "vita"): "wavalign.plugins.architectures.vita:VitaAudio",
     ("codec", "source_filter"): "wavalign.plugins.codecs.source_filter:SourceFilterCodec",
     ("data", "jsonl"): "wavalign.plugins.data.jsonl:Jsonl",

@@ -71,7 +71,8 @@ def source_of(root: Node, *, path: str, files: tuple[str, ...]) -> Source:
         if isinstance(node.value, dict):
             return {name: spread(item, (*at, name), item.path) for name, item in node.value.items()}
         if isinstance(node.value, list):
-            return [spread(item, (*at, index), (*wrote, index)) for index, item in enumerate(node.value)]
+            # Nobody wrote the list around a recipe's only stage, so nobody wrote that stage's index either.
+            return [spread(item, (*at, i), (*wrote, i) if wrote else item.path) for i, item in enumerate(node.value)]
         return node.value
 
     tree = spread(root, (), ())

@@ -313,6 +313,27 @@ def test_only_the_selected_rows_reach_a_head(batch: TokenBatch, monkeypatch: pyt
     assert seen == [6, 1]
 
 
+def test_sequences_without_a_selected_position_do_not_reach_the_network(
+    batch: TokenBatch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    walked, walk = [], Lookup.hidden
+
+    def counting(policy: Lookup, batch: TokenBatch, heads: frozenset[int]) -> dict[int, Tensor]:
+        walked.append(len(batch.ids))
+        return walk(policy, batch, heads)
+
+    select = torch.zeros(SIZE, dtype=torch.bool)
+    select[[0, 2], 0, 3] = True
+    temperature, support = torch.tensor([1.0, 9.0, 0.5]), torch.full((*SIZE, 2), -1, dtype=torch.int32)
+    support[2, 0, 3] = torch.stack([batch.ids[2, 0, 3], (batch.ids[2, 0, 3] + 1) % VOCABULARY])
+    whole = ScoredPolicy(Lookup(), SPACE)(batch, select, temperature=temperature, support=support)
+    monkeypatch.setattr(Lookup, "hidden", counting)
+    scores = score_batch(Lookup(), batch, select, SPACE, temperature=temperature, support=support)
+    assert walked == [2]
+    torch.testing.assert_close(scores, whole)
+    assert bool((scores[1] == 0).all())
+
+
 def test_the_support_of_each_position_is_used(batch: TokenBatch) -> None:
     select = torch.zeros(SIZE, dtype=torch.bool)
     select[0, 0, 2] = select[1, 0, 3] = True

@@ -55,6 +55,7 @@ class PlainBackend(Backend):
             parameter_groups(self._trainable.values(), optimizer.weight_decay),
             betas=optimizer.betas,
             eps=optimizer.epsilon,
+            fused=True,  # one pass over weight, gradient and moments
         )
 
     @property
@@ -78,9 +79,10 @@ class PlainBackend(Backend):
         norm = torch.linalg.vector_norm(torch.stack(norms))
         try:
             value = finite_norm(float(norm))
-            scale = torch.clamp(self._max_norm / (norm + 1e-6), max=1.0)
-            for parameter in self._trainable.values():
-                _gradient(parameter).mul_(scale)
+            scale = self._max_norm / (norm + 1e-6)
+            if scale < 1:
+                for parameter in self._trainable.values():
+                    _gradient(parameter).mul_(scale)
             for group in self._optimizer.param_groups:
                 group["lr"] = learning_rate
             self._optimizer.step()
@@ -114,10 +116,7 @@ class PlainBackend(Backend):
             for name, parameter in self._trainable.items():
                 moments = [moment for moment in _MOMENTS if f"{moment}/{name}" in stored]
                 self._optimizer.state[parameter] = {
-                    # AdamW counts its steps on the CPU.
-                    moment: value if moment == "step" else value.to(self._ranks.device)
-                    for moment in moments
-                    for value in [file.get_tensor(f"{moment}/{name}")]
+                    moment: file.get_tensor(f"{moment}/{name}").to(self._ranks.device) for moment in moments
                 }
 
     def _weights(self) -> dict[str, Tensor]:

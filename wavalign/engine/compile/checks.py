@@ -56,18 +56,20 @@ class StageChecks:
             message, hint = "no term has a weight and a share above 0, so nothing is learned", "raise one of them"
             self.note("bad_value", message, ("objective", "terms"), hint)
         for term in live:
-            path: Path = ("objective", "terms", term.brought_by or term.name)
+            name = term.brought_by or term.name
+            path: Path = ("objective", "terms", name)
             if term.rows == "demonstrations" and data.demonstrations is None:
                 hint = "add data.demonstrations, e.g. {type: jsonl, path: gold.jsonl}"
-                message = f"term `{term.name}` learns from demonstrations, and data.demonstrations is not there"
+                message = f"term `{name}` learns from demonstrations, and data.demonstrations is not there"
                 self.note("missing_section", message, path, hint)
             if term.rows == "rollouts" and data.prompts is None:
                 hint = "add data.prompts, e.g. {type: jsonl, path: questions.jsonl}"
-                message = f"term `{term.name}` learns from rollouts, and data.prompts is not there"
+                message = f"term `{name}` learns from rollouts, and data.prompts is not there"
                 self.note("missing_section", message, path, hint)
             if "advantages" in term.needs and not self.stage.rewards:
                 hint = "add rewards, e.g. `rewards: {answer: {type: answer_match}}`"
-                self.note("missing_section", f"term `{term.name}` needs advantages, and there are no rewards", path, hint)
+                message = f"term `{name}` needs advantages, and there are no rewards"
+                self.note("missing_section", message, path, hint)
 
     def _rewards(self) -> None:
         objective, codec = self.stage.objective, self.stage.model.codec

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import final
 
 from wavalign.engine.run.rollouts import Roller
@@ -73,7 +73,13 @@ class Evaluator:
         return values
 
     def _measure(self, groups: Sequence[RolloutGroup]) -> list[Measurement]:
-        return [each for metric in self.metrics.values() for each in metric.measure(groups)]
+        """All values; where two metrics use one name, the later one's gets its recipe name in front."""
+        found: dict[str, Measurement] = {}
+        for metric, plugin in self.metrics.items():
+            for each in plugin.measure(groups):
+                name = f"{metric}.{each.name}" if each.name in found else each.name
+                found[name] = replace(each, name=name)
+        return list(found.values())
 
     def close(self) -> None:
         """Free the metrics."""

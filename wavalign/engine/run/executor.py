@@ -160,16 +160,10 @@ class StepExecutor:
             state.ref_logprobs.append(scored)
 
     def _aggregate(self, node: Node, state: StepState) -> None:
-        calls = [call for each in state.calls.values() for call in each]
-        self.live.rewards.wait(calls)
+        self.live.rewards.wait([call for each in state.calls.values() for call in each])
         shape = (len(state.groups), self._geometry.group_size)
-        rewards = self.live.rewards.rewards
-        state.scores = collect_scores(rewards, state.calls, shape)
-        # All ranks decide together, over the whole step.
-        counts = torch.tensor([state.scores.failed[each.name] for each in rewards], device=self.live.world.device)
-        failed = dict(zip(state.scores.failed, self.live.world.all_reduce_sum(counts).tolist(), strict=True))
-        calls_each = self._geometry.prompts * self._geometry.group_size
-        check_budget(state.scores, rewards, failed, calls=calls_each, budget=self.live.runtime.reward_failure_budget)
+        state.scores = collect_scores(self.live.rewards.rewards, state.calls, shape)
+        _check_budget(self.live, state.scores, calls=self._geometry.prompts * self._geometry.group_size)
 
     def _advantage(self, node: Node, state: StepState) -> None:
         assert self.live.advantage is not None and state.scores is not None
@@ -332,6 +326,13 @@ class StepExecutor:
     def _geometry(self) -> Geometry:
         assert self.live.plan.geometry is not None
         return self.live.plan.geometry
+
+
+def _check_budget(live: LiveStage, scores: Scores, *, calls: int) -> None:
+    """Hold the failures of all ranks against the budget, so that all go on or none."""
+    counts = torch.tensor(list(scores.failed.values()), device=live.world.device)
+    failed = dict(zip(scores.failed, live.world.all_reduce_sum(counts).tolist(), strict=True))
+    check_budget(scores, live.rewards.rewards, failed, calls=calls, budget=live.runtime.reward_failure_budget)
 
 
 def _unit_weights(term: LiveTerm, each: _Pass) -> Tensor:

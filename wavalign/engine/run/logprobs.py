@@ -87,11 +87,22 @@ def score_batch(
 ) -> Tensor:
     """Log-probs [B, S, T] of the positions in `select` (bool [B, S, T]) under `policy`, 0 elsewhere, with gradient.
 
-    Only the heads those positions come from are asked for, and only those positions' rows reach a head. `temperature`
-    is one for all or [B]; `support` [B, S, T, K] as in `selected_logprobs`. float32, or float64 for a float64 policy.
-    Raises ValueError when a selected position has no earlier position it could be predicted from.
+    Only the heads those positions come from are asked for, only those positions' rows reach a head, and sequences
+    without such positions do not reach the network. `temperature` is one for all or [B]; `support` [B, S, T, K] as in
+    `selected_logprobs`. float32, or float64 for a float64 policy. Raises ValueError when a selected position has no
+    earlier position it could be predicted from.
     """
-    return ScoredPolicy(policy, space)(batch, select, temperature=temperature, support=support)  # type: ignore[no-any-return]
+    score, used = ScoredPolicy(policy, space), select.flatten(1).any(dim=1).nonzero()[:, 0]
+    if len(used) in (0, len(select)):
+        return score(batch, select, temperature=temperature, support=support)  # type: ignore[no-any-return]
+    part = TokenBatch(*(x[used] for x in (batch.ids, batch.roles, batch.sources, batch.lengths)))
+    scored = score(
+        part,
+        select[used],
+        temperature=temperature[used] if isinstance(temperature, Tensor) else temperature,
+        support=None if support is None else support[used],
+    )
+    return torch.zeros(select.shape, dtype=scored.dtype, device=scored.device).index_put((used,), scored)
 
 
 @final

@@ -3,11 +3,9 @@
 import json
 import math
 import shutil
-import signal
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from types import FrameType
 from typing import Any, final
 
 from wavalign.engine.compile.plan import Plan, StagePlan
@@ -16,6 +14,7 @@ from wavalign.engine.run.callbacks import Observer
 from wavalign.engine.run.codec_fitting import fit_codec
 from wavalign.engine.run.executor import StepExecutor, StepResult
 from wavalign.engine.run.live import LiveStage
+from wavalign.engine.run.stopping import StopSignals
 from wavalign.engine.run.records import RecordMaker
 from wavalign.engine.state.checkpoint import Checkpoint, CheckpointStore
 from wavalign.engine.state.distributed import World
@@ -23,7 +22,7 @@ from wavalign.engine.state.files import storage_errors
 from wavalign.engine.state.folder import RunFolder
 from wavalign.engine.state.metrics import METRICS_NULLABLE, ROLLOUTS_NULLABLE, MetricsWriter
 from wavalign.engine.state.rng import restore_rng, rng_state
-from wavalign.errors import Interrupted, ResumeError
+from wavalign.errors import ResumeError
 from wavalign.plugins.api import Tracker
 from wavalign.plugins.weights import save_weights
 
@@ -40,21 +39,18 @@ class Trainer:
         self.metrics: MetricsWriter | None = None
         self.rollouts: MetricsWriter | None = None
         self.trackers: list[Tracker] = []
-        self._signal = 0
-        self._stepping = False
+        self.stop = StopSignals(newest=self._newest, say=observer.message)
 
     def run(self, *, resume: bool) -> None:
         """From the beginning, or from the newest checkpoint."""
         checkpoint = self._latest() if resume else None
         self._open(checkpoint)
-        previous = {number: signal.signal(number, self._on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
-            for stage in self.plan.stages:
-                self._stage(stage, checkpoint)
-            self._finish()
+            with self.stop.listening():
+                for stage in self.plan.stages:
+                    self._stage(stage, checkpoint)
+                self._finish()
         finally:
-            for number, handler in previous.items():
-                signal.signal(number, handler)
             self._close()
 
     # --- stages -------------------------------------------------------------------------------------------------------
@@ -87,20 +83,20 @@ class Trainer:
             self._evaluate(live, 0)
         self._evaluate_between(live, done)  # what followed the checkpoint was cut off and is measured again
         for index in range(done, stage.steps):
-            self._stepping = True  # until its checkpoint stands, a signal waits
+            self.stop.waits = True
             result = executor.step(index)
             step = index + 1
             self._log_step(live, step, result)
-            stop = self.world.any_true(self._signal != 0)
+            stop = self.world.any_true(self.stop.asked != 0)
             every = self.plan.runtime.checkpoint_every
             if stop or step == stage.steps or (every and step % every == 0):
                 written = self._checkpoint(live, step)
                 if stop:
-                    raise Interrupted(self._signal or signal.SIGTERM, str(written))
-            self._stepping = False
+                    raise self.stop.interrupted(str(written))
+            self.stop.waits = False
             self._evaluate_between(live, step)
-        if self.world.any_true(self._signal != 0):  # it came after the last step had been asked
-            raise Interrupted(self._signal or signal.SIGTERM, self._newest())
+        if self.world.any_true(self.stop.asked != 0):  # it came while the last checkpoint was written
+            raise self.stop.interrupted()
         if evaluation.at_end:
             self._evaluate(live, stage.steps)
 
@@ -272,13 +268,6 @@ class Trainer:
         for writer in (self.metrics, self.rollouts):
             if writer is not None:
                 writer.close()
-
-    def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        if self._stepping and not self._signal:
-            self._signal = number  # the step ends, then a checkpoint is written
-            self.observer.message("stopping after this step; press again to stop at once")
-            return
-        raise Interrupted(number, self._newest())
 
     def _newest(self) -> str:
         """The newest checkpoint's folder, empty when there is none."""

@@ -20,6 +20,10 @@ from wavalign.plugins.speech.world.studio import prepared, world_cache
 from wavalign.schema.base import Params, RecipePath
 
 
+TRANSCRIBE = "transcribe"
+"""System message of the transcript task."""
+
+
 @final
 class SpokenWorldParams(Params):
     """Which part of the world, and how clean its targets are."""
@@ -43,7 +47,7 @@ class SpokenWorldParams(Params):
     mumbling: float = Field(default=0.0, ge=0.0, le=1.0)
     """Share of targets spoken 1.5 times as fast under white noise (18 dB): lost once they went through the codec."""
     task: Literal["answer", "transcript"] = "answer"
-    """What the target is: the spoken answer, or the question's words alone, for a model that must first learn to hear."""
+    """What is wanted: the spoken answer, or, after a system message that says so, the question's words alone."""
     world_seed: int = Field(default=0, ge=0)
     """Of renditions and noise; splits are disjoint only under the same one, so it is not the run's seed."""
     cache: RecipePath | None = None
@@ -77,4 +81,6 @@ class SpokenWorld(DataSource):
         dialogue = self._dialogues[index]
         if self.params.task == "answer":
             return dialogue
-        return replace(dialogue, target=Message("assistant", dialogue.messages[-1].text))
+        question = dialogue.messages[-1]
+        asked = (Message("system", TRANSCRIBE), *dialogue.messages)
+        return replace(dialogue, messages=asked, target=Message("assistant", question.text))

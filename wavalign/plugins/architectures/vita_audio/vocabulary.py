@@ -112,7 +112,8 @@ class VitaVocabulary:
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of ids; control tokens and unused rows of the embedding write nothing."""
-        known = [x for x in ids if x < len(self.tokenizer)]
+        written = len(self.tokenizer)  # counted anew every time it is asked for
+        known = [x for x in ids if x < written]
         text = self.tokenizer.decode(known, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         assert isinstance(text, str)
         return text.strip()

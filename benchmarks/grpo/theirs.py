@@ -1,0 +1,138 @@
+"""TRL's side: its GRPOTrainer, whole, with the frozen completions handed in through `rollout_func`.
+
+The mask goes in as `env_mask`, the behaviour log-probs as the `old_per_token_logps` that the trainer would otherwise
+compute itself: both are inputs that its own loss reads.
+"""
+
+import json
+from pathlib import Path
+from typing import Any, final
+
+import torch
+from datasets import Dataset
+from safetensors.torch import save_file
+from transformers import AutoTokenizer, TrainerCallback
+from trl import GRPOConfig, GRPOTrainer
+
+from benchmarks.grpo.point import BETAS, CLIP, EPSILON, MAX_NORM, Measured, Point, Stopwatch, reward_of
+
+
+@final
+class _Replay:
+    """Frozen completions by the prompt, which is its number."""
+
+    def __init__(self, world: Path) -> None:
+        frozen = json.loads((world / "frozen.json").read_text(encoding="utf-8"))
+        self.prompts, self.answers, self.chats = frozen["prompts"], frozen["answers"], frozen["chats"]
+        self.logprobs: list[list[float]] = []
+
+    def __call__(self, prompts: list[str], trainer: Any) -> dict[str, Any]:
+        """The answers of each prompt in turn, as often as it comes."""
+        size = trainer.num_generations
+        chosen = [self.answers[int(prompt)][place % size] for place, prompt in enumerate(prompts)]
+        self.logprobs = [answer["logprobs"] for answer in chosen]
+        return {
+            "prompt_ids": [self.prompts[int(prompt)] for prompt in prompts],
+            "completion_ids": [answer["ids"] for answer in chosen],
+            "logprobs": self.logprobs,
+            "env_mask": [answer["mask"] for answer in chosen],
+        }
+
+
+@final
+class _Trainer(GRPOTrainer):  # type: ignore[misc]
+    """Takes the ratio to the frozen log-probs."""
+
+    replay: _Replay | None = None
+
+    def _generate_and_score_completions(self, inputs: Any) -> Any:
+        batch = super()._generate_and_score_completions(inputs)
+        if self.replay is not None:
+            old = torch.zeros(batch["completion_ids"].shape)
+            for row, values in enumerate(self.replay.logprobs):
+                old[row, : len(values)] = torch.tensor(values)
+            batch["old_per_token_logps"] = old
+        return batch
+
+
+@final
+class _Watching(TrainerCallback):  # type: ignore[misc]
+    def __init__(self, watch: Stopwatch) -> None:
+        self._watch = watch
+
+    def on_train_begin(self, *_: Any, **__: Any) -> None:
+        self._watch.begin()
+
+    def on_step_end(self, *_: Any, **__: Any) -> None:
+        self._watch.tick()
+
+
+def _reward(completion_ids: list[list[int]], **_: Any) -> list[float]:
+    return [reward_of(ids) for ids in completion_ids]
+
+
+def _settings(point: Point, folder: Path, *, log_every: int) -> GRPOConfig:
+    return GRPOConfig(
+        output_dir=str(folder),
+        per_device_train_batch_size=point.rows,
+        gradient_accumulation_steps=1,
+        steps_per_generation=1,
+        num_generations=point.group_size,
+        max_completion_length=point.completion_length,
+        temperature=1.0,
+        max_steps=point.total_steps,
+        learning_rate=point.learning_rate,
+        lr_scheduler_type="constant",
+        adam_beta1=BETAS[0],
+        adam_beta2=BETAS[1],
+        adam_epsilon=EPSILON,
+        weight_decay=0.0,
+        max_grad_norm=MAX_NORM,
+        loss_type=point.loss_type,
+        epsilon=CLIP,
+        beta=point.beta,
+        use_bias_correction_kl=False,
+        scale_rewards="group",
+        shuffle_dataset=False,
+        bf16=False,
+        use_cpu=True,
+        gradient_checkpointing=False,
+        model_init_kwargs={"dtype": "float32"},
+        report_to="none",
+        disable_tqdm=True,
+        logging_steps=log_every,
+        save_strategy="no",
+        dataloader_num_workers=0,
+        dataloader_pin_memory=False,
+    )
+
+
+def measure(point: Point, world: Path, folder: Path, *, log: bool) -> tuple[Measured, Path]:
+    """Train; gives the numbers and the file of the trained weights. `log` asks the trainer for every step's numbers."""
+    torch.set_num_threads(point.threads)
+    replay, measured = _Replay(world), Measured()
+    names = [str(index % point.prompts) for index in range(point.prompts * point.total_steps)]
+    prompts = [replay.chats[int(name)] for name in names] if point.sampling else names
+    every = 1 if log else 10**6
+    trainer = _Trainer(
+        model=str(world / "qwen2"),
+        reward_funcs=_reward,
+        args=_settings(point, folder, log_every=every),
+        train_dataset=Dataset.from_dict({"prompt": prompts}),
+        processing_class=AutoTokenizer.from_pretrained(world / "qwen2"),
+        callbacks=[_Watching(Stopwatch(point, measured))],
+        rollout_func=None if point.sampling else replay,
+    )
+    trainer.replay = None if point.sampling else replay
+    trainer.train()
+    lines = [line for line in trainer.state.log_history if "grad_norm" in line]
+    measured.losses = [line["loss"] for line in lines]
+    measured.grad_norms = [line["grad_norm"] for line in lines]
+    lengths = [line["completions/mean_length"] for line in trainer.state.log_history if "completions/mean_length" in line]
+    measured.new_tokens = lengths or list(trainer._metrics["train"]["completions/mean_length"])
+    weights = {name: tensor.contiguous() for name, tensor in trainer.model.state_dict().items()}
+    if point.tied:
+        weights.pop("lm_head.weight", None)
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(weights, folder / "model.safetensors")
+    return measured, folder / "model.safetensors"

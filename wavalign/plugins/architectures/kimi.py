@@ -1,0 +1,217 @@
+"""Kimi-Audio style: text and codec ids side by side in two aligned streams, two heads, the sound delayed.
+
+    prompt   U [ c1 .. cm ] W D S        on the audio stream, blanks beside it on the text stream
+    answer   text   t1 t2 ... tk  E   B ... B    B        B blank, E end of text, D end of message
+             audio  B  ... B  a1  a2 ...   aN    D        as many B as the checkpoint's delay
+    log p(answer | prompt) = sum over t of log softmax(W_text h_{t-1})[text_t] + log softmax(W_audio g_{t-1})[audio_t]
+
+h comes from the whole trunk, g from an audio branch that forks off after one of its layers; both see both streams up to
+t - 1. Blanks that the layout puts are FORCED and scored nowhere.
+Source: Kimi-Audio (arXiv 2504.18425) and its public checkpoints (`MoonshotKimiaForCausalLM`): prompt, generation, delay,
+stopping rule and weights. Inferred, as no training code for spoken answers is public: targets are laid out as answers
+are generated; an answer without text opens with E; a target whose sound ends before its text is an error.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any, ClassVar, Literal, final
+
+import torch
+
+from wavalign.errors import CheckpointError
+from wavalign.plugins.api import Architecture, Dimensions, EncodeAudio, ModelSource
+from wavalign.plugins.architectures.kimi_audio.layout import AUDIO, TEXT
+from wavalign.plugins.architectures.kimi_audio.policy import KimiPolicy
+from wavalign.plugins.architectures.kimi_audio.sizes import PRESETS, KimiSizes, read_public_config, sizes_of_config
+from wavalign.plugins.architectures.kimi_audio.vocabulary import (
+    add_kimi_tokens,
+    open_checkpoint_tokenizer,
+    open_tokenizer,
+    read_vocabulary,
+)
+from wavalign.plugins.architectures.kimi_audio.writer import DialogueWriter
+from wavalign.plugins.batch import Answer, Dialogue, HeadSpec, TokenSequence, TokenSpace
+from wavalign.schema.base import Params
+
+
+class KimiParams(Params):
+    """Layout of the answers and, for random weights, sizes that differ from the preset's.
+
+    A checkpoint fixes the sizes, the delay among them: repeating them is allowed, contradicting them is not.
+    """
+
+    output: Literal["by_target", "both", "text"] = "by_target"
+    """What is asked for: `both` text and speech, `text` alone, or `by_target` text alone where a dialogue has a target
+    without sound, and both elsewhere."""
+    feed_user_text: bool = False
+    """Also write the text of a spoken user message into the prompt; false makes the model listen."""
+    codes_only: bool = False
+    """Let a network that was made to hear Whisper features beside the user's codes hear the codes alone. Features are
+    not computed from sound yet, so without this such a network takes no spoken prompts."""
+    hidden_size: int | None = None
+    """Width of the states; None takes the preset's."""
+    num_layers: int | None = None
+    """Trunk layers; None takes the preset's."""
+    num_audio_layers: int | None = None
+    """Layers of the audio branch; None takes the preset's."""
+    branch_layer: int | None = None
+    """Trunk layer, counted from 0, behind which the audio branch forks off; None takes the preset's."""
+    num_heads: int | None = None
+    """Query heads; None takes the preset's."""
+    num_key_value_heads: int | None = None
+    """Key and value heads; None takes the preset's."""
+    intermediate_size: int | None = None
+    """Width of the feed-forward layers; None takes the preset's."""
+    audio_delay: int | None = None
+    """Blanks before the sound of an answer; None takes the preset's."""
+    feature_size: int | None = None
+    """Width of the Whisper features beside the user's codes, 0 for none; None takes the preset's."""
+    num_codes: int | None = None
+    """Size of the codec vocabulary; None takes the preset's."""
+
+    def sizes(self) -> dict[str, Any]:
+        """The size fields that are set."""
+        fields = type(self).model_fields.keys() - {"output", "feed_user_text", "codes_only"}
+        return {name: value for name, value in self.model_dump(include=fields).items() if value is not None}
+
+
+@final
+class KimiAudio(Architecture):
+    """Tokens and network of one Kimi-style model."""
+
+    Params = KimiParams
+    ignored_keys: ClassVar[tuple[str, ...]] = (r"rotary_emb\.inv_freq$", r"^whisper_model\.")
+
+    def __init__(self, params: KimiParams, *, source: ModelSource) -> None:
+        super().__init__(params, source=source)
+        if source.checkpoint is not None:
+            self._config = read_public_config(source.checkpoint)
+            self.sizes = sizes_of_config(self._config, source.checkpoint)
+            tokenizer = open_checkpoint_tokenizer(source.checkpoint)
+        else:
+            self.sizes, tokenizer = self._from_preset(source, params)
+            self._config = self.sizes.public_config()
+        self.vocabulary = read_vocabulary(tokenizer, self.sizes, where=source.checkpoint or str(source.tokenizer))
+        self._media = {
+            "kimia_media_begin": self.vocabulary.layout.media_begin,
+            "kimia_media_end": self.vocabulary.layout.media_end,
+        }
+        if source.checkpoint is not None:
+            self._check_checkpoint(source.checkpoint)
+        self._writer = DialogueWriter(self.vocabulary, params.output, params.feed_user_text)
+
+    @property
+    def tokens(self) -> TokenSpace:
+        """Two streams with a head each."""
+        return TokenSpace(
+            vocabulary_size=self.sizes.vocabulary_size,
+            pad=self.vocabulary.layout.blank,
+            streams=("text", "audio"),
+            heads=(HeadSpec("text", stream=TEXT), HeadSpec("audio", stream=AUDIO)),
+            num_codes=self.sizes.num_codes,
+        )
+
+    def build_policy(self, *, seed: int) -> KimiPolicy:
+        """Random weights drawn from `seed`, float32, on the CPU; the caller's random state stays as it was."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            policy = KimiPolicy(self.sizes, self.vocabulary.layout)
+            policy.initialize()
+        return policy
+
+    def encode_prompt(self, dialogue: Dialogue, encode_audio: EncodeAudio) -> TokenSequence:
+        """Turns of both speakers up to the assistant's header, PROMPT; see `DialogueWriter.prompt` for silent answers."""
+        heard = any(message.role == "user" and message.audio is not None for message in dialogue.messages)
+        if heard and self.sizes.feature_size and not self.params.codes_only:
+            raise CheckpointError(
+                f"dialogue {dialogue.id}: this network hears Whisper features beside the codes, which are not computed",
+                hint="set codes_only to let it hear the codes alone, or use a network without features",
+            )
+        return self._writer.prompt(dialogue, encode_audio)
+
+    def encode_target(self, dialogue: Dialogue, encode_audio: EncodeAudio) -> TokenSequence:
+        """The demonstration on two streams, as it would be generated."""
+        if dialogue.target is None:
+            raise ValueError(f"dialogue {dialogue.id} has no target to encode")
+        return self._writer.answer(dialogue, dialogue.target, encode_audio)
+
+    def decode_completion(self, completion: TokenSequence) -> Answer:
+        """Text up to its end mark, and codes."""
+        text, audio = (completion.ids[stream].tolist() for stream in (TEXT, AUDIO))
+        words, codes, finished = self.vocabulary.layout.take_apart(text, audio)
+        return Answer(self.vocabulary.decode(words), tuple(codes), finished)
+
+    def parameter_group(self, name: str) -> str:
+        """Group of a parameter by its public name."""
+        groups = {
+            "lm_head.": "text_head",
+            "mimo_output.": "audio_head",
+            "model.embed_tokens.": "embed",
+            "model.layers.": "trunk",
+            "model.norm.": "trunk",
+            "model.mimo_": "audio_branch",
+            "model.vq_adaptor.": "projector",
+        }
+        for prefix, group in groups.items():
+            if name.startswith(prefix):
+                return group
+        raise ValueError(f"{name} is no parameter of this architecture")
+
+    def dimensions(self) -> Dimensions:
+        """Sizes for the memory estimate; layers of the audio branch count as layers."""
+        sizes = self.sizes
+        return Dimensions(
+            parameters=sum(torch.Size(shape).numel() for shape in self.parameter_shapes().values()),
+            layers=sizes.num_layers + sizes.num_audio_layers,
+            hidden=sizes.hidden_size,
+            intermediate=sizes.intermediate_size,
+            key_value_width=2 * sizes.num_key_value_heads * (sizes.hidden_size // sizes.num_heads),
+            vocabulary=sizes.vocabulary_size,
+        )
+
+    def parameter_shapes(self) -> Mapping[str, tuple[int, ...]]:
+        """Names and shapes of the public layout; nothing is allocated."""
+        with torch.device("meta"):
+            policy = KimiPolicy(self.sizes, self.vocabulary.layout)
+        return {name: tuple(tensor.shape) for name, tensor in policy.state_dict().items()}
+
+    def save_layout(self, folder: str) -> None:
+        """Write `config.json` in the public layout, and the tokenizer as `tokenizer.json`."""
+        place = Path(folder)
+        place.mkdir(parents=True, exist_ok=True)
+        content = json.dumps({**self._config, **self._media}, indent=2, sort_keys=True)
+        (place / "config.json").write_text(content + "\n", encoding="utf-8")
+        self.vocabulary.tokenizer.save_pretrained(folder)
+
+    def _check_checkpoint(self, folder: str) -> None:
+        """Raise CheckpointError where tokenizer or recipe contradict the config of the checkpoint."""
+        for name, value in self._media.items():
+            if self._config.get(name, value) != value:
+                raise CheckpointError(f"{folder}: {name} is {self._config[name]} in config.json, {value} in the tokenizer")
+        fixed = {**asdict(self.sizes), "num_codes": self.sizes.num_codes}
+        wrong = [
+            f"{name} {value} (not {fixed[name]})" for name, value in self.params.sizes().items() if value != fixed[name]
+        ]
+        if wrong:
+            raise CheckpointError(
+                f"{folder} fixes the sizes, but the recipe sets {', '.join(wrong)}",
+                hint="remove them from model.architecture, or start from a preset",
+            )
+
+    @staticmethod
+    def _from_preset(source: ModelSource, params: KimiParams) -> tuple[KimiSizes, Any]:
+        """Sizes and completed tokenizer for random weights."""
+        if source.preset not in PRESETS:
+            raise CheckpointError(f"no preset {source.preset!r} for type kimi", hint=f"one of {', '.join(PRESETS)}")
+        if source.tokenizer is None:
+            raise CheckpointError("random weights need a base tokenizer", hint="set model.tokenizer")
+        given = params.sizes()
+        preset = PRESETS[source.preset]
+        tokenizer = open_tokenizer(source.tokenizer)
+        first_code = add_kimi_tokens(tokenizer)
+        num_codes = given.pop("num_codes", preset.num_codes)
+        sizes = replace(preset.sizes, **given, first_code=first_code, vocabulary_size=first_code + num_codes)
+        sizes.check()
+        return sizes, tokenizer

@@ -1,0 +1,1 @@
+"""Parts of the Kimi-Audio family: sizes, vocabulary, layout, network, decoding."""

@@ -1,0 +1,176 @@
+"""Cached decoding for one batch of answers.
+
+Rows are left-padded to the longest prompt, so that every row's coming token has the same slot; padding slots are hidden
+by a mask and positions count from each row's first token. Each prompt is run once, then its cache is repeated for the
+group. Both heads choose at every step; the layout overrules the audio head for the first `delay` steps and where an
+answer is text alone, and the text head once the text has ended.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Literal, final
+
+import torch
+from torch import Tensor
+from transformers.models.qwen2.modeling_qwen2 import Qwen2DecoderLayer
+
+from wavalign.plugins.api import DecodingState
+from wavalign.plugins.architectures.kimi_audio.layout import AUDIO, TEXT, KimiLayout
+from wavalign.plugins.architectures.kimi_audio.network import Backbone, SoundFeatures
+from wavalign.plugins.architectures.kimi_audio.sizes import KimiSizes
+from wavalign.plugins.architectures.vita_audio.decoding import SPARE_SLOTS, Glance, LayerCache, attend
+from wavalign.plugins.batch import Role, TokenSequence
+
+FREE = -1
+"""In `forced`: the model chooses."""
+
+
+@final
+class Slots:
+    """Cached keys and values of all layers over left-padded rows."""
+
+    def __init__(self, model: Backbone, sizes: KimiSizes, lengths: Sequence[int]) -> None:
+        weight = model.norm.weight
+        self._rotary = model.rotary_emb
+        self._groups = sizes.num_heads // sizes.num_key_value_heads
+        self.length = 0
+        longest = max(lengths)
+        self.padding = torch.tensor([longest - length for length in lengths], device=weight.device)
+        self._padded = len(set(lengths)) > 1
+        width = sizes.hidden_size // sizes.num_heads
+        shape = (len(lengths), sizes.num_key_value_heads, longest + SPARE_SLOTS, width)
+        layers = sizes.num_layers + sizes.num_audio_layers
+        self._caches = [LayerCache(weight.new_empty(shape), weight.new_empty(shape)) for _ in range(layers)]
+
+    def through(
+        self, layers: Iterable[Qwen2DecoderLayer], caches: Iterator[LayerCache], states: Tensor, glance: Glance
+    ) -> Tensor:
+        """Run `layers` over new `states` [B, N, H], each with the next of `caches`."""
+        for layer in layers:
+            states = attend(layer, states, next(caches), glance)
+        return states
+
+    def caches(self) -> Iterator[LayerCache]:
+        """Caches of all layers in turn."""
+        return iter(self._caches)
+
+    def take(self, states: Tensor) -> Glance:
+        """Claim slots for new `states` [B, N, H]; gives their rotation and what they see."""
+        first, self.length = self.length, self.length + states.shape[1]
+        slots = torch.arange(self.length, device=states.device)
+        new = slots[first:]
+        positions = new[None]
+        if self._padded:
+            positions = (positions - self.padding[:, None]).clamp(min=0)
+        cosine, sine = self._rotary(states, positions)
+        half = sine.shape[-1] // 2
+        sine = torch.cat([-sine[..., :half], sine[..., half:]], dim=-1)
+        visible, mask = self._visible(slots, new), None
+        if visible is not None:
+            mask = torch.zeros_like(visible, dtype=states.dtype).masked_fill(~visible, -torch.inf)
+        return Glance(cosine[:, :, None, None], sine[:, :, None, None], mask)
+
+    def select(self, rows: Tensor) -> None:
+        """Keep or repeat `rows` (indices)."""
+        self.padding = self.padding[rows]
+        for cache in self._caches:
+            cache.select(rows)
+
+    def _visible(self, slots: Tensor, new: Tensor) -> Tensor | None:
+        """Which `slots` each of the `new` ones sees; a padding slot sees itself, so that no softmax is empty."""
+        if len(new) == 1:
+            return (slots >= self.padding[:, None])[:, None, None] if self._padded else None
+        visible = (slots <= new[:, None])[None]
+        if self._padded:
+            visible = (visible & (slots >= self.padding[:, None, None])) | (slots == new[:, None])
+        return visible[:, None].expand(-1, self._groups, -1, -1).flatten(1, 2)[:, None]
+
+
+@final
+class KimiDecodingState(DecodingState):
+    """Answers under construction; ready once `prefill` has run."""
+
+    def __init__(
+        self,
+        model: Backbone,
+        sizes: KimiSizes,
+        layout: KimiLayout,
+        prompts: Sequence[TokenSequence],
+        *,
+        need: Literal["text", "all"],
+    ) -> None:
+        device, count = model.norm.weight.device, len(prompts)
+        self._model, self._layout, self._text_is_enough = model, layout, need == "text"
+        self._slots = Slots(model, sizes, [prompt.length for prompt in prompts])
+        self._roles = layout.role_table(sizes.vocabulary_size).to(device)
+        self._ends = torch.tensor(layout.audio_ends, device=device)
+        self._step = 0
+        # A prompt says by the role of its last audio position that no sound is to follow.
+        silent = [int(prompt.roles[AUDIO, -1]) == int(Role.FORCED) for prompt in prompts]
+        self._silent = torch.tensor(silent, device=device)
+        self._all_silent = all(silent)
+        self._text_over = torch.zeros(count, dtype=torch.bool, device=device)
+        self._finished = torch.zeros(count, dtype=torch.bool, device=device)
+        self._newest = torch.full((count, 2), layout.blank, device=device)
+        self._ready: Tensor | None = None
+
+    def prefill(self, prompts: Sequence[TokenSequence], features: SoundFeatures | None) -> None:
+        """Run `prompts`, once each; `features` are laid out over them right-padded."""
+        longest = max(prompt.length for prompt in prompts)
+        ids = torch.full((len(prompts), 2, longest), self._layout.blank)
+        mask = torch.zeros((len(prompts), longest), dtype=torch.bool)
+        for index, prompt in enumerate(prompts):
+            ids[index, :, longest - prompt.length :] = prompt.ids
+            if features is not None:
+                mask[index, longest - prompt.length :] = features.mask[index, : prompt.length].cpu()
+        device = self._newest.device
+        moved = None if features is None else SoundFeatures(features.values.to(device), mask.to(device))
+        self._ready = self._run(self._model.embed(ids.to(device), moved))
+
+    def heads(self) -> tuple[int, ...]:
+        """The text head and the audio head, at every step."""
+        return (TEXT, AUDIO)
+
+    def hidden(self) -> Tensor:
+        """Hidden states [B, 2, H] for the coming tokens."""
+        if self._ready is None:
+            self._ready = self._run(self._model.embed(self._newest[:, :, None], None))
+        return self._ready
+
+    def forced(self) -> Tensor:
+        """Ids [B, 2]: blanks of the text stream behind its end, of the audio stream within the delay."""
+        waits = self._silent | (self._step < self._layout.delay)
+        return torch.where(torch.stack([self._text_over, waits], dim=1), self._layout.blank, FREE)
+
+    def append(self, ids: Tensor) -> Tensor:
+        """Take `ids` [B, 2] and return their roles [B, 2] int8."""
+        chosen = torch.stack([self._roles[stream][ids[:, stream]] for stream in (TEXT, AUDIO)], dim=1)
+        roles = torch.where(self.forced() == FREE, chosen, int(Role.FORCED)).to(torch.int8)
+        self._text_over = self._text_over | (roles[:, TEXT] == int(Role.TEXT_END))
+        sound_over = (roles[:, AUDIO] == int(Role.AUDIO_MARK)) & torch.isin(ids[:, AUDIO], self._ends)
+        enough = self._silent | self._text_is_enough
+        self._finished = self._finished | sound_over | (self._text_over & enough)
+        self._newest, self._ready = ids, None
+        self._step += 1
+        return roles
+
+    def finished(self) -> Tensor:
+        """Bool [B]: the sound has ended, or the text where no more is wanted."""
+        return self._finished
+
+    def keep(self, rows: Tensor) -> None:
+        """Go on with `rows` (indices) only."""
+        self._silent, self._text_over = self._silent[rows], self._text_over[rows]
+        self._finished, self._newest = self._finished[rows], self._newest[rows]
+        self._ready = None if self._ready is None else self._ready[rows]
+        self._slots.select(rows)
+
+    def _run(self, embedded: Tensor) -> Tensor:
+        """Hidden states [B, 2, H] of the last of the new slots; the audio branch rests where all rows are silent."""
+        model, slots = self._model, self._slots
+        caches, glance = slots.caches(), slots.take(embedded)
+        shared = slots.through(model.shared_layers(), caches, embedded, glance)
+        text = model.norm(slots.through(model.text_layers(), caches, shared, glance)[:, -1])
+        if self._all_silent:
+            return torch.stack([text, torch.zeros_like(text)], dim=1)
+        audio = model.mimo_norm(slots.through(model.audio_layers(), caches, shared, glance)[:, -1])
+        return torch.stack([text, audio], dim=1)

@@ -1,0 +1,84 @@
+"""The policy: hidden states of both heads for scoring and training, cached decoding for sampling."""
+
+from collections.abc import Iterable, Sequence
+from typing import Literal, cast, final
+
+import torch
+from torch import Tensor, nn
+from transformers.models.qwen2.modeling_qwen2 import Qwen2DecoderLayer
+
+from wavalign.plugins.api import DecodingState, Policy
+from wavalign.plugins.architectures.kimi_audio.decoding import KimiDecodingState
+from wavalign.plugins.architectures.kimi_audio.layout import AUDIO, TEXT, KimiLayout
+from wavalign.plugins.architectures.kimi_audio.network import Backbone, SoundFeatures
+from wavalign.plugins.architectures.kimi_audio.sizes import KimiSizes
+from wavalign.plugins.batch import TokenBatch, TokenSequence
+
+INIT_STD = 0.02
+
+
+@final
+class KimiPolicy(Policy):
+    """Two streams, two heads, one trunk that forks."""
+
+    def __init__(self, sizes: KimiSizes, layout: KimiLayout) -> None:
+        super().__init__()
+        self.sizes, self.layout = sizes, layout
+        self.model = Backbone(sizes)
+        self.lm_head = nn.Linear(sizes.hidden_size, sizes.vocabulary_size, bias=False)
+        self.mimo_output = nn.Linear(sizes.hidden_size, sizes.vocabulary_size, bias=False)
+
+    def head_weight(self, head: int) -> nn.Parameter:
+        """Projection [V, H]: `lm_head` of the text stream, `mimo_output` of the audio stream."""
+        modules = {TEXT: self.lm_head, AUDIO: self.mimo_output}
+        if head not in modules:
+            raise IndexError(f"head {head} of {len(modules)}")
+        return cast(nn.Parameter, modules[head].weight)
+
+    def hidden(
+        self, batch: TokenBatch, heads: frozenset[int], features: SoundFeatures | None = None
+    ) -> dict[int, Tensor]:
+        """Hidden states [B, T, H] of `heads`; rows are right-padded, so that causality alone hides the padding.
+
+        Only the layers that lead to a wanted head are run. `features` belong to what the users of the batch say.
+        """
+        model = self.model
+        embedded = model.embed(batch.ids, features)
+        rotary = model.rotary_emb(embedded, torch.arange(embedded.shape[1], device=embedded.device)[None])
+        shared = _through(model.shared_layers(), embedded, rotary)
+        found: dict[int, Tensor] = {}
+        if TEXT in heads:
+            found[TEXT] = model.norm(_through(model.text_layers(), shared, rotary))
+        if AUDIO in heads:
+            found[AUDIO] = model.mimo_norm(_through(model.audio_layers(), shared, rotary))
+        return found
+
+    def decode(
+        self,
+        prompts: Sequence[TokenSequence],
+        *,
+        group_size: int,
+        need: Literal["text", "all"],
+        features: SoundFeatures | None = None,
+    ) -> DecodingState:
+        """Prefill `prompts` once each and stand ready to sample `group_size` answers to each."""
+        state = KimiDecodingState(self.model, self.sizes, self.layout, prompts, need=need)
+        state.prefill(prompts, features)
+        state.keep(torch.arange(len(prompts), device=self.lm_head.weight.device).repeat_interleave(group_size))
+        return state
+
+    def initialize(self) -> None:
+        """Draw weights from the global generator as Qwen2 does: normal(0, 0.02), biases 0, norms 1."""
+        with torch.no_grad():
+            for name, parameter in self.named_parameters():
+                if parameter.dim() > 1:
+                    parameter.normal_(0.0, INIT_STD)
+                else:
+                    parameter.fill_(0.0 if name.endswith(".bias") else 1.0)
+
+
+def _through(layers: Iterable[Qwen2DecoderLayer], states: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
+    """Run `layers` causally over `states` [B, T, H]."""
+    for layer in layers:
+        states = layer(states, position_embeddings=rotary)
+    return states

@@ -1,0 +1,200 @@
+"""The numbers that fix a network, from a preset or from a public `config.json`."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, final
+
+from transformers import Qwen2Config
+
+from wavalign.errors import CheckpointError
+
+NETWORK_NAME, MODEL_TYPE = "MoonshotKimiaForCausalLM", "kimi_audio"
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class KimiSizes:
+    """Sizes of a Qwen2 trunk with an audio branch."""
+
+    vocabulary_size: int
+    first_code: int
+    """Id of codec id 0; the codec's ids are the last of the vocabulary."""
+    hidden_size: int
+    intermediate_size: int
+    num_layers: int
+    """Trunk layers."""
+    num_audio_layers: int
+    """Layers of the audio branch."""
+    branch_layer: int
+    """Trunk layer, counted from 0, whose output the audio branch starts from."""
+    num_heads: int
+    num_key_value_heads: int
+    audio_delay: int
+    """Blanks at the beginning of the audio stream of an answer."""
+    feature_size: int
+    """Width of the Whisper features beside the user's codes; 0 where the network takes none."""
+    rope_theta: float
+    rms_norm_eps: float = 1e-6
+    max_positions: int = 8192
+
+    @property
+    def num_codes(self) -> int:
+        """Size of the codec vocabulary."""
+        return self.vocabulary_size - self.first_code
+
+    def check(self) -> None:
+        """Raise CheckpointError where the numbers do not fit one another."""
+        layers = (self.num_layers, self.num_audio_layers)
+        if min(self.hidden_size, self.intermediate_size, *layers, self.num_heads, self.num_key_value_heads) < 1:
+            raise CheckpointError("every size must be at least 1")
+        if min(self.audio_delay, self.feature_size) < 0:
+            raise CheckpointError("audio_delay and feature_size cannot be negative")
+        if not 0 <= self.branch_layer < self.num_layers:
+            raise CheckpointError(f"branch_layer {self.branch_layer} is none of the {self.num_layers} trunk layers")
+        if self.hidden_size % (2 * self.num_heads):
+            raise CheckpointError(f"hidden_size {self.hidden_size} is no even multiple of num_heads {self.num_heads}")
+        if self.num_heads % self.num_key_value_heads:
+            raise CheckpointError(
+                f"num_heads {self.num_heads} is no multiple of num_key_value_heads {self.num_key_value_heads}"
+            )
+        if not 0 < self.first_code < self.vocabulary_size:
+            raise CheckpointError(f"codes from id {self.first_code} do not fit {self.vocabulary_size} ids")
+
+    def transformers_config(self) -> Qwen2Config:
+        """Configuration of the decoder layers, trunk first, then the audio branch."""
+        config = Qwen2Config(
+            vocab_size=self.vocabulary_size,
+            hidden_size=self.hidden_size,
+            intermediate_size=self.intermediate_size,
+            num_hidden_layers=self.num_layers + self.num_audio_layers,
+            num_attention_heads=self.num_heads,
+            num_key_value_heads=self.num_key_value_heads,
+            rope_parameters={"rope_type": "default", "rope_theta": self.rope_theta},
+            rms_norm_eps=self.rms_norm_eps,
+            max_position_embeddings=self.max_positions,
+            tie_word_embeddings=False,
+        )
+        config._attn_implementation = "sdpa"
+        return config
+
+    def public_config(self) -> dict[str, Any]:
+        """The size part of a `config.json` in the public layout."""
+        config = {
+            "architectures": [NETWORK_NAME],
+            "model_type": MODEL_TYPE,
+            "hidden_act": "silu",
+            "hidden_size": self.hidden_size,
+            "intermediate_size": self.intermediate_size,
+            "kimia_audio_output_vocab": self.num_codes,
+            "kimia_mimo_audiodelaytokens": self.audio_delay,
+            "kimia_mimo_layers": self.num_audio_layers,
+            "kimia_mimo_transformer_from_layer_index": self.branch_layer,
+            "kimia_text_output_vocab": self.first_code,
+            "kimia_token_offset": self.first_code,
+            "max_position_embeddings": self.max_positions,
+            "num_attention_heads": self.num_heads,
+            "num_hidden_layers": self.num_layers,
+            "num_key_value_heads": self.num_key_value_heads,
+            "rms_norm_eps": self.rms_norm_eps,
+            "rope_theta": self.rope_theta,
+            "tie_word_embeddings": False,
+            "use_whisper_feature": self.feature_size > 0,
+            "vocab_size": self.vocabulary_size,
+        }
+        return config | ({"kimia_adaptor_input_dim": self.feature_size} if self.feature_size else {})
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Preset:
+    """A named size for random weights; the text vocabulary comes from the base tokenizer."""
+
+    sizes: KimiSizes
+    num_codes: int
+
+
+PRESETS: dict[str, Preset] = {
+    "tiny": Preset(
+        KimiSizes(
+            vocabulary_size=0,
+            first_code=0,
+            hidden_size=128,
+            intermediate_size=320,
+            num_layers=4,
+            num_audio_layers=2,
+            branch_layer=1,
+            num_heads=4,
+            num_key_value_heads=2,
+            audio_delay=6,
+            feature_size=0,
+            rope_theta=10_000.0,
+        ),
+        num_codes=512,
+    ),
+    "7b": Preset(
+        KimiSizes(
+            vocabulary_size=0,
+            first_code=0,
+            hidden_size=3584,
+            intermediate_size=18944,
+            num_layers=28,
+            num_audio_layers=6,
+            branch_layer=21,
+            num_heads=28,
+            num_key_value_heads=4,
+            audio_delay=6,
+            feature_size=5120,
+            rope_theta=1_000_000.0,
+        ),
+        num_codes=16384,
+    ),
+}
+"""`tiny` trains on a CPU and hears through codes alone; `7b` has the sizes of the public checkpoints."""
+
+
+def read_public_config(folder: str) -> dict[str, Any]:
+    """Read `config.json` of a checkpoint folder; raises CheckpointError when it is not of this family."""
+    path = Path(folder) / "config.json"
+    try:
+        config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(f"{path} does not exist", hint="give the folder of a complete checkpoint") from None
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from error
+    names = config.get("architectures") or []
+    if NETWORK_NAME not in names:
+        raise CheckpointError(f"{path}: architectures is {names}, type kimi reads {NETWORK_NAME!r}")
+    return config
+
+
+def sizes_of_config(config: dict[str, Any], where: str) -> KimiSizes:
+    """Sizes from a public config; raises CheckpointError on a missing or unsupported entry."""
+    if config.get("rope_scaling") or config.get("use_sliding_window"):
+        raise CheckpointError(f"{where}: rope_scaling and sliding windows are not supported")
+    if config.get("tie_word_embeddings"):
+        raise CheckpointError(f"{where}: tied embeddings are not supported, the two heads are weights of their own")
+    rope = config.get("rope_parameters") or config
+    # What the public configuration class says where a file says nothing; the rest must be written out.
+    features = config.get("use_whisper_feature", True)
+    try:
+        sizes = KimiSizes(
+            vocabulary_size=int(config["vocab_size"]),
+            first_code=int(config["kimia_token_offset"]),
+            hidden_size=int(config["hidden_size"]),
+            intermediate_size=int(config["intermediate_size"]),
+            num_layers=int(config["num_hidden_layers"]),
+            num_audio_layers=int(config["kimia_mimo_layers"]),
+            branch_layer=int(config["kimia_mimo_transformer_from_layer_index"]),
+            num_heads=int(config["num_attention_heads"]),
+            num_key_value_heads=int(config["num_key_value_heads"]),
+            audio_delay=int(config["kimia_mimo_audiodelaytokens"]),
+            feature_size=int(config["kimia_adaptor_input_dim"]) if features else 0,
+            rope_theta=float(rope["rope_theta"]),
+            rms_norm_eps=float(config["rms_norm_eps"]),
+            max_positions=int(config["max_position_embeddings"]),
+        )
+    except KeyError as missing:
+        raise CheckpointError(f"{where}: config.json has no {missing}") from None
+    sizes.check()
+    return sizes

@@ -1,0 +1,112 @@
+"""The tokenizer of a checkpoint and the ids the Kimi layout needs from it, each looked up by name.
+
+Codec ids are no tokens: they stand behind the text vocabulary, from the config's `kimia_token_offset`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import final
+
+from transformers import PreTrainedTokenizerFast
+
+from wavalign.errors import CheckpointError, DataError
+from wavalign.plugins.architectures.kimi_audio.layout import KimiLayout
+from wavalign.plugins.architectures.kimi_audio.sizes import KimiSizes
+from wavalign.plugins.architectures.vita_audio.vocabulary import open_tokenizer, unknown_token
+
+CONTROL_TOKENS: dict[str, str] = {
+    "message_end": "<|im_msg_end|>",
+    "media_begin": "<|im_media_begin|>",
+    "media_end": "<|im_media_end|>",
+    "blank": "<|im_kimia_text_blank|>",
+    "text_end": "<|im_kimia_text_eos|>",
+    "user_start": "<|im_kimia_user_msg_start|>",
+    "assistant_start": "<|im_kimia_assistant_msg_start|>",
+    "text_wanted": "<|im_kimia_speech_ct_id|>",
+    "speech_wanted": "<|im_kimia_speech_ctd_id|>",
+}
+"""Field of the layout -> name in the public vocabulary, in the order of the public ids."""
+
+
+def open_checkpoint_tokenizer(folder: str) -> PreTrainedTokenizerFast:
+    """Open the `tokenizer.json` of a checkpoint; raises CheckpointError where there is none."""
+    if not (Path(folder) / "tokenizer.json").is_file():
+        found = " beside its tiktoken.model" if (Path(folder) / "tiktoken.model").is_file() else ""
+        raise CheckpointError(
+            f"{folder} holds no tokenizer.json{found}",
+            hint="type kimi reads the tokenizers format alone: convert tiktoken.model, special tokens included, to a "
+            "tokenizer.json with the same ids",
+        )
+    return open_tokenizer(folder)
+
+
+def add_kimi_tokens(tokenizer: PreTrainedTokenizerFast) -> int:
+    """Give a base tokenizer the control tokens it lacks; gives the first id behind its vocabulary."""
+    known = tokenizer.get_vocab()
+    tokenizer.add_tokens([name for name in CONTROL_TOKENS.values() if name not in known], special_tokens=True)
+    return int(max(tokenizer.get_vocab().values())) + 1
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class KimiVocabulary:
+    """A tokenizer with the layout ids that were read from it."""
+
+    tokenizer: PreTrainedTokenizerFast
+    layout: KimiLayout
+    unknown: int | None
+    written: int
+    """Ids below this one can be written as text."""
+
+    def encode(self, text: str, *, what: str, strict: bool) -> list[int]:
+        """Ids of plain text.
+
+        Raises DataError where the text spells a control token, or, when `strict`, a word the vocabulary lacks.
+        """
+        ids = [int(x) for x in self.tokenizer.encode(text, add_special_tokens=False)]
+        control = self.layout.control
+        spelled = next((x for x in ids if x in control), None)
+        if spelled is not None:
+            token = self.tokenizer.convert_ids_to_tokens(spelled)
+            raise DataError(f"{what}: the text spells the control token {token}", hint="remove it from the text")
+        if strict and self.unknown is not None and self.unknown in ids:
+            raise DataError(f"{what}: the vocabulary cannot write {text!r}", hint="use words the tokenizer knows")
+        return ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of ids; special tokens and ids without a token write nothing."""
+        known = [x for x in ids if x < self.written]
+        text = self.tokenizer.decode(known, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        assert isinstance(text, str)
+        return text.strip()
+
+
+def read_vocabulary(tokenizer: PreTrainedTokenizerFast, sizes: KimiSizes, *, where: str) -> KimiVocabulary:
+    """Look every id up by name; raises CheckpointError naming what the tokenizer at `where` lacks."""
+    known = tokenizer.get_vocab()
+    missing = [token for token in CONTROL_TOKENS.values() if token not in known]
+    if missing:
+        raise CheckpointError(
+            f"{where}: the tokenizer lacks {', '.join(missing)}", hint="is it a Kimi-Audio tokenizer?"
+        )
+    highest = max(known.values())
+    if highest >= sizes.first_code:
+        raise CheckpointError(f"{where}: the tokenizer has id {highest}, codes begin at {sizes.first_code}")
+    ids = {field: known[token] for field, token in CONTROL_TOKENS.items()}
+    layout = KimiLayout(
+        blank=ids["blank"],
+        text_end=ids["text_end"],
+        message_end=ids["message_end"],
+        user_start=ids["user_start"],
+        assistant_start=ids["assistant_start"],
+        media_begin=ids["media_begin"],
+        media_end=ids["media_end"],
+        text_wanted=ids["text_wanted"],
+        speech_wanted=ids["speech_wanted"],
+        first_code=sizes.first_code,
+        num_codes=sizes.num_codes,
+        delay=sizes.audio_delay,
+    )
+    unknown = tokenizer.backend_tokenizer.token_to_id(unknown_token(tokenizer) or "")
+    return KimiVocabulary(tokenizer, layout, unknown, highest + 1)
