@@ -85,10 +85,9 @@ def home() -> Path:
 
 
 def catalog() -> dict[str, Path]:
-    """Name -> file of every recipe to start from: what stands in `base` is there to be extended."""
+    """Name -> file of every recipe that comes along."""
     root = home()
-    found = {path.relative_to(root).with_suffix("").as_posix(): path for path in sorted(root.rglob("*.yaml"))}
-    return {name: path for name, path in found.items() if not name.startswith("base/")}
+    return {path.relative_to(root).with_suffix("").as_posix(): path for path in sorted(root.rglob("*.yaml"))}
 
 
 def shipped(name: str) -> Path:

@@ -1,7 +1,8 @@
 """Options and fixtures that every test may use."""
 
 import json
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def update_golden(pytestconfig: pytest.Config) -> bool:
     """Whether golden plans are to be written."""
     return bool(pytestconfig.getoption("--update-golden"))
+
+
+@pytest.fixture(params=[0o022, 0o002, 0o077], ids="{:03o}".format)
+def open_mode(request: pytest.FixtureRequest) -> Iterator[int]:
+    """Under each of three umasks, the permissions that a newly made file then has."""
+    before = os.umask(request.param)
+    yield 0o666 & ~request.param
+    os.umask(before)
 
 
 @pytest.fixture(scope="session")

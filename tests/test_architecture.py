@@ -30,7 +30,7 @@ LONG_CLASSES: dict[str, str] = {}
 BROAD_HANDLERS: dict[str, str] = {
     "cli/app.py": "the one place where an unexpected error becomes a message, a log file and exit code 1",
     "wavalign/engine/run/scoring.py": "a reward is somebody else's code: its failure is a counted missing value",
-    "wavalign/plugins/registry.py": "whatever a person's plugin file raises becomes a PluginError that names it",
+    "wavalign/plugins/registry.py": "whatever a plugin's file or package raises, SystemExit too, becomes a PluginError that names it",
 }
 KEYWORD_TUNNELS: dict[str, str] = {
     "wavalign/engine/run/builder.py::Builder.plugin": "what a plugin gets beside its Params differs by kind",
@@ -233,6 +233,25 @@ def test_every_package_is_installed() -> None:
     assert set(settings["packages"]) == packages | {"wavalign_cli", "wavalign_recipes"}
     folders = {path.parent for path in SOURCES if path.is_relative_to(ROOT / "wavalign")}
     assert [name_of(folder) for folder in sorted(folders) if not (folder / "__init__.py").exists()] == []
+
+
+def test_every_file_beside_the_code_is_installed() -> None:
+    """Templates, word lists, recipes and their models: what no pattern in pyproject.toml takes along is missing."""
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
+    renamed = settings["package-dir"]
+    taken: set[Path] = set()
+    for package, patterns in settings["package-data"].items():
+        for name in settings["packages"] if package == "*" else [package]:
+            folder = ROOT / renamed.get(name, name.replace(".", "/"))
+            taken.update(path for pattern in patterns for path in folder.glob(pattern))
+    beside = {
+        path
+        for folder in ("wavalign", "cli", "recipes")
+        for path in (ROOT / folder).rglob("*")
+        if path.is_file() and path.suffix != ".py" and "__pycache__" not in path.parts
+    }
+    assert ROOT / "recipes/base/spoken-world/codec.safetensors" in beside
+    assert sorted(map(name_of, beside - taken)) == []
 
 
 HEAVY = ("torch", "transformers", "deepspeed", "numpy", "pydantic", "rich.console")

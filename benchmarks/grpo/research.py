@@ -38,8 +38,8 @@ def measure(point: Point, world: Path, folder: Path) -> tuple[Measured, Path]:
     """Train; gives the numbers and the file of the trained weights."""
     torch.set_num_threads(point.threads)
     batch = _batch(point, world)
-    policy = Qwen2ForCausalLM.from_pretrained(world / "qwen2", dtype=torch.float32).train()
-    reference = Qwen2ForCausalLM.from_pretrained(world / "qwen2", dtype=torch.float32).eval() if point.beta else None
+    policy = Qwen2ForCausalLM.from_pretrained(world / "qwen2", dtype=torch.float32)
+    reference = Qwen2ForCausalLM.from_pretrained(world / "qwen2", dtype=torch.float32) if point.beta else None
     optimizer = torch.optim.AdamW(
         policy.parameters(), lr=point.learning_rate, betas=BETAS, eps=EPSILON, weight_decay=0.0, fused=True
     )

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any, final
 
 import torch
-from datasets import Dataset
+from datasets import Dataset  # type: ignore[import-untyped]
 from safetensors.torch import save_file
 from transformers import AutoTokenizer, TrainerCallback
-from trl import GRPOConfig, GRPOTrainer
+from trl.trainer.grpo_config import GRPOConfig
+from trl.trainer.grpo_trainer import GRPOTrainer
 
 from benchmarks.grpo.point import BETAS, CLIP, EPSILON, MAX_NORM, Measured, Point, Stopwatch, reward_of
 
@@ -40,7 +41,7 @@ class _Replay:
 
 
 @final
-class _Trainer(GRPOTrainer):  # type: ignore[misc]
+class _Trainer(GRPOTrainer):
     """Takes the ratio to the frozen log-probs."""
 
     replay: _Replay | None = None
@@ -56,7 +57,7 @@ class _Trainer(GRPOTrainer):  # type: ignore[misc]
 
 
 @final
-class _Watching(TrainerCallback):  # type: ignore[misc]
+class _Watching(TrainerCallback):
     def __init__(self, watch: Stopwatch) -> None:
         self._watch = watch
 
@@ -67,7 +68,7 @@ class _Watching(TrainerCallback):  # type: ignore[misc]
         self._watch.tick()
 
 
-def _reward(completion_ids: list[list[int]], **_: Any) -> list[float]:
+def _reward(completion_ids: list[list[int]], **_: Any) -> list[float | None]:
     return [reward_of(ids) for ids in completion_ids]
 
 
@@ -128,8 +129,9 @@ def measure(point: Point, world: Path, folder: Path, *, log: bool) -> tuple[Meas
     lines = [line for line in trainer.state.log_history if "grad_norm" in line]
     measured.losses = [line["loss"] for line in lines]
     measured.grad_norms = [line["grad_norm"] for line in lines]
-    lengths = [line["completions/mean_length"] for line in trainer.state.log_history if "completions/mean_length" in line]
-    measured.new_tokens = lengths or list(trainer._metrics["train"]["completions/mean_length"])
+    key = "completions/mean_length"
+    measured.new_tokens = [line[key] for line in trainer.state.log_history if key in line]
+    assert trainer.model is not None
     weights = {name: tensor.contiguous() for name, tensor in trainer.model.state_dict().items()}
     if point.tied:
         weights.pop("lm_head.weight", None)

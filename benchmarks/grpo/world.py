@@ -40,7 +40,7 @@ def write_world(point: Point, folder: Path) -> None:
         **SIZES[point.size],
     )
     torch.manual_seed(SEED)
-    model = Qwen2ForCausalLM(sizes.transformers_config()).float()
+    model = Qwen2ForCausalLM(sizes.transformers_config())
     model.save_pretrained(qwen2)
     (vita / "config.json").write_text(json.dumps(sizes.public_config()), encoding="utf-8")
     os.link(qwen2 / "model.safetensors", vita / "model.safetensors")
@@ -63,7 +63,8 @@ def _tokenizer(folder: Path) -> PreTrainedTokenizerFast:
         [pre_tokenizers.Split(" ", "removed"), pre_tokenizers.Split("\n", "isolated")]
     )
     raw.save(str(folder / "words.json"))
-    tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(folder / "words.json"), unk_token="<unk>")
+    make: Any = PreTrainedTokenizerFast  # transformers leaves its constructor untyped
+    tokenizer: PreTrainedTokenizerFast = make(tokenizer_file=str(folder / "words.json"), unk_token="<unk>")
     add_vita_tokens(tokenizer, CODES)
     tokenizer.eos_token, tokenizer.pad_token = END_TURN, END_TEXT
     return tokenizer
@@ -102,12 +103,12 @@ def _frozen(point: Point, model: Qwen2ForCausalLM, vita: Path) -> dict[str, Any]
 
 def _prompt(architecture: VitaAudio, text: str) -> list[int]:
     dialogue = Dialogue("0", (Message("user", text),))
-    ids: list[int] = architecture.encode_prompt(dialogue, lambda clip: ()).ids[0].tolist()
+    ids: list[int] = architecture.encode_prompt(dialogue, lambda _: ()).ids[0].tolist()
     return ids
 
 
 @torch.no_grad()
 def _logprobs(model: Qwen2ForCausalLM, prompt: list[int], ids: list[int]) -> torch.Tensor:
     """[Tc] of a completion."""
-    logits = model(torch.tensor([prompt + ids])).logits[0, len(prompt) - 1 : -1]
+    logits: torch.Tensor = model(torch.tensor([prompt + ids])).logits[0, len(prompt) - 1 : -1]
     return logits.log_softmax(dim=-1).gather(1, torch.tensor(ids)[:, None])[:, 0]

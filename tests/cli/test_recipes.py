@@ -21,12 +21,12 @@ description: >
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder of three recipes, one of them for extending only."""
+    """A folder of three recipes and the files they name."""
     folder = tmp_path / "installed"
     texts = {
         "base/weights/stages/first/config.json": "{}",
         "quick.yaml": QUICK,
-        "base/world.yaml": "seed: 3\nmodel: {tokenizer: words.json}\n",
+        "base/world.yaml": "description: First models.\nseed: 3\nmodel: {tokenizer: words.json}\n",
         "base/words.json": "{}",
         "arms/one.yaml": ARM,
     }
@@ -40,7 +40,9 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.usefixtures("home")
 def test_list_gives_name_and_first_sentence(capsys: pytest.CaptureFixture[str]) -> None:
     assert application.main(["recipes", "list"]) == 0
-    assert capsys.readouterr().out == "arms/one  The first arm\nquick     Learns to answer\n"
+    assert (
+        capsys.readouterr().out == "arms/one    The first arm\nbase/world  First models\nquick       Learns to answer\n"
+    )
 
 
 @pytest.mark.usefixtures("home")
@@ -93,3 +95,13 @@ def test_what_comes_along_is_found_where_it_is_installed() -> None:
     assert (recipes.home() / "__init__.py").is_file()
     for name, path in recipes.catalog().items():
         assert recipes.shipped(name) == path
+    assert {"base/spoken-world", "quickstart"} <= recipes.catalog().keys()
+
+
+def test_the_quickstart_is_copied_with_the_models_it_names(tmp_path: Path) -> None:
+    assert application.main(["recipes", "copy", "quickstart", str(tmp_path)]) == 0
+    models = recipes.home() / "base/spoken-world"
+    named = [recipes.home() / "quickstart.yaml", models / "codec.safetensors", *(models / "mumbling").iterdir()]
+    assert models / "mumbling/model.safetensors" in named
+    copied = {path.relative_to(tmp_path): path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    assert copied == {path.relative_to(recipes.home()): path.read_bytes() for path in named}

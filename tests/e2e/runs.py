@@ -1,13 +1,18 @@
 """Start runs as a person does, in processes of their own, and read what they leave."""
 
+import io
 import json
 import os
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from wavalign_cli.app import main
 
 ROOT = Path(__file__).parents[2]
 VARYING = ("time",)
@@ -31,6 +36,23 @@ def wavalign(*arguments: str, timeout: float = 240) -> subprocess.CompletedProce
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How a command ended in this process."""
+
+    code: int
+    output: str
+    """Of both streams."""
+
+
+def here(*arguments: str) -> Ended:
+    """Run in this process, which has imported everything already; signals and kills need one of their own."""
+    output = io.StringIO()
+    with redirect_stdout(output), redirect_stderr(output):
+        code = main(arguments)
+    return Ended(code, output.getvalue())
+
+
 def start(*arguments: str) -> subprocess.Popen[str]:
     """Start and give the process, its output piped."""
     return subprocess.Popen(
@@ -45,6 +67,11 @@ def lines(path: Path) -> list[dict[str, Any]]:
     return [
         json.loads(line) for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")
     ]
+
+
+def snapshot(folder: Path) -> dict[Path, bytes]:
+    """Every file of a folder with its content."""
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def comparable(path: Path) -> list[dict[str, Any]]:

@@ -1,13 +1,18 @@
 """A run that is killed and resumed leaves the same numbers as one that never was."""
 
 import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
 
-from tests.e2e.runs import comparable, lines, start, wait_for, wavalign
+from tests.e2e.runs import comparable, here, lines, snapshot, start, wait_for
 from tests.toy.world import toy_recipe, write_recipe
+from wavalign.engine.run.executor import StepResult
+from wavalign.engine.run.live import LiveStage
+from wavalign.engine.run.trainer import Trainer
+from wavalign.errors import Interrupted
 
 
 def _recipe(folder: Path, **changes: object) -> str:
@@ -23,8 +28,8 @@ def _recipe(folder: Path, **changes: object) -> str:
 def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a run that went through."""
     folder = tmp_path_factory.mktemp("whole")
-    done = wavalign("run", _recipe(folder))
-    assert done.returncode == 0, done.stdout + done.stderr
+    done = here("run", _recipe(folder))
+    assert done.code == 0, done.output
     return folder / "run"
 
 
@@ -41,8 +46,8 @@ def test_killed_and_resumed_equals_uninterrupted(uninterrupted: Path, tmp_path: 
     process.kill()
     process.communicate()
     assert not (tmp_path / "run" / "finished.json").exists()
-    done = wavalign("run", recipe, "--resume")
-    assert done.returncode == 0, done.stdout + done.stderr
+    done = here("run", recipe, "--resume")
+    assert done.code == 0, done.output
     assert comparable(metrics) == comparable(uninterrupted / "metrics.jsonl")
     ours, theirs = (load_file(each / "model" / "model.safetensors") for each in (tmp_path / "run", uninterrupted))
     assert ours.keys() == theirs.keys()
@@ -50,7 +55,9 @@ def test_killed_and_resumed_equals_uninterrupted(uninterrupted: Path, tmp_path: 
     assert comparable(tmp_path / "run" / "rollouts.jsonl") == comparable(uninterrupted / "rollouts.jsonl")
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "code"), [pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow), (signal.SIGTERM, 143)]
+)
 def test_a_signal_writes_a_checkpoint(uninterrupted: Path, tmp_path: Path, number: int, code: int) -> None:
     """Ctrl-C and SIGTERM end the step, write a checkpoint, say so and exit 130 / 143; --resume goes on from there."""
     recipe = _recipe(tmp_path)
@@ -62,26 +69,35 @@ def test_a_signal_writes_a_checkpoint(uninterrupted: Path, tmp_path: Path, numbe
     assert "--resume" in output
     steps = [line["step"] for line in lines(tmp_path / "run" / "metrics.jsonl") if line["split"] == "train"]
     assert (tmp_path / "run" / "checkpoints" / f"step-{max(steps)}" / "checkpoint.json").exists()
-    assert wavalign("run", recipe, "--resume").returncode == 0
+    assert here("run", recipe, "--resume").code == 0
     assert comparable(tmp_path / "run" / "metrics.jsonl") == comparable(uninterrupted / "metrics.jsonl")
 
 
-def test_another_plan_is_refused(uninterrupted: Path, tmp_path: Path) -> None:
+def test_another_plan_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A checkpoint of another plan: exit 7, both plans named, nothing changed."""
     recipe = _recipe(tmp_path)
-    process = start("run", recipe)
-    wait_for(lambda: (tmp_path / "run" / "checkpoints" / "step-3").exists(), process)
-    process.kill()
-    process.communicate()
-    before = (tmp_path / "run" / "metrics.jsonl").read_bytes()
-    refused = wavalign("run", recipe, "--resume", "--set", "optim.learning_rate=0.001")
-    assert refused.returncode == 7, refused.stdout + refused.stderr
-    assert "plan" in refused.stderr + refused.stdout
-    assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == before
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_log_step", _interrupt_at_5(Trainer._log_step))
+        assert here("run", recipe).code == 130
+    before = snapshot(tmp_path / "run")
+    refused = here("run", recipe, "--resume", "--set", "optim.learning_rate=0.001")
+    assert refused.code == 7, refused.output
+    assert "was begun by plan" in refused.output
+    assert "--diff" in refused.output
+    assert snapshot(tmp_path / "run") == before
+
+
+def _interrupt_at_5(log: Callable[..., None]) -> Callable[..., None]:
+    def logged(self: Trainer, live: LiveStage, step: int, result: StepResult) -> None:
+        if step == 5:
+            raise Interrupted(signal.SIGINT)
+        log(self, live, step, result)
+
+    return logged
 
 
 def test_a_finished_run_is_not_resumed(uninterrupted: Path) -> None:
     """Usage error, exit 2."""
-    refused = wavalign("run", str(uninterrupted.parent / "toy.yaml"), "--resume")
-    assert refused.returncode == 2
-    assert "finished" in refused.stderr + refused.stdout
+    refused = here("run", str(uninterrupted.parent / "toy.yaml"), "--resume")
+    assert refused.code == 2
+    assert "finished" in refused.output

@@ -2,6 +2,7 @@
 
 import json
 import os
+import stat
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,12 @@ def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["model.safetensors"]
     header = read_checkpoint(str(tmp_path))["0.weight"]
     assert (header.shape, header.dtype) == ((2, 3), "F32")
+
+
+def test_weights_have_the_permissions_of_any_new_file(tmp_path: Path, open_mode: int) -> None:
+    for _ in range(2):  # also the one that replaces another
+        save_weights(network().state_dict(), str(tmp_path))
+        assert stat.S_IMODE((tmp_path / "model.safetensors").stat().st_mode) == open_mode
 
 
 def test_shards_are_found_by_their_index_and_converted(tmp_path: Path) -> None:

@@ -7,7 +7,8 @@ import yaml
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 PLUGINS = Path(__file__).with_name("plugins.py")
-WORDS = ("<unk>", "\n", "system", "user", "assistant", "plus", "it", "is", "zero", "one", "two", "three", "four", "five")
+NUMBERS = ("zero", "one", "two", "three", "four", "five")
+WORDS = ("<unk>", "\n", "system", "user", "assistant", "plus", "it", "is", *NUMBERS)
 
 
 def write_tokenizer(folder: Path) -> Path:

@@ -57,9 +57,7 @@ def preflight(plan: Plan, observer: Observer | None = None) -> Preflight:
     return _preflight(plan, tools, detect_cluster(), folder=str(_writable_parent(plan)))
 
 
-def run(
-    plan: Plan, *, resume: bool = False, observer: Observer | None = None, worker: Sequence[str] = WORKER
-) -> Path:
+def run(plan: Plan, *, resume: bool = False, observer: Observer | None = None, worker: Sequence[str] = WORKER) -> Path:
     """Run a plan on this machine and give its folder; `worker` is the command each of several processes is."""
     folder = _folder(plan, resume=resume)
     if not resume or not folder.plan.exists():
@@ -68,9 +66,7 @@ def run(
         run_rank(plan, folder, resume=resume, observer=observer)
         return folder.path
     arguments = [*worker, str(folder.path), *(["--resume"] if resume else [])]
-    code = launch(
-        arguments, processes=plan.processes, env=os.environ, logs=folder.ranks, threads=plan.runtime.threads
-    )
+    code = launch(arguments, processes=plan.processes, env=os.environ, logs=folder.ranks, threads=plan.runtime.threads)
     if code > SIGNAL_CODES:
         raise Interrupted(code - SIGNAL_CODES)
     if code:
@@ -172,7 +168,9 @@ def _writable_parent(plan: Plan) -> Path:
 def _processor() -> str:
     info = Path("/proc/cpuinfo")
     if info.exists():
-        names = [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
+        names = [
+            line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")
+        ]
         if names:
             return names[0]
     return platform.processor()

@@ -16,7 +16,7 @@ def main(arguments: list[str]) -> int:
     try:
         run_rank(plan, folder, resume="--resume" in arguments)
     except WavAlignError as error:
-        print(f"{error.code}: {error.message}\n{error.hint}", file=sys.stderr)
+        sys.stderr.write(f"{error.code}: {error.message}\n{error.hint}\n")
         return error.exit_code
     except Interrupted as interrupted:
         return interrupted.exit_code

@@ -64,7 +64,7 @@ class DecodingState(ABC):
 
     @abstractmethod
     def heads(self) -> tuple[int, ...]:
-        """Per stream, the index in `TokenSpace.heads` of the head that predicts the coming token (same for all rows)."""
+        """Per stream, the index in `TokenSpace.heads` of the head that predicts the coming token, alike in all rows."""
 
     @abstractmethod
     def hidden(self) -> Tensor:
@@ -99,7 +99,9 @@ class Policy(nn.Module, ABC):
         """Projection [V, H] of a head (no bias)."""
 
     @abstractmethod
-    def decode(self, prompts: Sequence[TokenSequence], *, group_size: int, need: Literal["text", "all"]) -> DecodingState:
+    def decode(
+        self, prompts: Sequence[TokenSequence], *, group_size: int, need: Literal["text", "all"]
+    ) -> DecodingState:
         """Prefill each prompt once, repeat it `group_size` times and stand ready to sample.
 
         `need="text"` lets a row finish as soon as the layout shows that no text can follow.
@@ -195,7 +197,9 @@ class Codec(Plugin):
     @classmethod
     def fit(cls, params: Any, waveforms: Sequence[Waveform], *, generator: torch.Generator, path: str) -> None:
         """Learn from sound and write to `path` what `params.checkpoint` may then name."""
-        raise PluginError(f"codec {cls.__name__} comes trained and cannot be fitted", hint="leave the fit_codec stage out")
+        raise PluginError(
+            f"codec {cls.__name__} comes trained and cannot be fitted", hint="leave the fit_codec stage out"
+        )
 
 
 # --- data and rewards -------------------------------------------------------------------------------------------------
@@ -292,7 +296,7 @@ class Gate(Plugin):
 
     @abstractmethod
     def update(self, rewards: Tensor | None, *, progress: float) -> GateReading:
-        """`rewards` [P, G] float64 of all ranks, NaN where absent; `progress` in 0..1 of the stage. Advances the state."""
+        """`rewards` [P, G] float64 of all ranks, NaN where absent; `progress` 0..1 of the stage. Advances the state."""
 
     @abstractmethod
     def state_dict(self) -> dict[str, Any]:

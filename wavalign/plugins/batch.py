@@ -110,8 +110,7 @@ class TokenSpace:
     def main_heads(self) -> tuple[int, ...]:
         """Per stream, the index of its first head."""
         return tuple(
-            next(i for i, head in enumerate(self.heads) if head.stream == stream)
-            for stream in range(len(self.streams))
+            next(i for i, head in enumerate(self.heads) if head.stream == stream) for stream in range(len(self.streams))
         )
 
 

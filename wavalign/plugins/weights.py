@@ -101,21 +101,30 @@ def load_into(policy: nn.Module, folder: str, ignored_keys: Sequence[str]) -> No
 
 
 def save_weights(state_dict: Mapping[str, Tensor], folder: str) -> None:
-    """Write `model.safetensors` so that it is complete or absent; raises StorageError.
-
-    The file is written under a temporary name, flushed to the disk and renamed.
-    """
+    """Write `model.safetensors` so that it is complete or absent; raises StorageError."""
     place = Path(folder)
-    temporary = place / f".{SINGLE_FILE}.{os.getpid()}"
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state_dict.items()}
     try:
         place.mkdir(parents=True, exist_ok=True)
-        save_file(tensors, str(temporary), metadata={"format": "pt"})
-        _flush(temporary)
-        os.replace(temporary, place / SINGLE_FILE)
-        _flush(place)
+        write_tensors(tensors, place / SINGLE_FILE, metadata={"format": "pt"})
     except (OSError, SafetensorError) as error:
         raise StorageError(f"{place / SINGLE_FILE} could not be written: {error}") from error
+
+
+def write_tensors(tensors: dict[str, Tensor], path: Path, *, metadata: dict[str, str]) -> None:
+    """Replace `path` by a safetensors file at once: written aside, flushed to the disk and renamed.
+
+    Its permissions are those of any new file. Raises OSError and SafetensorError; the old file then stays.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        temporary.touch()
+        mode = temporary.stat().st_mode  # what the umask leaves; safetensors makes its files private
+        save_file(tensors, str(temporary), metadata=metadata)
+        temporary.chmod(mode)
+        _flush(temporary)
+        os.replace(temporary, path)
+        _flush(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -14,7 +14,8 @@ def _as_list(value: Any) -> Any:
 
 
 def _as_splits(value: Any) -> Any:
-    return {"heldout": value} if isinstance(value, list | str) or (isinstance(value, dict) and "type" in value) else value
+    one = isinstance(value, list | str) or (isinstance(value, dict) and "type" in value)
+    return {"heldout": value} if one else value
 
 
 Sources = Annotated[tuple[WeightedComponent, ...], BeforeValidator(_as_list), Field(min_length=1)]

@@ -16,7 +16,7 @@ class RewardSection(Component):
     scale: tuple[float, float] | None = None
     """Map the plugin's own range linearly to this one, e.g. `[1, 5]`. Omitted, values stay as they are."""
     on_failure: Literal["drop_sample", "drop_group", "renormalize", "abort"] = "drop_sample"
-    """When there is no value: leave the sample out, leave its whole group out, let the other rewards decide, or stop."""
+    """When there is no value: drop the sample, drop its whole group, let the other rewards decide, or stop."""
     timeout: float = Field(default=60.0, gt=0)
     """Seconds after which a call counts as failed."""
 

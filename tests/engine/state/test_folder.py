@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -88,3 +89,9 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path, monkeypatch: pyt
     assert "free space" in caught.value.hint
     assert path.read_text() == "old"
     assert [entry.name for entry in tmp_path.iterdir()] == ["plan.json"]
+
+
+def test_a_written_file_has_the_permissions_of_any_new_file(tmp_path: Path, open_mode: int) -> None:
+    for text in ("first", "second"):
+        write_text(tmp_path / "report.html", text)
+        assert stat.S_IMODE((tmp_path / "report.html").stat().st_mode) == open_mode

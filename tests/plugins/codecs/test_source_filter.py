@@ -5,6 +5,7 @@ import torch
 from tests.plugins.spoken import say
 from wavalign.errors import DataError
 from wavalign.plugins.batch import Waveform
+from wavalign.plugins.codecs.source_filter import SourceFilterCodec
 from wavalign.plugins.speech.manner import judge
 from wavalign.plugins.speech.prosody import measure
 from wavalign.plugins.speech.recognizer import recognizer
@@ -12,7 +13,7 @@ from wavalign.plugins.speech.world.facts import answer_sentences, world
 from wavalign.plugins.speech.world.styles import STYLES
 
 
-def test_layout_is_a_content_and_a_prosody_id_for_every_80_ms(codec):
+def test_layout_is_a_content_and_a_prosody_id_for_every_80_ms(codec: SourceFilterCodec) -> None:
     codes = codec.encode(say("it is twelve"))
     frames = -(-len(say("it is twelve").samples) // 1280)
     assert (codec.frame_rate, codec.codes_per_frame, codec.num_codes, codec.sample_rate) == (12.5, 2, 640, 16_000)
@@ -22,7 +23,7 @@ def test_layout_is_a_content_and_a_prosody_id_for_every_80_ms(codec):
     assert len(codec.decode(codes).samples) == frames * 1280
 
 
-def test_decoding_takes_any_ids_and_keeps_the_well_formed_pairs(codec):
+def test_decoding_takes_any_ids_and_keeps_the_well_formed_pairs(codec: SourceFilterCodec) -> None:
     codes = codec.encode(say("it is two"))
     broken = [600, *codes[:2], 7, 7, *codes[2:], 5]
     assert np.array_equal(codec.decode([*codes[:2], 7, *codes[2:]]).samples, codec.decode(codes).samples)
@@ -33,13 +34,13 @@ def test_decoding_takes_any_ids_and_keeps_the_well_formed_pairs(codec):
         assert np.isfinite(codec.decode(row).samples).all()
 
 
-def test_another_rate_is_refused_and_no_sound_is_no_code(codec):
+def test_another_rate_is_refused_and_no_sound_is_no_code(codec: SourceFilterCodec) -> None:
     with pytest.raises(DataError, match="16000 Hz, the sound has 8000"):
         codec.encode(Waveform(np.zeros(800, np.float32), 8_000))
     assert codec.encode(Waveform(np.zeros(0, np.float32), 16_000)) == []
 
 
-def test_words_survive_the_codec(codec):
+def test_words_survive_the_codec(codec: SourceFilterCodec) -> None:
     """Content words heard after encoding and decoding; measured .83 on 213 held-out answers (.69 before the codec)."""
     facts = world().taught[:40]
     clips = [codec.decode(codec.encode(say(fact.answer, STYLES[i % 5].name))) for i, fact in enumerate(facts)]
@@ -47,7 +48,7 @@ def test_words_survive_the_codec(codec):
     assert sum(words.split()[-1:] == [fact.word] for words, fact in zip(heard, facts, strict=True)) >= 26
 
 
-def test_pitch_and_rate_survive_the_codec(codec):
+def test_pitch_and_rate_survive_the_codec(codec: SourceFilterCodec) -> None:
     for style in STYLES:
         before = measure(say("it is nineteen", style.name), "it is nineteen")
         after = measure(codec.decode(codec.encode(say("it is nineteen", style.name))), "it is nineteen")
@@ -56,7 +57,7 @@ def test_pitch_and_rate_survive_the_codec(codec):
         assert after.rate == pytest.approx(before.rate, rel=0.15)
 
 
-def test_styles_are_told_apart_after_the_codec_but_not_always(codec):
+def test_styles_are_told_apart_after_the_codec_but_not_always(codec: SourceFilterCodec) -> None:
     """Nearest style of gold reconstructions: measured .80 on 213 held-out answers (.85 before the codec, chance .2)."""
     facts = world().taught[:50]
     hits = 0

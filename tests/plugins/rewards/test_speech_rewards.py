@@ -1,4 +1,5 @@
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -27,24 +28,24 @@ SILENCE = Waveform(np.zeros(16_000, np.float32), 16_000)
         ("", 1.0),
     ],
 )
-def test_answers_are_graded(text, value):
+def test_answers_are_graded(text: str, value: float) -> None:
     reward = AnswerMatch(AnswerMatchParams(partial=2.0, contains=3.0))
     assert reward.score(rollout(text), dialogue("it is twelve")).value == value
 
 
-def test_by_default_only_the_right_answer_is_worth_anything():
+def test_by_default_only_the_right_answer_is_worth_anything() -> None:
     reward = AnswerMatch(AnswerMatchParams())
     scores = [reward.score(rollout(text), dialogue("it is twelve")).value for text in ("it is twelve", "it is two")]
     assert scores == [5.0, 1.0] and reward.range == (1.0, 5.0)
 
 
-def test_without_a_reference_there_is_no_score():
+def test_without_a_reference_there_is_no_score() -> None:
     assert AnswerMatch(AnswerMatchParams()).score(rollout("a"), dialogue("")).value is None
     by_target = AnswerMatch(AnswerMatchParams(reference=None))
     assert by_target.score(rollout("it is two"), dialogue("it is two")).value == 5.0
 
 
-def test_sound_that_says_the_text_scores_and_another_answers_sound_does_not():
+def test_sound_that_says_the_text_scores_and_another_answers_sound_does_not() -> None:
     reward = AsrConsistency(AsrConsistencyParams())
     for said, other in (("it is eleven", "it is three"), ("that is paris", "that is rome")):
         agreed = reward.score(rollout(said, say(said)), dialogue(said))
@@ -54,7 +55,7 @@ def test_sound_that_says_the_text_scores_and_another_answers_sound_does_not():
     assert reward.score(rollout("it is three", say("it is three")), dialogue("it is twelve")).value == 1.0
 
 
-def test_the_listener_needs_sound_and_text():
+def test_the_listener_needs_sound_and_text() -> None:
     reward = AsrConsistency(AsrConsistencyParams())
     assert reward.score(rollout("", say("it is two")), dialogue()).reason == "the answer has no text"
     assert reward.score(rollout("it is two"), dialogue()).reason == "the answer has no sound"
@@ -62,7 +63,7 @@ def test_the_listener_needs_sound_and_text():
     assert reward.score(rollout("it is two", empty), dialogue()).value is None
 
 
-def test_own_sentences_replace_the_worlds(tmp_path):
+def test_own_sentences_replace_the_worlds(tmp_path: Path) -> None:
     (tmp_path / "s.txt").write_text("Hello there!\ngood night\n")
     reward = AsrConsistency(AsrConsistencyParams(sentences=str(tmp_path / "s.txt")))
     assert reward.score(rollout("hello there", say("hello there")), dialogue()).details["heard"] == "hello there"
@@ -70,7 +71,7 @@ def test_own_sentences_replace_the_worlds(tmp_path):
         AsrConsistency(AsrConsistencyParams(sentences=str(tmp_path / "none.txt")))
 
 
-def test_the_asked_style_scores_more_than_any_other():
+def test_the_asked_style_scores_more_than_any_other() -> None:
     reward = SpeakingStyle(SpeakingStyleParams())
     for style in ("sad", "excited"):
         sound = rollout("it is nineteen", say("it is nineteen", style))
@@ -79,14 +80,14 @@ def test_the_asked_style_scores_more_than_any_other():
         assert math.isclose(sum(value or 0.0 for value in scores.values()), 1.0)
 
 
-def test_hard_style_scores_are_right_or_wrong():
+def test_hard_style_scores_are_right_or_wrong() -> None:
     reward = SpeakingStyle(SpeakingStyleParams(soft=False))
     sound = rollout("it is nineteen", say("it is nineteen", "excited"))
     assert reward.score(sound, dialogue(style="excited")).value == 1.0
     assert reward.score(sound, dialogue(style="sad")).value == 0.0
 
 
-def test_style_without_a_measure_is_no_score():
+def test_style_without_a_measure_is_no_score() -> None:
     reward = SpeakingStyle(SpeakingStyleParams())
     assert reward.score(rollout("it is two", SILENCE), dialogue()).value is None
     assert reward.score(rollout("it is two"), dialogue()).value is None
@@ -94,7 +95,7 @@ def test_style_without_a_measure_is_no_score():
     assert unknown.value is None and "whispered" in unknown.reason
 
 
-def test_quality_is_a_mean_opinion_score_and_silence_has_none():
+def test_quality_is_a_mean_opinion_score_and_silence_has_none() -> None:
     reward = SpeechQuality(Params())
     score = reward.score(rollout("", say("it is two")), dialogue()).value
     assert score is not None and 1.5 < score < 5.0 and reward.range == (1.0, 5.0)

@@ -15,7 +15,7 @@ def noisy(waveform: Waveform, snr: float) -> Waveform:
     return Waveform((waveform.samples + scale * noise).astype(np.float32), waveform.sample_rate)
 
 
-def test_quality_falls_with_noise_on_its_own_scale():
+def test_quality_falls_with_noise_on_its_own_scale() -> None:
     clean = say("it is nineteen")
     scores = [assess(each, overall=True) for each in (clean, noisy(clean, 20.0), noisy(clean, 0.0))]
     first, second, third = (score for score in scores if score is not None)
@@ -24,14 +24,14 @@ def test_quality_falls_with_noise_on_its_own_scale():
     assert 1.0 <= third.overall < second.overall < first.overall <= 5.0
 
 
-def test_the_dear_network_is_asked_only_on_request_and_silence_never():
+def test_the_dear_network_is_asked_only_on_request_and_silence_never() -> None:
     score = assess(say("it is two"))
     assert score is not None and score.overall is None
     assert assess(Waveform(np.zeros(16_000, np.float32), 16_000)) is None
     assert assess(Waveform(np.zeros(0, np.float32), 16_000)) is None
 
 
-def test_a_repeated_clip_scores_as_the_clip():
+def test_a_repeated_clip_scores_as_the_clip() -> None:
     clip = say("it is two")
     twice = Waveform(np.tile(clip.samples, 2), clip.sample_rate)
     once_score, twice_score = assess(clip), assess(twice)
@@ -39,7 +39,7 @@ def test_a_repeated_clip_scores_as_the_clip():
     assert once_score.p808 == pytest.approx(twice_score.p808, abs=1e-6)
 
 
-def test_the_package_of_the_networks_is_not_imported():
+def test_the_package_of_the_networks_is_not_imported() -> None:
     script = (
         "import sys, wavalign.plugins.speech.quality as quality; "
         "quality._session('model_v8.onnx'); print('speechmos' in sys.modules)"

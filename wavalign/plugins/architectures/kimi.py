@@ -5,11 +5,11 @@
              audio  B  ... B  a1  a2 ...   aN    D        as many B as the checkpoint's delay
     log p(answer | prompt) = sum over t of log softmax(W_text h_{t-1})[text_t] + log softmax(W_audio g_{t-1})[audio_t]
 
-h comes from the whole trunk, g from an audio branch that forks off after one of its layers; both see both streams up to
-t - 1. Blanks that the layout puts are FORCED and scored nowhere.
-Source: Kimi-Audio (arXiv 2504.18425) and its public checkpoints (`MoonshotKimiaForCausalLM`): prompt, generation, delay,
-stopping rule and weights. Inferred, as no training code for spoken answers is public: targets are laid out as answers
-are generated; an answer without text opens with E; a target whose sound ends before its text is an error.
+h comes from the whole trunk, g from an audio branch that forks off after one of its layers; both see both streams up
+to t - 1. Blanks that the layout puts are FORCED and scored nowhere.
+Source: Kimi-Audio (arXiv 2504.18425) and its public checkpoints (`MoonshotKimiaForCausalLM`): prompt, generation,
+delay, stopping rule and weights. Inferred, as no training code for spoken answers is public: targets are laid out as
+answers are generated; an answer without text opens with E; a target whose sound ends before its text is an error.
 """
 
 import json
@@ -28,10 +28,10 @@ from wavalign.plugins.architectures.kimi_audio.sizes import PRESETS, KimiSizes, 
 from wavalign.plugins.architectures.kimi_audio.vocabulary import (
     add_kimi_tokens,
     open_checkpoint_tokenizer,
-    open_tokenizer,
     read_vocabulary,
 )
 from wavalign.plugins.architectures.kimi_audio.writer import DialogueWriter
+from wavalign.plugins.architectures.vita_audio.vocabulary import open_tokenizer
 from wavalign.plugins.batch import Answer, Dialogue, HeadSpec, TokenSequence, TokenSpace
 from wavalign.schema.base import Params
 
@@ -122,7 +122,10 @@ class KimiAudio(Architecture):
         return policy
 
     def encode_prompt(self, dialogue: Dialogue, encode_audio: EncodeAudio) -> TokenSequence:
-        """Turns of both speakers up to the assistant's header, PROMPT; see `DialogueWriter.prompt` for silent answers."""
+        """Turns of both speakers up to the assistant's header, all PROMPT.
+
+        Only the last audio position is FORCED where the answer is to be text alone; decoding goes by that.
+        """
         heard = any(message.role == "user" and message.audio is not None for message in dialogue.messages)
         if heard and self.sizes.feature_size and not self.params.codes_only:
             raise CheckpointError(
@@ -189,7 +192,9 @@ class KimiAudio(Architecture):
         """Raise CheckpointError where tokenizer or recipe contradict the config of the checkpoint."""
         for name, value in self._media.items():
             if self._config.get(name, value) != value:
-                raise CheckpointError(f"{folder}: {name} is {self._config[name]} in config.json, {value} in the tokenizer")
+                raise CheckpointError(
+                    f"{folder}: {name} is {self._config[name]} in config.json, {value} in the tokenizer"
+                )
         fixed = {**asdict(self.sizes), "num_codes": self.sizes.num_codes}
         wrong = [
             f"{name} {value} (not {fixed[name]})" for name, value in self.params.sizes().items() if value != fixed[name]

@@ -19,7 +19,6 @@ from wavalign.plugins.speech.world.script import MOST_RENDITIONS, Cue, Scene, Sp
 from wavalign.plugins.speech.world.studio import prepared, world_cache
 from wavalign.schema.base import Params, RecipePath
 
-
 TRANSCRIBE = "transcribe"
 """System message of the transcript task."""
 

@@ -15,13 +15,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from wavalign.errors import CheckpointError, StorageError
 from wavalign.plugins.batch import Waveform
 from wavalign.plugins.speech.prosody import Array
 from wavalign.plugins.speech.vocoder import HOP, NUM_CEPSTRA, SAMPLE_RATE, Frames, analyse
+from wavalign.plugins.weights import write_tensors
 
 _FORMAT = "wavalign-source-filter-1"
 _ROUNDS = 30
@@ -149,7 +149,7 @@ def save(books: Codebooks, path: str | Path) -> None:
     """Write `books` as one safetensors file with the settings in its metadata. Raises StorageError."""
     metadata = {"format": _FORMAT, "settings": json.dumps(asdict(books.settings))}
     try:
-        save_file({"content": books.content, "prosody": books.prosody}, path, metadata=metadata)
+        write_tensors({"content": books.content, "prosody": books.prosody}, Path(path), metadata=metadata)
     except (OSError, SafetensorError) as error:
         raise StorageError(f"{path}: the codec cannot be written: {error}") from error
 

@@ -1,9 +1,11 @@
 """The modules of the network; the policy owns them under the names of the public checkpoints.
 
-    x_t      = E[audio_t] + E[text_t],  where a user is heard with features w:  (E[audio_t] + adaptor(w_t)) sqrt(2) + E[text_t]
-    shared   = layers 0..b (x)
-    text     = norm(layers b+1.. (shared))             -> lm_head
-    audio    = mimo_norm(mimo_layers(shared))          -> mimo_output
+    x_t    = E[audio_t] + E[text_t]
+    x_t    = (E[audio_t] + adaptor(w_t)) sqrt(2) + E[text_t]     where a user is heard with features w
+    shared = layers 0..b (x)
+    text   = norm(layers b+1.. (shared))                         -> lm_head
+    audio  = mimo_norm(mimo_layers(shared))                      -> mimo_output
+
 Source: the Kimi-Audio report (arXiv 2504.18425) and its public checkpoints. The names of the two heads are easily
 taken for one another: `lm_head` is the text head and `mimo_output` the audio head.
 """

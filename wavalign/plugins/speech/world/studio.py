@@ -10,8 +10,8 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 import time
+import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -62,7 +62,8 @@ def _build(cast: Sequence[Line], folder: Path, progress: Callable[[str, int, int
     clips = {clip.name: clip for line in cast for clip in (line.question, line.answer)}
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        private = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+        private = folder.with_name(f".{folder.name}-{uuid.uuid4().hex}")
+        private.mkdir()
     except OSError as error:
         raise StorageError(f"{folder.parent}: cannot be written: {error}", hint="set WAVALIGN_CACHE") from error
     try:

@@ -1,0 +1,344 @@
+"""What every architecture owes the rest: one suite over small instances of all of them.
+
+A new architecture joins by a line in `MAKERS`. What only one family has is tested beside that family.
+"""
+
+from collections.abc import Callable, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from tests.plugins.architectures.kimi_helpers import small_kimi
+from tests.plugins.architectures.vita_helpers import NUM_CODES, codes_of, small_vita, spoken
+from wavalign.engine.run.logprobs import score_batch
+from wavalign.plugins.api import Architecture, ModelSource, Policy, SamplingOptions
+from wavalign.plugins.batch import (
+    SCORED_ROLES,
+    TEXT_ROLES,
+    AudioClip,
+    Dialogue,
+    Message,
+    Role,
+    Rollout,
+    RolloutGroup,
+    TokenBatch,
+    TokenSequence,
+    collate,
+    concatenate,
+)
+from wavalign.plugins.catalog import CATALOG
+from wavalign.plugins.samplers.kv_cache import KvCache, KvCacheParams
+from wavalign.plugins.weights import load_into, read_checkpoint, save_weights
+
+MAKERS: dict[str, Callable[[Path], Architecture]] = {
+    "vita": small_vita,
+    "vita, multi-token": lambda folder: small_vita(
+        folder, num_mtp_layers=2, decoding=(1, 2, 3, 4), tie_embeddings=False, ratio=(2, 5)
+    ),
+    "kimi": small_kimi,
+    "kimi, no delay": lambda folder: small_kimi(folder, audio_delay=0),
+    "kimi, long delay": lambda folder: small_kimi(
+        folder, audio_delay=6, branch_layer=2, num_audio_layers=2, feature_size=5, codes_only=True
+    ),
+}
+LENGTHS = (3, 9, 1, 6)
+
+
+@dataclass(frozen=True, slots=True)
+class Specimen:
+    """A small instance and a policy whose distributions are far from uniform."""
+
+    architecture: Architecture
+    policy: Policy
+
+    @property
+    def heads(self) -> frozenset[int]:
+        return frozenset(range(len(self.architecture.tokens.heads)))
+
+    def prompts(self) -> list[tuple[Dialogue, TokenSequence]]:
+        """Prompts of several lengths, the user speaking."""
+        dialogues = [spoken(f"d{n}", [(3 * n + i) % NUM_CODES for i in range(n)]) for n in LENGTHS]
+        return [(dialogue, self.architecture.encode_prompt(dialogue, codes_of)) for dialogue in dialogues]
+
+    def demonstrations(self) -> list[tuple[TokenSequence, TokenSequence]]:
+        """Prompts with targets of several lengths."""
+        found = []
+        for index, (dialogue, prompt) in enumerate(self.prompts()):
+            said = answer_of(words=index, codes=3 + 2 * index)
+            found.append((prompt, self.architecture.encode_target(replace(dialogue, target=said), codes_of)))
+        return found
+
+    def batch(self) -> TokenBatch:
+        """The demonstrations as rows."""
+        space = self.architecture.tokens
+        return collate([concatenate(prompt, answer, space) for prompt, answer in self.demonstrations()], space)
+
+    def sample(self, *, order: int = 1, **changes: Any) -> list[RolloutGroup]:
+        settings = {"group_size": 3, "temperature": 1.0, "top_k": 0, "top_p": 1.0, "max_new_tokens": 20, **changes}
+        options, generator = SamplingOptions(**settings), torch.Generator().manual_seed(5)
+        prompts = self.prompts()[::order]
+        return KvCache(KvCacheParams()).sample(self.policy, self.architecture, prompts, options, generator)[::order]
+
+
+def lively(policy: Policy, scale: float = 6.0) -> Policy:
+    with torch.no_grad():
+        for parameter in policy.parameters():
+            if parameter.dim() > 1:
+                parameter.mul_(scale)
+    return policy.eval()
+
+
+def answer_of(*, words: int, codes: int) -> Message:
+    clip = AudioClip(",".join(str(5 * i % NUM_CODES) for i in range(codes))) if codes else None
+    return Message("assistant", " ".join(f"w{i}" for i in range(words)), clip)
+
+
+@pytest.fixture(scope="module", params=sorted(MAKERS))
+def specimen(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Specimen:
+    """One instance for all tests, which leave it as it was; those that cannot take a `fresh` one."""
+    architecture = MAKERS[request.param](tmp_path_factory.mktemp("tokenizer"))
+    return Specimen(architecture, lively(architecture.build_policy(seed=0)))
+
+
+@pytest.fixture
+def fresh(specimen: Specimen) -> Specimen:
+    return replace(specimen, policy=deepcopy(specimen.policy))
+
+
+@pytest.fixture(scope="module")
+def groups(specimen: Specimen) -> list[RolloutGroup]:
+    """Sampled answers."""
+    return specimen.sample()
+
+
+def rollouts(groups: Sequence[RolloutGroup]) -> list[Rollout]:
+    return [rollout for group in groups for rollout in group.rollouts]
+
+
+def among(roles: Tensor, wanted: Sequence[Role]) -> Tensor:
+    return torch.isin(roles, torch.tensor([int(role) for role in wanted], dtype=roles.dtype))
+
+
+def test_every_built_in_architecture_is_here() -> None:
+    assert {kind.split(",")[0] for kind in MAKERS} == {type_ for kind, type_ in CATALOG if kind == "architecture"}
+
+
+def test_heads_and_streams_fit_one_another(specimen: Specimen) -> None:
+    space = specimen.architecture.tokens
+    assert {head.stream for head in space.heads} == set(range(len(space.streams)))
+    assert len({head.name for head in space.heads}) == len(space.heads)
+    assert all(head.shift >= 1 for head in space.heads)
+    assert [space.heads[index].shift for index in space.main_heads] == [1] * len(space.streams)
+    assert space.num_codes == NUM_CODES
+    for head in specimen.heads:
+        weight = specimen.policy.head_weight(head)
+        assert weight.shape == (space.vocabulary_size, specimen.architecture.dimensions().hidden)
+        assert any(weight is parameter for parameter in specimen.policy.parameters())
+
+
+def test_every_position_has_one_role_and_nothing_of_the_user_is_scored(specimen: Specimen) -> None:
+    space = specimen.architecture.tokens
+    for prompt, answer in specimen.demonstrations():
+        for row in (prompt, answer):
+            assert row.ids.shape == row.roles.shape == (len(space.streams), row.length)
+            assert (row.ids.dtype, row.roles.dtype) == (torch.int64, torch.int8)
+            assert 0 <= int(row.ids.min()) <= int(row.ids.max()) < space.vocabulary_size
+        assert bool(among(prompt.roles, (Role.PROMPT, Role.FORCED)).all())
+        assert bool(among(answer.roles, (*SCORED_ROLES, Role.FORCED)).all())
+    batch = specimen.batch()
+    positions = torch.arange(batch.ids.shape[2]) < batch.lengths[:, None]
+    assert torch.equal(batch.roles != int(Role.PAD), positions[:, None].expand_as(batch.roles))
+
+
+def test_roles_count_what_the_target_says(specimen: Specimen) -> None:
+    for words, codes in ((1, 4), (3, 9), (0, 5)):
+        dialogue = replace(spoken("d", [1, 2]), target=answer_of(words=words, codes=codes))
+        roles = specimen.architecture.encode_target(dialogue, codes_of).roles
+        assert int((roles == int(Role.AUDIO)).sum()) == codes
+        assert int((roles == int(Role.TEXT_END)).sum()) == 1
+        assert words <= int((roles == int(Role.TEXT)).sum()) <= words + 1  # one may set text and sound apart
+
+
+def test_decoding_a_completion_undoes_the_target(specimen: Specimen) -> None:
+    for words in (0, 1, 4):
+        for codes in (0, 4, 9, 30):
+            said = answer_of(words=words, codes=codes)
+            dialogue = replace(spoken("d", [1, 2]), target=said)
+            answer = specimen.architecture.decode_completion(specimen.architecture.encode_target(dialogue, codes_of))
+            heard = tuple(codes_of(said.audio)) if said.audio else ()
+            assert (answer.text, answer.codes, answer.finished) == (said.text, heard, True)
+
+
+def test_recorded_logprobs_are_those_of_scoring_again(specimen: Specimen, groups: list[RolloutGroup]) -> None:
+    space, seen = specimen.architecture.tokens, set()
+    for group in groups:
+        rows = [concatenate(group.prompt, rollout.completion, space) for rollout in group.rollouts]
+        batch = collate(rows, space)
+        select = among(batch.roles, SCORED_ROLES)
+        assert not select[:, :, : group.prompt.length].any()
+        with torch.no_grad():
+            again = score_batch(specimen.policy, batch, select, space, temperature=1.0)
+        for index, rollout in enumerate(group.rollouts):
+            end = group.prompt.length + rollout.completion.length
+            torch.testing.assert_close(again[index, :, group.prompt.length : end], rollout.logprobs, atol=1e-5, rtol=0)
+            chosen = among(rollout.completion.roles, SCORED_ROLES)
+            assert bool((rollout.logprobs[~chosen] == 0).all()) and bool((rollout.logprobs[chosen] < 0).all())
+        seen |= set(batch.sources[select].tolist())
+    assert seen == specimen.heads
+
+
+def test_sampled_roles_are_those_of_targets(specimen: Specimen) -> None:
+    """Forcing a target through the decoding state gives the roles it was written with."""
+    for prompt, answer in specimen.demonstrations():
+        with torch.inference_mode():
+            state = specimen.policy.decode([prompt], group_size=1, need="all")
+            for step in range(answer.length):
+                assert not bool(state.finished())
+                forced, ids, roles = state.forced()[0], answer.ids[:, step], answer.roles[:, step]
+                assert torch.equal(forced >= 0, roles == int(Role.FORCED))
+                assert torch.equal(ids.where(forced < 0, forced), ids)
+                assert torch.equal(state.append(ids[None])[0], roles)
+        assert bool(state.finished())
+
+
+def test_answers_belong_to_their_row_whatever_the_batch(specimen: Specimen, groups: list[RolloutGroup]) -> None:
+    for one, other in zip(rollouts(groups), rollouts(specimen.sample(order=-1)), strict=True):
+        assert torch.equal(one.completion.ids, other.completion.ids)
+        torch.testing.assert_close(one.logprobs, other.logprobs, atol=1e-5, rtol=0)
+        assert one.answer == other.answer
+
+
+def test_greedy_answers_of_a_group_are_alike(specimen: Specimen) -> None:
+    for group in specimen.sample(temperature=0.0, max_new_tokens=6):
+        assert len({str(rollout.completion.ids.tolist()) for rollout in group.rollouts}) == 1
+
+
+def test_needing_text_gives_beginnings_of_the_same_answers(specimen: Specimen, groups: list[RolloutGroup]) -> None:
+    for whole, short in zip(rollouts(groups), rollouts(specimen.sample(need="text")), strict=True):
+        assert short.completion.length <= whole.completion.length
+        assert torch.equal(whole.completion.ids[:, : short.completion.length], short.completion.ids)
+
+
+def test_padding_and_other_rows_do_not_reach_a_row(specimen: Specimen) -> None:
+    batch = specimen.batch()
+    with torch.no_grad():
+        together = specimen.policy.hidden(batch, specimen.heads)
+        for index, length in enumerate(batch.lengths.tolist()):
+            row = TokenSequence(batch.ids[index, :, :length], batch.roles[index, :, :length])
+            alone = specimen.policy.hidden(collate([row], specimen.architecture.tokens), specimen.heads)
+            for head in specimen.heads:
+                seen = length - specimen.architecture.tokens.heads[head].shift
+                torch.testing.assert_close(together[head][index, :seen], alone[head][0, :seen], atol=1e-5, rtol=0)
+
+
+def test_no_head_sees_what_it_predicts(specimen: Specimen) -> None:
+    batch, place = specimen.batch(), 8
+    changed = replace(batch, ids=torch.cat([batch.ids[:, :, :place], (batch.ids[:, :, place:] + 1) % 20], dim=2))
+    with torch.no_grad():
+        before, after = (specimen.policy.hidden(each, specimen.heads) for each in (batch, changed))
+    for head in specimen.heads:
+        blind = place - specimen.architecture.tokens.heads[head].shift + 1
+        torch.testing.assert_close(before[head][:, :blind], after[head][:, :blind], atol=1e-5, rtol=0)
+        assert not torch.allclose(before[head][:, blind], after[head][:, blind], atol=1e-3)
+
+
+def test_asking_for_one_head_gives_that_head_in_either_mode(fresh: Specimen) -> None:
+    batch = fresh.batch()
+    with torch.no_grad():
+        every = fresh.policy.hidden(batch, fresh.heads)
+        fresh.policy.train()
+        for head in fresh.heads:
+            found = fresh.policy.hidden(batch, frozenset({head}))
+            assert set(found) == {head}
+            torch.testing.assert_close(found[head], every[head], atol=1e-6, rtol=0)
+
+
+def reached(specimen: Specimen, roles: Sequence[Role]) -> set[str]:
+    """Groups of the parameters that a loss on targets' positions with `roles` moves."""
+    batch = specimen.batch()
+    specimen.policy.zero_grad()
+    scored = score_batch(
+        specimen.policy, batch, among(batch.roles, roles), specimen.architecture.tokens, temperature=1.0
+    )
+    torch.autograd.backward(-scored.sum())
+    return {
+        specimen.architecture.parameter_group(name)
+        for name, parameter in specimen.policy.named_parameters()
+        if parameter.grad is not None and bool(parameter.grad.abs().max() > 0)
+    }
+
+
+def test_text_moves_no_part_that_only_sound_needs(fresh: Specimen) -> None:
+    text, audio = reached(fresh, TEXT_ROLES), reached(fresh, (Role.AUDIO, Role.AUDIO_MARK))
+    assert {"embed", "trunk"} <= text
+    assert not text & {"audio_branch", "audio_head", "mtp", "encoder", "projector"}
+    assert {"embed", "trunk"} <= audio
+    of_streams = len(fresh.architecture.tokens.streams) > 1
+    assert ({"audio_branch", "audio_head"} <= audio) == of_streams
+    assert not (of_streams and "text_head" in audio)
+
+
+def test_loss_gradients_are_those_of_finite_differences(fresh: Specimen) -> None:
+    """Over all scored positions, along the gradient with as much of a random direction beside it."""
+    policy, batch, space = fresh.policy.double(), fresh.batch(), fresh.architecture.tokens
+    select, parameters = among(batch.roles, SCORED_ROLES), list(fresh.policy.parameters())
+
+    def value() -> Tensor:
+        return score_batch(policy, batch, select, space, temperature=1.0).sum()
+
+    torch.autograd.backward(value())
+    gradient = nn.utils.parameters_to_vector([torch.zeros_like(p) if p.grad is None else p.grad for p in parameters])
+    start = nn.utils.parameters_to_vector(parameters).detach()
+    noise = torch.randn(start.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    direction = gradient / gradient.norm() + noise / noise.norm()
+    values, step = [], 1e-4  # norms compute in float32, so that a smaller step would drown
+    with torch.no_grad():
+        for sign in (1, -1):
+            nn.utils.vector_to_parameters(start + sign * step * direction, parameters)
+            values.append(float(value()))
+    slope = float(gradient @ direction)
+    assert (values[0] - values[1]) / (2 * step) == pytest.approx(slope, rel=2e-3)
+
+
+def test_sizes_and_shapes_are_known_without_building(specimen: Specimen) -> None:
+    architecture, state = specimen.architecture, specimen.policy.state_dict()
+    assert architecture.parameter_shapes() == {name: tuple(x.shape) for name, x in state.items()}
+    assert architecture.dimensions().parameters == sum(p.numel() for p in specimen.policy.parameters())
+    assert set(state) == {name for name, _ in specimen.policy.named_parameters()}
+    groups = {architecture.parameter_group(name) for name in state}
+    assert groups <= {"embed", "trunk", "text_head", "audio_head", "audio_branch", "mtp", "encoder", "projector"}
+
+
+def test_building_depends_on_the_seed_and_leaves_the_random_state(specimen: Specimen) -> None:
+    before = torch.get_rng_state()
+    one, same, other = (specimen.architecture.build_policy(seed=s).state_dict() for s in (1, 1, 2))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert all(torch.equal(one[name], same[name]) for name in one)
+    assert any(not torch.equal(one[name], other[name]) for name in one)
+
+
+def test_saving_and_loading_is_the_identity(specimen: Specimen, tmp_path: Path) -> None:
+    """Weights under their public names, beside buffers of the public code, and layout files give the same model."""
+    architecture, folder = specimen.architecture, str(tmp_path / "saved")
+    architecture.save_layout(folder)
+    extra = {"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(4)}
+    save_weights({**specimen.policy.state_dict(), **extra}, folder)
+    kept = architecture.params.model_copy(update=dict.fromkeys(architecture.params.sizes()))
+    again = type(architecture)(kept, source=ModelSource(folder, None, None))
+    fresh = again.build_policy(seed=9)
+    load_into(fresh, folder, again.ignored_keys)
+    assert set(read_checkpoint(folder)) - set(extra) == set(again.parameter_shapes())
+    assert again.tokens == architecture.tokens
+    assert again.dimensions() == architecture.dimensions()
+    batch = specimen.batch()
+    for head, states in fresh.eval().hidden(batch, specimen.heads).items():
+        assert torch.equal(states, specimen.policy.hidden(batch, specimen.heads)[head])
+    dialogue = replace(spoken("d", [1, 2]), target=answer_of(words=3, codes=9))
+    for write in ("encode_prompt", "encode_target"):
+        ours, theirs = (getattr(each, write)(dialogue, codes_of) for each in (architecture, again))
+        assert torch.equal(ours.ids, theirs.ids) and torch.equal(ours.roles, theirs.roles)

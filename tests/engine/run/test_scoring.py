@@ -1,0 +1,229 @@
+"""Rewards that fail: what counts as failure, what it does, and that nothing is made up."""
+
+import math
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any, ClassVar, Literal, final
+
+import pytest
+import torch
+
+from wavalign.engine.run.scoring import (
+    LiveReward,
+    RewardPool,
+    Scores,
+    check_budget,
+    collect_scores,
+    combine,
+    scale,
+)
+from wavalign.errors import RewardBudgetError
+from wavalign.plugins.api import Reward
+from wavalign.plugins.batch import Answer, Dialogue, Rollout, RolloutGroup, Scored, TokenSequence
+from wavalign.schema.base import Params
+from wavalign.schema.reward import RewardSection
+
+NAN = math.nan
+EMPTY = TokenSequence(torch.zeros(1, 0, dtype=torch.int64), torch.zeros(1, 0, dtype=torch.int8))
+OnFailure = Literal["drop_sample", "drop_group", "renormalize", "abort"]
+
+
+@final
+class Scripted(Reward):
+    """Gives what the answer's text says."""
+
+    needs: ClassVar[frozenset[str]] = frozenset({"text"})
+    range: ClassVar[tuple[float, float]] = (0.0, 2.0)
+
+    def __init__(self, params: Params, gives: dict[str, Any] | None = None) -> None:
+        super().__init__(params)
+        self.gives = gives or {}
+        self.release = threading.Event()
+        self.closed = 0
+
+    def score(self, rollout: Rollout, dialogue: Dialogue) -> Scored:
+        what = self.gives.get(rollout.answer.text, rollout.answer.text)
+        if what == "hang":
+            self.release.wait(20)
+            return Scored(1.0)
+        if isinstance(what, Exception):
+            raise what
+        return what if not isinstance(what, str) else Scored(float(what))
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+def live(name: str = "r", *, reward: Reward | None = None, **section: Any) -> LiveReward:
+    made = RewardSection.model_validate({"type": "scripted", **section})
+    return LiveReward(name, reward if reward is not None else Scripted(Params()), made)
+
+
+def groups(*texts: Sequence[str]) -> list[RolloutGroup]:
+    """One group per sequence of answers."""
+    return [
+        RolloutGroup(
+            Dialogue(f"d{index}", ()),
+            EMPTY,
+            tuple(Rollout(EMPTY, torch.zeros(1, 0), Answer(text, (), True)) for text in row),
+        )
+        for index, row in enumerate(texts)
+    ]
+
+
+@pytest.fixture
+def pools() -> Iterator[list[RewardPool]]:
+    """Pools to be closed, whatever happens."""
+    made: list[RewardPool] = []
+    yield made
+    for pool in made:
+        pool.close()
+
+
+def scored(made: Sequence[LiveReward], answers: Sequence[RolloutGroup], pools: list[RewardPool], workers: int = 2) -> Scores:
+    pool = RewardPool(made, workers)
+    pools.append(pool)
+    calls = {each.name: pool.submit(each, answers) for each in made}
+    pool.wait([call for part in calls.values() for call in part])
+    return collect_scores(made, calls, (len(answers), len(answers[0].rollouts)))
+
+
+FAILURES: dict[str, tuple[Any, str]] = {
+    "raises": (RuntimeError("the judge is down"), "RuntimeError: the judge is down"),
+    "none": (Scored(None, "it was silent"), "it was silent"),
+    "nan": (Scored(NAN), "gave nan"),
+    "infinite": (Scored(math.inf), "gave inf"),
+    "too high": (Scored(2.5), "gave 2.5, outside its range 0 to 2"),
+    "too low": (Scored(-0.1), "gave -0.1, outside its range 0 to 2"),
+    "no Scored": (0.5, "gave float instead of Scored"),
+    "nothing": (None, "gave NoneType instead of Scored"),
+    "no number": (Scored("1.0"), "gave str instead of a number"),  # type: ignore[arg-type]  # that is the point
+    "a tensor": (Scored(torch.tensor(1.0)), "gave Tensor instead of a number"),  # type: ignore[arg-type]
+}
+
+
+@pytest.mark.parametrize("name", FAILURES)
+def test_a_failure_is_a_missing_value_with_its_reason(name: str, pools: list[RewardPool]) -> None:
+    gives, reason = FAILURES[name]
+    reward = Scripted(Params(), {"bad": gives})
+    scores = scored([live(reward=reward)], groups(["1", "bad"], ["0", "2"]), pools)
+    assert scores.words["r"][0][1] == Scored(None, reason)
+    torch.testing.assert_close(scores.total, torch.tensor([[1, NAN], [0, 2]], dtype=torch.float64), equal_nan=True)
+    assert scores.failed == {"r": 1}
+
+
+def test_a_call_that_hangs_is_given_up_and_its_thread_replaced(pools: list[RewardPool]) -> None:
+    """With as many hanging calls as threads the rest is scored all the same."""
+    reward = Scripted(Params())
+    began = time.monotonic()
+    scores = scored([live(reward=reward, timeout=0.3)], groups(["hang", "hang", "1", "2"]), pools, workers=2)
+    assert 0.3 <= time.monotonic() - began < 5
+    assert scores.words["r"][0][0] == Scored(None, "no answer within 0.3 s")
+    assert scores.total.tolist()[0][2:] == [1, 2]
+    assert scores.failed == {"r": 2}
+    # What comes back late is dropped, and the threads that brought it end.
+    reward.release.set()
+    end = time.monotonic() + 5
+    while sum(thread.name == "reward" and thread.is_alive() for thread in threading.enumerate()) > 2:
+        assert time.monotonic() < end, "replaced threads live on"
+        time.sleep(0.01)
+    assert scores.words["r"][0][0].value is None
+    again = pools[0].submit(live(reward=reward), groups(["2", "0"]))
+    pools[0].wait(again)
+    assert [call.result for call in again] == [Scored(2.0), Scored(0.0)]
+
+
+def test_waiting_in_the_queue_is_no_delay(pools: list[RewardPool]) -> None:
+    """The time counts from when a thread takes the call, not from when it was queued."""
+
+    @final
+    class Slow(Reward):
+        needs: ClassVar[frozenset[str]] = frozenset({"text"})
+        range: ClassVar[tuple[float, float]] = (0.0, 1.0)
+
+        def score(self, rollout: Rollout, dialogue: Dialogue) -> Scored:
+            time.sleep(0.1)
+            return Scored(1.0)
+
+    scores = scored([live(reward=Slow(Params()), timeout=0.35)], groups(["x"] * 8), pools, workers=1)
+    assert scores.failed == {"r": 0}
+
+
+def test_closing_frees_the_rewards_once() -> None:
+    reward = Scripted(Params())
+    pool = RewardPool([live(reward=reward)], 2)
+    pool.close()
+    assert reward.closed == 1
+
+
+def test_scale_maps_the_range() -> None:
+    values = torch.tensor([[0.0, 0.5, 2.0, NAN]], dtype=torch.float64)
+    assert scale(values, live()).tolist()[0][:3] == [0, 0.5, 2]
+    mapped = scale(values, live(scale=[1, 5])).tolist()[0]
+    assert mapped[:3] == [1, 2, 5]
+    assert math.isnan(mapped[3])
+
+
+A = torch.tensor([[1.0, 3.0, NAN], [2.0, 4.0, 5.0]], dtype=torch.float64)
+B = torch.tensor([[5.0, 1.0, 2.0], [2.0, 2.0, NAN]], dtype=torch.float64)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "expected"),
+    [
+        # Weights 3 and 1: (3 a + b) / 4, and b alone where a may be left out.
+        ("drop_sample", "drop_sample", [[2.0, 2.5, NAN], [2.0, 3.5, NAN]]),
+        ("renormalize", "drop_sample", [[2.0, 2.5, 2.0], [2.0, 3.5, NAN]]),
+        ("renormalize", "renormalize", [[2.0, 2.5, 2.0], [2.0, 3.5, 5.0]]),
+        ("drop_group", "renormalize", [[NAN, NAN, NAN], [2.0, 3.5, 5.0]]),
+        ("drop_sample", "drop_group", [[2.0, 2.5, NAN], [NAN, NAN, NAN]]),
+    ],
+)
+def test_what_a_missing_part_does(first: OnFailure, second: OnFailure, expected: list[list[float]]) -> None:
+    rewards = [live("a", weight=3, on_failure=first), live("b", weight=1, on_failure=second)]
+    total = combine(rewards, {"a": A, "b": B})
+    torch.testing.assert_close(total, torch.tensor(expected, dtype=torch.float64), equal_nan=True)
+
+
+def test_only_the_ratio_of_weights_matters() -> None:
+    totals = [
+        combine([live("a", weight=3 * k), live("b", weight=1 * k)], {"a": A, "b": B}).nan_to_num() for k in (1, 10)
+    ]
+    torch.testing.assert_close(*totals)
+
+
+def test_where_all_parts_are_missing_there_is_no_reward() -> None:
+    total = combine([live("a", on_failure="renormalize")], {"a": torch.full((1, 2), NAN, dtype=torch.float64)})
+    assert total.isnan().all()
+
+
+def failing(count: int, of: int, *, on_failure: OnFailure = "drop_sample") -> tuple[Scores, list[LiveReward]]:
+    values = torch.tensor([[NAN] * count + [1.0] * (of - count)], dtype=torch.float64)
+    words = {"r": (tuple(Scored(None, "down") if math.isnan(v) else Scored(v) for v in values[0].tolist()),)}
+    return Scores(values, {"r": values}, words, {"r": count}), [live(on_failure=on_failure)]
+
+
+def test_the_budget() -> None:
+    scores, rewards = failing(2, 4)
+    check_budget(scores, rewards, {"r": 2}, calls=4, budget=0.5)
+    with pytest.raises(RewardBudgetError, match=r"2 of 4 calls of reward `r` failed \(first: down\)") as caught:
+        check_budget(scores, rewards, {"r": 2}, calls=4, budget=0.49)
+    assert "reward_failure_budget is 0.49" in caught.value.hint
+    assert caught.value.exit_code == 6
+
+
+def test_the_budget_is_that_of_all_processes() -> None:
+    """All calls of this process failed, a quarter of everybody's; and the other way round."""
+    scores, rewards = failing(2, 2)
+    check_budget(scores, rewards, {"r": 2}, calls=8, budget=0.5)
+    scores, rewards = failing(0, 2)
+    with pytest.raises(RewardBudgetError, match="6 of 8 calls .* on another process"):
+        check_budget(scores, rewards, {"r": 6}, calls=8, budget=0.5)
+
+
+def test_abort_allows_none() -> None:
+    scores, rewards = failing(1, 100, on_failure="abort")
+    with pytest.raises(RewardBudgetError, match="1 of 100") as caught:
+        check_budget(scores, rewards, {"r": 1}, calls=100, budget=1.0)
+    assert "abort" in caught.value.hint
