@@ -18,7 +18,10 @@ def report(
         Path | None, typer.Option("--out", metavar="FILE", help="Where the page of several runs is written.")
     ] = None,
 ) -> None:
-    """Write the page of a run, finished or not, or one page that compares several."""
+    """Write a run's page, or one that compares several runs.
+
+    The runs may be finished or not.
+    """
     from wavalign.engine.report.comparison import write_comparison  # `--help` shall not wait for it
     from wavalign.engine.report.page import write_report  # nor for this
 

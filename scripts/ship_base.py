@@ -28,7 +28,9 @@ def main(run: Path) -> None:
         "recipe": "recipes/base/spoken-world.yaml",
         "seed": plan["seed"],
         "fingerprint": plan["fingerprint"],
-        "stages": {stage["name"]: stage["stage"]["steps"] for stage in plan["stages"] if stage["stage"]["type"] == "train"},
+        "stages": {
+            stage["name"]: stage["stage"]["steps"] for stage in plan["stages"] if stage["stage"]["type"] == "train"
+        },
         "versions": {"wavalign": environment["wavalign"], "python": environment["python"], **environment["versions"]},
         "processor": environment["processor"],
         "metrics": {line["stage"]: _measured(line) for line in lines if line["split"] == "heldout"},
@@ -38,7 +40,9 @@ def main(run: Path) -> None:
 
 def _measured(line: dict[str, object]) -> dict[str, object]:
     """Values, intervals and ceilings of an evaluation line."""
-    return {key: value for key, value in line.items() if key not in ("stage", "step", "split", "time", "evaluation_seconds")}
+    return {
+        key: value for key, value in line.items() if key not in ("stage", "step", "split", "time", "evaluation_seconds")
+    }
 
 
 if __name__ == "__main__":

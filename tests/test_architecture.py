@@ -30,7 +30,7 @@ LONG_CLASSES: dict[str, str] = {}
 BROAD_HANDLERS: dict[str, str] = {
     "cli/app.py": "the one place where an unexpected error becomes a message, a log file and exit code 1",
     "wavalign/engine/run/scoring.py": "a reward is somebody else's code: its failure is a counted missing value",
-    "wavalign/plugins/registry.py": "whatever a plugin's file or package raises, SystemExit too, becomes a PluginError that names it",
+    "wavalign/plugins/registry.py": "what a plugin's file or package raises, even SystemExit, becomes a PluginError",
 }
 KEYWORD_TUNNELS: dict[str, str] = {
     "wavalign/engine/run/builder.py::Builder.plugin": "what a plugin gets beside its Params differs by kind",

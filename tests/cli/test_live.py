@@ -29,7 +29,7 @@ class Stream(io.StringIO):
         self._terminal, self._encoding = terminal, encoding
 
     @property
-    def encoding(self) -> str:  # type: ignore[override]
+    def encoding(self) -> str:  # type: ignore[override]  # a plain attribute in the stubs
         return self._encoding
 
     def isatty(self) -> bool:

@@ -2,7 +2,9 @@
 
 import io
 import json
+import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -10,12 +12,20 @@ from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, final
 
 from wavalign_cli.app import main
 
 ROOT = Path(__file__).parents[2]
 VARYING = ("time",)
+PRELOADED = (
+    "tests.e2e.runs",
+    "wavalign.engine.api",
+    "wavalign.plugins.architectures.vita",
+    "wavalign.plugins.samplers.kv_cache",
+    "wavalign_cli.live",
+)
+"""What costs seconds to import."""
 VARYING_ENDINGS = ("_seconds", "_per_second", "_bytes")
 
 
@@ -53,11 +63,49 @@ def here(*arguments: str) -> Ended:
     return Ended(code, output.getvalue())
 
 
-def start(*arguments: str) -> subprocess.Popen[str]:
-    """Start and give the process, its output piped."""
-    return subprocess.Popen(
-        command(*arguments), cwd=ROOT, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
+@final
+class Started:
+    """A command in a process of its own, which can be killed; it comes from a server that has imported everything."""
+
+    def __init__(self, arguments: tuple[str, ...], log: Path) -> None:
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload([*PRELOADED])
+        self._log = log
+        self._process = context.Process(target=_main, args=(arguments, str(log)), daemon=True)
+        self._process.start()
+
+    @property
+    def code(self) -> int | None:
+        """The exit code, None while it runs."""
+        return self._process.exitcode
+
+    @property
+    def output(self) -> str:
+        """What it has said so far, on both streams."""
+        return self._log.read_text(encoding="utf-8") if self._log.exists() else ""
+
+    def send(self, number: signal.Signals) -> None:
+        """Send a signal."""
+        assert self._process.pid is not None
+        os.kill(self._process.pid, number)
+
+    def wait(self, seconds: float = 120) -> int:
+        """Wait for its end; gives the exit code."""
+        self._process.join(seconds)
+        assert self.code is not None, f"still runs after {seconds} s:\n{self.output}"
+        return self.code
+
+
+def _main(arguments: tuple[str, ...], log: str) -> None:
+    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    os.environ.update(environment())
+    os.chdir(ROOT)
+    code = main(arguments)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def lines(path: Path) -> list[dict[str, Any]]:
@@ -82,12 +130,10 @@ def comparable(path: Path) -> list[dict[str, Any]]:
     ]
 
 
-def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str], *, seconds: float = 120) -> None:
+def wait_for(condition: Callable[[], bool], process: Started, *, seconds: float = 120) -> None:
     """Until `condition` holds; fails when the process ends first or time is up."""
     end = time.monotonic() + seconds
     while not condition():
-        assert process.poll() is None, (
-            f"ended with {process.returncode}:\n{process.stdout.read() if process.stdout else ''}"
-        )
-        assert time.monotonic() < end, "took too long"
+        assert process.code is None, f"ended with {process.code}:\n{process.output}"
+        assert time.monotonic() < end, f"took too long:\n{process.output}"
         time.sleep(0.005)

@@ -63,7 +63,9 @@ def test_a_sound_file_that_is_missing_or_torn(tmp_path: Path, content: bytes | N
     if content is not None:
         (tmp_path / "q.wav").write_bytes(content)
     stages = [{"name": "codec", "type": "fit_codec"}, {"name": "train"}]
-    recipe = written(tmp_path, *SUPERVISED, gold(tmp_path, spoken("q.wav")), fitted_codec(tmp_path), put("stages", stages))
+    recipe = written(
+        tmp_path, *SUPERVISED, gold(tmp_path, spoken("q.wav")), fitted_codec(tmp_path), put("stages", stages)
+    )
     ended = here("run", recipe)
     assert ended.code == 5, ended.output
     assert str(tmp_path / "q.wav") in ended.output
@@ -86,7 +88,12 @@ def test_data_cut_short(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("misbehave", "reason"),
-    [("raise", "RuntimeError: the judge is down"), ("nan", "gave nan"), ("range", "outside its range"), ("hang", "no answer")],
+    [
+        ("raise", "RuntimeError: the judge is down"),
+        ("nan", "gave nan"),
+        ("range", "outside its range"),
+        ("hang", "no answer"),
+    ],
 )
 def test_rewards_over_their_budget(tmp_path: Path, misbehave: str, reason: str) -> None:
     """Exit 6 with the reward, the count, the first reason and what to do."""

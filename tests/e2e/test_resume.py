@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from tests.e2e.runs import comparable, here, lines, snapshot, start, wait_for
+from tests.e2e.runs import Started, comparable, here, lines, snapshot, wait_for
 from tests.toy.world import toy_recipe, write_recipe
 from wavalign.engine.run.executor import StepResult
 from wavalign.engine.run.live import LiveStage
@@ -37,14 +37,11 @@ def test_killed_and_resumed_equals_uninterrupted(uninterrupted: Path, tmp_path: 
     """kill -9 somewhere in the middle, twice; metrics and weights come out the same, bit for bit."""
     recipe = _recipe(tmp_path)
     metrics = tmp_path / "run" / "metrics.jsonl"
-    process = start("run", recipe)
-    wait_for(lambda: len(lines(metrics)) >= 8, process)
-    process.kill()
-    process.communicate()
-    process = start("run", recipe, "--resume")
-    wait_for(lambda: len(lines(metrics)) >= 20, process)
-    process.kill()
-    process.communicate()
+    for number, arguments in ((8, ("run", recipe)), (20, ("run", recipe, "--resume"))):
+        process = Started(arguments, tmp_path / "output.txt")
+        wait_for(lambda wanted=number: len(lines(metrics)) >= wanted, process)  # type: ignore[misc]  # bound in time
+        process.send(signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL
     assert not (tmp_path / "run" / "finished.json").exists()
     done = here("run", recipe, "--resume")
     assert done.code == 0, done.output
@@ -55,18 +52,15 @@ def test_killed_and_resumed_equals_uninterrupted(uninterrupted: Path, tmp_path: 
     assert comparable(tmp_path / "run" / "rollouts.jsonl") == comparable(uninterrupted / "rollouts.jsonl")
 
 
-@pytest.mark.parametrize(
-    ("number", "code"), [pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow), (signal.SIGTERM, 143)]
-)
-def test_a_signal_writes_a_checkpoint(uninterrupted: Path, tmp_path: Path, number: int, code: int) -> None:
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_writes_a_checkpoint(uninterrupted: Path, tmp_path: Path, number: signal.Signals, code: int) -> None:
     """Ctrl-C and SIGTERM end the step, write a checkpoint, say so and exit 130 / 143; --resume goes on from there."""
     recipe = _recipe(tmp_path)
-    process = start("run", recipe)
+    process = Started(("run", recipe), tmp_path / "output.txt")
     wait_for(lambda: len(lines(tmp_path / "run" / "metrics.jsonl")) >= 6, process)
-    process.send_signal(number)
-    output = process.communicate(timeout=60)[0]
-    assert process.returncode == code, output
-    assert "--resume" in output
+    process.send(number)
+    assert process.wait() == code, process.output
+    assert "--resume" in process.output
     steps = [line["step"] for line in lines(tmp_path / "run" / "metrics.jsonl") if line["split"] == "train"]
     assert (tmp_path / "run" / "checkpoints" / f"step-{max(steps)}" / "checkpoint.json").exists()
     assert here("run", recipe, "--resume").code == 0

@@ -1,5 +1,6 @@
 """The three ways in: the catalogue, entry points, files; and what is refused at each."""
 
+import sys
 from importlib.metadata import EntryPoint
 from pathlib import Path
 
@@ -85,7 +86,11 @@ BAD = {
     "raises": ("bad_package:Own", "raise KeyError('of its own')\n", "failed to import: KeyError"),
     "syntax": ("bad_package:Own", "class\n", "failed to import: SyntaxError"),
     "another kind": ("bad_package:Own", GATE.replace("Gate)", "Mask)").replace("Gate,", "Mask,"), "not a subclass of"),
-    "unfinished": ("bad_package:Own", GATE.replace("state_dict(self)", "other(self)", 1), "does not define: state_dict"),
+    "unfinished": (
+        "bad_package:Own",
+        GATE.replace("state_dict(self)", "other(self)", 1),
+        "does not define: state_dict",
+    ),
     "no plugin at all": ("bad_package:Own", "Own = 3\n", "not a subclass of"),
 }
 
@@ -96,13 +101,13 @@ def test_an_entry_point_that_breaks_when_asked_for(tmp_path: Path, monkeypatch: 
     address, text, message = BAD[name]
     file(tmp_path, text, "bad_package.py")
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.delitem(module.sys.modules, "bad_package", raising=False)
+    monkeypatch.delitem(sys.modules, "bad_package", raising=False)
     install(monkeypatch, ("gate.theirs", address))
     found = Registry()
     with pytest.raises(PluginError, match=message) as caught:
         found.get("gate", "theirs")
     assert "theirs" in caught.value.message
-    monkeypatch.delitem(module.sys.modules, "bad_package", raising=False)
+    monkeypatch.delitem(sys.modules, "bad_package", raising=False)
 
 
 def test_a_file(tmp_path: Path) -> None:
@@ -168,7 +173,9 @@ def test_two_files_may_not_bring_the_same(tmp_path: Path) -> None:
 def test_suggestions() -> None:
     found = Registry()
     assert found.suggestion("gate", "rollout_adaptiv") == "did you mean 'rollout_adaptive'?"
-    assert found.suggestion("reward", "cross_entropy").startswith("'cross_entropy' is a loss, not a reward; a reward is one of:")
+    assert found.suggestion("reward", "cross_entropy").startswith(
+        "'cross_entropy' is a loss, not a reward; a reward is one of:"
+    )
     assert found.suggestion("gate", "zzz") == f"known: {', '.join(found.types('gate'))}"
     with pytest.raises(PluginError, match="no gate named 'zzz'"):
         found.get("gate", "zzz")

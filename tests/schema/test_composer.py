@@ -54,7 +54,9 @@ def plain(node: Node | None) -> object:
 def test_scalar(text: str, value: object) -> None:
     composed = read(f"a: {text}")
     assert not composed.problems
-    (found,) = plain(composed.root).values()  # type: ignore[attr-defined]
+    tree = plain(composed.root)
+    assert isinstance(tree, dict)
+    (found,) = tree.values()
     assert found == value
     assert type(found) is type(value)
 

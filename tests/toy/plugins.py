@@ -1,5 +1,6 @@
 """A toy world for end-to-end tests, as a person's own plugin file: text only, a second to train on."""
 
+import collections.abc
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -163,7 +164,7 @@ class Accuracy(Metric):
     type = "toy_accuracy"
     needs: ClassVar[frozenset[str]] = frozenset({"text"})
 
-    def measure(self, groups: list[RolloutGroup]) -> list[Measurement]:  # type: ignore[override]
+    def measure(self, groups: collections.abc.Sequence[RolloutGroup]) -> list[Measurement]:
         """With a normal interval."""
         right = [
             float(group.rollouts[0].answer.text.endswith(f" {group.dialogue.metadata['answer']}")) for group in groups
@@ -206,7 +207,7 @@ class GoldKL(Loss):
 
 
 @final
-class Sequence(Loss):
+class PerAnswer(Loss):
     """A loss per answer: -A times the mean log-prob."""
 
     type = "toy_sequence"

@@ -11,7 +11,7 @@ _WIDTH = 120
 _BOLD, _RED, _CYAN, _DIM, _PLAIN = "\x1b[1m", "\x1b[31m", "\x1b[36m", "\x1b[2m", "\x1b[0m"
 
 
-def render_problems(problems: Sequence[Problem], format: str = "text", *, color: bool = False) -> str:  # noqa: A002
+def render_problems(problems: Sequence[Problem], format: str = "text", *, color: bool = False) -> str:  # noqa: A002 - as in `--format`
     """All problems in one text, without a newline at its end.
 
     `text` shows the offending lines, `github` gives workflow commands that annotate a change, `json` a list of objects

@@ -4,13 +4,13 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
 
 from tests.distributed import run_ranks
-from tests.engine.backends.tiny import build, save_shared, train, train_step, weights
+from tests.engine.backends.tiny import TinyPolicy, build, save_shared, train, train_step, weights
 from wavalign.engine.state.distributed import World
 from wavalign.errors import NonFiniteError
 
@@ -69,14 +69,15 @@ def several(world: World, *jobs: tuple[Callable[..., Any], tuple[object, ...]]) 
 def alone(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
     """Everything that one process is asked, in one process."""
     folder = str(tmp_path_factory.mktemp("alone"))
-    return run_ranks(  # type: ignore[no-any-return]
+    found: list[list[Any]] = run_ranks(
         several,
         1,
         (train_all, (KINDS, (1, 2))),
         (interrupted, (KINDS, folder)),
         (broken_step, (KINDS,)),
         (half_precision, ()),
-    )[0]
+    )
+    return found[0]
 
 
 def test_one_process(alone: list[Any], reference: dict[str, Any]) -> None:
@@ -157,10 +158,11 @@ def broken_step(world: World, kinds: tuple[str, ...]) -> list[str]:
 def sampled(world: World) -> None:
     """Ranks walk the policy a different number of times between updates, as sampling does."""
     backend = build("zero3", ranks=world, accumulation=1)
+    policy = cast(TinyPolicy, backend.policy)
     for step in range(3):
         with backend.full_parameters(), torch.no_grad(), backend.full_parameters():
             for _ in range(1 + 2 * world.rank):
-                logits = backend.policy.up(backend.policy.embed(torch.tensor([1])))  # type: ignore[operator]
+                logits = policy.up(policy.embed(torch.tensor([1])))
                 logits = logits[:, :8] @ backend.policy.head_weight(1).T
                 assert logits.shape == (1, 13)
                 assert logits.isfinite().all()
@@ -175,7 +177,8 @@ def half_precision(world: World) -> dict[str, list[float]]:
     for kind in ("plain", "zero0", "zero2", "zero3"):
         backend = build(kind, ranks=world, accumulation=2, precision="bf16")
         with backend.full_parameters(), torch.no_grad():
-            states = backend.policy.up(torch.ones(2, 8, dtype=next(backend.policy.parameters()).dtype))  # type: ignore[operator]
+            policy = cast(TinyPolicy, backend.policy)
+            states = policy.up(torch.ones(2, 8, dtype=next(policy.parameters()).dtype))
         assert states.dtype == torch.bfloat16, kind
         losses[kind] = train(backend, world, accumulation=2)["losses"]
         backend.close()

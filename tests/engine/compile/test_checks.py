@@ -220,7 +220,9 @@ def test_more_processes_than_gpus(tmp_path: Path) -> None:
     many = (put("runtime.processes", 4), put("runtime.device", "auto"))
     (found,) = problems(tmp_path, *many, cluster=GPUS)
     assert (found.path, found.message) == ("runtime.processes", "4 processes and 2 GPUs")
-    assert compiled(tmp_path, put("runtime.processes", "auto"), put("runtime.device", "auto"), cluster=GPUS).processes == 2
+    assert (
+        compiled(tmp_path, put("runtime.processes", "auto"), put("runtime.device", "auto"), cluster=GPUS).processes == 2
+    )
     assert compiled(tmp_path, put("runtime.processes", 4), cluster=GPUS).processes == 4  # its device is the CPU
     assert compiled(tmp_path, put("runtime.processes", "auto"), cluster=GPUS).processes == 1
 

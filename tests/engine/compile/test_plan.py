@@ -151,9 +151,7 @@ def test_lowering_takes_the_plans_numbers(tmp_path: Path) -> None:
     assert only_stage(compiled(tmp_path)).deepspeed is None
 
 
-SIZES = Dimensions(
-    parameters=1_000_000, layers=2, hidden=100, intermediate=300, key_value_width=40, vocabulary=1000
-)
+SIZES = Dimensions(parameters=1_000_000, layers=2, hidden=100, intermediate=300, key_value_width=40, vocabulary=1000)
 CUT = Geometry(
     processes=4,
     prompts=8,
@@ -170,7 +168,11 @@ CUT = Geometry(
 def memory(tmp_path: Path, engine: dict[str, Any], precision: str, *changes: Change, gpus: int = 0) -> dict[str, int]:
     """Bytes by use, and `capacity`."""
     runtime = RuntimeSection.model_validate(
-        {"engine": EngineSection.model_validate(engine), "precision": precision, "device": "cpu" if not gpus else "auto"}
+        {
+            "engine": EngineSection.model_validate(engine),
+            "precision": precision,
+            "device": "cpu" if not gpus else "auto",
+        }
     )
     found = estimate_memory(
         SIZES,
@@ -211,7 +213,11 @@ def test_memory_by_hand(tmp_path: Path) -> None:
 )
 def test_memory_by_zero_stage(tmp_path: Path, zero: int, weights: float, gradients: float, optimiser: float) -> None:
     found = memory(tmp_path, {"type": "deepspeed", "zero": zero}, "float32")
-    assert [found[name] / 1_000_000 for name in ("weights", "gradients", "optimiser")] == [weights, gradients, optimiser]
+    assert [found[name] / 1_000_000 for name in ("weights", "gradients", "optimiser")] == [
+        weights,
+        gradients,
+        optimiser,
+    ]
     if zero:
         away = memory(tmp_path, {"type": "deepspeed", "zero": zero, "offload_optimizer": True}, "float32")
         assert away["optimiser"] == 0

@@ -29,7 +29,8 @@ def page(run_folder: Path) -> Page:
 
 def cell(page: Page, metric: str, label: str) -> tuple[float, float, float]:
     attributes = page.cells["heldout", metric][label]
-    return tuple(float(attributes[f"data-{key}"] or "nan") for key in ("value", "low", "high"))  # type: ignore[return-value]
+    value, low, high = (float(attributes[f"data-{key}"] or "nan") for key in ("value", "low", "high"))
+    return value, low, high
 
 
 def test_table_holds_values_and_intervals_of_the_metrics(page: Page) -> None:

@@ -66,7 +66,9 @@ def test_the_steps_do_something(folder: Path) -> None:
     untouched = dict(live_stage(plan(folder)).backend.policy.named_parameters())
     moved = max(float((weights[name] - each.detach()).abs().max()) for name, each in untouched.items())
     assert moved > 1e-2
-    assert {f"loss/{name}" for name in ("rl", "rl.kl_text", "rl.kl_audio", "sft", "own", "pull", "fixed")} <= set(lines[0])
+    assert {f"loss/{name}" for name in ("rl", "rl.kl_text", "rl.kl_audio", "sft", "own", "pull", "fixed")} <= set(
+        lines[0]
+    )
     assert all(line["grad_norm"] > 0 for line in lines)
     assert all(line[f"loss/{name}"] != 0 for line in lines for name in ("rl", "sft", "own", "fixed"))
     assert lines[2]["loss/pull"] > 1e-4

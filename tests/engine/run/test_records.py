@@ -13,7 +13,17 @@ import torch
 from wavalign.engine.run.records import RecordMaker
 from wavalign.engine.run.scoring import Scores
 from wavalign.engine.state.metrics import ROLLOUTS_NULLABLE, MetricsWriter
-from wavalign.plugins.batch import Answer, AudioClip, Dialogue, Message, Rollout, RolloutGroup, Scored, TokenSequence, Waveform
+from wavalign.plugins.batch import (
+    Answer,
+    AudioClip,
+    Dialogue,
+    Message,
+    Rollout,
+    RolloutGroup,
+    Scored,
+    TokenSequence,
+    Waveform,
+)
 
 EMPTY = TokenSequence(torch.zeros(1, 0, dtype=torch.int64), torch.zeros(1, 0, dtype=torch.int8))
 
@@ -67,7 +77,12 @@ def test_scores_and_advantages(tmp_path: Path) -> None:
     assert (first["reward"], first["reward/asr"], first["advantage"]) == (3.0, 3.0, 1.5)
     assert (first["detail/asr/heard"], first["detail/asr/distance"]) == ("hi", 0.25)
     assert "reason/asr" not in first
-    assert (second["reward"], second["reward/asr"], second["reason/asr"], second["advantage"]) == (None, None, "silent", 0)
+    assert (second["reward"], second["reward/asr"], second["reason/asr"], second["advantage"]) == (
+        None,
+        None,
+        "silent",
+        0,
+    )
     # A detail that is no number is shown as one would say it; JSON has no NaN and the run goes on.
     assert second["detail/asr/distance"] == "nan"
     writer = MetricsWriter(tmp_path / "rollouts.jsonl", nullable=ROLLOUTS_NULLABLE)
@@ -110,7 +125,11 @@ def test_the_question_and_the_reference_are_copied_beside_an_answer_that_sounds(
     target = Message("assistant", "that", AudioClip(str(tmp_path / "r.wav")))
     run = tmp_path / "run"
     (line,) = lines(run, group("d", rollout("", 0.1), messages=turns, target=target))
-    assert [round(level(run, line, key), 2) for key in ("audio", "question_audio", "reference_audio")] == [0.1, 0.2, 0.3]
+    assert [round(level(run, line, key), 2) for key in ("audio", "question_audio", "reference_audio")] == [
+        0.1,
+        0.2,
+        0.3,
+    ]
     assert line["reference"] == "that"
     # Another source may use the same id for another question.
     others = (Message("user", "what?", AudioClip(str(tmp_path / "other.wav"))),)

@@ -14,7 +14,9 @@ from wavalign.plugins.batch import (
     TokenSpace,
 )
 
-SPACE = TokenSpace(vocabulary_size=50, pad=49, streams=("mix",), heads=(HeadSpec("main", 0), HeadSpec("two", 0, 2)), num_codes=4)
+SPACE = TokenSpace(
+    vocabulary_size=50, pad=49, streams=("mix",), heads=(HeadSpec("main", 0), HeadSpec("two", 0, 2)), num_codes=4
+)
 CPU = torch.device("cpu")
 
 

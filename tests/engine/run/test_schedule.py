@@ -23,7 +23,9 @@ def test_constant() -> None:
 def test_linear() -> None:
     assert rates(5, shape="linear") == [2, 1.5, 1, 0.5, 0]
     # Two steps up to the full rate, then from it down to a quarter in the five that are left.
-    assert rates(7, shape="linear", warmup_steps=2, final_fraction=0.25) == pytest.approx([1, 2, 2, 1.625, 1.25, 0.875, 0.5])
+    assert rates(7, shape="linear", warmup_steps=2, final_fraction=0.25) == pytest.approx(
+        [1, 2, 2, 1.625, 1.25, 0.875, 0.5]
+    )
 
 
 def test_cosine() -> None:

@@ -81,7 +81,9 @@ def pools() -> Iterator[list[RewardPool]]:
         pool.close()
 
 
-def scored(made: Sequence[LiveReward], answers: Sequence[RolloutGroup], pools: list[RewardPool], workers: int = 2) -> Scores:
+def scored(
+    made: Sequence[LiveReward], answers: Sequence[RolloutGroup], pools: list[RewardPool], workers: int = 2
+) -> Scores:
     pool = RewardPool(made, workers)
     pools.append(pool)
     calls = {each.name: pool.submit(each, answers) for each in made}
@@ -218,7 +220,7 @@ def test_the_budget_is_that_of_all_processes() -> None:
     scores, rewards = failing(2, 2)
     check_budget(scores, rewards, {"r": 2}, calls=8, budget=0.5)
     scores, rewards = failing(0, 2)
-    with pytest.raises(RewardBudgetError, match="6 of 8 calls .* on another process"):
+    with pytest.raises(RewardBudgetError, match=r"6 of 8 calls .* on another process"):
         check_budget(scores, rewards, {"r": 6}, calls=8, budget=0.5)
 
 

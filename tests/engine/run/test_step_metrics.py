@@ -1,7 +1,6 @@
 """A step's numbers against what its own rollouts and scores say."""
 
 import math
-from pathlib import Path
 
 import pytest
 import torch

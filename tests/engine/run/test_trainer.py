@@ -76,12 +76,10 @@ def test_a_stage_starts_with_the_weights_of_the_one_before(whole: Path) -> None:
 
 
 @pytest.mark.parametrize("at", range(1, 9))
-def test_stopped_anywhere_and_resumed(
-    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int
-) -> None:
+def test_stopped_anywhere_and_resumed(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int) -> None:
     """At every evaluation, and at each end of a stage: nothing is lost, nothing is there twice."""
     seen = 0
-    functions = {"_evaluate": Trainer._evaluate, "_export": Trainer._export}
+    functions: dict[str, Any] = {"_evaluate": Trainer._evaluate, "_export": Trainer._export}
 
     def counted(name: str) -> Any:
         def call(self: Trainer, *arguments: Any) -> None:
@@ -103,7 +101,7 @@ def test_stopped_anywhere_and_resumed(
 
 def test_stopped_between_two_stages_and_resumed(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The first stage is complete, the second has no checkpoint: the first one's last lines must stay."""
-    build = api.Trainer._stage
+    build = Trainer._stage
 
     def stop_at_align(self: Trainer, stage: Any, checkpoint: Any) -> None:
         if stage.name == "align" and checkpoint is None:

@@ -86,7 +86,7 @@ def killed(world: World, path: str, moment: str) -> None:
         die()
 
     if moment == "rename":
-        Path.rename = die  # type: ignore[assignment, method-assign]
+        Path.rename = die  # type: ignore[assignment, method-assign]  # the process ends in it
     store(Path(path)).save(2, write_and_die if moment == "write" else write, meta={}, world=world)
 
 
@@ -164,10 +164,16 @@ def test_damage_without_a_way_back(tmp_path: Path) -> None:
 
 
 BIG = torch.zeros(1 << 18)
-WRITERS: dict[str, Callable[[Path], object]] = {
+
+
+def write_json(folder: Path) -> None:
+    (folder / "big.json").write_text("x" * (1 << 20))
+
+
+WRITERS: dict[str, Callable[[Path], None]] = {
     "safetensors": lambda folder: save_file({"big": BIG}, folder / "big.safetensors"),
     "torch": lambda folder: torch.save(BIG, folder / "big.pt"),
-    "json": lambda folder: (folder / "big.json").write_text("x" * (1 << 20)),
+    "json": write_json,
 }
 
 
@@ -178,7 +184,7 @@ def confined(world: World, path: str) -> dict[str, str]:
     messages = {}
     for name, writer in WRITERS.items():
         with pytest.raises(StorageError) as caught:
-            store(Path(path)).save(2, writer, meta={}, world=world)  # type: ignore[arg-type]
+            store(Path(path)).save(2, writer, meta={}, world=world)
         messages[name] = caught.value.message
     return messages
 

@@ -128,4 +128,3 @@ class _Note:
 
     def __call__(self, code: str, message: str, path: TreePath, hint: str) -> None:
         self.resolver.problems.append(self.resolver.problem(code, message, (*self.prefix, *path), hint))
-

@@ -80,7 +80,13 @@ class GraphBuilder:
 
     def _collect_rollouts(self, on_rollouts: Sequence[TermPlan], need: str) -> None:
         if need == "none":
-            for what in ("prompts", "rollout", "decode_audio", "advantage", *(f"reward.{n}" for n in self.stage.rewards)):
+            for what in (
+                "prompts",
+                "rollout",
+                "decode_audio",
+                "advantage",
+                *(f"reward.{n}" for n in self.stage.rewards),
+            ):
                 self._prune(what, "no term and no gate looks at rollouts")
             self._reference()
             self._gate(needs=())
@@ -100,7 +106,9 @@ class GraphBuilder:
     def _rewards(self) -> None:
         listening = self.listening_rewards()
         if listening:
-            self._add("decode_audio", "decode_audio", "collect", "device", needs=("rollouts",), gives={"waveforms": ROLLOUTS})
+            self._add(
+                "decode_audio", "decode_audio", "collect", "device", needs=("rollouts",), gives={"waveforms": ROLLOUTS}
+            )
         else:
             self._prune("decode_audio", "no reward listens, so nothing is vocoded")
         for name, reward in self.stage.rewards.items():
@@ -117,7 +125,9 @@ class GraphBuilder:
         gives = {"ref_hidden": "[N, H]"}
         self._add("forward.reference", "forward", "collect", "device", needs=tuple(rows), gives=gives)
         gives = {"ref_logprobs": TOKENS}
-        self._add("logprobs.reference", "logprobs", "collect", "device", needs=("ref_hidden",), gives=gives, detail=detail)
+        self._add(
+            "logprobs.reference", "logprobs", "collect", "device", needs=("ref_hidden",), gives=gives, detail=detail
+        )
 
     def _aggregate(self, on_rollouts: Sequence[TermPlan]) -> None:
         if self._needs_rewards(on_rollouts):

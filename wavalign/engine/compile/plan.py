@@ -177,7 +177,15 @@ class Plan(Section):
     def fingerprint(self) -> str:
         """Equal for two plans exactly when a run of one may be resumed by the other."""
         content = self.model_dump(mode="json")
-        for key in ("folder", "trackers", "report", "keep_checkpoints", "checkpoint_every", "reward_workers", "threads"):
+        for key in (
+            "folder",
+            "trackers",
+            "report",
+            "keep_checkpoints",
+            "checkpoint_every",
+            "reward_workers",
+            "threads",
+        ):
             content["runtime"].pop(key)  # changes nothing that is learned
         content.pop("description")
         for stage in content["stages"]:

@@ -106,7 +106,9 @@ class _Inspection:
             heads = {}
         for name, dialogues in heads.items():
             found = self._try(
-                stage.name, f"{name} as tokens", lambda d=dialogues: self.tools.rows(stage, architecture, d)  # type: ignore[misc]
+                stage.name,
+                f"{name} as tokens",
+                lambda d=dialogues: self.tools.rows(stage, architecture, d),  # type: ignore[misc]
             )
             rows[name] = found or []
         self._masks(stage, rows)

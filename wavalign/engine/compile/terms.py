@@ -50,9 +50,7 @@ class TermPlanner:
                 self._bring(extra, parent, term, path)
         return tuple(self.terms)
 
-    def _add(
-        self, name: str, loss: Component, mask: Component, term: TermSection, share: str | float
-    ) -> TermPlan:
+    def _add(self, name: str, loss: Component, mask: Component, term: TermSection, share: str | float) -> TermPlan:
         instance = self._instance(loss)
         plan = TermPlan(
             name=name,

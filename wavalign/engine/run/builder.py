@@ -219,4 +219,3 @@ def _names(stage: StagePlan) -> set[str]:
 
 def _frozen(policy: Policy, device: torch.device) -> Policy:
     return policy.to(device).requires_grad_(False).eval()
-

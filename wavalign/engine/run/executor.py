@@ -343,7 +343,9 @@ def _unit_weights(term: LiveTerm, each: _Pass) -> Tensor:
 
 def _by_row(batch: MicroBatch, table: Tensor, *, fill: float) -> Tensor:
     """`table` [P, G] read at every row's place, `fill` for demonstrations: [B]."""
-    values = [table[row.place] if row.place is not None else torch.tensor(fill, dtype=table.dtype) for row in batch.rows]
+    values = [
+        table[row.place] if row.place is not None else torch.tensor(fill, dtype=table.dtype) for row in batch.rows
+    ]
     return torch.stack(values).to(batch.tokens.ids.device)
 
 

@@ -14,8 +14,8 @@ from wavalign.engine.run.callbacks import Observer
 from wavalign.engine.run.codec_fitting import fit_codec
 from wavalign.engine.run.executor import StepExecutor, StepResult
 from wavalign.engine.run.live import LiveStage
-from wavalign.engine.run.stopping import StopSignals
 from wavalign.engine.run.records import RecordMaker
+from wavalign.engine.run.stopping import StopSignals
 from wavalign.engine.state.checkpoint import Checkpoint, CheckpointStore
 from wavalign.engine.state.distributed import World
 from wavalign.engine.state.files import storage_errors
@@ -273,5 +273,3 @@ class Trainer:
         """The newest checkpoint's folder, empty when there is none."""
         steps = self.store.steps()
         return str(self.folder.checkpoints / f"step-{steps[-1]}") if steps else ""
-
-
