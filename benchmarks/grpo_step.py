@@ -324,7 +324,11 @@ def stamp(options: argparse.Namespace) -> dict[str, Any]:
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--quick", action="store_true", help="a minute or two: one check of parity, one small point replayed and sampled")
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="a minute or two: one check of parity, one small point replayed and sampled",
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write everything there")
     parser.add_argument("--sizes", nargs="+", choices=sorted(SIZES), default=["T", "S"])
     parser.add_argument("--vocabularies", nargs="+", type=int, default=[2_048, 32_000, 151_936])
