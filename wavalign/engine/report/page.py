@@ -152,15 +152,13 @@ def duration(seconds: float | None) -> str:
 
 
 def _headline(found: Sequence[Row]) -> list[Row]:
-    """The marked changes that are largest beside their intervals."""
+    """Marked changes in the order a person chose (splits, then metrics); numbers seen already are not said twice."""
+    chosen: dict[tuple[object, object], Row] = {}
+    for row in found:
+        if row.apart:
+            chosen.setdefault((row.before, row.after), row)
+    return list(chosen.values())[:MOST_HEADLINES]
 
-    def strength(row: Row) -> float:
-        assert row.before is not None, "only rows with both sides are ranked"
-        assert row.after is not None, "only rows with both sides are ranked"
-        width = (row.before.high - row.before.low) + (row.after.high - row.after.low)
-        return abs(row.after.value - row.before.value) / width if width else float("inf")
-
-    return sorted((row for row in found if row.apart), key=strength, reverse=True)[:MOST_HEADLINES]
 
 
 def _sound_note(box: SoundBox) -> str:
