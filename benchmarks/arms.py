@@ -2,8 +2,9 @@
 
     python benchmarks/arms.py [--arms NAME ...] [--seeds 0 1 2] [--at-once 2] [--folder runs/arms] [--table]
 
-Runs what `--folder` does not hold yet (every run in a process of its own) and prints each run and, per arm, the mean over
-seeds with the lowest and the highest. Intervals of one run are those of its items (95 %); one base model, one test set.
+Runs what `--folder` does not hold yet (every run in a process of its own) and prints each run and, per arm, the mean
+over seeds with the lowest and the highest. Intervals of one run are those of its items (95 %); one base model, one test
+set.
 """
 
 import argparse
@@ -57,7 +58,7 @@ def run(arm: str, seed: int, folder: Path) -> None:
 
 
 def measured(folder: Path) -> dict[str, Any]:
-    """First and last line of the held-out split, and the seconds of the steps; nothing for a run that is not complete."""
+    """First and last line of the held-out split, and the seconds of the steps; nothing for an unfinished run."""
     if not (folder / "finished.json").exists():
         return {}
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]

@@ -160,7 +160,6 @@ def _headline(found: Sequence[Row]) -> list[Row]:
     return list(chosen.values())[:MOST_HEADLINES]
 
 
-
 def _sound_note(box: SoundBox) -> str:
     if not box.left_out:
         return ""
