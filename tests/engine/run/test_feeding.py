@@ -13,7 +13,7 @@ import soundfile
 from tests.toy.compiled import compiled
 from tests.toy.live import live_stage
 from wavalign.engine.run.feeding import CodeCache, Feed, feed_seed
-from wavalign.errors import DataError
+from wavalign.errors import DataError, StorageError
 from wavalign.plugins.api import Codec, DataSource
 from wavalign.plugins.batch import AudioClip, Dialogue, Message, Waveform
 from wavalign.schema.base import Params
@@ -181,3 +181,12 @@ def test_sound_without_a_codec_and_demonstrations_without_a_target(tmp_path: Pat
     assert "model.codec" in caught.value.hint
     with pytest.raises(DataError, match="'d' has no target"):
         encoder.target(Dialogue("d", ()))
+
+
+def test_a_damaged_cache_of_codes_is_named(tmp_path: Path) -> None:
+    """Not a database: StorageError with the file and what may be done."""
+    path = tmp_path / "codes.sqlite"
+    path.write_bytes(b"no database at all " * 100)
+    with pytest.raises(StorageError, match=r"codes\.sqlite") as caught:
+        CodeCache(Counting(), path)
+    assert "remove it" in caught.value.hint

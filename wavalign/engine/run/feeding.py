@@ -6,14 +6,15 @@ Every rank draws the same dialogues and takes its own slice, so that a step sees
 import hashlib
 import sqlite3
 from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, final
 
 import torch
 
 from wavalign.engine.run.seeds import derive, generator
-from wavalign.errors import DataError
+from wavalign.errors import DataError, StorageError
 from wavalign.plugins import audio
 from wavalign.plugins.api import Architecture, Codec, DataSource
 from wavalign.plugins.batch import AudioClip, Dialogue, TokenSequence
@@ -79,13 +80,14 @@ class CodeCache:
     """Codec ids of audio files, computed once and kept by content, safe for several processes."""
 
     def __init__(self, codec: Codec, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self.codec, self._fingerprint = codec, codec.fingerprint()
+        self.codec, self._fingerprint, self._path = codec, codec.fingerprint(), path
         self._memory: dict[str, tuple[int, ...]] = {}
-        self._database = sqlite3.connect(path, timeout=60, isolation_level=None, check_same_thread=False)
-        self._database.execute("PRAGMA journal_mode=WAL")
-        self._database.execute("PRAGMA synchronous=OFF")  # a lost entry is computed again
-        self._database.execute("CREATE TABLE IF NOT EXISTS codes (key TEXT PRIMARY KEY, ids BLOB)")
+        with _cache_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._database = sqlite3.connect(path, timeout=60, isolation_level=None, check_same_thread=False)
+            self._database.execute("PRAGMA journal_mode=WAL")
+            self._database.execute("PRAGMA synchronous=OFF")  # a lost entry is computed again
+            self._database.execute("CREATE TABLE IF NOT EXISTS codes (key TEXT PRIMARY KEY, ids BLOB)")
 
     def __call__(self, clip: AudioClip) -> Sequence[int]:
         """Ids of a clip."""
@@ -95,12 +97,24 @@ class CodeCache:
 
     def _look_up(self, clip: AudioClip) -> tuple[int, ...]:
         key = f"{self._fingerprint}:{hashlib.sha256(audio.read_bytes(clip)).hexdigest()}"
-        row = self._database.execute("SELECT ids FROM codes WHERE key = ?", (key,)).fetchone()
+        with _cache_errors(self._path):
+            row = self._database.execute("SELECT ids FROM codes WHERE key = ?", (key,)).fetchone()
         if row is not None:
             return tuple(array("i", row[0]))
         ids = self.codec.encode(audio.read(clip, sample_rate=self.codec.sample_rate))
-        self._database.execute("INSERT OR REPLACE INTO codes VALUES (?, ?)", (key, array("i", ids).tobytes()))
+        with _cache_errors(self._path):
+            self._database.execute("INSERT OR REPLACE INTO codes VALUES (?, ?)", (key, array("i", ids).tobytes()))
         return tuple(ids)
+
+
+@contextmanager
+def _cache_errors(path: Path) -> Iterator[None]:
+    """A full disk or a damaged cache as a StorageError that says what may be removed."""
+    try:
+        yield
+    except (sqlite3.Error, OSError) as error:
+        hint = "it can be made again: remove it, free some space, or set WAVALIGN_CACHE to another folder"
+        raise StorageError(f"the cache of codes {path} cannot be used: {error}", hint=hint) from error
 
 
 def no_codec(clip: AudioClip) -> Sequence[int]:
