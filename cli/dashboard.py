@@ -223,7 +223,7 @@ class Board:
         bars = 24 if width >= ROOMY else 12 if width >= NARROW else 0
         grid.add_column(style="dim", no_wrap=True, min_width=8)
         grid.add_column(justify="right", no_wrap=True, min_width=8)
-        grid.add_column(no_wrap=True, width=bars or None, style="cyan")
+        grid.add_column(no_wrap=True, min_width=bars, width=bars or None, style="cyan")
         grid.add_column(overflow="ellipsis", no_wrap=True)
         for label, key, prefix in (
             ("loss", "loss", "loss/"),

@@ -18,7 +18,10 @@ def proportion(name: str, hits: Sequence[bool]) -> Measurement:
     share, square = sum(hits) / count, _Z * _Z
     middle = (share + square / (2 * count)) / (1 + square / count)
     half = _Z / (1 + square / count) * math.sqrt(share * (1 - share) / count + square / (4 * count * count))
-    return Measurement(name, share, max(0.0, middle - half), min(1.0, middle + half), count)
+    # No hit and all hits end exactly at 0 and 1; the difference of two roundings does not.
+    low = middle - half if share > 0 else 0.0
+    high = middle + half if share < 1 else 1.0
+    return Measurement(name, share, low, high, count)
 
 
 def mean(name: str, values: Sequence[float], unit: str) -> Measurement:
