@@ -60,7 +60,9 @@ def preflight(plan: Plan, observer: Observer | None = None) -> Preflight:
 def run(plan: Plan, *, resume: bool = False, observer: Observer | None = None, worker: Sequence[str] = WORKER) -> Path:
     """Run a plan on this machine and give its folder; `worker` is the command each of several processes is."""
     folder = _folder(plan, resume=resume)
-    if not resume or not folder.plan.exists():
+    if resume:
+        folder.write_text(folder.plan, plan.to_json())  # equal but for options that change nothing that is learned
+    else:
         write_opening(plan, folder)
     if plan.processes == 1:
         run_rank(plan, folder, resume=resume, observer=observer)

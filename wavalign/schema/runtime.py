@@ -39,7 +39,7 @@ class RuntimeSection(Section):
     checkpoint_every: int = Field(default=0, ge=0)
     """Steps between checkpoints; 0 writes one at the end of each stage only."""
     keep_checkpoints: int = Field(default=2, ge=1)
-    """Newest checkpoints kept per stage."""
+    """Newest checkpoints kept."""
     trackers: tuple[Component, ...] = ()
     """Where metrics go besides metrics.jsonl, e.g. `[tensorboard]`."""
     reward_workers: int = Field(default=2, ge=1)
