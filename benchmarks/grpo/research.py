@@ -111,7 +111,7 @@ def _batch(point: Point, world: Path) -> dict[str, Tensor]:
     return {**batch, **shifted, "advantages": advantages.view(-1, 1)}
 
 
-def _pairs(frozen: dict[str, list]) -> Iterator[tuple[list[int], dict[str, list]]]:  # type: ignore[type-arg]
+def _pairs(frozen: dict[str, list]) -> Iterator[tuple[list[int], dict[str, list]]]:  # type: ignore[type-arg]  # lists of several kinds
     for prompt, answers in zip(frozen["prompts"], frozen["answers"], strict=True):
         for answer in answers:
             yield prompt, answer

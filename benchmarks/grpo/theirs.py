@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, final
 
 import torch
-from datasets import Dataset  # type: ignore[import-untyped]
+from datasets import Dataset  # type: ignore[import-untyped]  # it ships no types
 from safetensors.torch import save_file
 from transformers import AutoTokenizer, TrainerCallback
 from trl.trainer.grpo_config import GRPOConfig

@@ -303,7 +303,7 @@ def test_only_the_selected_rows_reach_a_head(batch: TokenBatch, monkeypatch: pyt
 
     def counting(hidden: Tensor, *args: Tensor, **options: Tensor) -> tuple[Tensor, Tensor | None]:
         seen.append(len(hidden))
-        return selected_logprobs(hidden, *args, **options)  # type: ignore[arg-type]
+        return selected_logprobs(hidden, *args, **options)  # type: ignore[arg-type]  # options of several kinds
 
     monkeypatch.setattr(logprobs, "selected_logprobs", counting)
     select = torch.zeros(SIZE, dtype=torch.bool)
