@@ -48,11 +48,13 @@ class ModelSource:
     """Where an architecture takes its sizes, tokenizer and weights from."""
 
     checkpoint: str | None
-    """Folder of a checkpoint in its original layout; None starts from random weights."""
+    """Local folder of a checkpoint in its original layout; None starts from random weights."""
     preset: str | None
     """Named size, for random weights."""
     tokenizer: str | None
     """Folder or file of the base tokenizer, for random weights; a checkpoint brings its own."""
+    device: str = "cpu"
+    """Where frozen helpers outside the policy run, such as an encoder that turns sound into features."""
 
 
 class DecodingState(ABC):
@@ -122,6 +124,13 @@ class Architecture(Plugin):
         """Ids, streams and heads of this checkpoint."""
 
     @abstractmethod
+    def empty_policy(self) -> Policy:
+        """The network, weights to be filled by the caller: drawn at random or from a checkpoint.
+
+        Modules are made under the caller's default device and dtype (the meta device included) and nothing is drawn.
+        """
+
+    @abstractmethod
     def build_policy(self, *, seed: int) -> Policy:
         """A network with random weights drawn from `seed`, in float32, on the CPU."""
 
@@ -145,9 +154,11 @@ class Architecture(Plugin):
     def dimensions(self) -> "Dimensions":
         """Sizes for the memory estimate, known without building the network."""
 
-    @abstractmethod
     def parameter_shapes(self) -> Mapping[str, tuple[int, ...]]:
-        """Name -> shape of every tensor the policy wants, known without allocating it."""
+        """Name -> shape of every tensor the policy wants; nothing is allocated."""
+        with torch.device("meta"):
+            policy = self.empty_policy()
+        return {name: tuple(tensor.shape) for name, tensor in policy.state_dict().items()}
 
     @abstractmethod
     def save_layout(self, folder: str) -> None:
@@ -155,6 +166,8 @@ class Architecture(Plugin):
 
     ignored_keys: ClassVar[tuple[str, ...]] = ()
     """Regular expressions of tensors a public checkpoint may hold that the policy does not use."""
+    frozen_groups: ClassVar[tuple[str, ...]] = ()
+    """Parameter groups that stay as they are unless a recipe's `freeze` says otherwise."""
 
 
 @final

@@ -4,7 +4,7 @@ Letters: P prompts, G group, B sequences, S streams, T tokens, H hidden, V vocab
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from typing import Any, final
 
@@ -116,6 +116,18 @@ class TokenSpace:
 
 @final
 @dataclass(frozen=True, slots=True)
+class SoundSegment:
+    """Sound that is heard as features rather than tokens, at positions `start` .. `start + length` of a row."""
+
+    start: int
+    length: int
+    """Positions it fills; how many follow from how many frames is the architecture's business."""
+    values: Tensor
+    """[N, D] float32: what the architecture's encoder or projector takes."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
 class TokenSequence:
     """One row of tokens: ids, roles and scoring heads of every stream."""
 
@@ -125,6 +137,8 @@ class TokenSequence:
     """[S, T] int8, values of `Role`."""
     sources: Tensor | None = None
     """[S, T] int8 index into `TokenSpace.heads`; None means each stream's main head."""
+    sounds: tuple[SoundSegment, ...] = ()
+    """What is heard as features, in the order of their positions."""
 
     @property
     def length(self) -> int:
@@ -144,10 +158,26 @@ class TokenBatch:
     """[B, S, T] int8."""
     lengths: Tensor
     """[B] int64."""
+    sounds: tuple[tuple[SoundSegment, ...], ...] = ()
+    """Per row what is heard as features; empty where no row hears any. Equal segments may be one object."""
 
     def to(self, device: torch.device) -> "TokenBatch":
         """The same batch on another device."""
-        return TokenBatch(*(x.to(device) for x in (self.ids, self.roles, self.sources, self.lengths)))
+        moved: dict[int, SoundSegment] = {}  # a prompt's segments are shared by its group: move each once
+        for segment in (each for row in self.sounds for each in row):
+            moved.setdefault(id(segment), replace(segment, values=segment.values.to(device)))
+        return TokenBatch(
+            ids=self.ids.to(device),
+            roles=self.roles.to(device),
+            sources=self.sources.to(device),
+            lengths=self.lengths.to(device),
+            sounds=tuple(tuple(moved[id(each)] for each in row) for row in self.sounds),
+        )
+
+    def rows(self, index: Tensor) -> "TokenBatch":
+        """The rows `index` [B'] alone."""
+        sounds = tuple(self.sounds[row] for row in index.tolist()) if self.sounds else ()
+        return TokenBatch(self.ids[index], self.roles[index], self.sources[index], self.lengths[index], sounds)
 
 
 @final
@@ -210,7 +240,8 @@ def collate(rows: Sequence[TokenSequence], space: TokenSpace) -> TokenBatch:
         roles[index, :, : row.length] = row.roles
         if row.sources is not None:
             sources[index, :, : row.length] = row.sources
-    return TokenBatch(ids, roles, sources, torch.tensor([row.length for row in rows]))
+    sounds = tuple(row.sounds for row in rows)
+    return TokenBatch(ids, roles, sources, torch.tensor([row.length for row in rows]), sounds if any(sounds) else ())
 
 
 def concatenate(prompt: TokenSequence, completion: TokenSequence, space: TokenSpace) -> TokenSequence:
@@ -223,4 +254,5 @@ def concatenate(prompt: TokenSequence, completion: TokenSequence, space: TokenSp
         torch.cat([prompt.ids, completion.ids], dim=1),
         torch.cat([prompt.roles, completion.roles], dim=1),
         torch.cat(sources, dim=1),
+        prompt.sounds + tuple(replace(each, start=each.start + prompt.length) for each in completion.sounds),
     )

@@ -4,10 +4,12 @@ from collections.abc import Mapping
 from typing import Any, TypeVar, final
 
 from wavalign.errors import Problem
+from wavalign.plugins.api import Architecture
 from wavalign.plugins.registry import Registry
 from wavalign.schema.component import Component
 from wavalign.schema.loading import read_params
 from wavalign.schema.marks import Path, Source
+from wavalign.schema.model import ModelSection
 from wavalign.schema.stage import Stage
 
 C = TypeVar("C", bound=Component)
@@ -52,6 +54,7 @@ class Resolver:
                 "codec": None
                 if model.codec is None
                 else self.component("codec", model.codec, (*path, "model", "codec")),
+                "freeze": self._frozen_groups(model) if model.freeze is None else model.freeze,
             }
         )
         data = data.model_copy(
@@ -75,6 +78,13 @@ class Resolver:
                 "evaluation": stage.evaluation.model_copy(update={"metrics": metrics}),
             }
         )
+
+    def _frozen_groups(self, model: ModelSection) -> tuple[str, ...]:
+        """What the architecture keeps frozen; nothing for one that does not exist, which is noted elsewhere."""
+        if model.architecture.type not in self.registry.types("architecture"):
+            return ()
+        plugin = self.registry.get("architecture", model.architecture.type)
+        return plugin.frozen_groups if issubclass(plugin, Architecture) else ()
 
     def _sources(self, sources: Any, path: Path) -> Any:
         if sources is None:

@@ -99,7 +99,9 @@ class Builder:
         """The stage's architecture, over its starting checkpoint."""
         model = stage.stage.model
         checkpoint = _weights(stage, start)
-        source = ModelSource(checkpoint, None if checkpoint else model.preset, model.tokenizer)
+        source = ModelSource(
+            checkpoint, None if checkpoint else model.preset, model.tokenizer, device=str(self.world.device)
+        )
         return self.plugin(Architecture, model.architecture, source=source)
 
     def policy(self, stage: StagePlan, architecture: Architecture, start: Path | None) -> Policy:
@@ -108,8 +110,9 @@ class Builder:
         folder = _weights(stage, start)
         if folder is not None:
             load_into(policy, folder, architecture.ignored_keys)
+        frozen = stage.stage.model.freeze or ()
         for name, parameter in policy.named_parameters():
-            parameter.requires_grad_(architecture.parameter_group(name) not in stage.stage.model.freeze)
+            parameter.requires_grad_(architecture.parameter_group(name) not in frozen)
         return policy.to(self.world.device)
 
     def codec(self, stage: StagePlan, start: Path | None) -> Codec | None:

@@ -95,9 +95,8 @@ def score_batch(
     score, used = ScoredPolicy(policy, space), select.flatten(1).any(dim=1).nonzero()[:, 0]
     if len(used) in (0, len(select)):
         return score(batch, select, temperature=temperature, support=support)  # type: ignore[no-any-return]
-    part = TokenBatch(*(x[used] for x in (batch.ids, batch.roles, batch.sources, batch.lengths)))
     scored = score(
-        part,
+        batch.rows(used),
         select[used],
         temperature=temperature[used] if isinstance(temperature, Tensor) else temperature,
         support=None if support is None else support[used],

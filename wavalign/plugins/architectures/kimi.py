@@ -13,7 +13,6 @@ answers are generated; an answer without text opens with E; a target whose sound
 """
 
 import json
-from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal, final
@@ -22,6 +21,7 @@ import torch
 
 from wavalign.errors import CheckpointError
 from wavalign.plugins.api import Architecture, Dimensions, EncodeAudio, ModelSource
+from wavalign.plugins.architectures.configs import check_given_sizes
 from wavalign.plugins.architectures.kimi_audio.layout import AUDIO, TEXT
 from wavalign.plugins.architectures.kimi_audio.policy import KimiPolicy
 from wavalign.plugins.architectures.kimi_audio.sizes import PRESETS, KimiSizes, read_public_config, sizes_of_config
@@ -31,7 +31,7 @@ from wavalign.plugins.architectures.kimi_audio.vocabulary import (
     read_vocabulary,
 )
 from wavalign.plugins.architectures.kimi_audio.writer import DialogueWriter
-from wavalign.plugins.architectures.vita_audio.vocabulary import open_tokenizer
+from wavalign.plugins.architectures.tokenizers import open_tokenizer
 from wavalign.plugins.batch import Answer, Dialogue, HeadSpec, TokenSequence, TokenSpace
 from wavalign.schema.base import Params
 
@@ -113,11 +113,15 @@ class KimiAudio(Architecture):
             num_codes=self.sizes.num_codes,
         )
 
+    def empty_policy(self) -> KimiPolicy:
+        """The network under the names of the public checkpoints."""
+        return KimiPolicy(self.sizes, self.vocabulary.layout)
+
     def build_policy(self, *, seed: int) -> KimiPolicy:
         """Random weights drawn from `seed`, float32, on the CPU; the caller's random state stays as it was."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            policy = KimiPolicy(self.sizes, self.vocabulary.layout)
+            policy = self.empty_policy()
             policy.initialize()
         return policy
 
@@ -174,12 +178,6 @@ class KimiAudio(Architecture):
             vocabulary=sizes.vocabulary_size,
         )
 
-    def parameter_shapes(self) -> Mapping[str, tuple[int, ...]]:
-        """Names and shapes of the public layout; nothing is allocated."""
-        with torch.device("meta"):
-            policy = KimiPolicy(self.sizes, self.vocabulary.layout)
-        return {name: tuple(tensor.shape) for name, tensor in policy.state_dict().items()}
-
     def save_layout(self, folder: str) -> None:
         """Write `config.json` in the public layout, and the tokenizer as `tokenizer.json`."""
         place = Path(folder)
@@ -196,14 +194,7 @@ class KimiAudio(Architecture):
                     f"{folder}: {name} is {self._config[name]} in config.json, {value} in the tokenizer"
                 )
         fixed = {**asdict(self.sizes), "num_codes": self.sizes.num_codes}
-        wrong = [
-            f"{name} {value} (not {fixed[name]})" for name, value in self.params.sizes().items() if value != fixed[name]
-        ]
-        if wrong:
-            raise CheckpointError(
-                f"{folder} fixes the sizes, but the recipe sets {', '.join(wrong)}",
-                hint="remove them from model.architecture, or start from a preset",
-            )
+        check_given_sizes(self.params.sizes(), fixed, folder)
 
     @staticmethod
     def _from_preset(source: ModelSource, params: KimiParams) -> tuple[KimiSizes, Any]:

@@ -9,7 +9,6 @@ Source: VITA-Audio (arXiv 2505.03739) and its public checkpoints (model_type `qw
 """
 
 import json
-from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, ClassVar, Self, final
@@ -20,6 +19,8 @@ from torch import Tensor
 
 from wavalign.errors import CheckpointError
 from wavalign.plugins.api import Architecture, Dimensions, EncodeAudio, ModelSource
+from wavalign.plugins.architectures.configs import check_given_sizes
+from wavalign.plugins.architectures.tokenizers import open_tokenizer
 from wavalign.plugins.architectures.vita_audio.chatml import ChatWriter
 from wavalign.plugins.architectures.vita_audio.decoding import DecodingPlan
 from wavalign.plugins.architectures.vita_audio.layout import MARKS_PER_CHUNK
@@ -32,7 +33,6 @@ from wavalign.plugins.architectures.vita_audio.sizes import (
 )
 from wavalign.plugins.architectures.vita_audio.vocabulary import (
     add_vita_tokens,
-    open_tokenizer,
     padded_size,
     read_vocabulary,
 )
@@ -127,11 +127,15 @@ class VitaAudio(Architecture):
             num_codes=self.vocabulary.layout.num_codes,
         )
 
+    def empty_policy(self) -> VitaPolicy:
+        """The network under the names of the public checkpoints."""
+        return VitaPolicy(self.sizes, self._plan)
+
     def build_policy(self, *, seed: int) -> VitaPolicy:
         """Random weights drawn from `seed`, float32, on the CPU; the caller's random state stays as it was."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            policy = VitaPolicy(self.sizes, self._plan)
+            policy = self.empty_policy()
             policy.initialize()
         return policy
 
@@ -180,12 +184,6 @@ class VitaAudio(Architecture):
             vocabulary=sizes.vocabulary_size,
         )
 
-    def parameter_shapes(self) -> Mapping[str, tuple[int, ...]]:
-        """Names and shapes of the public layout; nothing is allocated."""
-        with torch.device("meta"):
-            policy = VitaPolicy(self.sizes, self._plan)
-        return {name: tuple(tensor.shape) for name, tensor in policy.state_dict().items()}
-
     def save_layout(self, folder: str) -> None:
         """Write `config.json`, `generation_config.json` and the tokenizer in the public layout."""
         layout, place = self.vocabulary.layout, Path(folder)
@@ -208,14 +206,7 @@ class VitaAudio(Architecture):
     def _check_sizes(self, folder: str) -> None:
         """Sizes in the recipe may repeat those of the checkpoint; raise CheckpointError where they contradict them."""
         fixed = {**asdict(self.sizes), "num_codes": self.vocabulary.layout.num_codes}
-        wrong = [
-            f"{name} {value} (not {fixed[name]})" for name, value in self.params.sizes().items() if value != fixed[name]
-        ]
-        if wrong:
-            raise CheckpointError(
-                f"{folder} fixes the sizes, but the recipe sets {', '.join(wrong)}",
-                hint="remove them from model.architecture, or start from a preset",
-            )
+        check_given_sizes(self.params.sizes(), fixed, folder)
 
     @staticmethod
     def _from_preset(source: ModelSource, params: VitaParams) -> tuple[VitaSizes, Any]:

@@ -20,7 +20,7 @@ from wavalign.plugins.speech.world.studio import prepared, world_cache
 from wavalign.schema.base import Params, RecipePath
 
 TRANSCRIBE = "transcribe"
-"""System message of the transcript task."""
+"""What asks for a transcript."""
 
 
 @final
@@ -46,7 +46,9 @@ class SpokenWorldParams(Params):
     mumbling: float = Field(default=0.0, ge=0.0, le=1.0)
     """Share of targets spoken 1.5 times as fast under white noise (18 dB): lost once they went through the codec."""
     task: Literal["answer", "transcript"] = "answer"
-    """What is wanted: the spoken answer, or, after a system message that says so, the question's words alone."""
+    """What is wanted: the spoken answer, or, after a message that says so, the question's words alone."""
+    instruction: Literal["system", "user"] = "system"
+    """Who says that a transcript is wanted; some model families know no system messages."""
     world_seed: int = Field(default=0, ge=0)
     """Of renditions and noise; splits are disjoint only under the same one, so it is not the run's seed."""
     cache: RecipePath | None = None
@@ -66,7 +68,7 @@ class SpokenWorld(DataSource):
 
     def prepare(self, progress: Callable[[str, int, int], None]) -> None:
         """Speak what the cache does not hold yet (about 2 ms a clip on two processes), then read it."""
-        options = self.params.model_dump(exclude={"cache", "task"})
+        options = self.params.model_dump(exclude={"cache", "task", "instruction"})
         records = prepared(Scene(seed=self.seed, **options), self._folder(), progress)
         self._dialogues = read_records(str(records))
 
@@ -81,5 +83,5 @@ class SpokenWorld(DataSource):
         if self.params.task == "answer":
             return dialogue
         question = dialogue.messages[-1]
-        asked = (Message("system", TRANSCRIBE), *dialogue.messages)
+        asked = (Message(self.params.instruction, TRANSCRIBE), *dialogue.messages)
         return replace(dialogue, messages=asked, target=Message("assistant", question.text))

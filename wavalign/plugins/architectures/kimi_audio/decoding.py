@@ -14,10 +14,10 @@ from torch import Tensor
 from transformers.models.qwen2.modeling_qwen2 import Qwen2DecoderLayer
 
 from wavalign.plugins.api import DecodingState
+from wavalign.plugins.architectures.caching import SPARE_SLOTS, Glance, LayerCache, attend
 from wavalign.plugins.architectures.kimi_audio.layout import AUDIO, TEXT, KimiLayout
 from wavalign.plugins.architectures.kimi_audio.network import Backbone, SoundFeatures
 from wavalign.plugins.architectures.kimi_audio.sizes import KimiSizes
-from wavalign.plugins.architectures.vita_audio.decoding import SPARE_SLOTS, Glance, LayerCache, attend
 from wavalign.plugins.batch import Role, TokenSequence
 
 FREE = -1

@@ -1,6 +1,5 @@
 """The numbers that fix a network, from a preset or from a public `config.json`."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
@@ -8,6 +7,7 @@ from typing import Any, final
 from transformers import Qwen2Config
 
 from wavalign.errors import CheckpointError
+from wavalign.plugins.architectures.configs import read_config
 
 NETWORK_NAME, MODEL_TYPE = "MoonshotKimiaForCausalLM", "kimi_audio"
 
@@ -155,13 +155,7 @@ PRESETS: dict[str, Preset] = {
 
 def read_public_config(folder: str) -> dict[str, Any]:
     """Read `config.json` of a checkpoint folder; raises CheckpointError when it is not of this family."""
-    path = Path(folder) / "config.json"
-    try:
-        config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise CheckpointError(f"{path} does not exist", hint="give the folder of a complete checkpoint") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise CheckpointError(f"{path} cannot be read: {error}") from error
+    config, path = read_config(folder), Path(folder) / "config.json"
     names = config.get("architectures") or []
     if NETWORK_NAME not in names:
         raise CheckpointError(f"{path}: architectures is {names}, type kimi reads {NETWORK_NAME!r}")

@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerFast
 from wavalign.errors import CheckpointError, DataError
 from wavalign.plugins.architectures.kimi_audio.layout import KimiLayout
 from wavalign.plugins.architectures.kimi_audio.sizes import KimiSizes
-from wavalign.plugins.architectures.vita_audio.vocabulary import open_tokenizer, unknown_token
+from wavalign.plugins.architectures.tokenizers import open_tokenizer, unknown_token
 
 CONTROL_TOKENS: dict[str, str] = {
     "message_end": "<|im_msg_end|>",

@@ -13,15 +13,12 @@ from typing import Literal, final
 import torch
 from torch import Tensor
 from torch.nn import functional
-from transformers.models.qwen2.modeling_qwen2 import Qwen2DecoderLayer
 
 from wavalign.plugins.api import DecodingState
+from wavalign.plugins.architectures.caching import GROWTH, SPARE_SLOTS, Glance, LayerCache, attend
 from wavalign.plugins.architectures.vita_audio.layout import TextWatch, VitaLayout, head_schedule
 from wavalign.plugins.architectures.vita_audio.network import VitaNetwork
 from wavalign.plugins.batch import Role, TokenSequence
-
-SPARE_SLOTS = 64
-GROWTH = 1.25
 
 
 @final
@@ -36,78 +33,6 @@ class DecodingPlan:
     def modules_used(self, num_mtp_layers: int) -> int:
         """How many MTP modules the schedule ever asks for."""
         return min(num_mtp_layers, max(self.decoding[1::2]))
-
-
-@final
-class LayerCache:
-    """Keys and values [B, Hkv, slots, D] of one layer, in buffers that grow in steps."""
-
-    __slots__ = ("keys", "length", "values")
-
-    def __init__(self, keys: Tensor, values: Tensor) -> None:
-        self.keys, self.values, self.length = keys, values, 0
-
-    def reserve(self, slots: int) -> None:
-        """Make room for `slots` slots in all."""
-        if slots <= self.keys.shape[2]:
-            return
-        room = max(slots + SPARE_SLOTS, int(slots * GROWTH))
-        self.keys, self.values = self._grown(self.keys, room), self._grown(self.values, room)
-
-    def append(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Store new slots and return all filled ones."""
-        end = self.length + keys.shape[2]
-        self.reserve(end)
-        self.keys[:, :, self.length : end] = keys
-        self.values[:, :, self.length : end] = values
-        self.length = end
-        return self.keys[:, :, :end], self.values[:, :, :end]
-
-    def select(self, rows: Tensor) -> None:
-        """Keep or repeat `rows` (indices)."""
-        self.keys, self.values = self.keys.index_select(0, rows), self.values.index_select(0, rows)
-
-    def _grown(self, old: Tensor, room: int) -> Tensor:
-        new = old.new_empty(old.shape[0], old.shape[1], room, old.shape[3])
-        new[:, :, : self.length] = old[:, :, : self.length]
-        return new
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class Glance:
-    """What one pass over new slots needs besides their states."""
-
-    cosine: Tensor
-    """[B or 1, N, 1, 1, D]."""
-    sine: Tensor
-    """As `cosine`, its first half negated, so that rotation is one roll."""
-    mask: Tensor | None
-    """Added to scores [B or 1, 1, groups * N or 1, slots], -inf where hidden; None where every slot is visible."""
-
-
-def attend(layer: Qwen2DecoderLayer, states: Tensor, cache: LayerCache, glance: Glance) -> Tensor:
-    """One decoder layer over new `states` [B, N, H] with `cache`; query heads that share a key become query rows."""
-    attention = layer.self_attn
-    normed = layer.input_layernorm(states)
-    batch, new, _ = states.shape
-    size = attention.head_dim
-    query = attention.q_proj(normed).view(batch, new, -1, attention.num_key_value_groups, size)
-    key = attention.k_proj(normed).view(batch, new, -1, 1, size)
-    value = attention.v_proj(normed).view(batch, new, -1, size)
-    query, key = rotate(query, glance), rotate(key, glance)
-    keys, values = cache.append(key[:, :, :, 0].transpose(1, 2), value.transpose(1, 2))
-    rows = query.permute(0, 2, 3, 1, 4).flatten(2, 3)
-    mixed = functional.scaled_dot_product_attention(rows, keys, values, attn_mask=glance.mask, scale=attention.scaling)
-    joined = mixed.view(batch, query.shape[2], -1, new, size).permute(0, 3, 1, 2, 4).reshape(batch, new, -1)
-    states = states + attention.o_proj(joined)
-    result: Tensor = states + layer.mlp(layer.post_attention_layernorm(states))
-    return result
-
-
-def rotate(states: Tensor, glance: Glance) -> Tensor:
-    """Rotary position embedding of `states` [B, N, Hkv, groups, D]."""
-    return states * glance.cosine + states.roll(states.shape[-1] // 2, -1) * glance.sine
 
 
 @final

@@ -3,17 +3,15 @@
 The order of the added tokens is that of the public checkpoints, so that a Qwen2.5 tokenizer gets the public ids.
 """
 
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, final
+from typing import final
 
-from tokenizers.models import BPE, WordLevel, WordPiece
-from transformers import PreTrainedTokenizerFast, Qwen2Tokenizer
+from transformers import PreTrainedTokenizerFast
 
 from wavalign.errors import CheckpointError, DataError
+from wavalign.plugins.architectures.tokenizers import unknown_token
 from wavalign.plugins.architectures.vita_audio.layout import VitaLayout
 
 BEGIN_AUDIO, END_AUDIO = "<|begin_of_audio|>", "<|end_of_audio|>"
@@ -34,36 +32,6 @@ VOCABULARY_MULTIPLE = 8
 def code_token(code: int) -> str:
     """Name of a codec id in the vocabulary."""
     return f"<|audio_{code}|>"
-
-
-def open_tokenizer(path: str) -> PreTrainedTokenizerFast:
-    """Open a tokenizer file or folder without touching the network; raises CheckpointError."""
-    place = Path(path)
-    fast: Any = PreTrainedTokenizerFast  # transformers leaves these constructors untyped
-    opened: PreTrainedTokenizerFast
-    file = place if place.is_file() else place / "tokenizer.json"
-    if file.is_file():
-        _check_json(file)
-    if place.is_file():
-        opened = fast(tokenizer_file=str(place))
-        return opened
-    if file.is_file():
-        opened = fast.from_pretrained(path, local_files_only=True)
-        return opened
-    if (place / "vocab.json").is_file() and (place / "merges.txt").is_file():
-        opened = Qwen2Tokenizer.from_pretrained(path, local_files_only=True)
-        return opened
-    raise CheckpointError(
-        f"{path} holds no tokenizer", hint="expected tokenizer.json, or vocab.json with merges.txt, in the folder"
-    )
-
-
-def _check_json(file: Path) -> None:
-    """Raise CheckpointError where a tokenizer file is torn; the reader behind it would name no file."""
-    try:
-        json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise CheckpointError(f"{file} cannot be read: {error}", hint="expected a tokenizer.json") from error
 
 
 def add_vita_tokens(tokenizer: PreTrainedTokenizerFast, num_codes: int) -> None:
@@ -148,11 +116,3 @@ def read_vocabulary(
     )
     control = frozenset(known[token] for token in CONTROL_TOKENS if token in known)
     return VitaVocabulary(tokenizer, layout, known[BEGIN_TURN], unknown, size, control)
-
-
-def unknown_token(tokenizer: PreTrainedTokenizerFast) -> str | None:
-    """What the tokenizer writes for what it cannot write; None where that cannot happen."""
-    if tokenizer.unk_token is not None:
-        return str(tokenizer.unk_token)
-    model = tokenizer.backend_tokenizer.model
-    return model.unk_token if isinstance(model, BPE | WordLevel | WordPiece) else None
