@@ -1,8 +1,9 @@
-"""Copy what `wavalign run recipes/base/spoken-world.yaml` left in its folder to where the recipes take it from.
+"""Copy what a run of a recipe in recipes/base/ left in its folder to where the recipes take it from.
 
-    python scripts/ship_base.py runs/base-spoken-world/20260101-120000-ab12
+    python scripts/ship_base.py runs/base-spoken-world/20260101-120000-ab12 answers mumbling
 
-Writes the codec, the two models and PROVENANCE.json (recipe, seed, fingerprint, versions, hardware, metrics).
+Writes the named stages' models, the codec where the run fitted one, and PROVENANCE.json (recipe, seed, fingerprint,
+versions, hardware, metrics) to recipes/base/<the run's name without "base-">.
 """
 
 import json
@@ -10,22 +11,24 @@ import shutil
 import sys
 from pathlib import Path
 
-TARGET = Path(__file__).parents[1] / "recipes" / "base" / "spoken-world"
-MODELS = ("answers", "mumbling")
+BASES = Path(__file__).parents[1] / "recipes" / "base"
 
 
-def main(run: Path) -> None:
-    """Ship the stages of `run`."""
+def main(run: Path, models: list[str]) -> None:
+    """Ship the stages `models` of `run`."""
     plan = json.loads((run / "plan.json").read_text(encoding="utf-8"))
     environment = json.loads((run / "environment.json").read_text(encoding="utf-8"))
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-    shutil.rmtree(TARGET, ignore_errors=True)
-    TARGET.mkdir(parents=True)
-    for name in MODELS:
-        shutil.copytree(run / "stages" / name / "model", TARGET / name)
-    shutil.copy2(run / "stages" / "codec" / "codec.safetensors", TARGET / "codec.safetensors")
+    name = plan["name"].removeprefix("base-")
+    target = BASES / name
+    shutil.rmtree(target, ignore_errors=True)
+    target.mkdir(parents=True)
+    for model in models:
+        shutil.copytree(run / "stages" / model / "model", target / model)
+    if (run / "stages" / "codec").exists():
+        shutil.copy2(run / "stages" / "codec" / "codec.safetensors", target / "codec.safetensors")
     provenance = {
-        "recipe": "recipes/base/spoken-world.yaml",
+        "recipe": f"recipes/base/{name}.yaml",
         "seed": plan["seed"],
         "fingerprint": plan["fingerprint"],
         "stages": {
@@ -35,7 +38,7 @@ def main(run: Path) -> None:
         "processor": environment["processor"],
         "metrics": {line["stage"]: _measured(line) for line in lines if line["split"] == "heldout"},
     }
-    (TARGET / "PROVENANCE.json").write_text(json.dumps(provenance, indent=1) + "\n", encoding="utf-8")
+    (target / "PROVENANCE.json").write_text(json.dumps(provenance, indent=1) + "\n", encoding="utf-8")
 
 
 def _measured(line: dict[str, object]) -> dict[str, object]:
@@ -46,4 +49,4 @@ def _measured(line: dict[str, object]) -> dict[str, object]:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), sys.argv[2:])
