@@ -56,14 +56,13 @@ def golden_pairs(golden_dir: Path) -> Callable[[str], list[GoldenPair]]:
     """`golden_pairs(prefix)` reads every recording whose name begins so; none at all is a failure."""
 
     def read(prefix: str) -> list[GoldenPair]:
-        names = sorted(path.stem for path in golden_dir.glob(f"{prefix}*.safetensors"))
-        assert names, f"no recording named {prefix}* in {golden_dir}"
-        return [
-            GoldenPair(
-                json.loads((golden_dir / f"{name}.json").read_text(encoding="utf-8")),
-                load_file(golden_dir / f"{name}.safetensors"),
-            )
-            for name in names
-        ]
+        files = sorted(golden_dir.glob(f"{prefix}*.safetensors"))
+        assert files, f"no recording named {prefix}* in {golden_dir}"
+        return [read_pair(file) for file in files]
 
     return read
+
+
+def read_pair(file: Path) -> GoldenPair:
+    """The recording whose tensors `file` holds."""
+    return GoldenPair(json.loads(file.with_suffix(".json").read_text(encoding="utf-8")), load_file(file))

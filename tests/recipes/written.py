@@ -39,7 +39,10 @@ def write_headers(folder: Path, shapes: Shapes, *, dtype: str = "BF16", shards: 
             out.truncate(8 + len(text) + offset)
         total += offset
     if shards > 1:
-        index = {"metadata": {"total_size": total}, "weight_map": {n: file for file, part in files.items() for n in part}}
+        index = {
+            "metadata": {"total_size": total},
+            "weight_map": {n: file for file, part in files.items() for n in part},
+        }
         (folder / "model.safetensors.index.json").write_text(json.dumps(index))
     return total
 
