@@ -15,6 +15,7 @@ from wavalign.engine.run import objective
 from wavalign.engine.run.live import LiveStage, LiveTerm
 from wavalign.engine.run.logprobs import score_batch
 from wavalign.engine.run.rows import MicroBatch, Row, demonstration_rows, micro_batches, rollout_rows
+from wavalign.engine.run.sampling import distributions
 from wavalign.engine.run.schedule import learning_rate
 from wavalign.engine.run.scoring import Call, Scores, check_budget, collect_scores
 from wavalign.engine.run.seeds import generator
@@ -83,6 +84,17 @@ class StepExecutor:
         self.live = live
         self.graph = live.plan.graph
         self.space = live.architecture.tokens
+        rollout = live.plan.stage.rollout
+        need: Literal["text", "all"] = "text" if self.graph.rollout_need == "text" else "all"
+        self._sampling = SamplingOptions(
+            rollout.group_size,
+            rollout.temperature,
+            rollout.top_k,
+            rollout.top_p,
+            rollout.max_new_tokens,
+            need,
+            distributions(rollout),
+        )
         self._collectors: dict[str, Callable[[Node, StepState], None]] = {
             "prompts": self._prompts,
             "demonstrations": self._demonstrations,
@@ -126,15 +138,10 @@ class StepExecutor:
         state.demonstrations = self._slice(self.live.feeds["demonstrations"].next(self._geometry.demonstrations))
 
     def _rollout(self, node: Node, state: StepState) -> None:
-        rollout = self.live.plan.stage.rollout
-        need: Literal["text", "all"] = "text" if self.graph.rollout_need == "text" else "all"
-        options = SamplingOptions(
-            rollout.group_size, rollout.temperature, rollout.top_k, rollout.top_p, rollout.max_new_tokens, need
-        )
         # Ranks share the seed: a row's draws depend on its dialogue and its place in the group, not on its rank.
         rng = generator(self.live.seed, self.live.plan.name, "rollout", state.index)
         with self.live.backend.full_parameters():
-            state.groups = self.live.roller.sample(self.live.backend.policy, state.prompts, options, rng)
+            state.groups = self.live.roller.sample(self.live.backend.policy, state.prompts, self._sampling, rng)
 
     def _decode_audio(self, node: Node, state: StepState) -> None:
         state.groups = self.live.roller.with_sound(state.groups)
@@ -280,7 +287,7 @@ class StepExecutor:
             rows,
             self._geometry.micro_batch,
             space=self.space,
-            temperature=self.live.plan.stage.rollout.temperature,
+            temperatures=[self._sampling.distribution(stream).temperature for stream in self.space.streams],
             device=self.live.world.device,
         )
 
