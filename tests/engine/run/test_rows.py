@@ -79,6 +79,15 @@ def test_demonstrations_have_temperature_one() -> None:
     torch.testing.assert_close(made.temperature, torch.tensor([[0.7], [0.7], [1.0]]))
 
 
+def test_every_stream_has_its_temperature() -> None:
+    two = TokenSpace(50, 49, ("text", "audio"), (HeadSpec("text", 0), HeadSpec("audio", 1)), 4)
+    tokens = TokenSequence(torch.ones(2, 3, dtype=torch.int64), torch.full((2, 3), int(Role.TEXT), dtype=torch.int8))
+    said = Rollout(tokens, torch.zeros(2, 3), Answer("", (), True))
+    rows = [*rollout_rows([RolloutGroup(Dialogue("d", ()), tokens, (said,))], two), Row(tokens, None)]
+    (made,) = micro_batches(rows, 9, space=two, temperatures=[1.0, 0.8], device=CPU)
+    torch.testing.assert_close(made.temperature, torch.tensor([[1.0, 0.8], [1.0, 1.0]]))
+
+
 def test_cutting_keeps_every_row_once_and_similar_lengths_together() -> None:
     rows = [Row(sequence(*[1] * length), None) for length in (9, 2, 7, 1, 8, 3, 5)]
     made = batch(rows, 3)

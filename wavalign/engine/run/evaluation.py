@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 from typing import final
 
 from wavalign.engine.run.rollouts import Roller
-from wavalign.engine.run.sampling import distributions
+from wavalign.engine.run.sampling import evaluation_options
 from wavalign.engine.run.seeds import generator
-from wavalign.plugins.api import Measurement, Metric, Policy, SamplingOptions
+from wavalign.plugins.api import Measurement, Metric, Policy
 from wavalign.plugins.batch import Dialogue, RolloutGroup
 from wavalign.schema.evaluation import EvaluationSection
 
@@ -39,11 +39,7 @@ class Evaluator:
         max_new_tokens: int,
     ) -> None:
         self.roller, self.splits, self.metrics, self.num_samples = roller, splits, metrics, section.samples
-        how = section.sampling
-        # Whole answers: they are listened to.
-        self.options = SamplingOptions(
-            1, how.temperature, how.top_k, how.top_p, max_new_tokens, "all", distributions(how)
-        )
+        self.options = evaluation_options(section.sampling, max_new_tokens=max_new_tokens)
         self._ceilings: dict[str, dict[str, float]] = {}
 
     def run(self, policy: Policy, progress: Callable[[str, int, int], None]) -> Iterator[SplitResult]:
