@@ -44,7 +44,7 @@ def write_world(point: Point, folder: Path) -> None:
     model.save_pretrained(qwen2)
     (vita / "config.json").write_text(json.dumps(sizes.public_config()), encoding="utf-8")
     os.link(qwen2 / "model.safetensors", vita / "model.safetensors")
-    tokenizer = _tokenizer(folder)
+    tokenizer = word_tokenizer(folder)
     tokenizer.save_pretrained(vita)
     tokenizer.save_pretrained(qwen2)
     frozen = _frozen(point, model, vita)
@@ -54,7 +54,7 @@ def write_world(point: Point, folder: Path) -> None:
     (folder / "frozen.json").write_text(json.dumps({**frozen, "chats": list(map(_chat, frozen["texts"]))}))
 
 
-def _tokenizer(folder: Path) -> PreTrainedTokenizerFast:
+def word_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     """Words, control tokens and codec tokens; the embedding has more rows than that where the vocabulary is large."""
     named = ["<unk>", "\n", "system", "user", "assistant"]
     words = [*named, *(f"w{index}" for index in range(WORDS - len(named)))]

@@ -202,7 +202,8 @@ class Rollout:
     """[S, Tc] float32 behaviour log-probs, under the distribution that was sampled; 0 where nothing was."""
     answer: Answer
     support: Tensor | None = None
-    """[S, Tc, K] int32 ids that top-k/top-p kept, padded by -1; None when nothing was cut."""
+    """[S, Tc, K] int32 ids that top-k/top-p kept, padded by -1, -1 alone at positions that were not cut; None when
+    none was."""
     waveform: Waveform | None = None
     """The decoded sound; None when no reward or metric listens."""
 

@@ -7,14 +7,17 @@ from pydantic import Field
 
 from wavalign.schema.base import Section
 from wavalign.schema.component import Component
+from wavalign.schema.sampling import EvaluationSampling
 
 
 @final
 class EvaluationSection(Section):
-    """Metrics on every split of `data.evaluation`, on greedy answers, beside the same metrics on the gold answers."""
+    """Metrics on every split of `data.evaluation`, beside the same metrics on the gold answers."""
 
     metrics: Mapping[str, Component] = Field(default_factory=dict)
     """Metric plugins by name."""
+    sampling: EvaluationSampling = EvaluationSampling()
+    """How answers are sampled; greedy unless told otherwise."""
     at_start: bool = True
     """Measure before the first step."""
     at_end: bool = True

@@ -1,11 +1,13 @@
 """How answers are sampled, and how many rows a step has."""
 
+from collections.abc import Mapping
 from typing import final
 
 from pydantic import Field
 
 from wavalign.schema.base import Section
 from wavalign.schema.component import Component
+from wavalign.schema.sampling import StreamSampling
 
 
 @final
@@ -22,6 +24,8 @@ class RolloutSection(Section):
     """Keep the k most likely ids; 0 keeps all."""
     top_p: float = Field(default=1.0, gt=0, le=1)
     """Keep the smallest set of ids with this much probability."""
+    streams: Mapping[str, StreamSampling] = Field(default_factory=dict)
+    """What differs in single token streams, by their names: `mix` of vita; `text` and `audio` of kimi."""
     max_new_tokens: int = Field(default=256, ge=1)
     """Longest answer, counted in steps of the token streams."""
 

@@ -159,6 +159,20 @@ RULES: dict[str, tuple[tuple[Change, ...], str, str, str, str]] = {
         "compared with itself",
         "2 or more",
     ),
+    "a stream that is not drawn": (
+        (put("rollout.streams", {"mix": {"temperature": 0}}),),
+        "bad_value",
+        "rollout.streams.mix.temperature",
+        "above 0",
+        "evaluation.sampling",
+    ),
+    "a repetition penalty where it is learned from": (
+        (put("rollout.streams", {"mix": {"repetition_penalty": 1.1}}),),
+        "bad_value",
+        "rollout.streams.mix.repetition_penalty",
+        "another distribution",
+        "evaluation.sampling",
+    ),
     "an unknown type": (
         (put("objective.terms.rl.loss", {"type": "grop"}),),
         "unknown_type",

@@ -92,6 +92,14 @@ def test_everything_missing_is_found_at_once(tmp_path: Path) -> None:
     assert all(each.hint for each in found.errors)
 
 
+def test_a_stream_the_architecture_does_not_have(tmp_path: Path) -> None:
+    found = look(tmp_path, put("evaluation.sampling.streams", {"audio": {"temperature": 1.0}}))
+    (finding,) = found.errors
+    assert finding.what == "evaluation.sampling.streams.audio"
+    assert "vita has no stream named 'audio'" in finding.message
+    assert "mix" in finding.hint
+
+
 def test_a_dialogue_with_sound_wants_a_codec_and_its_file(tmp_path: Path) -> None:
     """Preflight encodes what it reads, so that a recipe without a codec does not fail at its first step."""
     line = '{"messages": [{"role": "user", "text": "one plus one", "audio": "q.wav"}], "target": {"text": "it is two"}}'

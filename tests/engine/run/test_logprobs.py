@@ -344,6 +344,31 @@ def test_the_support_of_each_position_is_used(batch: TokenBatch) -> None:
     torch.testing.assert_close(scores[1, 0, 3], score_batch(Lookup(), batch, select, SPACE, temperature=1.0)[1, 0, 3])
 
 
+def test_the_temperature_of_each_stream_is_used(batch: TokenBatch) -> None:
+    select = torch.ones(SIZE, dtype=torch.bool)
+    select[:, :, :2] = False
+    policy, temperature = Lookup(), torch.tensor([[1.0, 0.5], [0.7, 2.0], [3.0, 0.9]], dtype=torch.float64)
+    found = score_batch(policy, batch, select, SPACE, temperature=temperature)
+    for stream in range(2):
+        expected = by_position(policy, batch, select, temperature[:, stream])
+        torch.testing.assert_close(found[:, stream], expected[:, stream])
+
+
+def test_rows_of_which_none_is_cut_are_scored_in_one_piece(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The stream that is not cut, beside one that is."""
+    hidden, weight, targets = problem()
+    sizes, apply = [], logprobs._apply
+
+    def counting(hidden: Tensor, weight: Tensor, query: head.Query) -> tuple[Tensor, Tensor | None]:
+        sizes.append(len(hidden))
+        return apply(hidden, weight, query)
+
+    monkeypatch.setattr(logprobs, "_apply", counting)
+    found, _ = selected_logprobs(hidden, weight, targets, support=torch.full((ROWS, 3), -1))
+    torch.testing.assert_close(found, dense(hidden, weight, targets)[0])
+    assert sizes == [ROWS]
+
+
 def test_an_empty_selection_still_walks_and_has_a_zero_gradient(batch: TokenBatch) -> None:
     policy = Lookup()
     scored = ScoredPolicy(policy, SPACE)

@@ -37,7 +37,7 @@ def group(prompt: int, *rollouts: Rollout) -> RolloutGroup:
 
 
 def batch(rows: list[Row], size: int = 99, temperature: float = 0.7) -> list[MicroBatch]:
-    return micro_batches(rows, size, space=SPACE, temperature=temperature, device=CPU)
+    return micro_batches(rows, size, space=SPACE, temperatures=[temperature], device=CPU)
 
 
 def test_a_rollout_stands_behind_its_prompt() -> None:
@@ -76,7 +76,16 @@ def test_support_of_different_widths_and_rows_without() -> None:
 def test_demonstrations_have_temperature_one() -> None:
     (made,) = batch([*rollout_rows([group(1, rollout(1), rollout(2))], SPACE), Row(sequence(1, 2), None)])
     assert made.is_rollout.tolist() == [True, True, False]
-    torch.testing.assert_close(made.temperature, torch.tensor([0.7, 0.7, 1.0]))
+    torch.testing.assert_close(made.temperature, torch.tensor([[0.7], [0.7], [1.0]]))
+
+
+def test_every_stream_has_its_temperature() -> None:
+    two = TokenSpace(50, 49, ("text", "audio"), (HeadSpec("text", 0), HeadSpec("audio", 1)), 4)
+    tokens = TokenSequence(torch.ones(2, 3, dtype=torch.int64), torch.full((2, 3), int(Role.TEXT), dtype=torch.int8))
+    said = Rollout(tokens, torch.zeros(2, 3), Answer("", (), True))
+    rows = [*rollout_rows([RolloutGroup(Dialogue("d", ()), tokens, (said,))], two), Row(tokens, None)]
+    (made,) = micro_batches(rows, 9, space=two, temperatures=[1.0, 0.8], device=CPU)
+    torch.testing.assert_close(made.temperature, torch.tensor([[1.0, 0.8], [1.0, 1.0]]))
 
 
 def test_cutting_keeps_every_row_once_and_similar_lengths_together() -> None:

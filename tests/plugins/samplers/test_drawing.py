@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from wavalign.plugins.samplers.drawing import Drawer, row_uniforms
+from wavalign.plugins.samplers.drawing import Drawer, penalised, row_uniforms
 
 PROBABILITIES = torch.tensor([[0.1, 0.4, 0.05, 0.25, 0.2]])
 LOGITS = PROBABILITIES.log()
@@ -88,3 +88,11 @@ def test_streams_are_apart_and_come_again() -> None:
         assert abs(float(torch.corrcoef(torch.stack([one.flatten(), other.flatten()]))[0, 1])) < 0.15
     assert 0 <= float(one.min()) < 0.02
     assert 0.98 < float(one.max()) < 1
+
+
+def test_a_penalty_divides_positive_logits_and_multiplies_negative_ones() -> None:
+    """Ids 0, 2 and 3 of the first row, 1 and 4 of the second; an id that comes twice is penalised once."""
+    logits = torch.tensor([[2.0, 1.0, -1.0, 0.0, 3.0], [2.0, 1.0, -1.0, 0.0, -3.0]])
+    found = penalised(logits, torch.tensor([[0, 2, 0, 3], [1, 4, 4, 4]]), 2.0)
+    assert found.tolist() == [[1.0, 1.0, -2.0, 0.0, 3.0], [2.0, 0.5, -1.0, 0.0, -6.0]]
+    assert logits[0, 0] == 2.0

@@ -32,6 +32,7 @@ class StageChecks:
             hint = "add e.g. `objective: {terms: {sft: {loss: {type: cross_entropy}}}}`"
             self.note("missing_section", "a train stage needs an objective", ("objective",), hint)
         self._data()
+        self._rollout()
         self._rewards()
         self._evaluation()
 
@@ -70,6 +71,17 @@ class StageChecks:
                 hint = "add rewards, e.g. `rewards: {answer: {type: answer_match}}`"
                 message = f"term `{name}` needs advantages, and there are no rewards"
                 self.note("missing_section", message, path, hint)
+
+    def _rollout(self) -> None:
+        for name, stream in self.stage.rollout.streams.items():
+            path: Path = ("rollout", "streams", name)
+            if stream.temperature == 0:
+                message, hint = "rollouts are drawn at a temperature above 0", "only evaluation.sampling may be greedy"
+                self.note("bad_value", message, (*path, "temperature"), hint)
+            if stream.repetition_penalty != 1:
+                message = "a repetition penalty draws from another distribution than the one that is learned"
+                hint = "leave it at 1; evaluation.sampling.streams may have one"
+                self.note("bad_value", message, (*path, "repetition_penalty"), hint)
 
     def _rewards(self) -> None:
         objective, codec = self.stage.objective, self.stage.model.codec

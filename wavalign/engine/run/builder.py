@@ -17,6 +17,7 @@ from wavalign.engine.run.live import LiveStage, LiveTerm
 from wavalign.engine.run.logprobs import ScoredPolicy
 from wavalign.engine.run.objective import TermSpec
 from wavalign.engine.run.rollouts import Roller
+from wavalign.engine.run.sampling import check_streams
 from wavalign.engine.run.scoring import LiveReward, RewardPool
 from wavalign.engine.run.seeds import derive
 from wavalign.engine.state.distributed import World
@@ -61,6 +62,7 @@ class Builder:
         section = stage.stage
         codec = self.codec(stage, start)
         architecture = self.architecture(stage, start)
+        check_streams(section, architecture.tokens)
         policy = self.policy(stage, architecture, start)
         reference = _frozen(copy.deepcopy(policy), self.world.device) if stage.graph.reference else None
         encoder = Encoder(architecture, None if codec is None else CodeCache(codec, cache_folder() / "codes.sqlite"))
@@ -186,8 +188,8 @@ class Builder:
             roller,
             splits,
             metrics,
+            section=section.evaluation,
             max_new_tokens=section.rollout.max_new_tokens,
-            num_samples=section.evaluation.samples,
         )
 
     def _backend(self, stage: StagePlan, policy: Policy, architecture: Architecture) -> Backend:

@@ -1,4 +1,4 @@
-"""Held-out measurement: greedy answers, every metric, and beside each the same metric on the gold answers."""
+"""Held-out measurement: answers to every dialogue, every metric, and beside each the same one on the gold answers."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -6,9 +6,11 @@ from dataclasses import dataclass, replace
 from typing import final
 
 from wavalign.engine.run.rollouts import Roller
+from wavalign.engine.run.sampling import evaluation_options
 from wavalign.engine.run.seeds import generator
-from wavalign.plugins.api import Measurement, Metric, Policy, SamplingOptions
+from wavalign.plugins.api import Measurement, Metric, Policy
 from wavalign.plugins.batch import Dialogue, RolloutGroup
+from wavalign.schema.evaluation import EvaluationSection
 
 
 @final
@@ -33,12 +35,11 @@ class Evaluator:
         splits: Mapping[str, Sequence[Dialogue]],
         metrics: Mapping[str, Metric],
         *,
+        section: EvaluationSection,
         max_new_tokens: int,
-        num_samples: int,
     ) -> None:
-        self.roller, self.splits, self.metrics, self.num_samples = roller, splits, metrics, num_samples
-        # Greedy: an evaluation must not be noisy. Whole answers: they are listened to.
-        self.options = SamplingOptions(1, 0.0, 0, 1.0, max_new_tokens, "all")
+        self.roller, self.splits, self.metrics, self.num_samples = roller, splits, metrics, section.samples
+        self.options = evaluation_options(section.sampling, max_new_tokens=max_new_tokens)
         self._ceilings: dict[str, dict[str, float]] = {}
 
     def run(self, policy: Policy, progress: Callable[[str, int, int], None]) -> Iterator[SplitResult]:
@@ -50,6 +51,7 @@ class Evaluator:
 
     def _split(self, policy: Policy, split: str, dialogues: Sequence[Dialogue]) -> SplitResult:
         began = time.perf_counter()
+        # The same draws every time: an evaluation must not be noisy.
         groups = self.roller.sample(policy, dialogues, self.options, generator(0, "evaluation"))
         groups = self.roller.with_sound(groups)
         values: dict[str, float] = {}

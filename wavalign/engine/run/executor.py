@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Literal, final
+from typing import final
 
 import torch
 from torch import Tensor
@@ -15,12 +15,13 @@ from wavalign.engine.run import objective
 from wavalign.engine.run.live import LiveStage, LiveTerm
 from wavalign.engine.run.logprobs import score_batch
 from wavalign.engine.run.rows import MicroBatch, Row, demonstration_rows, micro_batches, rollout_rows
+from wavalign.engine.run.sampling import rollout_options
 from wavalign.engine.run.schedule import learning_rate
 from wavalign.engine.run.scoring import Call, Scores, check_budget, collect_scores
 from wavalign.engine.run.seeds import generator
 from wavalign.engine.run.step_metrics import StepTotals, collect_metrics
 from wavalign.errors import NonFiniteError
-from wavalign.plugins.api import GateReading, LossInputs, SamplingOptions
+from wavalign.plugins.api import GateReading, LossInputs
 from wavalign.plugins.batch import Dialogue, RolloutGroup
 
 
@@ -83,6 +84,7 @@ class StepExecutor:
         self.live = live
         self.graph = live.plan.graph
         self.space = live.architecture.tokens
+        self._sampling = rollout_options(live.plan.stage.rollout, text_only=self.graph.rollout_need == "text")
         self._collectors: dict[str, Callable[[Node, StepState], None]] = {
             "prompts": self._prompts,
             "demonstrations": self._demonstrations,
@@ -126,15 +128,10 @@ class StepExecutor:
         state.demonstrations = self._slice(self.live.feeds["demonstrations"].next(self._geometry.demonstrations))
 
     def _rollout(self, node: Node, state: StepState) -> None:
-        rollout = self.live.plan.stage.rollout
-        need: Literal["text", "all"] = "text" if self.graph.rollout_need == "text" else "all"
-        options = SamplingOptions(
-            rollout.group_size, rollout.temperature, rollout.top_k, rollout.top_p, rollout.max_new_tokens, need
-        )
         # Ranks share the seed: a row's draws depend on its dialogue and its place in the group, not on its rank.
         rng = generator(self.live.seed, self.live.plan.name, "rollout", state.index)
         with self.live.backend.full_parameters():
-            state.groups = self.live.roller.sample(self.live.backend.policy, state.prompts, options, rng)
+            state.groups = self.live.roller.sample(self.live.backend.policy, state.prompts, self._sampling, rng)
 
     def _decode_audio(self, node: Node, state: StepState) -> None:
         state.groups = self.live.roller.with_sound(state.groups)
@@ -280,7 +277,7 @@ class StepExecutor:
             rows,
             self._geometry.micro_batch,
             space=self.space,
-            temperature=self.live.plan.stage.rollout.temperature,
+            temperatures=[self._sampling.distribution(stream).temperature for stream in self.space.streams],
             device=self.live.world.device,
         )
 

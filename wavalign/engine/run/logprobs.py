@@ -47,6 +47,8 @@ def selected_logprobs(
         raise ValueError("a target lies outside the support it was sampled from")
     if bool(cut.all()):
         return _apply(hidden, weight, query)
+    if not bool(cut.any()):
+        return _apply(hidden, weight, replace(query, support=None))
     halves = [_apply(hidden[cut], weight, query[cut]), _apply(hidden[~cut], weight, replace(query[~cut], support=None))]
     order = torch.cat([cut.nonzero()[:, 0], (~cut).nonzero()[:, 0]]).argsort()
     entropies = [entropy for _, entropy in halves if entropy is not None]
@@ -88,9 +90,9 @@ def score_batch(
     """Log-probs [B, S, T] of the positions in `select` (bool [B, S, T]) under `policy`, 0 elsewhere, with gradient.
 
     Only the heads those positions come from are asked for, only those positions' rows reach a head, and sequences
-    without such positions do not reach the network. `temperature` is one for all or [B]; `support` [B, S, T, K] as in
-    `selected_logprobs`. float32, or float64 for a float64 policy. Raises ValueError when a selected position has no
-    earlier position it could be predicted from.
+    without such positions do not reach the network. `temperature` is one for all, [B] or [B, S]; `support`
+    [B, S, T, K] as in `selected_logprobs`. float32, or float64 for a float64 policy. Raises ValueError when a selected
+    position has no earlier position it could be predicted from.
     """
     score, used = ScoredPolicy(policy, space), select.flatten(1).any(dim=1).nonzero()[:, 0]
     if len(used) in (0, len(select)):
@@ -102,6 +104,13 @@ def score_batch(
         support=None if support is None else support[used],
     )
     return torch.zeros(select.shape, dtype=scored.dtype, device=scored.device).index_put((used,), scored)
+
+
+def _at(temperature: float | Tensor, row: Tensor, stream: Tensor) -> float | Tensor:
+    """Temperature [N] of positions in sequences `row` and streams `stream`."""
+    if not isinstance(temperature, Tensor):
+        return temperature
+    return temperature[row] if temperature.dim() == 1 else temperature[row, stream]
 
 
 @final
@@ -148,7 +157,7 @@ class ScoredPolicy(nn.Module):
                 hidden[index][row_b, origin],
                 self.policy.head_weight(index),
                 batch.ids[row_b, row_s, row_t],
-                temperature=temperature[row_b] if isinstance(temperature, Tensor) else temperature,
+                temperature=_at(temperature, row_b, row_s),
                 support=None if support is None else support[row_b, row_s, row_t],
             )
             rows.append(here)

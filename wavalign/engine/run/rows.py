@@ -47,7 +47,7 @@ class MicroBatch:
     support: Tensor | None
     """[B, S, T, K] int64."""
     temperature: Tensor
-    """[B]: the rollouts' own for rollouts, 1 for demonstrations."""
+    """[B, S]: the streams' own for rollouts, 1 for demonstrations."""
     is_rollout: Tensor
     """Bool [B]."""
 
@@ -67,12 +67,15 @@ def demonstration_rows(dialogues: Sequence[Dialogue], encoder: Encoder, space: T
 
 
 def micro_batches(
-    rows: Sequence[Row], size: int, *, space: TokenSpace, temperature: float, device: torch.device
+    rows: Sequence[Row], size: int, *, space: TokenSpace, temperatures: Sequence[float], device: torch.device
 ) -> list[MicroBatch]:
-    """Cut rows into batches of at most `size`, rows of similar length together; no result depends on the cut."""
+    """Cut rows into batches of at most `size`, rows of similar length together; no result depends on the cut.
+
+    `temperatures` [S] are those rollouts were sampled at.
+    """
     ordered = sorted(rows, key=lambda row: row.tokens.length) if size < len(rows) else list(rows)
     cuts = [ordered[start : start + size] for start in range(0, len(ordered), size)]
-    return [_micro_batch(cut, space=space, temperature=temperature, device=device) for cut in cuts]
+    return [_micro_batch(cut, space=space, temperatures=temperatures, device=device) for cut in cuts]
 
 
 def _rollout_row(prompt: TokenSequence, rollout: Rollout, place: tuple[int, int], space: TokenSpace) -> Row:
@@ -85,7 +88,9 @@ def _rollout_row(prompt: TokenSequence, rollout: Rollout, place: tuple[int, int]
     return Row(concatenate(prompt, rollout.completion, space), place, old, support)
 
 
-def _micro_batch(rows: Sequence[Row], *, space: TokenSpace, temperature: float, device: torch.device) -> MicroBatch:
+def _micro_batch(
+    rows: Sequence[Row], *, space: TokenSpace, temperatures: Sequence[float], device: torch.device
+) -> MicroBatch:
     tokens = collate([row.tokens for row in rows], space)
     old = torch.zeros(tokens.ids.shape)
     widths = [row.support.shape[2] for row in rows if row.support is not None]
@@ -96,12 +101,12 @@ def _micro_batch(rows: Sequence[Row], *, space: TokenSpace, temperature: float, 
         if row.support is not None and support is not None:
             support[index, :, : row.tokens.length, : row.support.shape[2]] = row.support
     is_rollout = torch.tensor([row.place is not None for row in rows])
-    temperatures = torch.where(is_rollout, temperature, 1.0)
+    temperature = torch.where(is_rollout[:, None], torch.tensor(temperatures), 1.0)
     return MicroBatch(
         rows=tuple(rows),
         tokens=tokens.to(device),
         old_logprobs=old.to(device),
         support=None if support is None else support.to(device),
-        temperature=temperatures.to(device),
+        temperature=temperature.to(device),
         is_rollout=is_rollout.to(device),
     )

@@ -88,6 +88,12 @@ class Drawer:
         return ids[:, :used], torch.where(kept, probabilities, 0)[:, :used]
 
 
+def penalised(logits: Tensor, recent: Tensor, penalty: float) -> Tensor:
+    """`logits` [B, V] in which the `recent` ids [B, N] are less likely, however often each of them comes."""
+    said = logits.gather(1, recent)
+    return logits.scatter(1, recent, torch.where(said < 0, said * penalty, said / penalty))
+
+
 def _invert(probabilities: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
     """Columns [B] drawn by the inverse of the cumulative `probabilities` [B, K], and their log-probs.
 

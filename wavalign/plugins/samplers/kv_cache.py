@@ -1,11 +1,13 @@
 """Sampling with cached keys and values: one loop over `DecodingState` for every architecture.
 
-    p(id) = softmax(W h / temperature), restricted to the top-k, then the top-p ids, and normalised again
+    l     = W h; with a repetition penalty, l / penalty where l > 0 and l * penalty elsewhere, for ids said lately
+    p(id) = softmax(l / temperature), restricted to the top-k, then the top-p ids, and normalised again
     id    = inverse of the cumulative p at u,   u = uniform of (call, dialogue, index in group, stream, step)
 
 Every row draws from its own stream, so that neither the order of the batch nor other rows change an answer. One draw
 from `generator` keys all streams of a call. Recorded log-probs are log p(id), 0 where the layout forced the id.
-At temperature 0 the likeliest id has probability 1.
+At temperature 0 the likeliest id has probability 1. Every stream has a distribution of its own. Ids said lately are the
+newest of the stream's own answer, blanks of the layout among them and the prompt not: as in Kimi-Audio's sampler.
 """
 
 from collections.abc import Sequence
@@ -16,7 +18,6 @@ from pydantic import Field
 
 from wavalign.plugins.api import Architecture, Policy, Sampler, SamplingOptions
 from wavalign.plugins.batch import Dialogue, RolloutGroup, TokenSequence
-from wavalign.plugins.samplers.drawing import Drawer
 from wavalign.plugins.samplers.loop import HeadProjections, evaluation_mode, sample_rows, uniforms_of, unique_names
 from wavalign.schema.base import Params
 
@@ -50,7 +51,7 @@ class KvCache(Sampler):
         seed = int(torch.randint(SEED_RANGE, (1,), generator=generator, device=generator.device))
         names = unique_names([dialogue.id for dialogue, _ in prompts])
         shape = (len(architecture.tokens.streams), options.max_new_tokens)
-        drawer = Drawer(options.temperature, options.top_k, options.top_p)
+        distributions = [options.distribution(stream) for stream in architecture.tokens.streams]
         at_once = max(1, self.params.max_rows // options.group_size)
         groups: list[RolloutGroup] = []
         with evaluation_mode(policy):
@@ -62,7 +63,7 @@ class KvCache(Sampler):
                         [prompt for _, prompt in part], group_size=options.group_size, need=options.need
                     )
                     record = sample_rows(
-                        state, HeadProjections(policy), drawer, uniforms, compact_below=self.params.compact_below
+                        state, HeadProjections(policy), distributions, uniforms, compact_below=self.params.compact_below
                     )
                 groups += record.groups(architecture, part, options.group_size)
         return groups

@@ -8,8 +8,8 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
-from wavalign.plugins.api import DecodingState, Policy
-from wavalign.plugins.samplers.drawing import Drawer, row_uniforms
+from wavalign.plugins.api import DecodingState, Distribution, Policy
+from wavalign.plugins.samplers.drawing import Drawer, penalised, row_uniforms
 from wavalign.plugins.samplers.record import Record
 
 
@@ -36,22 +36,31 @@ class HeadProjections:
 
 
 def sample_rows(
-    state: DecodingState, heads: HeadProjections, drawer: Drawer, uniforms: Tensor, *, compact_below: float
+    state: DecodingState,
+    heads: HeadProjections,
+    distributions: Sequence[Distribution],
+    uniforms: Tensor,
+    *,
+    compact_below: float,
 ) -> Record:
-    """Sample until every row of `state` is finished or `uniforms` [B, S, T] are used up.
+    """Sample each stream from its distribution until every row of `state` is finished or `uniforms` [B, S, T] are used.
 
     Finished rows leave the batch once the live ones are less than `compact_below` of it.
     """
     device = state.finished().device
     count, streams, steps = uniforms.shape
     record = Record(count, streams, steps, device=device)
+    drawers = [Drawer(each.temperature, each.top_k, each.top_p) for each in distributions]
     uniforms, rows = uniforms.to(device), torch.arange(count, device=device)
     for step in range(steps):
         turn, hidden = state.heads(), state.hidden()
-        draws = [
-            drawer.draw(heads.logits(head, hidden[:, stream]), uniforms[rows, stream, step])
-            for stream, head in enumerate(turn)
-        ]
+        draws = []
+        for stream, head in enumerate(turn):
+            logits = heads.logits(head, hidden[:, stream])
+            penalty, window = distributions[stream].repetition_penalty, distributions[stream].repetition_window
+            recent = record.recent(stream, step, rows, window) if penalty != 1 else None
+            logits = logits if recent is None else penalised(logits, recent, penalty)
+            draws.append(drawers[stream].draw(logits, uniforms[rows, stream, step]))
         record.sources[:, step] = torch.tensor(turn, dtype=torch.int8)
         roles = state.append(record.write(step, rows, draws, state.forced()))
         finished = state.finished()

@@ -6,6 +6,7 @@ from typing import final
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from wavalign.plugins.api import Architecture
 from wavalign.plugins.batch import Dialogue, Rollout, RolloutGroup, TokenSequence
@@ -26,7 +27,8 @@ class Record:
         self.lengths = torch.zeros(rows, dtype=torch.int64, device=device)
         self.finished = torch.zeros(rows, dtype=torch.bool, device=device)
         self.supports: list[tuple[Tensor, Tensor]] = []
-        """Per step: the rows [R] that sampled and their kept ids [R, S, K], padded by -1, on the CPU."""
+        """Per step: the rows [R] that sampled and their kept ids [R, S, K], padded by -1, on the CPU; -1 alone where
+        nothing was cut."""
 
     def write(self, step: int, rows: Tensor, draws: Sequence[Draw], forced: Tensor) -> Tensor:
         """Note the draws of all streams for `rows` [R], overruled where `forced` [R, S] is an id; gives ids [R, S]."""
@@ -35,13 +37,18 @@ class Record:
         self.ids[rows, :, step] = ids
         logprobs = torch.stack([draw.logprobs for draw in draws], dim=1)
         self.logprobs[rows, :, step] = torch.where(free, logprobs, 0.0)
-        kept = [draw.support for draw in draws if draw.support is not None]
-        if kept:
-            width = max(support.shape[1] for support in kept)
-            padded = [torch.nn.functional.pad(x, (0, width - x.shape[1]), value=-1) for x in kept]
-            support = torch.where(free[:, :, None], torch.stack(padded, dim=1), -1)
-            self.supports.append((rows.cpu(), support.cpu()))
+        width = max((draw.support.shape[1] for draw in draws if draw.support is not None), default=0)
+        if width:
+            support = ids.new_full((*ids.shape, width), -1, dtype=torch.int32)
+            for stream, draw in enumerate(draws):
+                if draw.support is not None:
+                    support[:, stream, : draw.support.shape[1]] = draw.support
+            self.supports.append((rows.cpu(), torch.where(free[:, :, None], support, -1).cpu()))
         return ids
+
+    def recent(self, stream: int, step: int, rows: Tensor, window: int) -> Tensor | None:
+        """The last `window` ids [R, window] of `rows` before `step`; None while there are no more than that."""
+        return self.ids[rows, stream, step - window : step] if step > window else None
 
     def close(self, step: int, rows: Tensor, roles: Tensor, finished: Tensor) -> None:
         """Note what the layout made of the step: `roles` [R, S], and which rows it completed."""
@@ -74,12 +81,9 @@ class Record:
         steps: list[list[Tensor]] = [[] for _ in lengths]
         for rows, support in self.supports:
             for index, row in enumerate(rows.tolist()):
-                steps[row].append(support[index])
+                steps[row].append(support[index].t())
         result: list[Tensor | None] = []
         for length, kept in zip(lengths, steps, strict=True):
-            width = max(int((x >= 0).sum(dim=-1).max()) for x in kept[:length])
-            table = torch.full((self.sources.shape[0], length, width), -1, dtype=torch.int32)
-            for step, x in enumerate(kept[:length]):
-                table[:, step, : x.shape[1]] = x[:, :width]
-            result.append(table)
+            table = pad_sequence(kept[:length], padding_value=-1).permute(2, 1, 0)
+            result.append(table[:, :, : int((table >= 0).sum(dim=-1).max())].clone())
         return result

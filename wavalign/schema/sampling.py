@@ -1,0 +1,38 @@
+"""The distributions of single token streams, and those of evaluation."""
+
+from collections.abc import Mapping
+from typing import final
+
+from pydantic import Field
+
+from wavalign.schema.base import Section
+
+
+@final
+class StreamSampling(Section):
+    """What differs in one token stream; a field left out is as beside `streams`."""
+
+    temperature: float | None = Field(default=None, ge=0)
+    """Divides the logits; 0 takes the likeliest id, which only evaluation may."""
+    top_k: int | None = Field(default=None, ge=0)
+    """Keep the k most likely ids; 0 keeps all."""
+    top_p: float | None = Field(default=None, gt=0, le=1)
+    """Keep the smallest set of ids with this much probability."""
+    repetition_penalty: float = Field(default=1.0, ge=1)
+    """Before all else, divides positive logits of ids said lately and multiplies negative ones; evaluation only."""
+    repetition_window: int = Field(default=64, ge=1)
+    """Newest ids of the stream's answer that count as said lately; nothing is penalised before there are more."""
+
+
+@final
+class EvaluationSampling(Section):
+    """The distribution held-out answers are drawn from: greedy unless told otherwise, the same draws every time."""
+
+    temperature: float = Field(default=0.0, ge=0)
+    """Divides the logits; 0 takes the likeliest id."""
+    top_k: int = Field(default=0, ge=0)
+    """Keep the k most likely ids; 0 keeps all."""
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    """Keep the smallest set of ids with this much probability."""
+    streams: Mapping[str, StreamSampling] = Field(default_factory=dict)
+    """What differs in single token streams, by their names: `mix` of vita; `text` and `audio` of kimi."""
