@@ -80,6 +80,8 @@ def _term(term: TermPlan) -> Branch:
     ]
     parts.append(f"weight {term.weight:g}")
     parts.append(f"on {term.rows}, {term.aggregation} mean")
+    if term.heads != "own":
+        parts.append(f"heads {term.heads}")
     if term.brought_by:
         parts.append(f"brought by {term.brought_by}")
     return Branch(", ".join(parts))

@@ -52,6 +52,8 @@ def _stage(plan: StagePlan) -> Iterator[str]:
 
 def _term(term: TermPlan) -> str:
     factors = f"share {term.share} weight {term.weight:g}"
+    if term.heads != "own":
+        factors += f" heads {term.heads}"
     return f"{term.name} {_named(term.loss)} over {_named(term.mask)} on {term.rows}, {factors}, {term.aggregation}"
 
 

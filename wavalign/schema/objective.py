@@ -30,6 +30,9 @@ class TermSection(Section):
     """What is computed per token or sequence."""
     tokens: Tokens = "all"
     """`text`, `audio`, `all`, weights by kind such as `{text: 1, audio: 0.25}`, or a mask plugin."""
+    heads: Literal["own", "mtp"] = "own"
+    """`own`: each token by the head that predicts it in sampling; `mtp`: each token by every multi-token-prediction
+    head, averaged, which keeps those modules in step with the trunk (losses on demonstrations only)."""
     share: str | float = 1.0
     """A number, `gate`, or `1 - gate`."""
     weight: float = Field(default=1.0, ge=0)

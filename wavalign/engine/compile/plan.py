@@ -88,6 +88,7 @@ class TermPlan(Section):
     rows: Literal["rollouts", "demonstrations"]
     unit: Literal["token", "sequence"]
     needs: tuple[str, ...]
+    heads: Literal["own", "mtp"] = "own"
     brought_by: str = ""
     """The term whose loss brought this one along."""
 

@@ -10,7 +10,7 @@ import torch
 from wavalign.engine.compile.graph import live_terms
 from wavalign.engine.compile.memory import estimate_memory
 from wavalign.engine.compile.plan import Cluster, Memory, Plan, StagePlan, TermPlan
-from wavalign.engine.compile.streams import unknown_streams
+from wavalign.engine.compile.streams import missing_heads, unknown_streams
 from wavalign.errors import WavAlignError
 from wavalign.plugins.api import Architecture, Mask
 from wavalign.plugins.batch import Dialogue, TokenSequence
@@ -100,7 +100,8 @@ class _Inspection:
         architecture = self._try(stage.name, "model", lambda: self.tools.architecture(stage))
         if architecture is None:
             return
-        for problem in unknown_streams(stage.stage, architecture.tokens.streams):
+        space = architecture.tokens
+        for problem in (*unknown_streams(stage.stage, space.streams), *missing_heads(stage.stage, space)):
             self._add(stage.name, problem.path, "error", problem.message, problem.hint)
         self._weights(stage, architecture)
         rows: dict[str, list[tuple[TokenSequence, TokenSequence | None]]] = {}

@@ -46,6 +46,9 @@ class TermPlanner:
             if len(self.resolver.problems) > before:
                 continue
             parent = self._add(name, loss, mask, term, share)
+            if term.heads == "mtp" and parent.rows == "rollouts":
+                hint = "multi-token-prediction heads are trained on demonstrations, e.g. by loss: cross_entropy"
+                self._problem("conflict", f"term `{name}` is made for rollouts and asks for heads: mtp", path, hint)
             for extra in self._instance(loss).regularizers():
                 self._bring(extra, parent, term, path)
         return tuple(self.terms)
@@ -63,6 +66,7 @@ class TermPlanner:
             rows=instance.rows,
             unit=instance.unit,
             needs=tuple(sorted(instance.needs)),
+            heads=term.heads,
         )
         self.terms.append(plan)
         return plan

@@ -12,6 +12,7 @@ from torch import Tensor
 from wavalign.engine.backends.base import autocast
 from wavalign.engine.compile.plan import Geometry, Node
 from wavalign.engine.run import objective
+from wavalign.engine.run.further_heads import further_heads, spread, with_further_heads
 from wavalign.engine.run.live import LiveStage, LiveTerm
 from wavalign.engine.run.logprobs import score_batch
 from wavalign.engine.run.rows import MicroBatch, Row, demonstration_rows, micro_batches, rollout_rows
@@ -84,6 +85,8 @@ class StepExecutor:
         self.live = live
         self.graph = live.plan.graph
         self.space = live.architecture.tokens
+        wants_further = any(term.plan.heads == "mtp" for term in live.terms)
+        self._further = further_heads(self.space) if wants_further else ()
         self._sampling = rollout_options(live.plan.stage.rollout, text_only=self.graph.rollout_need == "text")
         self._collectors: dict[str, Callable[[Node, StepState], None]] = {
             "prompts": self._prompts,
@@ -273,20 +276,24 @@ class StepExecutor:
         if any(term.plan.rows == "rollouts" for term in self.live.terms):
             rows += rollout_rows(state.groups, self.space)
         rows += demonstration_rows(state.demonstrations, self.live.roller.encoder, self.space)
-        state.batches = micro_batches(
+        batches = micro_batches(
             rows,
             self._geometry.micro_batch,
             space=self.space,
             temperatures=[self._sampling.distribution(stream).temperature for stream in self.space.streams],
             device=self.live.world.device,
         )
+        state.batches = [with_further_heads(batch, self.space, self._further) for batch in batches]
 
     def _weights(self, batch: MicroBatch) -> dict[str, Tensor]:
-        """Per term [B, S, T], 0 in rows of the other kind."""
+        """Per term [B, S, T], 0 in rows of the other kind; further heads are further streams."""
+        roles = batch.tokens.roles[:, : len(self.space.streams)]
         result = {}
         for term in self.live.terms:
             mine = batch.is_rollout if term.plan.rows == "rollouts" else ~batch.is_rollout
-            result[term.plan.name] = term.mask.weights(batch.tokens.roles) * mine.view(-1, 1, 1)
+            weights = term.mask.weights(roles) * mine.view(-1, 1, 1)
+            further = term.plan.heads == "mtp"
+            result[term.plan.name] = spread(weights, self.space, self._further, further=further)
         return result
 
     def _row_valid(self, state: StepState, batch: MicroBatch) -> dict[str, Tensor]:

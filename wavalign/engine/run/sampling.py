@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from wavalign.engine.compile.streams import unknown_streams
+from wavalign.engine.compile.streams import missing_heads, unknown_streams
 from wavalign.errors import RecipeError
 from wavalign.plugins.api import Distribution, SamplingOptions
 from wavalign.plugins.batch import TokenSpace
@@ -12,8 +12,8 @@ from wavalign.schema.stage import Stage
 
 
 def check_streams(stage: Stage, space: TokenSpace) -> None:
-    """Raise RecipeError when `stage` names streams the architecture does not have."""
-    if problems := unknown_streams(stage, space.streams):
+    """Raise RecipeError when `stage` names streams or heads the architecture does not have."""
+    if problems := [*unknown_streams(stage, space.streams), *missing_heads(stage, space)]:
         raise RecipeError(problems)
 
 
