@@ -10,7 +10,7 @@ Source: Whisper (arXiv 2212.04356), computed by transformers. Only the encoder i
 
 import json
 from pathlib import Path
-from typing import final
+from typing import Any, final
 
 import torch
 from torch import Tensor, nn
@@ -67,7 +67,8 @@ class WhisperFeatures:
             count = -(-len(samples) // (FRAME * multiple)) * multiple
             mel = self._mel(samples, sampling_rate=SAMPLE_RATE, return_tensors="pt")["input_features"]
             kept.append(self._encode(mel)[:count])
-        return torch.cat(kept)
+        with torch.inference_mode(False):  # learning from these frames later takes tensors of the usual kind
+            return torch.cat(kept).to("cpu", torch.float32)
 
     def _encode(self, mel: Tensor) -> Tensor:
         """Frames [F, width] of one chunk's spectrogram [1, M, C]."""
@@ -75,9 +76,8 @@ class WhisperFeatures:
             self._encoder = self._load()
         with torch.inference_mode():
             given = mel.to(self._device, self._encoder.conv1.weight.dtype)
-            frames = self._encoder(given).last_hidden_state[0]
-        with torch.inference_mode(False):  # what is learned from these frames later needs tensors of the usual kind
-            return frames.to("cpu", torch.float32, copy=True)
+            frames: Tensor = self._encoder(given).last_hidden_state[0]
+        return frames
 
     def _load(self) -> WhisperEncoder:
         """The encoder with its weights: bfloat16 on a GPU, float32 on the CPU."""
@@ -85,8 +85,9 @@ class WhisperFeatures:
         whole.model = nn.Module()
         with torch.device("meta"):
             encoder = WhisperEncoder(self._config)
-        encoder.to(torch.float32 if self._device.type == "cpu" else torch.bfloat16).to_empty(device=self._device)
-        whole.model.encoder = encoder.requires_grad_(False).eval()
+        whole.model.encoder = encoder
+        dtype = torch.float32 if self._device.type == "cpu" else torch.bfloat16
+        whole.to(dtype).to_empty(device=self._device).requires_grad_(False).eval()
         load_into(whole, self.folder, UNUSED)
         return encoder
 
@@ -111,15 +112,17 @@ def _extractor(folder: Path, config: WhisperConfig) -> WhisperFeatureExtractor:
     seconds, rest = divmod(config.max_source_positions * FRAME, SAMPLE_RATE)
     if rest or not seconds:
         raise CheckpointError(f"{folder}: max_source_positions {config.max_source_positions} is no whole second")
+    made: Any = WhisperFeatureExtractor  # transformers leaves its constructors untyped
     path = folder / "preprocessor_config.json"
     if not path.is_file():
-        return WhisperFeatureExtractor(feature_size=config.num_mel_bins, chunk_length=seconds)
-    found = WhisperFeatureExtractor.from_json_file(str(path))
-    read = {"feature_size": found.feature_size, "sampling_rate": found.sampling_rate}
-    read |= {"hop_length": found.hop_length, "chunk_length": found.chunk_length}
+        extractor: WhisperFeatureExtractor = made(feature_size=config.num_mel_bins, chunk_length=seconds)
+        return extractor
+    extractor = made.from_json_file(str(path))
+    read = {"feature_size": extractor.feature_size, "sampling_rate": extractor.sampling_rate}
+    read |= {"hop_length": extractor.hop_length, "chunk_length": extractor.chunk_length}
     fixed = {"feature_size": config.num_mel_bins, "sampling_rate": SAMPLE_RATE}
     fixed |= {"hop_length": HOP, "chunk_length": seconds}
     wrong = [f"{name} {read[name]} (not {value})" for name, value in fixed.items() if read[name] != value]
     if wrong:
         raise CheckpointError(f"{path} does not fit its model: {', '.join(wrong)}")
-    return found
+    return extractor

@@ -131,16 +131,11 @@ def _letters() -> list[str]:
 
 
 def _merges(ranks: Sequence[bytes], spelled: Sequence[str]) -> list[tuple[str, str]]:
-    """All pairs of tokens whose union is a token, in the order of its rank.
-
-    Where two pairs of one union overlap in a text, as ab|a and a|ba do in "ababa" cut as ab|a|ba, tiktoken joins the
-    left one: its second half begins the token.
-    """
+    """All pairs of tokens whose union is a token, in the order of its rank."""
     spelling = dict(zip(ranks, spelled, strict=True))
-    merges: list[tuple[str, str]] = []
-    for token in ranks:
-        halves = [(token[:cut], token[cut:]) for cut in range(1, len(token))]
-        known = [(left, right) for left, right in halves if left in spelling and right in spelling]
-        known.sort(key=lambda pair: not token.startswith(pair[1]))
-        merges += [(spelling[left], spelling[right]) for left, right in known]
-    return merges
+    return [
+        (spelling[token[:cut]], spelling[token[cut:]])
+        for token in ranks
+        for cut in range(1, len(token))
+        if token[:cut] in spelling and token[cut:] in spelling
+    ]
