@@ -77,7 +77,9 @@ def test_hidden_states_are_those_of_the_formula(tmp_path: Path) -> None:
     talks = (dialogue_of(*spoken_twice), dialogue_of(("user", "", "4,5,6")), dialogue_of(written))
     batch = collate([kimi.encode_prompt(talk, codes_of) for talk in talks], kimi.tokens)
     listens = ear.WhisperEar(tmp_path / "whisper", feature_size=FEATURE_SIZE, device="cpu")
-    model, (linear, act, _, second, norm) = policy.model, policy.model.vq_adaptor.layers
+    model, adaptor = policy.model, policy.model.vq_adaptor
+    assert adaptor is not None
+    linear, act, _, second, norm = adaptor.layers
     with torch.no_grad():
         expected = model.embed_tokens(batch.ids[:, AUDIO])
         for row, start, codes in ((0, 2, "2,3"), (0, 6, "1"), (1, 2, "4,5,6")):
