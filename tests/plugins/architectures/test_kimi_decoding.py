@@ -42,10 +42,9 @@ def test_cached_states_are_those_of_the_whole_row(tmp_path: Path, feature_size: 
     ids = torch.randint(20, kimi.tokens.vocabulary_size, (2 * len(prompts), 2, 70), generator=generator)
     if feature_size:
         values = [torch.randn(length, feature_size, generator=generator) for length in LENGTHS]
-        prompts = [
-            replace(prompt, sounds=(SoundSegment(2, len(own), own),))
-            for prompt, own in zip(prompts, values, strict=True)
-        ]
+        heard = [[SoundSegment(2, len(own), own)] for own in values]
+        heard[1] = [SoundSegment(2, 4, values[1][:4]), SoundSegment(7, 3, values[1][4:7])]
+        prompts = [replace(prompt, sounds=tuple(own)) for prompt, own in zip(prompts, heard, strict=True)]
     with torch.inference_mode():
         cached = dictate(policy.decode(prompts, group_size=2, need="all"), ids)
     for index in range(len(ids)):
