@@ -3,7 +3,7 @@
 A new architecture joins by a line in `MAKERS`. What only one family has is tested beside that family.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.plugins.architectures.kimi_helpers import small_kimi
+from tests.plugins.architectures.kimi_helpers import hearing_kimi, small_kimi, write_clip
 from tests.plugins.architectures.vita_helpers import NUM_CODES, codes_of, small_vita, spoken
 from wavalign.engine.run.logprobs import score_batch
 from wavalign.plugins.api import Architecture, ModelSource, Policy, SamplingOptions
@@ -45,6 +45,7 @@ MAKERS: dict[str, Callable[[Path], Architecture]] = {
     "kimi, long delay": lambda folder: small_kimi(
         folder, audio_delay=6, branch_layer=2, num_audio_layers=2, feature_size=5, codes_only=True
     ),
+    "kimi, features": hearing_kimi,
 }
 LENGTHS = (3, 9, 1, 6)
 
@@ -96,6 +97,17 @@ def lively(policy: Policy, scale: float = 6.0) -> Policy:
 def answer_of(*, words: int, codes: int) -> Message:
     clip = AudioClip(",".join(str(5 * i % NUM_CODES) for i in range(codes))) if codes else None
     return Message("assistant", " ".join(f"w{i}" for i in range(words)), clip)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def clips(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What users say as files, for architectures that listen to the sound itself; the suite runs beside them."""
+    folder = tmp_path_factory.mktemp("clips")
+    for codes in ([1, 2], *([(3 * n + i) % NUM_CODES for i in range(n)] for n in LENGTHS)):
+        write_clip(codes, folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        yield
 
 
 @pytest.fixture(scope="module", params=sorted(MAKERS))
@@ -229,7 +241,8 @@ def test_padding_and_other_rows_do_not_reach_a_row(specimen: Specimen) -> None:
     with torch.no_grad():
         together = specimen.policy.hidden(batch, specimen.heads)
         for index, length in enumerate(batch.lengths.tolist()):
-            row = TokenSequence(batch.ids[index, :, :length], batch.roles[index, :, :length])
+            sounds = batch.sounds[index] if batch.sounds else ()
+            row = TokenSequence(batch.ids[index, :, :length], batch.roles[index, :, :length], sounds=sounds)
             alone = specimen.policy.hidden(collate([row], specimen.architecture.tokens), specimen.heads)
             for head in specimen.heads:
                 seen = length - specimen.architecture.tokens.heads[head].shift
@@ -276,7 +289,8 @@ def reached(specimen: Specimen, roles: Sequence[Role]) -> set[str]:
 def test_text_moves_no_part_that_only_sound_needs(fresh: Specimen) -> None:
     text, audio = reached(fresh, TEXT_ROLES), reached(fresh, (Role.AUDIO, Role.AUDIO_MARK))
     assert {"embed", "trunk"} <= text
-    assert not text & {"audio_branch", "audio_head", "mtp", "encoder", "projector"}
+    heard = {"encoder", "projector"} if fresh.batch().sounds else set()  # the answer's words follow from what is heard
+    assert not text & ({"audio_branch", "audio_head", "mtp", "encoder", "projector"} - heard)
     assert {"embed", "trunk"} <= audio
     of_streams = len(fresh.architecture.tokens.streams) > 1
     assert ({"audio_branch", "audio_head"} <= audio) == of_streams

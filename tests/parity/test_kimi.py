@@ -8,10 +8,9 @@ from torch import Tensor
 
 from tests.conftest import GoldenPair
 from wavalign.plugins.architectures.kimi_audio.layout import AUDIO, TEXT, KimiLayout
-from wavalign.plugins.architectures.kimi_audio.network import SoundFeatures
 from wavalign.plugins.architectures.kimi_audio.policy import KimiPolicy
 from wavalign.plugins.architectures.kimi_audio.sizes import KimiSizes, sizes_of_config
-from wavalign.plugins.batch import Role, TokenBatch, TokenSequence
+from wavalign.plugins.batch import Role, SoundSegment, TokenBatch, TokenSequence
 
 TOLERANCE = 1e-5
 
@@ -51,17 +50,21 @@ def ids_of(pair: GoldenPair) -> Tensor:
     return torch.stack([pair.tensors["text_ids"], pair.tensors["audio_ids"]], dim=1)
 
 
-def features_of(pair: GoldenPair) -> SoundFeatures:
-    return SoundFeatures(pair.tensors["whisper_features"].flatten(0, -2), pair.tensors["is_continuous"].bool())
+def sounds_of(pair: GoldenPair) -> tuple[SoundSegment, ...]:
+    """What is heard in the recorded row."""
+    places = pair.tensors["is_continuous"][0].nonzero().flatten()
+    start, length = int(places[0]), len(places)
+    assert places.tolist() == list(range(start, start + length)), "the recording holds one message"
+    return (SoundSegment(start, length, pair.tensors["whisper_features"].flatten(0, -2)),)
 
 
-def logits_of(policy: KimiPolicy, pair: GoldenPair, features: SoundFeatures | None) -> tuple[Tensor, Tensor]:
+def logits_of(policy: KimiPolicy, pair: GoldenPair, sounds: tuple[SoundSegment, ...]) -> tuple[Tensor, Tensor]:
     """Logits [B, T, V] of the text head and of the audio head."""
     ids = ids_of(pair)
     small = torch.zeros_like(ids, dtype=torch.int8)
-    batch = TokenBatch(ids, small, small, torch.full((len(ids),), ids.shape[2]))
+    batch = TokenBatch(ids, small, small, torch.full((len(ids),), ids.shape[2]), (sounds,))
     with torch.no_grad():
-        states = policy.hidden(batch, frozenset({TEXT, AUDIO}), features)
+        states = policy.hidden(batch, frozenset({TEXT, AUDIO}))
         return states[TEXT] @ policy.head_weight(TEXT).T, states[AUDIO] @ policy.head_weight(AUDIO).T
 
 
@@ -72,7 +75,7 @@ def pairs(golden_pairs: Callable[[str], list[GoldenPair]]) -> list[GoldenPair]:
 
 def test_logits_of_both_heads_are_the_originals(pairs: list[GoldenPair]) -> None:
     for pair in pairs:
-        text, audio = logits_of(load(pair), pair, features_of(pair))
+        text, audio = logits_of(load(pair), pair, sounds_of(pair))
         torch.testing.assert_close(text, pair.tensors["text_logits"].double(), atol=TOLERANCE, rtol=0)
         torch.testing.assert_close(audio, pair.tensors["audio_logits"].double(), atol=TOLERANCE, rtol=0)
 
@@ -81,20 +84,16 @@ def test_the_text_head_is_lm_head_and_the_features_are_heard(pairs: list[GoldenP
     """The comparison above would notice swapped heads and unheard features."""
     for pair in pairs:
         policy, expected = load(pair), pair.tensors["text_logits"].double()
-        unheard, _ = logits_of(policy, pair, None)
+        unheard, _ = logits_of(policy, pair, ())
         assert float((unheard - expected).abs().max()) > 100 * TOLERANCE
         policy.lm_head, policy.mimo_output = policy.mimo_output, policy.lm_head
-        swapped, _ = logits_of(policy, pair, features_of(pair))
+        swapped, _ = logits_of(policy, pair, sounds_of(pair))
         assert float((swapped - expected).abs().max()) > 100 * TOLERANCE
 
 
-def test_the_layout_finds_what_the_user_says(pairs: list[GoldenPair]) -> None:
+def test_the_delay_is_the_recorded_config(pairs: list[GoldenPair]) -> None:
     for pair in pairs:
-        sizes, tokens = sizes_of_config(pair.settings["config"], "recording"), pair.settings["tokens"]
-        prompt = pair.tensors["audio_ids"][:, : pair.settings["prompt_length"]]
-        told = prompt.where(prompt != tokens["media_end"], layout_of(pair, sizes).media_end)
-        marked = pair.tensors["is_continuous"].bool()[:, : prompt.shape[1]]
-        assert torch.equal(layout_of(pair, sizes).heard(told), marked)
+        assert load(pair).layout.delay == pair.settings["audio_delay"]
 
 
 def test_greedy_tokens_are_the_originals(pairs: list[GoldenPair]) -> None:
@@ -102,13 +101,12 @@ def test_greedy_tokens_are_the_originals(pairs: list[GoldenPair]) -> None:
     for pair in pairs:
         policy, ids, start = load(pair), ids_of(pair)[0], pair.settings["prompt_length"]
         roles = torch.full_like(ids, int(Role.PROMPT), dtype=torch.int8)
-        prompts = [TokenSequence(ids[:, :length], roles[:, :length]) for length in (2, start)]
-        given = features_of(pair)
-        mask = torch.cat([torch.zeros_like(given.mask[:1]), given.mask[:1]])[:, :start]
+        prompts = [
+            TokenSequence(ids[:, :length], roles[:, :length], sounds=sounds)
+            for length, sounds in ((2, ()), (start, sounds_of(pair)))
+        ]
         with torch.inference_mode():
-            state = policy.decode(
-                prompts, group_size=2, need="all", features=SoundFeatures(given.values[: int(mask.sum())], mask)
-            )
+            state = policy.decode(prompts, group_size=2, need="all")
             for step in range(pair.settings["greedy_steps"]):
                 hidden, forced = state.hidden(), state.forced()
                 best = [(hidden[:, s] @ policy.head_weight(s).T).argmax(dim=-1) for s in (TEXT, AUDIO)]

@@ -1,19 +1,24 @@
-"""A small Kimi-style model over a word-level vocabulary, for tests."""
+"""A small Kimi-style model over a word-level vocabulary, for tests; where it hears features, beside a small Whisper."""
 
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from tests.plugins.architectures.vita_helpers import codes_of, spoken, write_tokenizer
+from tests.plugins.speech.whisper_helpers import WIDTH, write_whisper
+from wavalign.plugins import audio
 from wavalign.plugins.api import ModelSource
 from wavalign.plugins.architectures.kimi import KimiAudio, KimiParams
 from wavalign.plugins.architectures.kimi_audio.policy import KimiPolicy
-from wavalign.plugins.batch import AudioClip, Dialogue, Message, TokenSequence
+from wavalign.plugins.batch import AudioClip, Dialogue, Message, TokenSequence, Waveform
 
 NUM_CODES = 16
+FEATURE_SIZE = 4 * WIDTH
+SAMPLES_PER_CODE = 1280
 SMALL: dict[str, Any] = {
     "hidden_size": 32,
     "num_layers": 3,
@@ -31,6 +36,21 @@ def small_kimi(folder: Path, **changes: Any) -> KimiAudio:
     """A 3 + 1 layer architecture; `changes` are Params fields."""
     params = KimiParams(**{**SMALL, **changes})
     return KimiAudio(params, source=ModelSource(None, "tiny", write_tokenizer(folder)))
+
+
+def hearing_kimi(folder: Path, **changes: Any) -> KimiAudio:
+    """A small architecture that hears features of clips, from a small Whisper."""
+    return small_kimi(folder, **{"whisper": write_whisper(folder / "whisper"), "feature_size": FEATURE_SIZE, **changes})
+
+
+def write_clip(codes: Sequence[int], folder: Path = Path()) -> AudioClip:
+    """A sound file, named by its codes as `spoken` and `codes_of` do, of their length and with a pitch for each."""
+    count = SAMPLES_PER_CODE * len(codes) - 100  # the last code stands for sound that is not quite whole
+    pitch = np.repeat([200.0 + 50.0 * code for code in codes], SAMPLES_PER_CODE)[:count]
+    samples = 0.5 * np.sin(2 * np.pi * np.cumsum(pitch) / 16_000)
+    name = ",".join(map(str, codes))
+    audio.write(Waveform(samples.astype(np.float32), 16_000), folder / name)
+    return AudioClip(name)
 
 
 def lively_policy(architecture: KimiAudio, *, seed: int = 0, scale: float = 8.0) -> KimiPolicy:

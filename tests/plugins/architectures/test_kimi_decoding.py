@@ -1,7 +1,9 @@
 """Cached decoding on two streams: the layout's blanks, the ends, and that caching changes nothing."""
 
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -9,12 +11,12 @@ from torch import Tensor
 
 from tests.plugins.architectures.kimi_helpers import NUM_CODES, lively_policy, small_kimi, spoken_prompts, target
 from tests.plugins.architectures.vita_helpers import codes_of
+from wavalign.engine.run.logprobs import score_batch
 from wavalign.plugins.api import DecodingState, SamplingOptions
 from wavalign.plugins.architectures.kimi import KimiAudio
 from wavalign.plugins.architectures.kimi_audio.layout import AUDIO, TEXT
-from wavalign.plugins.architectures.kimi_audio.network import SoundFeatures
 from wavalign.plugins.architectures.kimi_audio.policy import KimiPolicy
-from wavalign.plugins.batch import Role, Rollout, RolloutGroup, TokenSequence, collate
+from wavalign.plugins.batch import Role, Rollout, RolloutGroup, SoundSegment, TokenSequence, collate
 from wavalign.plugins.samplers.kv_cache import KvCache, KvCacheParams
 
 LENGTHS = (3, 9, 1)
@@ -38,24 +40,21 @@ def test_cached_states_are_those_of_the_whole_row(tmp_path: Path, feature_size: 
     policy, generator = lively_policy(kimi).eval(), torch.Generator().manual_seed(0)
     prompts = [prompt for _, prompt in spoken_prompts(kimi, LENGTHS)]
     ids = torch.randint(20, kimi.tokens.vocabulary_size, (2 * len(prompts), 2, 70), generator=generator)
-    features = None
     if feature_size:
-        mask = kimi.vocabulary.layout.heard(collate(prompts, kimi.tokens).ids[:, AUDIO])
-        assert mask.sum(dim=1).tolist() == list(LENGTHS)
-        features = SoundFeatures(torch.randn(int(mask.sum()), feature_size, generator=generator), mask)
+        values = [torch.randn(length, feature_size, generator=generator) for length in LENGTHS]
+        heard = [[SoundSegment(2, len(own), own)] for own in values]
+        heard[1] = [SoundSegment(2, 4, values[1][:4]), SoundSegment(7, 3, values[1][4:7])]
+        prompts = [replace(prompt, sounds=tuple(own)) for prompt, own in zip(prompts, heard, strict=True)]
     with torch.inference_mode():
-        cached = dictate(policy.decode(prompts, group_size=2, need="all", features=features), ids)
+        cached = dictate(policy.decode(prompts, group_size=2, need="all"), ids)
     for index in range(len(ids)):
-        prompt = prompts[index // 2].ids
-        whole = torch.cat([prompt, ids[index]], dim=1)
-        own = None
-        if features is not None:
-            row = torch.nn.functional.pad(features.mask[index // 2], (0, whole.shape[1] - features.mask.shape[1]))
-            own = SoundFeatures(features.values.split(LENGTHS)[index // 2], row[None])
+        prompt = prompts[index // 2]
+        whole = torch.cat([prompt.ids, ids[index]], dim=1)
         with torch.no_grad():
-            states = policy.hidden(collate([TokenSequence(whole, whole)], kimi.tokens), BOTH, own)
+            batch = collate([TokenSequence(whole, whole, sounds=prompt.sounds)], kimi.tokens)
+            states = policy.hidden(batch, BOTH)
         for head in BOTH:
-            expected = states[head][0, prompt.shape[1] - 1 : -1]
+            expected = states[head][0, prompt.length - 1 : -1]
             torch.testing.assert_close(cached[index, head], expected, atol=1e-5, rtol=0)
 
 
@@ -119,15 +118,57 @@ def test_either_end_of_sound_ends_an_answer_and_no_other_id_does(tmp_path: Path,
     assert roles[:, TEXT].tolist() == [int(Role.TEXT)] * 3
 
 
-def test_the_audio_branch_rests_where_no_sound_is_wanted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def calls(policy: KimiPolicy) -> dict[str, int]:
+    """How often each layer and each head is called from now on."""
+    counts: dict[str, int] = {}
+
+    def counting(name: str) -> Callable[..., None]:
+        def count(*_: object) -> None:
+            counts[name] = counts.get(name, 0) + 1
+
+        return count
+
+    for name, module in policy.named_modules():
+        if name.endswith(("self_attn", "mimo_norm", "lm_head", "mimo_output")):
+            counts[name] = 0
+            for part in [module.q_proj] if name.endswith("self_attn") else [module]:  # cached decoding calls the parts
+                part.register_forward_hook(counting(name))
+    return counts
+
+
+def test_scoring_text_runs_no_layer_of_the_audio_branch(tmp_path: Path) -> None:
+    kimi = small_kimi(tmp_path)
+    policy, prompts = lively_policy(kimi).eval(), [prompt for _, prompt in spoken_prompts(kimi, LENGTHS)]
+    counts, batch = calls(policy), collate(prompts, kimi.tokens)
+    used: list[Tensor] = []
+    weight = policy.mimo_output.weight
+    weight.register_hook(used.append)
+    select = batch.roles == int(Role.PROMPT)
+    select[:, AUDIO] = False
+    select[:, :, 0] = False
+    torch.autograd.backward(score_batch(policy, batch, select, kimi.tokens, temperature=1.0).sum())
+    trunk, branch = (
+        {name: n for name, n in counts.items() if name.startswith(f"model.{part}")} for part in ("layers", "mimo")
+    )
+    assert set(trunk.values()) == {1} and len(trunk) == 3
+    assert set(branch.values()) == {0} and len(branch) == 2
+    assert not used and weight.grad is None
+    policy.hidden(batch, frozenset({AUDIO}))
+    assert [counts[f"model.layers.{index}.self_attn"] for index in range(3)] == [2, 2, 1]  # branch_layer is 1
+    assert {counts[name] for name in branch} == {1}
+
+
+@pytest.mark.parametrize("need", ["text", "all"])
+def test_decoding_text_alone_runs_no_layer_of_the_audio_branch(tmp_path: Path, need: Literal["text", "all"]) -> None:
     kimi = small_kimi(tmp_path, output="text")
     policy, prompts = lively_policy(kimi).eval(), [prompt for _, prompt in spoken_prompts(kimi, LENGTHS)]
-    monkeypatch.setattr(type(policy.model), "audio_layers", lambda self: pytest.fail("the audio branch was run"))
-    state = policy.decode(prompts, group_size=1, need="all")
-    state.append(torch.full((3, 2), kimi.vocabulary.layout.blank))
-    assert state.hidden().shape == (3, 2, 32)
-    batch = collate(prompts, kimi.tokens)
-    assert set(policy.hidden(batch, frozenset({TEXT}))) == {TEXT}
+    counts = calls(policy)
+    with torch.inference_mode():
+        state = policy.decode(prompts, group_size=1, need=need)
+        state.append(torch.full((3, 2), kimi.vocabulary.layout.blank))
+        assert state.hidden().shape == (3, 2, 32)
+    assert {n for name, n in counts.items() if name.startswith("model.layers")} == {2}
+    assert {n for name, n in counts.items() if name.startswith("model.mimo_layers")} == {0}
 
 
 def sample(kimi: KimiAudio, policy: KimiPolicy, **changes: Any) -> list[RolloutGroup]:

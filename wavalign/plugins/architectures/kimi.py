@@ -6,7 +6,8 @@
     log p(answer | prompt) = sum over t of log softmax(W_text h_{t-1})[text_t] + log softmax(W_audio g_{t-1})[audio_t]
 
 h comes from the whole trunk, g from an audio branch that forks off after one of its layers; both see both streams up
-to t - 1. Blanks that the layout puts are FORCED and scored nowhere.
+to t - 1. Blanks that the layout puts are FORCED and scored nowhere. Beside the codes of what a user says the public
+checkpoints hear features of a frozen Whisper encoder, which is no part of the policy.
 Source: Kimi-Audio (arXiv 2504.18425) and its public checkpoints (`MoonshotKimiaForCausalLM`): prompt, generation,
 delay, stopping rule and weights. Inferred, as no training code for spoken answers is public: targets are laid out as
 answers are generated; an answer without text opens with E; a target whose sound ends before its text is an error.
@@ -22,6 +23,8 @@ import torch
 from wavalign.errors import CheckpointError
 from wavalign.plugins.api import Architecture, Dimensions, EncodeAudio, ModelSource
 from wavalign.plugins.architectures.configs import check_given_sizes
+from wavalign.plugins.architectures.kimi_audio.ear import WHISPER_FOLDER, WhisperEar, whisper_folder
+from wavalign.plugins.architectures.kimi_audio.handover import copy_checkpoint_files, link_whisper
 from wavalign.plugins.architectures.kimi_audio.layout import AUDIO, TEXT
 from wavalign.plugins.architectures.kimi_audio.policy import KimiPolicy
 from wavalign.plugins.architectures.kimi_audio.sizes import PRESETS, KimiSizes, read_public_config, sizes_of_config
@@ -33,7 +36,7 @@ from wavalign.plugins.architectures.kimi_audio.vocabulary import (
 from wavalign.plugins.architectures.kimi_audio.writer import DialogueWriter
 from wavalign.plugins.architectures.tokenizers import open_tokenizer
 from wavalign.plugins.batch import Answer, Dialogue, HeadSpec, TokenSequence, TokenSpace
-from wavalign.schema.base import Params
+from wavalign.schema.base import Params, RecipePath
 
 
 class KimiParams(Params):
@@ -47,9 +50,12 @@ class KimiParams(Params):
     without sound, and both elsewhere."""
     feed_user_text: bool = False
     """Also write the text of a spoken user message into the prompt; false makes the model listen."""
+    whisper: RecipePath | None = None
+    """Folder of the Whisper model whose encoder gives the features beside the user's codes; None takes the checkpoint's
+    own `whisper-large-v3`."""
     codes_only: bool = False
-    """Let a network that was made to hear Whisper features beside the user's codes hear the codes alone. Features are
-    not computed from sound yet, so without this such a network takes no spoken prompts."""
+    """Let a network that was made to hear Whisper features beside the user's codes hear the codes alone; no Whisper
+    model is needed then. For trials: the public checkpoints understand speech through the features."""
     hidden_size: int | None = None
     """Width of the states; None takes the preset's."""
     num_layers: int | None = None
@@ -73,7 +79,7 @@ class KimiParams(Params):
 
     def sizes(self) -> dict[str, Any]:
         """The size fields that are set."""
-        fields = type(self).model_fields.keys() - {"output", "feed_user_text", "codes_only"}
+        fields = type(self).model_fields.keys() - {"output", "feed_user_text", "whisper", "codes_only"}
         return {name: value for name, value in self.model_dump(include=fields).items() if value is not None}
 
 
@@ -89,7 +95,7 @@ class KimiAudio(Architecture):
         if source.checkpoint is not None:
             self._config = read_public_config(source.checkpoint)
             self.sizes = sizes_of_config(self._config, source.checkpoint)
-            tokenizer = open_checkpoint_tokenizer(source.checkpoint)
+            tokenizer = open_checkpoint_tokenizer(source.checkpoint, self.sizes)
         else:
             self.sizes, tokenizer = self._from_preset(source, params)
             self._config = self.sizes.public_config()
@@ -100,7 +106,8 @@ class KimiAudio(Architecture):
         }
         if source.checkpoint is not None:
             self._check_checkpoint(source.checkpoint)
-        self._writer = DialogueWriter(self.vocabulary, params.output, params.feed_user_text)
+        self._ear = self._open_ear(source, params)
+        self._writer = DialogueWriter(self.vocabulary, params.output, params.feed_user_text, self._ear)
 
     @property
     def tokens(self) -> TokenSpace:
@@ -130,12 +137,6 @@ class KimiAudio(Architecture):
 
         Only the last audio position is FORCED where the answer is to be text alone; decoding goes by that.
         """
-        heard = any(message.role == "user" and message.audio is not None for message in dialogue.messages)
-        if heard and self.sizes.feature_size and not self.params.codes_only:
-            raise CheckpointError(
-                f"dialogue {dialogue.id}: this network hears Whisper features beside the codes, which are not computed",
-                hint="set codes_only to let it hear the codes alone, or use a network without features",
-            )
         return self._writer.prompt(dialogue, encode_audio)
 
     def encode_target(self, dialogue: Dialogue, encode_audio: EncodeAudio) -> TokenSequence:
@@ -179,12 +180,29 @@ class KimiAudio(Architecture):
         )
 
     def save_layout(self, folder: str) -> None:
-        """Write `config.json` in the public layout, and the tokenizer as `tokenizer.json`."""
+        """Write config and tokenizer: a checkpoint's own files as they are, a preset's in the public layout.
+
+        The Whisper model stays where it is; a link leads there.
+        """
         place = Path(folder)
         place.mkdir(parents=True, exist_ok=True)
-        content = json.dumps({**self._config, **self._media}, indent=2, sort_keys=True)
-        (place / "config.json").write_text(content + "\n", encoding="utf-8")
-        self.vocabulary.tokenizer.save_pretrained(folder)
+        if self.source.checkpoint is not None:
+            copy_checkpoint_files(Path(self.source.checkpoint), place)
+        else:
+            content = json.dumps({**self._config, **self._media}, indent=2, sort_keys=True)
+            (place / "config.json").write_text(content + "\n", encoding="utf-8")
+            self.vocabulary.tokenizer.save_pretrained(folder)
+        if self._ear is not None:
+            link_whisper(self._ear.folder, place)
+        elif self.source.checkpoint is not None:
+            link_whisper(Path(self.source.checkpoint) / WHISPER_FOLDER, place)
+
+    def _open_ear(self, source: ModelSource, params: KimiParams) -> WhisperEar | None:
+        """What hears features; None where the network takes none or is to do without."""
+        if not self.sizes.feature_size or params.codes_only:
+            return None
+        folder = whisper_folder(source.checkpoint, params.whisper)
+        return WhisperEar(folder, feature_size=self.sizes.feature_size, device=source.device)
 
     def _check_checkpoint(self, folder: str) -> None:
         """Raise CheckpointError where tokenizer or recipe contradict the config of the checkpoint."""

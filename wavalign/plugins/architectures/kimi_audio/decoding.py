@@ -15,8 +15,9 @@ from transformers.models.qwen2.modeling_qwen2 import Qwen2DecoderLayer
 
 from wavalign.plugins.api import DecodingState
 from wavalign.plugins.architectures.caching import SPARE_SLOTS, Glance, LayerCache, attend
+from wavalign.plugins.architectures.kimi_audio.hearing import place
 from wavalign.plugins.architectures.kimi_audio.layout import AUDIO, TEXT, KimiLayout
-from wavalign.plugins.architectures.kimi_audio.network import Backbone, SoundFeatures
+from wavalign.plugins.architectures.kimi_audio.network import Backbone
 from wavalign.plugins.architectures.kimi_audio.sizes import KimiSizes
 from wavalign.plugins.batch import Role, TokenSequence
 
@@ -113,18 +114,15 @@ class KimiDecodingState(DecodingState):
         self._newest = torch.full((count, 2), layout.blank, device=device)
         self._ready: Tensor | None = None
 
-    def prefill(self, prompts: Sequence[TokenSequence], features: SoundFeatures | None) -> None:
-        """Run `prompts`, once each; `features` are laid out over them right-padded."""
-        longest = max(prompt.length for prompt in prompts)
+    def prefill(self, prompts: Sequence[TokenSequence]) -> None:
+        """Run `prompts`, once each, with what is heard in them."""
+        longest, device = max(prompt.length for prompt in prompts), self._newest.device
+        shifts = [longest - prompt.length for prompt in prompts]
         ids = torch.full((len(prompts), 2, longest), self._layout.blank)
-        mask = torch.zeros((len(prompts), longest), dtype=torch.bool)
-        for index, prompt in enumerate(prompts):
-            ids[index, :, longest - prompt.length :] = prompt.ids
-            if features is not None:
-                mask[index, longest - prompt.length :] = features.mask[index, : prompt.length].cpu()
-        device = self._newest.device
-        moved = None if features is None else SoundFeatures(features.values.to(device), mask.to(device))
-        self._ready = self._run(self._model.embed(ids.to(device), moved))
+        for index, (prompt, shift) in enumerate(zip(prompts, shifts, strict=True)):
+            ids[index, :, shift:] = prompt.ids
+        heard = place([prompt.sounds for prompt in prompts], shifts, device)
+        self._ready = self._run(self._model.embed(ids.to(device), heard))
 
     def heads(self) -> tuple[int, ...]:
         """The text head and the audio head, at every step."""

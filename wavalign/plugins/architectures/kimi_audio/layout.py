@@ -95,8 +95,3 @@ class KimiLayout:
         table[AUDIO] = int(Role.AUDIO_MARK)
         table[AUDIO, self.first_code : self.first_code + self.num_codes] = int(Role.AUDIO)
         return table
-
-    def heard(self, audio: Tensor) -> Tensor:
-        """Bool [B, T]: positions of the audio stream `audio` [B, T] that hold what a user says."""
-        opened, closed = audio == self.media_begin, audio == self.media_end
-        return (opened.cumsum(dim=1) > closed.cumsum(dim=1)) & ~opened

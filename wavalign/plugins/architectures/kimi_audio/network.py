@@ -11,7 +11,6 @@ taken for one another: `lm_head` is the text head and `mimo_output` the audio he
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from itertools import islice
 from typing import cast, final
 
@@ -19,19 +18,9 @@ import torch
 from torch import Tensor, nn
 from transformers.models.qwen2.modeling_qwen2 import Qwen2DecoderLayer, Qwen2RMSNorm, Qwen2RotaryEmbedding
 
+from wavalign.plugins.architectures.kimi_audio.hearing import Heard
 from wavalign.plugins.architectures.kimi_audio.layout import AUDIO, TEXT
 from wavalign.plugins.architectures.kimi_audio.sizes import KimiSizes
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class SoundFeatures:
-    """Continuous features of what users say, beside its codes."""
-
-    values: Tensor
-    """[N, D], in the order of the True positions of `mask`, row by row."""
-    mask: Tensor
-    """Bool [B, T] over a right-padded batch, N of them True."""
 
 
 @final
@@ -85,23 +74,21 @@ class Backbone(nn.Module):
         """Layers of the audio branch."""
         return _layers(self.mimo_layers)
 
-    def embed(self, ids: Tensor, features: SoundFeatures | None) -> Tensor:
+    def embed(self, ids: Tensor, heard: Heard | None) -> Tensor:
         """States [B, T, H] of `ids` [B, 2, T] before the first layer; raises ValueError where features do not fit."""
         text, audio = self.embed_tokens(ids[:, TEXT]), self.embed_tokens(ids[:, AUDIO])
-        if features is not None:
-            audio = self._listen(audio, features)
+        if heard is not None:
+            audio = self._listen(audio, heard)
         states: Tensor = text + audio
         return states
 
-    def _listen(self, audio: Tensor, features: SoundFeatures) -> Tensor:
-        """Add `features` to the embedded audio stream [B, T, H]; the root of 2 keeps the variance."""
+    def _listen(self, audio: Tensor, heard: Heard) -> Tensor:
+        """Add what is heard to the embedded audio stream [B, T, H]; the root of 2 keeps the variance."""
         if self.vq_adaptor is None:
             raise ValueError("this network takes no features")
-        count = int(features.mask.sum())
-        if count != len(features.values):
-            raise ValueError(f"{len(features.values)} features for {count} positions")
-        mixed = (audio[features.mask] + self.vq_adaptor(features.values)) * 2**0.5
-        return torch.index_put(audio, (features.mask,), mixed.to(audio.dtype))
+        adapted = self.vq_adaptor(heard.values.to(self.norm.weight.dtype))[heard.source]
+        mixed = (audio[heard.rows, heard.columns] + adapted) * 2**0.5
+        return torch.index_put(audio, (heard.rows, heard.columns), mixed.to(audio.dtype))
 
 
 def _layers(modules: Iterable[nn.Module]) -> list[Qwen2DecoderLayer]:

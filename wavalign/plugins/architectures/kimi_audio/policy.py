@@ -9,8 +9,9 @@ from transformers.models.qwen2.modeling_qwen2 import Qwen2DecoderLayer
 
 from wavalign.plugins.api import DecodingState, Policy
 from wavalign.plugins.architectures.kimi_audio.decoding import KimiDecodingState
+from wavalign.plugins.architectures.kimi_audio.hearing import nothing, place
 from wavalign.plugins.architectures.kimi_audio.layout import AUDIO, TEXT, KimiLayout
-from wavalign.plugins.architectures.kimi_audio.network import Backbone, SoundFeatures
+from wavalign.plugins.architectures.kimi_audio.network import Backbone
 from wavalign.plugins.architectures.kimi_audio.sizes import KimiSizes
 from wavalign.plugins.batch import TokenBatch, TokenSequence
 
@@ -35,15 +36,17 @@ class KimiPolicy(Policy):
             raise IndexError(f"head {head} of {len(modules)}")
         return cast(nn.Parameter, modules[head].weight)
 
-    def hidden(
-        self, batch: TokenBatch, heads: frozenset[int], features: SoundFeatures | None = None
-    ) -> dict[int, Tensor]:
+    def hidden(self, batch: TokenBatch, heads: frozenset[int]) -> dict[int, Tensor]:
         """Hidden states [B, T, H] of `heads`; rows are right-padded, so that causality alone hides the padding.
 
-        Only the layers that lead to a wanted head are run. `features` belong to what the users of the batch say.
+        Only the layers that lead to a wanted head are run.
         """
-        model = self.model
-        embedded = model.embed(batch.ids, features)
+        model, device = self.model, batch.ids.device
+        heard = place(batch.sounds, [0] * len(batch.sounds), device)
+        if heard is None and self.sizes.feature_size:
+            # Processes that gather weights from one another must all run the adaptor, whoever's users are silent.
+            heard = nothing(self.sizes.feature_size, device)
+        embedded = model.embed(batch.ids, heard)
         rotary = model.rotary_emb(embedded, torch.arange(embedded.shape[1], device=embedded.device)[None])
         shared = _through(model.shared_layers(), embedded, rotary)
         found: dict[int, Tensor] = {}
@@ -54,16 +57,11 @@ class KimiPolicy(Policy):
         return found
 
     def decode(
-        self,
-        prompts: Sequence[TokenSequence],
-        *,
-        group_size: int,
-        need: Literal["text", "all"],
-        features: SoundFeatures | None = None,
+        self, prompts: Sequence[TokenSequence], *, group_size: int, need: Literal["text", "all"]
     ) -> DecodingState:
         """Prefill `prompts` once each and stand ready to sample `group_size` answers to each."""
         state = KimiDecodingState(self.model, self.sizes, self.layout, prompts, need=need)
-        state.prefill(prompts, features)
+        state.prefill(prompts)
         state.keep(torch.arange(len(prompts), device=self.lm_head.weight.device).repeat_interleave(group_size))
         return state
 

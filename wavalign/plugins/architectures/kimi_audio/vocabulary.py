@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerFast
 from wavalign.errors import CheckpointError, DataError
 from wavalign.plugins.architectures.kimi_audio.layout import KimiLayout
 from wavalign.plugins.architectures.kimi_audio.sizes import KimiSizes
+from wavalign.plugins.architectures.kimi_audio.tiktoken_file import RANKS_FILE, open_tiktoken
 from wavalign.plugins.architectures.tokenizers import open_tokenizer, unknown_token
 
 CONTROL_TOKENS: dict[str, str] = {
@@ -29,15 +30,13 @@ CONTROL_TOKENS: dict[str, str] = {
 """Field of the layout -> name in the public vocabulary, in the order of the public ids."""
 
 
-def open_checkpoint_tokenizer(folder: str) -> PreTrainedTokenizerFast:
-    """Open the `tokenizer.json` of a checkpoint; raises CheckpointError where there is none."""
-    if not (Path(folder) / "tokenizer.json").is_file():
-        found = " beside its tiktoken.model" if (Path(folder) / "tiktoken.model").is_file() else ""
-        raise CheckpointError(
-            f"{folder} holds no tokenizer.json{found}",
-            hint="type kimi reads the tokenizers format alone: convert tiktoken.model, special tokens included, to a "
-            "tokenizer.json with the same ids",
-        )
+def open_checkpoint_tokenizer(folder: str, sizes: KimiSizes) -> PreTrainedTokenizerFast:
+    """Open the tokenizer of a checkpoint, `tokenizer.json` or the public `tiktoken.model`; raises CheckpointError."""
+    place = Path(folder)
+    if not (place / "tokenizer.json").is_file() and (place / RANKS_FILE).is_file():
+        return open_tiktoken(folder, sizes.first_code)
+    if not (place / "tokenizer.json").is_file():
+        raise CheckpointError(f"{folder} holds neither {RANKS_FILE} nor tokenizer.json", hint="fetch the missing file")
     return open_tokenizer(folder)
 
 
@@ -60,16 +59,14 @@ class KimiVocabulary:
     """Ids below this one can be written as text."""
 
     def encode(self, text: str, *, what: str, strict: bool) -> list[int]:
-        """Ids of plain text.
+        """Ids of plain text; the name of a special token is text like any other.
 
         Raises DataError where the text spells a control token, or, when `strict`, a word the vocabulary lacks.
         """
-        ids = [int(x) for x in self.tokenizer.encode(text, add_special_tokens=False)]
-        control = self.layout.control
-        spelled = next((x for x in ids if x in control), None)
+        spelled = next((token for token in CONTROL_TOKENS.values() if token in text), None)
         if spelled is not None:
-            token = self.tokenizer.convert_ids_to_tokens(spelled)
-            raise DataError(f"{what}: the text spells the control token {token}", hint="remove it from the text")
+            raise DataError(f"{what}: the text spells the control token {spelled}", hint="remove it from the text")
+        ids = [int(x) for x in self.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)]
         if strict and self.unknown is not None and self.unknown in ids:
             raise DataError(f"{what}: the vocabulary cannot write {text!r}", hint="use words the tokenizer knows")
         return ids

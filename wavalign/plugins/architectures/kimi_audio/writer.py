@@ -5,24 +5,36 @@
 
 Consecutive messages of one speaker share one turn. A written message stands on the text stream, beside blanks; W
 follows a turn that ends in sound. Earlier spoken answers stand as they were generated, without marks of their own.
+What a user says is also heard as features, one beside each of its codes; what the assistant said is not.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import groupby, zip_longest
 from typing import Literal, final
 
 import torch
+from torch import Tensor
 
 from wavalign.errors import DataError
 from wavalign.plugins.architectures.kimi_audio.layout import AUDIO, KimiLayout
 from wavalign.plugins.architectures.kimi_audio.vocabulary import KimiVocabulary
-from wavalign.plugins.batch import AudioClip, Dialogue, Message, Role, TokenSequence
+from wavalign.plugins.batch import AudioClip, Dialogue, Message, Role, SoundSegment, TokenSequence
 
 EncodeAudio = Callable[[AudioClip], Sequence[int]]
+Hear = Callable[[AudioClip], Tensor]
+"""Clip -> features [N, D], as many as it has codes."""
 Output = Literal["by_target", "both", "text"]
-Columns = list[tuple[int, int]]
-"""(text id, audio id) of every position."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A row under construction."""
+
+    columns: list[tuple[int, int]] = field(default_factory=list)
+    """(text id, audio id) of every position."""
+    sounds: list[SoundSegment] = field(default_factory=list)
 
 
 @final
@@ -33,6 +45,8 @@ class DialogueWriter:
     vocabulary: KimiVocabulary
     output: Output
     feed_user_text: bool
+    hear: Hear | None
+    """None where codes are all that is heard."""
 
     @property
     def layout(self) -> KimiLayout:
@@ -49,23 +63,23 @@ class DialogueWriter:
         """Everything before the answer, [2, T]. The last audio position is FORCED where no sound is to follow."""
         if not dialogue.messages:
             raise DataError(f"dialogue {dialogue.id}: no messages")
-        silent, blank, columns = self.silent(dialogue), self.layout.blank, []
+        silent, draft = self.silent(dialogue), Draft()
         for role, turn in groupby(dialogue.messages, key=lambda message: message.role):
             if role == "user":
-                columns += self._user_turn(list(turn), dialogue.id, encode_audio, silent=silent)
+                self._user_turn(draft, list(turn), dialogue.id, encode_audio, silent=silent)
             elif role == "assistant":
-                columns += self._assistant_turn(list(turn), dialogue.id, encode_audio)
+                self._assistant_turn(draft, list(turn), dialogue.id, encode_audio)
             else:
                 raise DataError(
                     f"dialogue {dialogue.id}: role {role!r} is not user or assistant",
                     hint="this family knows no system messages; say it in a user message",
                 )
-        columns.append((blank, self.layout.assistant_start))
-        ids = torch.tensor(columns).T.contiguous()
+        draft.columns.append((self.layout.blank, self.layout.assistant_start))
+        ids = torch.tensor(draft.columns).T.contiguous()
         roles = torch.full_like(ids, int(Role.PROMPT), dtype=torch.int8)
         if silent:
             roles[AUDIO, -1] = int(Role.FORCED)
-        return TokenSequence(ids, roles)
+        return TokenSequence(ids, roles, sounds=tuple(draft.sounds))
 
     def answer(self, dialogue: Dialogue, message: Message, encode_audio: EncodeAudio) -> TokenSequence:
         """An assistant's message as a completion, [2, T]."""
@@ -82,33 +96,56 @@ class DialogueWriter:
                 f"{what}: the target's sound ends before its text: {error}", hint="leave it out, or shorten the text"
             ) from None
 
-    def _user_turn(self, turn: Sequence[Message], name: str, encode_audio: EncodeAudio, *, silent: bool) -> Columns:
-        """One closed turn of the user."""
-        layout, blank = self.layout, self.layout.blank
-        columns: Columns = [(blank, layout.user_start)]
+    def _user_turn(
+        self, draft: Draft, turn: Sequence[Message], name: str, encode_audio: EncodeAudio, *, silent: bool
+    ) -> None:
+        """Write one closed turn of the user."""
+        layout, blank, columns = self.layout, self.layout.blank, draft.columns
+        columns.append((blank, layout.user_start))
         for message in turn:
             codes = self._codes(message.audio, name, encode_audio)
             if message.text and (not codes or self.feed_user_text):
                 columns += [(x, blank) for x in self._plain(message.text, name)]
-            if codes:
-                sounds = [layout.media_begin, *(layout.first_code + code for code in codes), layout.media_end]
-                columns += [(blank, x) for x in sounds]
+            if message.audio is not None:
+                columns.append((blank, layout.media_begin))
+                if self.hear is not None:
+                    draft.sounds.append(self._sound(message.audio, len(columns), len(codes), self.hear))
+                columns += [(blank, layout.first_code + code) for code in codes]
+                columns.append((blank, layout.media_end))
         if columns[-1] == (blank, layout.media_end):
             columns.append((blank, layout.text_wanted if silent else layout.speech_wanted))
-        return [*columns, (blank, layout.message_end)]
+        columns.append((blank, layout.message_end))
 
-    def _assistant_turn(self, turn: Sequence[Message], name: str, encode_audio: EncodeAudio) -> Columns:
-        """One closed turn of the assistant; text alone ends in its end mark, text beside sound does not."""
-        layout, blank = self.layout, self.layout.blank
-        columns: Columns = [(blank, layout.assistant_start)]
+    def _assistant_turn(self, draft: Draft, turn: Sequence[Message], name: str, encode_audio: EncodeAudio) -> None:
+        """Write one closed turn of the assistant; text alone ends in its end mark, text beside sound does not."""
+        layout, blank, columns = self.layout, self.layout.blank, draft.columns
+        columns.append((blank, layout.assistant_start))
         for message in turn:
             codes = self._codes(message.audio, name, encode_audio)
             words = self._plain(message.text, name)
             if codes:
-                columns += zip_longest(words, layout.delayed(codes), fillvalue=blank)
+                sounds = layout.delayed(codes)
+                if len(words) > len(sounds):
+                    raise DataError(
+                        f"dialogue {name}: an earlier answer has {len(words)} text tokens beside {len(sounds)} audio "
+                        "positions; its sound ends before its text",
+                        hint="leave it out, or shorten the text",
+                    )
+                columns += zip_longest(words, sounds, fillvalue=blank)
             elif words:
                 columns += [(x, blank) for x in [*words, layout.text_end]]
-        return [*columns, (blank, layout.message_end)]
+        columns.append((blank, layout.message_end))
+
+    @staticmethod
+    def _sound(clip: AudioClip, start: int, length: int, hear: Hear) -> SoundSegment:
+        """What is heard of `clip` beside its codes; raises DataError where the two are not of one length."""
+        values = hear(clip)
+        if len(values) != length:
+            raise DataError(
+                f"{clip.url}: {length} codes but {len(values)} features, which come 12.5 a second",
+                hint="the codec must give 12.5 codes a second, as the GLM-4-Voice tokenizer does",
+            )
+        return SoundSegment(start, length, values)
 
     def _plain(self, text: str, name: str) -> list[int]:
         return self.vocabulary.encode(text, what=f"dialogue {name}", strict=False) if text else []
