@@ -77,8 +77,8 @@ def mel_energies(samples: Tensor) -> Tensor:
     frames = frames - frames.mean(dim=1, keepdim=True)
     before = functional.pad(frames, (1, 0), mode="replicate")[:, :-1]
     window = torch.hamming_window(FRAME_LENGTH, periodic=False, dtype=torch.float64)
-    power = torch.fft.rfft((frames - PREEMPHASIS * before) * window, n=FFT_LENGTH).abs().square()
-    energies: Tensor = (power @ _mel_filters()).clamp(min=LOG_FLOOR).log()
+    spectrum = torch.view_as_real(torch.fft.rfft((frames - PREEMPHASIS * before) * window, n=FFT_LENGTH))
+    energies: Tensor = (spectrum.square().sum(dim=-1) @ _mel_filters()).clamp(min=LOG_FLOOR).log()
     return energies.float()
 
 
