@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from tests.plugins.architectures.kimi_helpers import hearing_kimi, small_kimi, write_clip
-from tests.plugins.architectures.vita_helpers import NUM_CODES, codes_of, small_vita, spoken
+from tests.plugins.architectures.vita_helpers import NUM_CODES, codes_of, hearing_vita, small_vita, spoken
 from wavalign.engine.run.logprobs import score_batch
 from wavalign.plugins.api import Architecture, ModelSource, Policy, SamplingOptions
 from wavalign.plugins.batch import (
@@ -26,6 +26,7 @@ from wavalign.plugins.batch import (
     Role,
     Rollout,
     RolloutGroup,
+    SoundSegment,
     TokenBatch,
     TokenSequence,
     collate,
@@ -38,6 +39,10 @@ from wavalign.plugins.weights import load_into, read_checkpoint, save_weights
 MAKERS: dict[str, Callable[[Path], Architecture]] = {
     "vita": small_vita,
     "vita, multi-token": lambda folder: small_vita(
+        folder, num_mtp_layers=2, decoding=(1, 2, 3, 4), tie_embeddings=False, ratio=(2, 5)
+    ),
+    "vita, hears features": hearing_vita,
+    "vita, hears features, multi-token": lambda folder: hearing_vita(
         folder, num_mtp_layers=2, decoding=(1, 2, 3, 4), tie_embeddings=False, ratio=(2, 5)
     ),
     "kimi": small_kimi,
@@ -241,16 +246,39 @@ def test_padding_and_other_rows_do_not_reach_a_row(specimen: Specimen) -> None:
     with torch.no_grad():
         together = specimen.policy.hidden(batch, specimen.heads)
         for index, length in enumerate(batch.lengths.tolist()):
-            sounds = batch.sounds[index] if batch.sounds else ()
-            row = TokenSequence(batch.ids[index, :, :length], batch.roles[index, :, :length], sounds=sounds)
+            row = TokenSequence(
+                batch.ids[index, :, :length], batch.roles[index, :, :length], sounds=heard_in(batch, index)
+            )
             alone = specimen.policy.hidden(collate([row], specimen.architecture.tokens), specimen.heads)
             for head in specimen.heads:
                 seen = length - specimen.architecture.tokens.heads[head].shift
                 torch.testing.assert_close(together[head][index, :seen], alone[head][0, :seen], atol=1e-5, rtol=0)
 
 
+def heard_in(batch: TokenBatch, row: int) -> tuple[SoundSegment, ...]:
+    return batch.sounds[row] if batch.sounds else ()
+
+
+def test_features_reach_their_own_row_from_where_they_stand(specimen: Specimen) -> None:
+    batch, row = specimen.batch(), 2
+    if not batch.sounds:
+        return  # heard as tokens: the test below
+    first = min(each.start for each in batch.sounds[row])
+    other = tuple(replace(each, values=each.values.flip(1)) for each in batch.sounds[row])
+    changed = replace(batch, sounds=(*batch.sounds[:row], other, *batch.sounds[row + 1 :]))
+    others = [index for index in range(len(batch.ids)) if index != row]
+    with torch.no_grad():
+        before, after = (specimen.policy.hidden(each, specimen.heads) for each in (batch, changed))
+    for head in specimen.heads:
+        torch.testing.assert_close(before[head][others], after[head][others], atol=1e-5, rtol=0)
+        torch.testing.assert_close(before[head][row, :first], after[head][row, :first], atol=1e-5, rtol=0)
+        assert not torch.allclose(before[head][row, first], after[head][row, first], atol=1e-3)
+
+
 def test_no_head_sees_what_it_predicts(specimen: Specimen) -> None:
-    batch, place = specimen.batch(), 8
+    batch = specimen.batch()
+    ends = [each.start + each.length for row in batch.sounds for each in row]
+    place = max([8, *ends])  # ids below features stand for nothing
     changed = replace(batch, ids=torch.cat([batch.ids[:, :, :place], (batch.ids[:, :, place:] + 1) % 20], dim=2))
     with torch.no_grad():
         before, after = (specimen.policy.hidden(each, specimen.heads) for each in (batch, changed))
@@ -288,9 +316,9 @@ def reached(specimen: Specimen, roles: Sequence[Role]) -> set[str]:
 
 def test_text_moves_no_part_that_only_sound_needs(fresh: Specimen) -> None:
     text, audio = reached(fresh, TEXT_ROLES), reached(fresh, (Role.AUDIO, Role.AUDIO_MARK))
+    hearing = {"encoder", "projector"} if fresh.batch().sounds else set()
     assert {"embed", "trunk"} <= text
-    heard = {"encoder", "projector"} if fresh.batch().sounds else set()  # the answer's words follow from what is heard
-    assert not text & ({"audio_branch", "audio_head", "mtp", "encoder", "projector"} - heard)
+    assert not text & ({"audio_branch", "audio_head", "mtp", "encoder", "projector"} - hearing)
     assert {"embed", "trunk"} <= audio
     of_streams = len(fresh.architecture.tokens.streams) > 1
     assert ({"audio_branch", "audio_head"} <= audio) == of_streams
@@ -356,3 +384,6 @@ def test_saving_and_loading_is_the_identity(specimen: Specimen, tmp_path: Path) 
     for write in ("encode_prompt", "encode_target"):
         ours, theirs = (getattr(each, write)(dialogue, codes_of) for each in (architecture, again))
         assert torch.equal(ours.ids, theirs.ids) and torch.equal(ours.roles, theirs.roles)
+        assert len(ours.sounds) == len(theirs.sounds)
+        for one, other in zip(ours.sounds, theirs.sounds, strict=True):
+            assert (one.start, one.length) == (other.start, other.length) and torch.equal(one.values, other.values)

@@ -1,9 +1,13 @@
 """A small VITA-style model over a word-level vocabulary, for tests."""
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import fsspec
+import numpy as np
+import soundfile
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 
@@ -41,6 +45,12 @@ def small_vita(folder: Path, **changes: Any) -> VitaAudio:
     return VitaAudio(params, source=ModelSource(None, "tiny", write_tokenizer(folder)))
 
 
+def hearing_vita(folder: Path, **changes: Any) -> VitaAudio:
+    """A 2-layer architecture that hears user sound as features; `changes` are Params fields."""
+    params = VitaParams(**{**SMALL, **changes})
+    return VitaAudio(params, source=ModelSource(None, "tiny-plus", write_tokenizer(folder)))
+
+
 def lively_policy(architecture: VitaAudio, *, seed: int = 0, scale: float = 8.0) -> VitaPolicy:
     """Random weights large enough that the distributions are far from uniform."""
     policy = architecture.build_policy(seed=seed)
@@ -52,13 +62,24 @@ def lively_policy(architecture: VitaAudio, *, seed: int = 0, scale: float = 8.0)
 
 
 def codes_of(clip: AudioClip) -> Sequence[int]:
-    """Codes written in the address itself: `1,2,3`."""
-    return [int(code) for code in clip.url.split(",")]
+    """Codes written in the address itself: `1,2,3`, folders before them or not."""
+    return [int(code) for code in clip.url.rpartition("/")[2].split(",")]
+
+
+def audible(codes: Sequence[int]) -> AudioClip:
+    """`codes` as sound in memory at 16 kHz, 80 ms of a tone for each; `codes_of` reads them too."""
+    clip, time = AudioClip(f"memory://clips/{','.join(map(str, codes))}"), np.arange(1280) / 16000
+    tones = [0.3 * np.sin(2 * np.pi * 200 * 2 ** (code / 4) * time) for code in codes]
+    file = io.BytesIO()
+    soundfile.write(file, np.concatenate(tones), 16000, subtype="PCM_16", format="WAV")
+    with fsspec.open(clip.url, "wb") as target:
+        target.write(file.getvalue())
+    return clip
 
 
 def spoken(name: str, codes: Sequence[int], text: str = "") -> Dialogue:
     """A dialogue whose user speaks `codes`."""
-    return Dialogue(name, (Message("user", text, AudioClip(",".join(map(str, codes)))),))
+    return Dialogue(name, (Message("user", text, audible(codes)),))
 
 
 def spoken_prompts(architecture: VitaAudio, lengths: Sequence[int]) -> list[tuple[Dialogue, TokenSequence]]:

@@ -1,11 +1,14 @@
 """VITA-Audio style: text and codec ids interleaved in one stream, optionally several tokens per trunk pass.
 
+    prompt = ChatML turns; sound of the user as BOA, code x N, EOA, or heard as features (presets `-plus`)
+
     answer = t x T1, BOA, code x (A1 - 2), EOA, t x T2, BOA, code x (A2 - 2), EOA, ..., <|im_end|>
     log p(answer | prompt) = sum over t of log softmax(W h^s_{t - shift(s)})[answer_t],   s = head that predicted t
 
 The main head has shift 1; MTP head k predicts the token at shift k + 2. Which head is asked for the coming token
 follows from the position alone (`decoding`), never from the kind of token.
-Source: VITA-Audio (arXiv 2505.03739) and its public checkpoints (model_type `qwen2_mtp`).
+Source: VITA-Audio (arXiv 2505.03739) and its public checkpoints (model_type `qwen2_mtp` and, with an encoder,
+`qwen2_mtp_sensevoice`).
 """
 
 import json
@@ -23,11 +26,19 @@ from wavalign.plugins.architectures.configs import check_given_sizes
 from wavalign.plugins.architectures.tokenizers import open_tokenizer
 from wavalign.plugins.architectures.vita_audio.chatml import ChatWriter
 from wavalign.plugins.architectures.vita_audio.decoding import DecodingPlan
+from wavalign.plugins.architectures.vita_audio.encoder_sizes import CONFIG_FILE, EncoderSizes, read_encoder_config
+from wavalign.plugins.architectures.vita_audio.features import (
+    STATISTICS_FILE,
+    Hearing,
+    no_normalization,
+    read_normalization,
+)
 from wavalign.plugins.architectures.vita_audio.layout import MARKS_PER_CHUNK
 from wavalign.plugins.architectures.vita_audio.policy import VitaPolicy
 from wavalign.plugins.architectures.vita_audio.sizes import (
     PRESETS,
     VitaSizes,
+    hears_features,
     read_public_config,
     sizes_of_config,
 )
@@ -36,7 +47,7 @@ from wavalign.plugins.architectures.vita_audio.vocabulary import (
     padded_size,
     read_vocabulary,
 )
-from wavalign.plugins.batch import Answer, Dialogue, HeadSpec, Role, TokenSequence, TokenSpace
+from wavalign.plugins.batch import Answer, Dialogue, HeadSpec, TokenSequence, TokenSpace
 from wavalign.schema.base import Params
 
 
@@ -97,22 +108,32 @@ class VitaAudio(Architecture):
 
     Params = VitaParams
     ignored_keys: ClassVar[tuple[str, ...]] = (r"rotary_emb\.inv_freq$",)
+    frozen_groups: ClassVar[tuple[str, ...]] = ("encoder",)
 
     def __init__(self, params: VitaParams, *, source: ModelSource) -> None:
         super().__init__(params, source=source)
         if source.checkpoint is not None:
             self._config = read_public_config(source.checkpoint)
-            self.sizes = sizes_of_config(self._config, source.checkpoint)
+            encoder, self._encoder_config, self._hearing = self._from_encoder_files(source.checkpoint)
+            self.sizes = sizes_of_config(self._config, source.checkpoint, encoder)
             tokenizer = open_tokenizer(source.checkpoint)
         else:
             self.sizes, tokenizer = self._from_preset(source, params)
             self._config = self.sizes.public_config()
-        where = source.checkpoint or str(source.tokenizer)
-        self.vocabulary = read_vocabulary(tokenizer, ratio=params.ratio, size=self.sizes.vocabulary_size, where=where)
+            encoder = self.sizes.encoder
+            self._encoder_config = None if encoder is None else encoder.public_config()
+            self._hearing = None if encoder is None else Hearing(no_normalization())
+        self.vocabulary = read_vocabulary(
+            tokenizer,
+            ratio=params.ratio,
+            size=self.sizes.vocabulary_size,
+            hears=encoder is not None,
+            where=source.checkpoint or str(source.tokenizer),
+        )
         if source.checkpoint is not None:
             self._check_sizes(source.checkpoint)
         self._plan = DecodingPlan(self.vocabulary.layout, params.decoding)
-        self._writer = ChatWriter(self.vocabulary, params.system_prompt, params.feed_user_text)
+        self._writer = ChatWriter(self.vocabulary, params.system_prompt, params.feed_user_text, self._hearing)
         self._role_table = self.vocabulary.layout.role_table(self.sizes.vocabulary_size)
 
     @property
@@ -141,8 +162,7 @@ class VitaAudio(Architecture):
 
     def encode_prompt(self, dialogue: Dialogue, encode_audio: EncodeAudio) -> TokenSequence:
         """ChatML up to the assistant's header, all PROMPT."""
-        ids = torch.tensor([self._writer.prompt(dialogue, encode_audio)])
-        return TokenSequence(ids, torch.full_like(ids, int(Role.PROMPT), dtype=torch.int8))
+        return self._writer.prompt(dialogue, encode_audio)
 
     def encode_target(self, dialogue: Dialogue, encode_audio: EncodeAudio) -> TokenSequence:
         """The demonstration, interleaved, with its closing token."""
@@ -170,6 +190,10 @@ class VitaAudio(Architecture):
             return "mtp" if int(name.split(".")[2]) >= self.sizes.num_layers else "trunk"
         if name.startswith("model.norm."):
             return "trunk"
+        if name.startswith("model.audio_model."):
+            return "encoder"
+        if name.startswith("model.audio_projection."):
+            return "projector"
         raise ValueError(f"{name} is no parameter of this architecture")
 
     def dimensions(self) -> Dimensions:
@@ -185,11 +209,13 @@ class VitaAudio(Architecture):
         )
 
     def save_layout(self, folder: str) -> None:
-        """Write `config.json`, `generation_config.json` and the tokenizer in the public layout."""
+        """Write `config.json`, `generation_config.json`, the tokenizer and the encoder's files in the public layout."""
         layout, place = self.vocabulary.layout, Path(folder)
         place.mkdir(parents=True, exist_ok=True)
         control = {"bos_token_id": layout.end_text, "eos_token_id": layout.end_turn, "pad_token_id": layout.end_text}
-        config = {"speech_token_offset": layout.first_code, "mtp_loss_weight": 1.0, **control, **self._config}
+        config = self._config
+        if self.source.checkpoint is None:
+            config = {"speech_token_offset": layout.first_code, "mtp_loss_weight": 1.0, **control, **config}
         generation = {
             **control,
             "eos_token_id": [layout.end_turn, layout.end_text],
@@ -197,6 +223,10 @@ class VitaAudio(Architecture):
         }
         for name, content in (("config.json", config), ("generation_config.json", generation)):
             (place / name).write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        if self._encoder_config is not None:
+            (place / CONFIG_FILE).write_text(self._encoder_config, encoding="utf-8")
+        if self._hearing is not None:
+            (place / STATISTICS_FILE).write_text(self._hearing.normalization.text, encoding="utf-8")
         self.vocabulary.tokenizer.save_pretrained(folder)
 
     def _roles(self, ids: Tensor) -> Tensor:
@@ -208,6 +238,13 @@ class VitaAudio(Architecture):
         fixed = {**asdict(self.sizes), "num_codes": self.vocabulary.layout.num_codes}
         check_given_sizes(self.params.sizes(), fixed, folder)
 
+    def _from_encoder_files(self, folder: str) -> tuple[EncoderSizes | None, str | None, Hearing | None]:
+        """What the checkpoint's encoder hears with, all None where it has none."""
+        if not hears_features(self._config):
+            return None, None, None
+        encoder, text = read_encoder_config(folder)
+        return encoder, text, Hearing(read_normalization(folder))
+
     @staticmethod
     def _from_preset(source: ModelSource, params: VitaParams) -> tuple[VitaSizes, Any]:
         """Sizes and completed tokenizer for random weights."""
@@ -218,7 +255,8 @@ class VitaAudio(Architecture):
         given = params.sizes()
         preset = PRESETS[source.preset]
         tokenizer = open_tokenizer(source.tokenizer)
-        add_vita_tokens(tokenizer, given.pop("num_codes", preset.num_codes))
+        num_codes = given.pop("num_codes", preset.num_codes)
+        add_vita_tokens(tokenizer, num_codes, hears=preset.sizes.encoder is not None)
         sizes = replace(preset.sizes, **given, vocabulary_size=padded_size(tokenizer))
         sizes.check()
         return sizes, tokenizer

@@ -1,20 +1,42 @@
-"""The prompt and the answer of a dialogue as ids: ChatML turns, sound between begin and end marks.
+"""The prompt and the answer of a dialogue as tokens: ChatML turns, sound between begin and end marks.
 
     <|im_start|>system\\n{text}<|im_end|>\\n<|im_start|>user\\n{content}<|im_end|>\\n<|im_start|>assistant\\n
+
+Sound is codec ids. Where the network has an encoder, that of users (and of system messages) is heard as features
+instead: as many `<|context_of_audio|>` as the encoder gives states, which are 4 more than the features.
 
 Text between two control tokens is tokenised in one piece, as the public training code does, so that a byte-pair
 tokenizer merges line breaks in the same way.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import final
 
+import torch
+from torch import Tensor
+
 from wavalign.errors import DataError
+from wavalign.plugins.architectures.vita_audio.encoder import QUERIES
 from wavalign.plugins.architectures.vita_audio.vocabulary import VitaVocabulary
-from wavalign.plugins.batch import AudioClip, Dialogue, Message
+from wavalign.plugins.batch import AudioClip, Dialogue, Message, Role, SoundSegment, TokenSequence
 
 ROLES = ("system", "user", "assistant")
+
+
+@final
+@dataclass(slots=True)
+class Draft:
+    """A prompt under construction."""
+
+    ids: list[int] = field(default_factory=list)
+    sounds: list[SoundSegment] = field(default_factory=list)
+
+    def finish(self) -> TokenSequence:
+        """As one row, all PROMPT."""
+        ids = torch.tensor([self.ids])
+        roles = torch.full_like(ids, int(Role.PROMPT), dtype=torch.int8)
+        return TokenSequence(ids, roles, sounds=tuple(self.sounds))
 
 
 @final
@@ -26,18 +48,21 @@ class ChatWriter:
     system_prompt: str
     """Opens dialogues that bring no system message; empty for none."""
     feed_user_text: bool
+    hear: Callable[[AudioClip], Tensor] | None
+    """Features [N, 560] of a clip; None where the network hears codec ids."""
 
-    def prompt(self, dialogue: Dialogue, encode_audio: Callable[[AudioClip], Sequence[int]]) -> list[int]:
-        """Ids of everything before the answer."""
+    def prompt(self, dialogue: Dialogue, encode_audio: Callable[[AudioClip], Sequence[int]]) -> TokenSequence:
+        """Everything before the answer."""
         if not dialogue.messages:
             raise DataError(f"dialogue {dialogue.id}: no messages")
         messages = list(dialogue.messages)
         if self.system_prompt and messages[0].role != "system":
             messages.insert(0, Message("system", self.system_prompt))
-        ids: list[int] = []
+        draft = Draft()
         for message in messages:
-            ids += self._turn(message, dialogue.id, encode_audio)
-        return [*ids, self.vocabulary.begin_turn, *self._plain("assistant\n", dialogue.id)]
+            self._write_turn(draft, message, dialogue.id, encode_audio)
+        draft.ids += [self.vocabulary.begin_turn, *self._plain("assistant\n", dialogue.id)]
+        return draft.finish()
 
     def answer(self, message: Message, name: str, encode_audio: Callable[[AudioClip], Sequence[int]]) -> list[int]:
         """Ids of an assistant's message, closing token included.
@@ -49,19 +74,33 @@ class ChatWriter:
         text = self.vocabulary.encode(written, what=f"dialogue {name}", strict=True) if written else []
         return [*self.vocabulary.layout.interleave(text, codes), self.vocabulary.layout.end_turn]
 
-    def _turn(self, message: Message, name: str, encode_audio: Callable[[AudioClip], Sequence[int]]) -> list[int]:
-        """One closed turn with the line break behind it."""
+    def _write_turn(
+        self, draft: Draft, message: Message, name: str, encode_audio: Callable[[AudioClip], Sequence[int]]
+    ) -> None:
+        """Add one closed turn with the line break behind it."""
         if message.role not in ROLES:
             raise DataError(f"dialogue {name}: role {message.role!r} is not one of {', '.join(ROLES)}")
+        draft.ids.append(self.vocabulary.begin_turn)
         if message.role == "assistant":
-            content = self._plain("assistant\n", name) + self.answer(message, name, encode_audio)
+            draft.ids += self._plain("assistant\n", name) + self.answer(message, name, encode_audio)
         else:
-            codes = self._codes(message.audio, name, encode_audio)
-            unheard = message.role == "user" and bool(codes) and not self.feed_user_text
+            unheard = message.role == "user" and message.audio is not None and not self.feed_user_text
             text = "" if unheard else message.text
-            content = self._plain(f"{message.role}\n{text}" + ("\n" if codes else ""), name)
-            content += [*self.vocabulary.layout.interleave([], codes), self.vocabulary.layout.end_turn]
-        return [self.vocabulary.begin_turn, *content, *self._plain("\n", name)]
+            draft.ids += self._plain(f"{message.role}\n{text}" + ("\n" if message.audio is not None else ""), name)
+            if message.audio is not None and self.hear is not None:
+                self._write_features(draft, self.hear(message.audio))
+            else:
+                draft.ids += self.vocabulary.layout.interleave([], self._codes(message.audio, name, encode_audio))
+            draft.ids.append(self.vocabulary.layout.end_turn)
+        draft.ids += self._plain("\n", name)
+
+    def _write_features(self, draft: Draft, features: Tensor) -> None:
+        """Add places for what the encoder makes of `features` [N, 560], between the marks of sound."""
+        context, length = self.vocabulary.context_audio, len(features) + len(QUERIES)
+        assert context is not None, "a vocabulary that was read for a network that hears"
+        draft.ids.append(self.vocabulary.layout.begin_audio)
+        draft.sounds.append(SoundSegment(len(draft.ids), length, features))
+        draft.ids += [*[context] * length, self.vocabulary.layout.end_audio]
 
     def _plain(self, text: str, name: str) -> list[int]:
         return self.vocabulary.encode(text, what=f"dialogue {name}", strict=False)

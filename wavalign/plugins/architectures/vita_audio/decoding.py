@@ -18,7 +18,7 @@ from wavalign.plugins.api import DecodingState
 from wavalign.plugins.architectures.caching import GROWTH, SPARE_SLOTS, Glance, LayerCache, attend
 from wavalign.plugins.architectures.vita_audio.layout import TextWatch, VitaLayout, head_schedule
 from wavalign.plugins.architectures.vita_audio.network import VitaNetwork
-from wavalign.plugins.batch import Role, TokenSequence
+from wavalign.plugins.batch import Role, SoundSegment, TokenSequence
 
 
 @final
@@ -64,7 +64,7 @@ class VitaDecodingState(DecodingState):
         self._head = next(self._schedule)
         self._caches = self._new_caches(len(prompts), modules)
         self._pending = [weight.new_empty(len(prompts), 0, sizes.hidden_size)] * modules
-        self._ready: Tensor | None = self._prefill(modules)
+        self._ready: Tensor | None = self._prefill(modules, [prompt.sounds for prompt in prompts])
         rows = torch.arange(len(prompts), device=device).repeat_interleave(group_size)
         self._finished = torch.zeros(len(prompts), dtype=torch.bool, device=device)
         self._watch: TextWatch | None = None
@@ -122,18 +122,20 @@ class VitaDecodingState(DecodingState):
         shape = (rows, sizes.num_key_value_heads, self._length + SPARE_SLOTS, sizes.hidden_size // sizes.num_heads)
         return [LayerCache(weight.new_empty(shape), weight.new_empty(shape)) for _ in range(sizes.num_layers + modules)]
 
-    def _prefill(self, modules: int) -> Tensor:
+    def _prefill(self, modules: int, sounds: Sequence[Sequence[SoundSegment]]) -> Tensor:
         """Run every prompt through the trunk and, as far as its tokens are known, the MTP modules."""
-        states = self._run_trunk()
+        states = self._run_trunk(sounds)
         for module in range(modules):
             if self._length > module + 1:
                 self._run_module(module)
         return states[:, -1:]
 
-    def _run_trunk(self) -> Tensor:
-        """Main head's states [B, N, H] of all slots the trunk has not seen."""
+    def _run_trunk(self, sounds: Sequence[Sequence[SoundSegment]] = ()) -> Tensor:
+        """Main head's states [B, N, H] of all slots the trunk has not seen; `sounds` where these are prompts."""
         network, seen = self._network, self._caches[0].length
         states = network.model.embed_tokens(self._tokens[:, seen : self._length])
+        if any(sounds):
+            states = network.model.with_sounds(states, sounds, self._padding.tolist())
         return self._finish(self._run(range(network.sizes.num_layers), states, shift=0), consumer=0)
 
     def _run_module(self, module: int) -> Tensor:

@@ -18,7 +18,7 @@ INIT_STD = 0.02
 
 @final
 class VitaPolicy(Policy):
-    """One interleaved stream, a main head and K MTP heads."""
+    """One interleaved stream, a main head and K MTP heads; with an encoder, user sound is heard as features."""
 
     def __init__(self, sizes: VitaSizes, plan: DecodingPlan) -> None:
         super().__init__()
@@ -49,7 +49,7 @@ class VitaPolicy(Policy):
         network, tokens = self.network, batch.ids[:, 0]
         embedded = self.model.embed_tokens(tokens)
         length, trunk = tokens.shape[1], self.sizes.num_layers
-        states = self._through(range(trunk), embedded, first_position=0)
+        states = self._through(range(trunk), self.model.with_sounds(embedded, batch.sounds), first_position=0)
         found = {0: states}
         for module in range(max(heads)):
             shift = module + 1

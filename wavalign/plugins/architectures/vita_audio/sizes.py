@@ -1,6 +1,6 @@
 """The numbers that fix a network, from a preset or from a public `config.json`."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, final
 
@@ -8,8 +8,10 @@ from transformers import Qwen2Config
 
 from wavalign.errors import CheckpointError
 from wavalign.plugins.architectures.configs import read_config
+from wavalign.plugins.architectures.vita_audio.encoder_sizes import SENSEVOICE_SMALL, EncoderSizes
 
-MODEL_TYPE = "qwen2_mtp"
+MODEL_TYPE, HEARING_MODEL_TYPE = "qwen2_mtp", "qwen2_mtp_sensevoice"
+NETWORK_NAME, HEARING_NETWORK_NAME = "Qwen2MTPForCausalLM", "Qwen2MTPSenseVoiceForCausalLM"
 
 
 @final
@@ -29,6 +31,8 @@ class VitaSizes:
     rope_theta: float
     rms_norm_eps: float = 1e-6
     max_positions: int = 32768
+    encoder: EncoderSizes | None = None
+    """What hears user sound as features; None where it is heard as codec ids."""
 
     def check(self) -> None:
         """Raise CheckpointError where the numbers do not fit one another."""
@@ -42,6 +46,8 @@ class VitaSizes:
             raise CheckpointError(
                 f"num_heads {self.num_heads} is no multiple of num_key_value_heads {self.num_key_value_heads}"
             )
+        if self.encoder is not None:
+            self.encoder.check()
 
     def transformers_config(self) -> Qwen2Config:
         """Configuration of the decoder layers, trunk first, then MTP."""
@@ -64,8 +70,8 @@ class VitaSizes:
     def public_config(self) -> dict[str, Any]:
         """The size part of a `config.json` in the public layout."""
         return {
-            "architectures": ["Qwen2MTPForCausalLM"],
-            "model_type": MODEL_TYPE,
+            "architectures": [NETWORK_NAME if self.encoder is None else HEARING_NETWORK_NAME],
+            "model_type": MODEL_TYPE if self.encoder is None else HEARING_MODEL_TYPE,
             "hidden_act": "silu",
             "hidden_size": self.hidden_size,
             "intermediate_size": self.intermediate_size,
@@ -91,60 +97,74 @@ class Preset:
     num_codes: int
 
 
+TINY = VitaSizes(
+    vocabulary_size=0,
+    hidden_size=128,
+    intermediate_size=320,
+    num_layers=4,
+    num_heads=4,
+    num_key_value_heads=2,
+    num_mtp_layers=0,
+    tie_embeddings=True,
+    rope_theta=10_000.0,
+)
+LARGE = VitaSizes(
+    vocabulary_size=0,
+    hidden_size=3584,
+    intermediate_size=18944,
+    num_layers=28,
+    num_heads=28,
+    num_key_value_heads=4,
+    num_mtp_layers=10,
+    tie_embeddings=False,
+    rope_theta=1_000_000.0,
+)
+TINY_ENCODER = EncoderSizes(
+    hidden_size=32,
+    num_heads=2,
+    intermediate_size=64,
+    num_blocks=2,
+    num_late_blocks=1,
+    kernel_size=11,
+    vocabulary_size=16,
+)
 PRESETS: dict[str, Preset] = {
-    "tiny": Preset(
-        VitaSizes(
-            vocabulary_size=0,
-            hidden_size=128,
-            intermediate_size=320,
-            num_layers=4,
-            num_heads=4,
-            num_key_value_heads=2,
-            num_mtp_layers=0,
-            tie_embeddings=True,
-            rope_theta=10_000.0,
-        ),
-        num_codes=512,
-    ),
-    "7b": Preset(
-        VitaSizes(
-            vocabulary_size=0,
-            hidden_size=3584,
-            intermediate_size=18944,
-            num_layers=28,
-            num_heads=28,
-            num_key_value_heads=4,
-            num_mtp_layers=10,
-            tie_embeddings=False,
-            rope_theta=1_000_000.0,
-        ),
-        num_codes=16384,
-    ),
+    "tiny": Preset(TINY, num_codes=512),
+    "tiny-plus": Preset(replace(TINY, encoder=TINY_ENCODER), num_codes=512),
+    "7b": Preset(LARGE, num_codes=16384),
+    "7b-plus": Preset(replace(LARGE, num_mtp_layers=0, encoder=SENSEVOICE_SMALL), num_codes=16384),
 }
-"""`tiny` trains on a CPU; `7b` has the sizes of the public Boost and Balance checkpoints."""
+"""`tiny` trains on a CPU; `7b` has the sizes of the public Boost and Balance checkpoints. The `plus` ones hear user
+sound as features: `7b-plus` has the sizes of Plus-Vanilla and, with 10 MTP modules, those of Plus-Boost."""
 
 
 def read_public_config(folder: str) -> dict[str, Any]:
     """Read `config.json` of a checkpoint folder; raises CheckpointError when it is not of this family."""
     config, path = read_config(folder), Path(folder) / "config.json"
     family = config.get("model_type")
-    if family == "qwen2_mtp_sensevoice":
+    if family not in (MODEL_TYPE, HEARING_MODEL_TYPE):
         raise CheckpointError(
-            f"{path}: model_type {family} hears through a continuous audio encoder, which type vita does not have",
-            hint="use a checkpoint with discrete audio input (model_type qwen2_mtp)",
+            f"{path}: model_type is {family!r}, type vita reads {MODEL_TYPE!r} and {HEARING_MODEL_TYPE!r}"
         )
-    if family != MODEL_TYPE:
-        raise CheckpointError(f"{path}: model_type is {family!r}, type vita reads {MODEL_TYPE!r}")
     return config
 
 
-def sizes_of_config(config: dict[str, Any], where: str) -> VitaSizes:
-    """Sizes from a public config; raises CheckpointError on a missing or unsupported entry."""
+def hears_features(config: dict[str, Any]) -> bool:
+    """Whether a public config is of the variants that hear user sound through an encoder."""
+    return bool(config["model_type"] == HEARING_MODEL_TYPE)
+
+
+def sizes_of_config(config: dict[str, Any], where: str, encoder: EncoderSizes | None = None) -> VitaSizes:
+    """Sizes from a public config beside those of its `encoder`.
+
+    Raises CheckpointError on a missing or unsupported entry.
+    """
     if config.get("rope_scaling") or config.get("use_sliding_window"):
         raise CheckpointError(f"{where}: rope_scaling and sliding windows are not supported")
     rope = config.get("rope_parameters") or config
     try:
-        mtp = int(config["num_nextn_predict_layers"])
+        # Configs of networks without such modules may leave their number out.
+        mtp = int(config.get("num_nextn_predict_layers", 0) if encoder else config["num_nextn_predict_layers"])
         sizes = VitaSizes(
             vocabulary_size=int(config["vocab_size"]),
             hidden_size=int(config["hidden_size"]),
@@ -157,6 +177,7 @@ def sizes_of_config(config: dict[str, Any], where: str) -> VitaSizes:
             rope_theta=float(rope["rope_theta"]),
             rms_norm_eps=float(config["rms_norm_eps"]),
             max_positions=int(config["max_position_embeddings"]),
+            encoder=encoder,
         )
     except KeyError as missing:
         raise CheckpointError(f"{where}: config.json has no {missing}") from None

@@ -14,7 +14,7 @@ from wavalign.errors import CheckpointError, DataError
 from wavalign.plugins.architectures.tokenizers import unknown_token
 from wavalign.plugins.architectures.vita_audio.layout import VitaLayout
 
-BEGIN_AUDIO, END_AUDIO = "<|begin_of_audio|>", "<|end_of_audio|>"
+BEGIN_AUDIO, END_AUDIO, CONTEXT_AUDIO = "<|begin_of_audio|>", "<|end_of_audio|>", "<|context_of_audio|>"
 BEGIN_TURN, END_TURN, END_TEXT = "<|im_start|>", "<|im_end|>", "<|endoftext|>"
 SPANS_BEFORE_AUDIO = ("image", "video", "patch")
 SPANS_AFTER_AUDIO = ("quad", "ref", "box")
@@ -34,10 +34,18 @@ def code_token(code: int) -> str:
     return f"<|audio_{code}|>"
 
 
-def add_vita_tokens(tokenizer: PreTrainedTokenizerFast, num_codes: int) -> None:
+def control_tokens(*, hears: bool) -> tuple[str, ...]:
+    """All control tokens in the order of their ids; where user sound is heard as features there is one more."""
+    if not hears:
+        return CONTROL_TOKENS
+    place = CONTROL_TOKENS.index(END_AUDIO) + 1
+    return (*CONTROL_TOKENS[:place], CONTEXT_AUDIO, *CONTROL_TOKENS[place:])
+
+
+def add_vita_tokens(tokenizer: PreTrainedTokenizerFast, num_codes: int, *, hears: bool) -> None:
     """Give a base tokenizer what it lacks of the control tokens and of `num_codes` audio tokens."""
     known = tokenizer.get_vocab()
-    missing = [token for token in CONTROL_TOKENS if token not in known]
+    missing = [token for token in control_tokens(hears=hears) if token not in known]
     tokenizer.add_tokens(missing, special_tokens=True)
     # Audio tokens are ordinary ones in the public checkpoints: skipping special tokens keeps them.
     tokenizer.add_tokens([code_token(code) for code in range(num_codes)])
@@ -62,6 +70,8 @@ class VitaVocabulary:
     """Rows of the embedding, padding included."""
     control: frozenset[int]
     """Ids that text of a dialogue must never produce."""
+    context_audio: int | None
+    """Stands where features are heard; None where user sound is heard as codec ids."""
 
     def encode(self, text: str, *, what: str, strict: bool) -> list[int]:
         """Ids of plain text.
@@ -88,11 +98,12 @@ class VitaVocabulary:
 
 
 def read_vocabulary(
-    tokenizer: PreTrainedTokenizerFast, *, ratio: tuple[int, ...], size: int, where: str
+    tokenizer: PreTrainedTokenizerFast, *, ratio: tuple[int, ...], size: int, hears: bool, where: str
 ) -> VitaVocabulary:
     """Look every id up by name; raises CheckpointError naming what the tokenizer at `where` lacks."""
     known = tokenizer.get_vocab()
-    needed = (BEGIN_AUDIO, END_AUDIO, BEGIN_TURN, END_TURN, END_TEXT, code_token(0))
+    needed = [BEGIN_AUDIO, END_AUDIO, BEGIN_TURN, END_TURN, END_TEXT, code_token(0)]
+    needed += [CONTEXT_AUDIO] if hears else []
     missing = [token for token in needed if token not in known]
     if missing:
         raise CheckpointError(
@@ -114,5 +125,6 @@ def read_vocabulary(
         num_codes=num_codes,
         ratio=ratio,
     )
-    control = frozenset(known[token] for token in CONTROL_TOKENS if token in known)
-    return VitaVocabulary(tokenizer, layout, known[BEGIN_TURN], unknown, size, control)
+    control = frozenset(known[token] for token in control_tokens(hears=True) if token in known)
+    context = known[CONTEXT_AUDIO] if hears else None
+    return VitaVocabulary(tokenizer, layout, known[BEGIN_TURN], unknown, size, control, context)
