@@ -58,7 +58,7 @@ class CodecLmLayout:
         A frame holds one id per stream; with a single stream any number, which then stand one after another.
         """
         if len(self.delays) == 1:
-            return [(self.first_code + code,) for frame in frames for code in frame] + [(self.end_speech,)]
+            return self.plain([*(self.first_code + code for frame in frames for code in frame), self.end_speech])
         length = len(frames) + 1 + self.waits
         columns = [[self.blank] * len(self.delays) for _ in range(length)]
         for place, frame in enumerate(frames):

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, final
+from typing import Any, Literal, cast, final
 
 from transformers import LlamaConfig, Qwen2Config
 
@@ -44,7 +44,7 @@ class CodecLmSizes:
 
     @property
     def num_key_value_heads(self) -> int:
-        return int(self.config.num_key_value_heads)
+        return int(self.config.num_key_value_heads or self.config.num_attention_heads)
 
     @property
     def groups(self) -> int:
@@ -76,15 +76,7 @@ class CodecLmSizes:
         }
 
     def check(self) -> None:
-        """Raise CheckpointError where the numbers do not fit one another."""
-        heads = int(self.config.num_attention_heads)
-        counts = (self.hidden_size, self.num_layers, heads, self.num_key_value_heads)
-        if min(*counts, int(self.config.intermediate_size)) < 1:
-            raise CheckpointError("every size must be at least 1")
-        if self.hidden_size % (2 * heads):
-            raise CheckpointError(f"hidden_size {self.hidden_size} is no even multiple of num_heads {heads}")
-        if heads % self.num_key_value_heads:
-            raise CheckpointError(f"num_heads {heads} is no multiple of num_key_value_heads {self.num_key_value_heads}")
+        """Raise CheckpointError where the delays are no delays."""
         if not self.delays or self.delays[0] != 0 or any(delay < 1 for delay in self.delays[1:]):
             raise CheckpointError(
                 f"delays {list(self.delays)} do not begin with 0, or hold less than 1 behind it",
@@ -105,7 +97,7 @@ class CodecLmSizes:
             "num_hidden_layers": self.num_layers,
             "num_key_value_heads": self.num_key_value_heads,
             "rms_norm_eps": config.rms_norm_eps,
-            "rope_theta": config.rope_parameters["rope_theta"],
+            "rope_theta": _rope(config)["rope_theta"],
             "tie_word_embeddings": self.tied,
             "vocab_size": self.vocabulary_size,
         }
@@ -136,8 +128,19 @@ PRESETS: dict[str, Preset] = {
 """The tiny ones train on a CPU, over the codec of the embedded world; `7b` has the sizes of LLaMA-7B."""
 
 
+_FIELDS = {
+    "hidden_size": "hidden_size",
+    "num_hidden_layers": "num_layers",
+    "num_attention_heads": "num_heads",
+    "num_key_value_heads": "num_key_value_heads",
+    "intermediate_size": "intermediate_size",
+}
+"""Entry of a public config -> field of a preset."""
+
+
 def sizes_of(numbers: Mapping[str, Any], vocabulary_size: int) -> CodecLmSizes:
-    """Sizes from the fields of a preset, changed as the recipe says."""
+    """Sizes from the fields of a preset, changed as the recipe says; CheckpointError where they do not fit."""
+    _check({name: int(numbers[field]) for name, field in _FIELDS.items()})
     config = CONFIGS[numbers["trunk"]](
         vocab_size=vocabulary_size,
         hidden_size=numbers["hidden_size"],
@@ -167,8 +170,10 @@ def read_sizes(folder: str) -> CodecLmSizes:
     missing = [name for name in needed if name not in public]
     if missing:
         raise CheckpointError(f"{path} has no {', '.join(missing)}")
+    given = {name: int(public.get(name) or public["num_attention_heads"]) for name in _FIELDS}
+    _check(given)
     config = CONFIGS[family].from_dict(public)
-    rope = config.rope_parameters["rope_type"]
+    rope = _rope(config)["rope_type"]
     if rope not in FIXED_ROPE:
         raise CheckpointError(
             f"{path}: rope_type {rope!r} changes with the length of a row", hint=f"supported: {', '.join(FIXED_ROPE)}"
@@ -176,6 +181,22 @@ def read_sizes(folder: str) -> CodecLmSizes:
     sizes = CodecLmSizes(_runnable(config), tuple(public.get(DELAYS_KEY, (0,))))
     sizes.check()
     return sizes
+
+
+def _check(numbers: Mapping[str, int]) -> None:
+    """Raise CheckpointError where numbers, by their public names, do not fit one another."""
+    hidden, heads, shared = (numbers[name] for name in ("hidden_size", "num_attention_heads", "num_key_value_heads"))
+    if min(numbers.values()) < 1:
+        raise CheckpointError("every size must be at least 1")
+    if hidden % (2 * heads):
+        raise CheckpointError(f"hidden_size {hidden} is no even multiple of num_heads {heads}")
+    if heads % shared:
+        raise CheckpointError(f"num_heads {heads} is no multiple of num_key_value_heads {shared}")
+
+
+def _rope(config: TrunkConfig) -> Mapping[str, Any]:
+    """Parameters of the rotary embedding; `from_dict` and the constructors always fill them in."""
+    return cast(Mapping[str, Any], config.rope_parameters)
 
 
 def _runnable(config: TrunkConfig) -> TrunkConfig:
