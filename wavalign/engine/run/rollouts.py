@@ -59,7 +59,7 @@ class Roller:
             return self.nar.complete(codes, prompt=() if named is None else self.encoder.codes(AudioClip(str(named))))
         if written is not None:
             raise PreflightError(
-                f"answers hold {written} of {codec.codes_per_frame} ids of the codec's frames, and nothing completes them",
+                f"answers hold {written} of {codec.codes_per_frame} ids a frame, and nothing completes them",
                 hint="add model.nar, or let the architecture write all of them",
             )
         return codes
