@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from pydantic import ValidationError
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, Qwen2ForCausalLM
 
 from tests.plugins.architectures.codec_lm_helpers import (
@@ -21,6 +21,7 @@ from tests.plugins.architectures.codec_lm_helpers import (
 from tests.plugins.architectures.vita_helpers import codes_of, spoken, write_tokenizer
 from wavalign.errors import CheckpointError, DataError
 from wavalign.plugins.api import ModelSource
+from wavalign.plugins.architectures.codec_language_model.templates import TemplateName
 from wavalign.plugins.architectures.codec_lm import CodecLm, CodecLmParams
 from wavalign.plugins.batch import AudioClip, Dialogue, Message, Role, TokenSequence, collate
 from wavalign.plugins.weights import load_into, save_weights
@@ -194,7 +195,8 @@ def test_one_stream_is_the_model_of_transformers(tmp_path: Path, trunk: str, the
     folder = str(tmp_path / "saved")
     model.save_layout(folder)
     save_weights(policy.state_dict(), folder)
-    other = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True).eval()
+    other: Any = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True)
+    other.eval()
     assert type(other) is theirs
     prompts = [model.encode_prompt(spoken("d", codes), codes_of) for codes in ([1, 2, 3], [4])]
     batch = collate(prompts, model.tokens)
@@ -222,7 +224,8 @@ def test_two_streams_add_their_embeddings_and_leave_blanks_out(tmp_path: Path) -
     model = small_codec_lm(tmp_path, delays=(0, 2), tie_embeddings=False)
     policy = lively_policy(model, scale=4.0)
     config = LlamaConfig(**{**model.sizes.config.to_dict(), "attn_implementation": "eager"})
-    other = LlamaForCausalLM(config).eval()
+    other: Any = LlamaForCausalLM(config)
+    other.eval()
     known = {name: x for name, x in policy.state_dict().items() if not name.startswith("codebook_heads.")}
     other.load_state_dict(known)
     row = model.encode_target(target("w3", [1, 2, 3, 4, 5, 6]), codes_of)
@@ -287,7 +290,8 @@ def test_a_public_checkpoint_runs_and_is_saved_with_its_own_files(tmp_path: Path
     assert picture(model, row.ids) == ["[ta] w3 w4 ; [ua] ^ 5 0 $ <eoa>"]
     policy = model.build_policy(seed=0)
     load_into(policy, str(folder), model.ignored_keys)
-    other = LlamaForCausalLM.from_pretrained(folder, local_files_only=True).eval()
+    other: Any = LlamaForCausalLM.from_pretrained(folder, local_files_only=True)
+    other.eval()
     with torch.no_grad():
         ours = policy.hidden(collate([row], model.tokens), frozenset({0}))[0] @ policy.head_weight(0).T
         torch.testing.assert_close(ours, other(row.ids).logits, atol=1e-5, rtol=1e-5)
@@ -320,6 +324,48 @@ def test_a_tokenizer_that_begins_texts_does_so_once(tmp_path: Path) -> None:
     told = "<s> [Human] : ^ 2 $ <eoh> . [SpeechGPT] : w2 <eoa> . [Human] : w3 <eoh> . [SpeechGPT] :"
     assert prompted(model, dialogue) == told
     assert answered(model, dialogue) == ["[ta] w1 ; [ua] ^ 1 $ <eoa>"]
+
+
+def space_marked(kind: str) -> Tokenizer:
+    """Byte-pair encodings that treat spaces as Llama's old and new tokenizers do, and as Qwen2's does."""
+    tokenizer = Tokenizer(models.BPE())
+    llama = kind != "qwen2"
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace() if llama else pre_tokenizers.ByteLevel(add_prefix_space=False)
+    corpus = [f"{words} ; : . {words}\n" for words in ("good day", "how are you", "fine and you")]
+    signs = sorted(set("".join(corpus)) | set("[]tau▁ĠĊ\n"))
+    tokenizer.train_from_iterator(
+        corpus, trainers.BpeTrainer(vocab_size=90, initial_alphabet=signs, show_progress=False)
+    )
+    tokenizer.decoder = decoders.Metaspace() if llama else decoders.ByteLevel()
+    if kind == "old llama":
+        tokenizer.pre_tokenizer = None
+        tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    elif llama:
+        tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
+    return tokenizer
+
+
+@pytest.mark.parametrize("kind", ["old llama", "new llama", "qwen2"])
+@pytest.mark.parametrize("template", ["speechgpt", "anygpt"])
+def test_prompt_and_answer_are_the_ids_of_the_whole_text(tmp_path: Path, kind: str, template: TemplateName) -> None:
+    """The public training code tokenises a dialogue in one piece; so do both parts here, end to end."""
+    space_marked(kind).save(str(tmp_path / "tokenizer.json"))
+    params = CodecLmParams(**{**SMALL, "template": template, "transcript": template == "speechgpt"})
+    model = CodecLm(params, source=ModelSource(None, "tiny", str(tmp_path / "tokenizer.json")))
+    dialogue = target(
+        "fine and you", [3, 1], heard("7", "how are you"), Message("assistant", "fine"), heard("2", "good day")
+    )
+    whole = {
+        "speechgpt": "[Human]: <sosp><7><eosp> <eoh>. [SpeechGPT]: fine<eoa>. [Human]: <sosp><2><eosp> <eoh>. "
+        "[SpeechGPT]: good day; [ta] fine and you; [ua] <sosp><3><1><eosp><eoa>",
+        "anygpt": "[Human]: <sosp><🗣️7><eosp><eoh>\n[MMGPT]: fine<eos>\n[Human]: <sosp><🗣️2><eosp><eoh>\n"
+        "[MMGPT]: fine and you<eot>\n<sosp><🗣️3><🗣️1><eosp><eos>",
+    }
+    parts = [model.encode_prompt(dialogue, codes_of), model.encode_target(dialogue, codes_of)]
+    ids = [x for part in parts for x in part.ids[0].tolist()]
+    assert ids == model.vocabulary.tokenizer.encode(whole[template], add_special_tokens=False)
+    answer = model.decode_completion(parts[1])
+    assert (answer.text, answer.codes) == ("fine and you", (3, 1))
 
 
 @pytest.mark.parametrize(

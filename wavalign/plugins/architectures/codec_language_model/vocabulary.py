@@ -71,7 +71,8 @@ def add_tokens(tokenizer: PreTrainedTokenizerFast, template: Template, num_codes
     known = tokenizer.get_vocab()
     control = [*template.tokens, template.ends[0], *([BLANK] if blank else [])]
     tokenizer.add_tokens([token for token in control if token not in known], special_tokens=True)
-    tokenizer.add_tokens([template.unit.format(code) for code in range(num_codes)])
+    # Looked for as they are written: what a normalizer does to words would change their names.
+    tokenizer.add_tokens([AddedToken(template.unit.format(code), normalized=False) for code in range(num_codes)])
     unknown = tokenizer.backend_tokenizer.token_to_id(unknown_token(tokenizer) or "")
     pieces = dict.fromkeys(piece for text in template.pieces for piece in PIECES.findall(text))
     for piece in pieces:
