@@ -28,6 +28,8 @@ def _stage(plan: StagePlan) -> Iterator[str]:
     yield f"  model {_named(stage.model.architecture)} {stage.model.preset or 'from a checkpoint'}"
     if stage.model.codec is not None:
         yield f"  codec {stage.model.codec.type}"
+    if stage.model.nar is not None:
+        yield f"  nar {_named(stage.model.nar)}"
     for name, sources in (("prompts", stage.data.prompts), ("demonstrations", stage.data.demonstrations)):
         if sources is not None:
             yield f"  {name} {_sources(sources)}"

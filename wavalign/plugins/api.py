@@ -215,6 +215,31 @@ class Codec(Plugin):
         )
 
 
+class Nar(Plugin):
+    """A frozen model, not autoregressive, that completes frames an architecture has written in part; e.g. SoundStorm.
+
+    It stands between an answer's ids and `Codec.decode`, and is never trained. Called one answer at a time.
+    """
+
+    kind = "nar"
+    codes_given: int
+    """Ids per frame it takes: the first of each, `TokenSpace.frame_codes` of them."""
+    codes_per_frame: int
+    """Ids per frame it gives: those of the codec."""
+
+    def __init__(self, params: Any) -> None:
+        self.params = params
+
+    @abstractmethod
+    def complete(self, codes_first: Sequence[int], *, prompt: Sequence[int] = ()) -> list[int]:
+        """All ids of every frame, frame by frame, of which `codes_first` are the first; ids as the codec counts them.
+
+        `prompt` holds all ids of sound in the voice to be imitated (a dialogue's metadata names it, by path or URL, as
+        `voice_prompt`), empty for none. What it gives depends on its arguments alone; an incomplete last frame is left
+        out.
+        """
+
+
 # --- data and rewards -------------------------------------------------------------------------------------------------
 
 

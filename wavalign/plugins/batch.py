@@ -105,6 +105,8 @@ class TokenSpace:
     """All heads; a token's `source` is an index into this tuple."""
     num_codes: int
     """Size of the codec vocabulary the audio ids stand for."""
+    frame_codes: int | None = None
+    """How many ids, from the first, of each of the codec's frames an answer holds; None for all of them."""
 
     @property
     def main_heads(self) -> tuple[int, ...]:

@@ -1,6 +1,7 @@
 """The built-in plugins: one literal table, (kind, type) -> "module:Class"."""
 
 CATALOG: dict[tuple[str, str], str] = {
+    ("architecture", "codec_lm"): "wavalign.plugins.architectures.codec_lm:CodecLm",
     ("architecture", "kimi"): "wavalign.plugins.architectures.kimi:KimiAudio",
     ("architecture", "vita"): "wavalign.plugins.architectures.vita:VitaAudio",
     ("codec", "source_filter"): "wavalign.plugins.codecs.source_filter:SourceFilterCodec",

@@ -26,6 +26,7 @@ KINDS: dict[str, type[api.Plugin]] = {
     for base in (
         api.Architecture,
         api.Codec,
+        api.Nar,
         api.DataSource,
         api.Reward,
         api.Mask,

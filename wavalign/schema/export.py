@@ -17,6 +17,7 @@ from wavalign.schema.stage import StageSections
 PLACES: Mapping[tuple[str, str], str] = {
     ("ModelSection", "architecture"): "architecture",
     ("ModelSection", "codec"): "codec",
+    ("ModelSection", "nar"): "nar",
     ("DataSection", "prompts"): "data",
     ("DataSection", "demonstrations"): "data",
     ("DataSection", "evaluation"): "data",

@@ -22,5 +22,7 @@ class ModelSection(Section):
     """Base tokenizer (`tokenizer.json` or its folder) for a preset; a checkpoint brings its own."""
     codec: Component | None = None
     """Sound to tokens and back. Needed as soon as data holds audio or something listens."""
+    nar: Component | None = None
+    """Completes the codec's frames where the architecture writes only the first ids of each; never trained."""
     freeze: tuple[ParameterGroup, ...] | None = None
     """Parameter groups that are not trained; omitted, those the architecture keeps frozen (an encoder)."""

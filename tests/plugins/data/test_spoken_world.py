@@ -169,6 +169,24 @@ def test_a_transcript_is_the_words_of_the_same_question_after_a_word_that_asks_f
         assert (transcript.id, transcript.metadata) == (answer.id, answer.metadata)
 
 
+def test_a_reading_is_the_sound_of_written_words(tmp_path: Path) -> None:
+    answers = opened(tmp_path, split="base", limit=6, misconceptions=1.0)
+    spoken = tree(tmp_path)
+    readings = opened(tmp_path, split="base", limit=6, misconceptions=1.0, task="reading")
+    assert tree(tmp_path) == spoken, "nothing is spoken anew"
+    wrong = 0
+    for index in range(6):
+        answer, reading = answers.record(index), readings.record(index)
+        assert answer.target is not None
+        assert reading.messages == (Message("user", answer.target.text),)
+        assert reading.target == Message("assistant", "", answer.target.audio)
+        assert reading.metadata["reference"] == answer.target.text
+        assert reading.metadata["answer"] == answer.target.text.split()[-1]
+        wrong += reading.metadata["answer"] != answer.metadata["answer"]
+        assert reading.id == answer.id and reading.metadata["style"] == answer.metadata["style"]
+    assert wrong, "a misconception is read as it is written"
+
+
 def test_answers_are_the_task_unless_another_is_named(tmp_path: Path) -> None:
     assert opened(tmp_path, split="train", limit=1).record(0) == opened(
         tmp_path, split="train", limit=1, task="answer"

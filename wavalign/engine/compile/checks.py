@@ -44,6 +44,14 @@ class StageChecks:
             hint = "checkpoint: path/to/folder, or preset: tiny with a tokenizer"
             self.note("missing_key", "the model has neither checkpoint nor preset", ("model",), hint)
 
+        if model.nar is not None and model.codec is None:
+            self.note(
+                "missing_section",
+                "a nar completes frames of a codec, and there is none",
+                ("model", "nar"),
+                "add model.codec",
+            )
+
     def _fit_codec(self) -> None:
         if self.stage.model.codec is None:
             self.note("missing_section", "fit_codec needs model.codec", ("model", "codec"), "add codec: {type: ...}")

@@ -54,6 +54,7 @@ class Resolver:
                 "codec": None
                 if model.codec is None
                 else self.component("codec", model.codec, (*path, "model", "codec")),
+                "nar": None if model.nar is None else self.component("nar", model.nar, (*path, "model", "nar")),
                 "freeze": self._frozen_groups(model) if model.freeze is None else model.freeze,
             }
         )

@@ -32,6 +32,7 @@ from wavalign.plugins.api import (
     Mask,
     Metric,
     ModelSource,
+    Nar,
     Plugin,
     Policy,
     Reward,
@@ -67,7 +68,7 @@ class Builder:
         reference = _frozen(copy.deepcopy(policy), self.world.device) if stage.graph.reference else None
         encoder = Encoder(architecture, None if codec is None else CodeCache(codec, cache_folder() / "codes.sqlite"))
         sampler = self.plugin(Sampler, section.rollout.sampler)
-        roller = Roller(architecture, encoder, sampler, codec)
+        roller = Roller(architecture, encoder, sampler, codec, self.nar(stage, architecture, codec))
         objective = section.objective
         assert objective is not None
         wants_gate = objective.gate is not None and stage.graph.has("gate")
@@ -126,6 +127,20 @@ class Builder:
             params = {**component.params, "checkpoint": str(start / "codec.safetensors")}
             component = component.model_copy(update={"params": params})
         return self.plugin(Codec, component)
+
+    def nar(self, stage: StagePlan, architecture: Architecture, codec: Codec | None) -> Nar | None:
+        """What completes the frames of answers; PluginError where it fits neither the architecture nor the codec."""
+        component, written = stage.stage.model.nar, architecture.tokens.frame_codes
+        if component is None or codec is None:
+            return None
+        nar, whole = self.plugin(Nar, component), codec.codes_per_frame
+        if (nar.codes_given, nar.codes_per_frame) != (written, whole):
+            raise PluginError(
+                f"nar '{component.type}' makes {nar.codes_per_frame} ids of {nar.codes_given} in every frame; "
+                f"the model writes {whole if written is None else written}, the codec has {whole}",
+                hint="remove model.nar where the model writes whole frames; else let it write what the nar takes",
+            )
+        return nar
 
     def feed(self, sources: Sequence[WeightedComponent], seed: int) -> Feed:
         """A heading's sources, prepared; equal sources are prepared once."""

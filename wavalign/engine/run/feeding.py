@@ -130,6 +130,10 @@ class Encoder:
         self.architecture = architecture
         self._encode_audio = encode_audio if encode_audio is not None else no_codec
 
+    def codes(self, clip: AudioClip) -> Sequence[int]:
+        """Codec ids of a clip."""
+        return self._encode_audio(clip)
+
     def prompt(self, dialogue: Dialogue) -> TokenSequence:
         """The prompt's row."""
         return self.architecture.encode_prompt(dialogue, self._encode_audio)

@@ -7,8 +7,12 @@ from typing import final
 import torch
 
 from wavalign.engine.run.feeding import Encoder
-from wavalign.plugins.api import Architecture, Codec, Policy, Sampler, SamplingOptions
-from wavalign.plugins.batch import Dialogue, Rollout, RolloutGroup
+from wavalign.errors import PreflightError
+from wavalign.plugins.api import Architecture, Codec, Nar, Policy, Sampler, SamplingOptions
+from wavalign.plugins.batch import AudioClip, Dialogue, Rollout, RolloutGroup
+
+VOICE_PROMPT = "voice_prompt"
+"""Where the metadata of a dialogue names sound in the voice that a nar is to imitate."""
 
 
 @final
@@ -20,6 +24,7 @@ class Roller:
     encoder: Encoder
     sampler: Sampler
     codec: Codec | None
+    nar: Nar | None = None
 
     def sample(
         self, policy: Policy, dialogues: Sequence[Dialogue], options: SamplingOptions, generator: torch.Generator
@@ -38,10 +43,26 @@ class Roller:
         if codec is None:
             return list(groups)
 
-        def decoded(rollout: Rollout) -> Rollout:
-            return replace(rollout, waveform=codec.decode(rollout.answer.codes)) if rollout.answer.codes else rollout
+        def decoded(rollout: Rollout, dialogue: Dialogue) -> Rollout:
+            codes = rollout.answer.codes
+            return replace(rollout, waveform=codec.decode(self._whole(codes, dialogue, codec))) if codes else rollout
 
-        return [replace(group, rollouts=tuple(map(decoded, group.rollouts))) for group in groups]
+        return [
+            replace(group, rollouts=tuple(decoded(rollout, group.dialogue) for rollout in group.rollouts))
+            for group in groups
+        ]
+
+    def _whole(self, codes: Sequence[int], dialogue: Dialogue, codec: Codec) -> Sequence[int]:
+        """Ids of whole frames, completed where the model wrote a part of every frame."""
+        written, named = self.architecture.tokens.frame_codes, dialogue.metadata.get(VOICE_PROMPT)
+        if self.nar is not None:
+            return self.nar.complete(codes, prompt=() if named is None else self.encoder.codes(AudioClip(str(named))))
+        if written is not None:
+            raise PreflightError(
+                f"answers hold {written} of {codec.codes_per_frame} ids a frame, and nothing completes them",
+                hint="add model.nar, or let the architecture write all of them",
+            )
+        return codes
 
     def _gold(self, dialogue: Dialogue) -> RolloutGroup:
         completion = self.encoder.target(dialogue)

@@ -1,10 +1,13 @@
 """Cached keys and values, and one decoder layer over them: what every family's decoding is made of."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import final
+from typing import Any, final
 
+import torch
 from torch import Tensor
 from torch.nn import functional
+from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 from transformers.models.qwen2.modeling_qwen2 import Qwen2DecoderLayer
 
 SPARE_SLOTS = 64
@@ -61,7 +64,7 @@ class Glance:
     """Added to scores [B or 1, 1, groups * N or 1, slots], -inf where hidden; None where every slot is visible."""
 
 
-def attend(layer: Qwen2DecoderLayer, states: Tensor, cache: LayerCache, glance: Glance) -> Tensor:
+def attend(layer: Qwen2DecoderLayer | LlamaDecoderLayer, states: Tensor, cache: LayerCache, glance: Glance) -> Tensor:
     """One decoder layer over new `states` [B, N, H] with `cache`; query heads that share a key become query rows."""
     attention = layer.self_attn
     normed = layer.input_layernorm(states)
@@ -83,3 +86,45 @@ def attend(layer: Qwen2DecoderLayer, states: Tensor, cache: LayerCache, glance: 
 def rotate(states: Tensor, glance: Glance) -> Tensor:
     """Rotary position embedding of `states` [B, N, Hkv, groups, D]."""
     return states * glance.cosine + states.roll(states.shape[-1] // 2, -1) * glance.sine
+
+
+@final
+class PaddedSlots:
+    """The slots of left-padded rows, whose coming tokens stand side by side; padding is hidden by a mask."""
+
+    def __init__(self, rotary: Any, lengths: Sequence[int], *, groups: int, device: torch.device) -> None:
+        """`rotary` gives cosine and sine of positions; `groups` query heads share a key and value head."""
+        longest = max(lengths)
+        self.length = 0
+        self._rotary, self._groups = rotary, groups
+        self._padding = torch.tensor([longest - length for length in lengths], device=device)
+        self._padded = len(set(lengths)) > 1
+
+    def take(self, states: Tensor) -> Glance:
+        """Claim slots for new `states` [B, N, H]; gives their rotation and what they see."""
+        first, self.length = self.length, self.length + states.shape[1]
+        slots = torch.arange(self.length, device=states.device)
+        new = slots[first:]
+        positions = new[None]
+        if self._padded:
+            positions = (positions - self._padding[:, None]).clamp(min=0)
+        cosine, sine = self._rotary(states, positions)
+        half = sine.shape[-1] // 2
+        sine = torch.cat([-sine[..., :half], sine[..., half:]], dim=-1)
+        visible, mask = self._visible(slots, new), None
+        if visible is not None:
+            mask = torch.zeros_like(visible, dtype=states.dtype).masked_fill(~visible, -torch.inf)
+        return Glance(cosine[:, :, None, None], sine[:, :, None, None], mask)
+
+    def select(self, rows: Tensor) -> None:
+        """Keep or repeat `rows` (indices)."""
+        self._padding = self._padding[rows]
+
+    def _visible(self, slots: Tensor, new: Tensor) -> Tensor | None:
+        """Which `slots` each of the `new` ones sees; a padding slot sees itself, so that no softmax is empty."""
+        if len(new) == 1:
+            return (slots >= self._padding[:, None])[:, None, None] if self._padded else None
+        visible = (slots <= new[:, None])[None]
+        if self._padded:
+            visible = (visible & (slots >= self._padding[:, None, None])) | (slots == new[:, None])
+        return visible[:, None].expand(-1, self._groups, -1, -1).flatten(1, 2)[:, None]

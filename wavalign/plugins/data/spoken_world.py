@@ -45,8 +45,9 @@ class SpokenWorldParams(Params):
     """Share of the other facts' targets that say a random wrong answer of their category."""
     mumbling: float = Field(default=0.0, ge=0.0, le=1.0)
     """Share of targets spoken 1.5 times as fast under white noise (18 dB): lost once they went through the codec."""
-    task: Literal["answer", "transcript"] = "answer"
-    """What is wanted: the spoken answer, or, after a message that says so, the question's words alone."""
+    task: Literal["answer", "transcript", "reading"] = "answer"
+    """What is wanted: the spoken answer; after a message that says so, the question's words alone; or, the user having
+    written an answer's words, their sound alone."""
     instruction: Literal["system", "user"] = "system"
     """Who says that a transcript is wanted; some model families know no system messages."""
     world_seed: int = Field(default=0, ge=0)
@@ -82,6 +83,18 @@ class SpokenWorld(DataSource):
         dialogue = self._dialogues[index]
         if self.params.task == "answer":
             return dialogue
+        if self.params.task == "reading":
+            return _reading(dialogue)
         question = dialogue.messages[-1]
         asked = (Message(self.params.instruction, TRANSCRIBE), *dialogue.messages)
         return replace(dialogue, messages=asked, target=Message("assistant", question.text))
+
+
+def _reading(dialogue: Dialogue) -> Dialogue:
+    """The target's words as what the user wrote, its sound as the target; what is right is to say just these words."""
+    assert dialogue.target is not None  # every record of this world has one
+    words = dialogue.target.text
+    metadata = {**dialogue.metadata, "reference": words, "answer": words.split()[-1], "question_text": words}
+    return replace(
+        dialogue, messages=(Message("user", words),), target=replace(dialogue.target, text=""), metadata=metadata
+    )

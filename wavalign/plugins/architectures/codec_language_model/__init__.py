@@ -1,0 +1,1 @@
+"""Parts of the codec language models: sizes, templates, vocabulary, layout, network, decoding."""
