@@ -3,7 +3,10 @@
 CATALOG: dict[tuple[str, str], str] = {
     ("architecture", "kimi"): "wavalign.plugins.architectures.kimi:KimiAudio",
     ("architecture", "vita"): "wavalign.plugins.architectures.vita:VitaAudio",
+    ("codec", "glm4voice"): "wavalign.plugins.codecs.glm4voice:Glm4VoiceCodec",
+    ("codec", "process"): "wavalign.plugins.codecs.process:ProcessCodec",
     ("codec", "source_filter"): "wavalign.plugins.codecs.source_filter:SourceFilterCodec",
+    ("codec", "transformers"): "wavalign.plugins.codecs.transformers:TransformersCodec",
     ("data", "jsonl"): "wavalign.plugins.data.jsonl:Jsonl",
     ("data", "spoken_world"): "wavalign.plugins.data.spoken_world:SpokenWorld",
     ("sampler", "kv_cache"): "wavalign.plugins.samplers.kv_cache:KvCache",
