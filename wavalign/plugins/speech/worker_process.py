@@ -239,7 +239,9 @@ def _contract(given: Mapping[str, Any]) -> WorkerContract:
     """What a worker says of itself; ValueError and the like where that is not enough."""
     sizes = tuple(int(size) for size in given["codebook_sizes"])
     encode_rate, decode_rate = given["encode_rate"] or 0, given["decode_rate"] or 0
-    found = WorkerContract(sizes, int(encode_rate), int(decode_rate), float(given["frame_rate"] or 0), given["fingerprint"])
+    found = WorkerContract(
+        sizes, int(encode_rate), int(decode_rate), float(given["frame_rate"] or 0), given["fingerprint"]
+    )
     if not sizes or min(sizes) < 1:
         raise ValueError("codebook_sizes must be at least one positive number")
     if not found.encodes and not found.decodes:

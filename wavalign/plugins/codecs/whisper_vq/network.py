@@ -29,8 +29,8 @@ class WhisperVq(nn.Module):
             encoder_attention_heads=sizes.heads,
             encoder_ffn_dim=sizes.intermediate,
             dropout=0.0,
-            attn_implementation="sdpa",
         )
+        config._attn_implementation = "sdpa"
         self.sizes = sizes
         self.conv1 = nn.Conv1d(sizes.num_mels, sizes.hidden, _KERNEL)
         self.conv2 = nn.Conv1d(sizes.hidden, sizes.hidden, _KERNEL, stride=FRAME_STRIDE)
@@ -43,13 +43,17 @@ class WhisperVq(nn.Module):
 
         Ids of a row hold for its first ceil(sum of mask / (2 * pooling)) places.
         """
+        return self._nearest(self.points(mel, mask))
+
+    def points(self, mel: Tensor, mask: Tensor) -> Tensor:
+        """What is looked up in the code book, [B, ceil(T / (2 * pooling)), H]."""
         hidden = functional.gelu(self.conv1(_behind(mel)))
         hidden = functional.gelu(self.conv2(_behind(hidden))).transpose(1, 2)
         hidden = hidden + self.embed_positions.weight[: hidden.shape[1]]
         seen = self._seen(mask[:, ::FRAME_STRIDE].bool())
         for layer in self.layers:
             hidden = layer(hidden, attention_mask=seen)
-        return self._nearest(self._pooled(hidden))
+        return self._pooled(hidden)
 
     def _seen(self, mask: Tensor) -> Tensor:
         """Bool [B, 1, T, T]: key is sound, and of the query's block or an earlier one."""

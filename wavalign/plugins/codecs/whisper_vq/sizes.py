@@ -1,12 +1,11 @@
 """Sizes of a tokenizer, read from its `config.json`."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, final
 
 from wavalign.errors import CheckpointError
+from wavalign.plugins.codecs.configs import read_config
 
 _CHOICES = {"pooling_type": "avg", "encoder_causal_convolution": True, "activation_function": "gelu"}
 """What this network does where the family leaves a choice; a config may be silent on it, not of another opinion."""
@@ -33,15 +32,8 @@ class VqSizes:
 
 
 def read_sizes(folder: str) -> VqSizes:
-    """Sizes of the tokenizer in `folder`; raises CheckpointError when its config is missing, torn or of another kind."""
-    path = Path(folder) / "config.json"
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise CheckpointError(f"{path} does not exist", hint="give the folder of a complete checkpoint") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise CheckpointError(f"{path} cannot be read: {error}", hint="fetch it again") from error
-    return sizes_of_config(config, str(path))
+    """Sizes of the tokenizer in `folder`; CheckpointError when its config is missing, torn or of another kind."""
+    return sizes_of_config(read_config(folder), f"{folder}/config.json")
 
 
 def sizes_of_config(config: Mapping[str, Any], where: str) -> VqSizes:
@@ -69,6 +61,7 @@ def _number(config: Mapping[str, Any], name: str, where: str) -> int:
     value = config.get(name)
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise CheckpointError(
-            f"{where}: not a GLM-4-Voice tokenizer: {name} is {value!r}", hint="give the folder of glm-4-voice-tokenizer"
+            f"{where}: not a GLM-4-Voice tokenizer: {name} is {value!r}",
+            hint="give the folder of glm-4-voice-tokenizer",
         )
     return value

@@ -34,7 +34,9 @@ class WhisperVqTokenizer:
             raise CheckpointError(f"{folder}: its {self.sizes.positions} positions are too few for 30 seconds")
         self._network = load_network(folder, self.sizes, device)
         self._device = device
-        self._features = WhisperFeatureExtractor(feature_size=self.sizes.num_mels)
+        self._features = WhisperFeatureExtractor(  # type: ignore[no-untyped-call]
+            feature_size=self.sizes.num_mels
+        )
 
     @torch.inference_mode()
     def encode(self, samples: npt.NDArray[np.float32]) -> list[int]:

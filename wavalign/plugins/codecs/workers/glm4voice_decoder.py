@@ -33,8 +33,12 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
     parser.add_argument("--checkout", type=Path, required=True, help="folder of the official GLM-4-Voice repository")
     parser.add_argument("--decoder", type=Path, required=True, help=f"folder with {', '.join(FILES)}")
-    parser.add_argument("--device", default=f"cuda:{os.environ.get('LOCAL_RANK', '0')}", help="default: this rank's GPU")
-    parser.add_argument("--steps", type=int, help="solver steps; only a decoder with the argument option_steps takes it")
+    parser.add_argument(
+        "--device", default=f"cuda:{os.environ.get('LOCAL_RANK', '0')}", help="default: this rank's GPU"
+    )
+    parser.add_argument(
+        "--steps", type=int, help="solver steps; only a decoder with the argument option_steps takes it"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the noise each decoding starts from; default 0")
     given = parser.parse_args()
     if not (given.checkout / "flow_inference.py").is_file():
@@ -53,11 +57,13 @@ def load() -> tuple[Contract, None, Decode]:
         torch, inference = importlib.import_module("torch"), importlib.import_module("flow_inference")
     except ImportError as error:
         sys.exit(
-            f"the official decoder cannot be imported ({error}): run this worker with the interpreter of an environment "
-            "that holds the requirements of GLM-4-Voice, and fetch the checkout with its submodules"
+            f"the official decoder cannot be imported ({error}): run this worker with the interpreter of an "
+            "environment that holds the requirements of GLM-4-Voice, and fetch the checkout with its submodules"
         )
     config, flow, vocoder = (str(given.decoder / name) for name in FILES)
-    decoder = inference.AudioDecoder(config_path=config, flow_ckpt_path=flow, hift_ckpt_path=vocoder, device=given.device)
+    decoder = inference.AudioDecoder(
+        config_path=config, flow_ckpt_path=flow, hift_ckpt_path=vocoder, device=given.device
+    )
     steps = {} if given.steps is None else {"option_steps": given.steps}
 
     def decode(codes: list[int]) -> list[float]:

@@ -6,7 +6,8 @@ newer, found on the worker's search path. Codes travel frame-major and count fro
 
 A message is a little-endian uint32 with the length of a JSON object, one with the length of a payload, the object,
 the payload: float32 samples or int32 codes, little-endian. The worker speaks first, `{"contract": {...}}`; then it
-answers each `{"op": "encode"}` and `{"op": "decode"}` with `{}` and a payload, or with `{"error": "..."}`. It ends when its input closes.
+answers each `{"op": "encode"}` and `{"op": "decode"}` with `{}` and a payload, or with `{"error": "..."}`. It ends when
+its input closes.
 """
 
 from __future__ import annotations
@@ -117,7 +118,7 @@ def to_bytes(values: Sequence[float], kind: str) -> bytes:
     return packed_values.tobytes()
 
 
-def from_bytes(content: bytes, kind: str) -> "array.array[float]":
+def from_bytes(content: bytes, kind: str) -> array.array[float]:
     """The inverse of `to_bytes`."""
     values: array.array[float] = array.array(kind)
     values.frombytes(content)
@@ -126,9 +127,7 @@ def from_bytes(content: bytes, kind: str) -> "array.array[float]":
     return values
 
 
-def _answer(
-    request: Object, payload: bytes, encode: Encode | None, decode: Decode | None
-) -> tuple[Object, bytes]:
+def _answer(request: Object, payload: bytes, encode: Encode | None, decode: Decode | None) -> tuple[Object, bytes]:
     if request.get("op") == "encode" and encode is not None:
         return {}, to_bytes(encode(from_bytes(payload, "f")), "i")
     if request.get("op") == "decode" and decode is not None:
