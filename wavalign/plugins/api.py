@@ -185,15 +185,20 @@ class Dimensions:
 
 
 class Codec(Plugin):
-    """Waveform to discrete ids and back."""
+    """Waveform to discrete ids and back.
+
+    Ids are flat and frame-major: the `codes_per_frame` ids of a frame stand side by side, and those of each code book
+    lie in a range of their own (id = sizes of the books before it + code), so that an id alone tells its book.
+    """
 
     kind = "codec"
     sample_rate: int
-    """Hertz of what `encode` takes and `decode` gives."""
+    """Hertz of what `encode` takes; what `decode` gives carries its own rate, which may be another."""
     frame_rate: float
     """Frames a second."""
     codes_per_frame: int
     num_codes: int
+    """Ids of all code books together."""
 
     @abstractmethod
     def encode(self, waveform: Waveform) -> list[int]:
@@ -201,7 +206,15 @@ class Codec(Plugin):
 
     @abstractmethod
     def decode(self, codes: Sequence[int]) -> Waveform:
-        """Sound of `codes`; an empty or malformed sequence gives the sound of its well-formed part, maybe empty."""
+        """Sound of `codes`; an empty or malformed sequence gives the sound of its well-formed part, maybe empty.
+
+        Raises PreflightError where `can_decode` is False.
+        """
+
+    @property
+    def can_decode(self) -> bool:
+        """Whether `decode` works; False where its decoder is an option that was not given."""
+        return True
 
     @abstractmethod
     def fingerprint(self) -> str:

@@ -15,7 +15,7 @@ from wavalign.plugins import audio
 from wavalign.plugins.batch import AudioClip, Waveform
 
 HIGHEST_RATE = 24_000
-"""Hertz; faster sound is brought down to this, which is the rate of the codecs."""
+"""Hertz; faster sound is brought down to this, which is enough for speech."""
 BUDGET = 12_000_000
 """Characters of base64 in one page."""
 

@@ -21,7 +21,7 @@ from wavalign.engine.run.sampling import check_streams
 from wavalign.engine.run.scoring import LiveReward, RewardPool
 from wavalign.engine.run.seeds import derive
 from wavalign.engine.state.distributed import World
-from wavalign.errors import PluginError
+from wavalign.errors import PluginError, PreflightError
 from wavalign.plugins.api import (
     Advantage,
     Architecture,
@@ -126,7 +126,14 @@ class Builder:
         if start is not None and (start / "codec.safetensors").exists():
             params = {**component.params, "checkpoint": str(start / "codec.safetensors")}
             component = component.model_copy(update={"params": params})
-        return self.plugin(Codec, component)
+        codec = self.plugin(Codec, component)
+        listeners = [] if codec.can_decode else self._listeners(stage)
+        if listeners:
+            raise PreflightError(
+                f"{', '.join(listeners)} must hear the answers, and codec {component.type} was given no decoder",
+                hint=f"`wavalign plugins show codec.{component.type}` says what to set, or take out what listens",
+            )
+        return codec
 
     def nar(self, stage: StagePlan, architecture: Architecture, codec: Codec | None) -> Nar | None:
         """What completes the frames of answers; PluginError where it fits neither the architecture nor the codec."""
@@ -150,6 +157,13 @@ class Builder:
         """Where metrics go besides metrics.jsonl."""
         return [self.plugin(Tracker, each, folder=str(folder)) for each in self.plan.runtime.trackers]
 
+    def _listeners(self, stage: StagePlan) -> list[str]:
+        """Rewards and metrics of the stage that need the sound of answers."""
+        rewards, metrics = stage.stage.rewards, stage.stage.evaluation.metrics
+        plugins = {f"reward `{x}`": self.registry.get("reward", rewards[x].type) for x in _used(stage)}
+        plugins |= {f"metric `{x}`": self.registry.get("metric", each.type) for x, each in metrics.items()}
+        return [x for x, each in plugins.items() if issubclass(each, Reward | Metric) and "waveform" in each.needs]
+
     def _source(self, component: WeightedComponent) -> DataSource:
         key = component.model_copy(update={"weight": 1.0}).model_dump_json()
         if key not in self._sources:
@@ -172,10 +186,9 @@ class Builder:
         return feeds
 
     def _rewards(self, stage: StagePlan) -> RewardPool:
-        wanted = [name for name in stage.stage.rewards if f"reward.{name}" in _names(stage)]
         live = [
             LiveReward(name, self.plugin(Reward, stage.stage.rewards[name]), stage.stage.rewards[name])
-            for name in wanted
+            for name in _used(stage)
         ]
         return RewardPool(live, self.plan.runtime.reward_workers)
 
@@ -231,6 +244,11 @@ def _weights(stage: StagePlan, start: Path | None) -> str | None:
 
 def _silent(what: str, done: int, total: int) -> None:
     """Progress of ranks nobody watches."""
+
+
+def _used(stage: StagePlan) -> list[str]:
+    """Rewards that were not pruned."""
+    return [name for name in stage.stage.rewards if f"reward.{name}" in _names(stage)]
 
 
 def _names(stage: StagePlan) -> set[str]:

@@ -38,9 +38,9 @@ class Roller:
         return [self._gold(dialogue) for dialogue in dialogues if dialogue.target is not None]
 
     def with_sound(self, groups: Sequence[RolloutGroup]) -> list[RolloutGroup]:
-        """The same groups with every answer's waveform."""
+        """The same groups with every answer's waveform; as they are where nothing can decode."""
         codec = self.codec
-        if codec is None:
+        if codec is None or not codec.can_decode:
             return list(groups)
 
         def decoded(rollout: Rollout, dialogue: Dialogue) -> Rollout:

@@ -13,10 +13,11 @@ from typing import final
 import torch
 from pydantic import Field
 
-from wavalign.errors import CheckpointError, DataError
+from wavalign.errors import CheckpointError
 from wavalign.plugins.api import Codec
 from wavalign.plugins.batch import Waveform
 from wavalign.plugins.speech.codebooks import Settings, fit, load, save
+from wavalign.plugins.speech.codes import refuse_other_rate
 from wavalign.plugins.speech.vocoder import SAMPLE_RATE, synthesise
 from wavalign.schema.base import Params, RecipePath
 
@@ -55,11 +56,7 @@ class SourceFilterCodec(Codec):
 
     def encode(self, waveform: Waveform) -> list[int]:
         """Flat ids of `waveform`; raises DataError when its rate is not `sample_rate`."""
-        if waveform.sample_rate != self.sample_rate:
-            raise DataError(
-                f"the codec takes {self.sample_rate} Hz, the sound has {waveform.sample_rate} Hz",
-                hint="read the file with the codec's sample rate",
-            )
+        refuse_other_rate(waveform, self.sample_rate)
         content, prosody = self._books.lookup(waveform)
         offset = self._books.settings.num_content
         return [code for pair in zip(content, prosody, strict=True) for code in (pair[0], pair[1] + offset)]

@@ -1,0 +1,1 @@
+"""What a worker imports: the one module here, on its search path, without WavAlign."""

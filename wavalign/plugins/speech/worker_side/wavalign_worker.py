@@ -1,0 +1,135 @@
+"""What a worker script imports to serve WavAlign: `from wavalign_worker import Contract, serve`.
+
+A worker is a Python script that WavAlign runs under an interpreter of your choice, to encode or decode with code that
+does not live in WavAlign's environment. This module is all that the two share: standard library alone, Python 3.9 or
+newer, found on the worker's search path. Codes travel frame-major and count from 0 in every code book.
+
+A message is a little-endian uint32 with the length of a JSON object, one with the length of a payload, the object,
+the payload: float32 samples or int32 codes, little-endian. The worker speaks first, `{"contract": {...}}`; then it
+answers each `{"op": "encode"}` and `{"op": "decode"}` with `{}` and a payload, or with `{"error": "..."}`. It ends when
+its input closes.
+"""
+
+from __future__ import annotations
+
+import array
+import hashlib
+import json
+import os
+import struct
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import BinaryIO
+
+PROTOCOL = 1
+HEADER = struct.Struct("<II")
+Object = dict[str, object]
+
+
+@dataclass(frozen=True)
+class Contract:
+    """What a worker declares before it serves."""
+
+    codebook_sizes: tuple[int, ...]
+    """Codes in each code book; a frame holds one of each."""
+    encode_rate: int | None = None
+    """Hertz of the sound `encode` takes; None where there is no `encode`."""
+    decode_rate: int | None = None
+    """Hertz of the sound `decode` gives; None where there is no `decode`."""
+    frame_rate: float | None = None
+    """Frames a second; only what encodes must say it."""
+    fingerprint: str = ""
+    """Changes whenever `encode` would give other codes, see `fingerprint_of`; only what encodes must say it."""
+    protocol: int = PROTOCOL
+
+
+Encode = Callable[["array.array[float]"], Sequence[int]]
+"""Samples in -1..1 -> codes, frame-major."""
+Decode = Callable[[list[int]], Sequence[float]]
+"""Codes, frame-major -> samples in -1..1."""
+
+
+def serve(load: Callable[[], tuple[Contract, Encode | None, Decode | None]]) -> None:
+    """Run `load` (import, read weights), declare the contract it gives, and answer until the input closes.
+
+    What `load`, `encode` and `decode` print goes to the standard error, whose last lines WavAlign shows when the worker
+    fails. An exception of `encode` or `decode` is an answer, and the worker goes on.
+    """
+    source, sink = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # a print of somebody's library must not become a message
+    sys.stdout = sys.stderr
+    contract, encode, decode = load()
+    send(sink, {"contract": asdict(contract)})
+    while True:
+        message = receive(source)
+        if message is None:
+            return
+        request, payload = message
+        try:
+            answer, content = _answer(request, payload, encode, decode)
+        except Exception as error:  # somebody else's code: what it raises is the answer
+            traceback.print_exc()
+            answer, content = {"error": f"{type(error).__name__}: {error}"}, b""
+        send(sink, answer, content)
+
+
+def send(sink: BinaryIO, message: Object, payload: bytes = b"") -> None:
+    """Write one message."""
+    sink.write(packed(message, payload))
+    sink.flush()
+
+
+def packed(message: Object, payload: bytes = b"") -> bytes:
+    """One message as it travels."""
+    text = json.dumps(message).encode("utf-8")
+    return HEADER.pack(len(text), len(payload)) + text + payload
+
+
+def receive(source: BinaryIO) -> tuple[Object, bytes] | None:
+    """Read one message; None where the input ends."""
+    header = source.read(HEADER.size)
+    if len(header) < HEADER.size:
+        return None
+    lengths = HEADER.unpack(header)
+    text, payload = source.read(lengths[0]), source.read(lengths[1])
+    if len(text) < lengths[0] or len(payload) < lengths[1]:
+        return None
+    message: Object = json.loads(text.decode("utf-8"))
+    return message, payload
+
+
+def fingerprint_of(*paths: str) -> str:
+    """Digest of the content of files, for `Contract.fingerprint`."""
+    total = hashlib.sha256()
+    for path in paths:
+        with open(path, "rb") as file:
+            while block := file.read(1 << 20):
+                total.update(block)
+    return total.hexdigest()[:16]
+
+
+def to_bytes(values: Sequence[float], kind: str) -> bytes:
+    """`values` as little-endian float32 (kind `f`) or int32 (kind `i`)."""
+    packed_values = array.array(kind, values)
+    if sys.byteorder == "big":
+        packed_values.byteswap()
+    return packed_values.tobytes()
+
+
+def from_bytes(content: bytes, kind: str) -> array.array[float]:
+    """The inverse of `to_bytes`."""
+    values: array.array[float] = array.array(kind)
+    values.frombytes(content)
+    if sys.byteorder == "big":
+        values.byteswap()
+    return values
+
+
+def _answer(request: Object, payload: bytes, encode: Encode | None, decode: Decode | None) -> tuple[Object, bytes]:
+    if request.get("op") == "encode" and encode is not None:
+        return {}, to_bytes(encode(from_bytes(payload, "f")), "i")
+    if request.get("op") == "decode" and decode is not None:
+        return {}, to_bytes(decode([int(x) for x in from_bytes(payload, "i")]), "f")
+    return {"error": f"this worker cannot {request.get('op')}"}, b""
