@@ -1,7 +1,7 @@
 """Parquet and Arrow files, and sound that lies in their cells.
 
-The address of a cell, `cell://ROW/COLUMN[/KEY...]@FILE`, stands wherever the address of a sound file may: a dataset with
-its sound inside is read a cell at a time and never lies in memory. Rows count from 0; names are percent-encoded.
+The address of a cell, `cell://ROW/COLUMN[/KEY...]@FILE`, stands wherever that of a sound file may: a dataset with its
+sound inside is read a cell at a time and never lies in memory. Rows count from 0; names are percent-encoded.
 pyarrow is an extra: it is imported when the first such file is opened.
 """
 

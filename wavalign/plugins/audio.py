@@ -9,6 +9,7 @@ import soundfile
 import soxr
 
 from wavalign.errors import DataError, StorageError
+from wavalign.plugins import arrow
 from wavalign.plugins.batch import AudioClip, Waveform
 
 
@@ -37,6 +38,8 @@ def read(clip: AudioClip, *, sample_rate: int | None) -> Waveform:
 def read_bytes(clip: AudioClip) -> bytes:
     """The file as it is; raises DataError when it is missing or empty."""
     try:
+        if clip.url.startswith(arrow.SCHEME):
+            return arrow.read_cell(clip.url)
         with fsspec.open(clip.url, "rb") as file:
             content: bytes = file.read()
     except (OSError, ValueError, ImportError) as error:

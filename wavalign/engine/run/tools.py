@@ -23,10 +23,10 @@ class PreflightTools:
         """The stage's architecture over what its recipe names."""
         return self.builder.architecture(stage, None)
 
-    def head(self, sources: Sequence[WeightedComponent], count: int) -> tuple[list[Dialogue], int]:
-        """Dialogues spread over a heading, and how many it has."""
+    def head(self, sources: Sequence[WeightedComponent], count: int) -> tuple[list[Dialogue], int | None]:
+        """Dialogues spread over a heading (of a stream the first), and how many it has; None for a stream."""
         feed = self.builder.feed(sources, 0)
-        return feed.all(count), sum(len(source) for source, _ in feed.sources)
+        return feed.all(count), feed.size
 
     def rows(
         self, stage: StagePlan, architecture: Architecture, dialogues: Sequence[Dialogue]

@@ -8,6 +8,7 @@ audio paths count from the file. The files are checked whole when they are opene
 from typing import final
 
 from wavalign.plugins.data.records import RecordLayout
+from wavalign.plugins.data.tables.files import Shard, find_files
 from wavalign.plugins.data.tables.layout import Layout
 from wavalign.plugins.data.tables.rows import LINES
 from wavalign.plugins.data.tables.source import FileParams, FileSource
@@ -24,7 +25,9 @@ class Jsonl(FileSource):
 
     Params = JsonlParams
     params: JsonlParams
-    suffixes = LINES
+
+    def files(self) -> list[Shard]:
+        return find_files(self.params.path, LINES)
 
     def layout(self) -> Layout:
         return RecordLayout()

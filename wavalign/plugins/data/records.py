@@ -46,20 +46,27 @@ class _Record(_Entry):
 class RecordLayout(Layout):
     """Rows that are records of this format."""
 
+    def __init__(self, hint: str = HINT, audio_root: str | None = None) -> None:
+        self._hint, self._root = hint, audio_root
+
     def dialogue(self, tree: Any, *, name: str, url: str) -> Dialogue | Complaints | None:
         try:
             record = _Record.model_validate(tree)
         except ValidationError as error:
-            return complaints(error, HINT)
+            return complaints(error, self._hint)
         target = record.target
         return Dialogue(
             id=record.id if record.id is not None else name,
-            messages=tuple(Message(each.role, each.text, clip(each.audio, url)) for each in record.messages),
-            target=Message("assistant", target.text, clip(target.audio, url)) if target is not None else None,
+            messages=tuple(
+                Message(each.role, each.text, clip(each.audio, url, self._root)) for each in record.messages
+            ),
+            target=Message("assistant", target.text, clip(target.audio, url, self._root))
+            if target is not None
+            else None,
             metadata=record.metadata,
         )
 
 
 def read_records(url: str) -> list[Dialogue]:
     """All dialogues of the file at `url`; raises DataError with file and line for the first bad one."""
-    return load(find_files([url], LINES), RecordLayout())[0]
+    return load(find_files(url, LINES), RecordLayout())[0]

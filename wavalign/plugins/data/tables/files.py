@@ -33,14 +33,20 @@ class Shard:
         return f"{self.name}:{row}" if self.name else row
 
 
-def find_files(paths: Sequence[str], suffixes: Sequence[str]) -> list[Shard]:
-    """Files in the order of `paths`, those of a pattern or folder by name; raises DataError where there are none.
+def find_files(path: str | Sequence[str], suffixes: Sequence[str]) -> list[Shard]:
+    """Files in the order they are listed, those of a pattern or folder by name; raises DataError where there are none.
 
     A folder stands for every file below it with one of `suffixes`; names that begin with `.` or `_` are left out.
     """
-    found = [shard for path in paths for shard in _found(path, suffixes)]
+    paths = [path] if isinstance(path, str) else path
+    found = [shard for each in paths for shard in _found(each, suffixes)]
+    return named(found)
+
+
+def named(found: Sequence[Shard]) -> list[Shard]:
+    """Files with names that tell them apart; raises DataError where one comes twice."""
     if len(found) == 1:
-        return found
+        return list(found)
     repeated = {shard.url for shard in found if sum(shard.url == other.url for other in found) > 1}
     if repeated:
         message = f"{min(repeated)} is named more than once"

@@ -149,9 +149,9 @@ def _complete_sound(group: Any, schema: Any) -> set[str]:
         if name not in schema.names or column.statistics is None or not column.statistics.has_null_count:
             continue
         kind = schema.field(name).type
-        if (_is_binary(kind) or _is_sound(kind)) and column.statistics.null_count == 0:
-            if _is_binary(kind) or column.path_in_schema.endswith(".bytes"):
-                found.add(name)
+        holds_bytes = _is_binary(kind) or (_is_sound(kind) and column.path_in_schema.endswith(".bytes"))
+        if holds_bytes and column.statistics.null_count == 0:
+            found.add(name)
     return found
 
 
@@ -210,4 +210,6 @@ def _is_binary(kind: Any) -> bool:
 
 def _is_sound(kind: Any) -> bool:
     """Whether it is the structure {bytes, path} of a Hugging Face audio column."""
-    return bool(pyarrow().types.is_struct(kind)) and {"bytes", "path"} <= {kind.field(i).name for i in range(kind.num_fields)}
+    return bool(pyarrow().types.is_struct(kind)) and {"bytes", "path"} <= {
+        kind.field(i).name for i in range(kind.num_fields)
+    }

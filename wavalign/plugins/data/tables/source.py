@@ -9,21 +9,26 @@ from pydantic import Field
 from wavalign.errors import DataError
 from wavalign.plugins.api import DataSource, Place, Placed, StreamSource
 from wavalign.plugins.batch import Dialogue
-from wavalign.plugins.data.tables.files import Shard, find_files
+from wavalign.plugins.data.tables.files import Shard
 from wavalign.plugins.data.tables.layout import Complaints, Layout
 from wavalign.plugins.data.tables.rows import Row, read_rows
 from wavalign.schema.base import Params, RecipePath
 
 
-class FileParams(Params):
-    """Which files, and how they are gone through."""
+class ReadingParams(Params):
+    """How files are gone through."""
 
-    path: RecipePath | tuple[RecipePath, ...]
-    """A file, a pattern with `*`, a folder or a list of these: paths or fsspec URLs."""
     streaming: bool = False
     """Read as it goes instead of whole at the start: for more records than fit in memory."""
     shuffle_buffer: int = Field(default=1000, ge=1)
     """How many records of a stream are drawn from at a time; 1 keeps the order of the files."""
+
+
+class FileParams(ReadingParams):
+    """Which files, and how they are gone through."""
+
+    path: RecipePath | tuple[RecipePath, ...]
+    """A file, a pattern with `*`, a folder or a list of these: paths or fsspec URLs."""
 
 
 @final
@@ -49,11 +54,9 @@ class FileStream(StreamSource):
 class FileSource(DataSource):
     """Base of the sources that read files."""
 
-    params: FileParams
-    suffixes: Sequence[str]
-    """Of the files a folder stands for."""
+    params: ReadingParams
 
-    def __init__(self, params: FileParams, *, seed: int) -> None:
+    def __init__(self, params: ReadingParams, *, seed: int) -> None:
         super().__init__(params, seed=seed)
         self._dialogues: list[Dialogue] = []
         self._shards: list[Shard] = []
@@ -62,10 +65,9 @@ class FileSource(DataSource):
     def layout(self) -> Layout:
         """How rows are read."""
 
+    @abstractmethod
     def files(self) -> list[Shard]:
         """The files; raises DataError where there are none."""
-        given = self.params.path
-        return find_files([given] if isinstance(given, str) else given, self.suffixes)
 
     def prepare(self, progress: Callable[[str, int, int], None]) -> None:
         """Find the files and, unless they are streamed, read and check every row; raises DataError."""
