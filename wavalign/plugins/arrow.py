@@ -132,5 +132,5 @@ def _column(url: str, group: int, column: str) -> Any:
 
 def _unreadable(url: str, what: str, error: Exception) -> DataError:
     reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-    message = f"{url}: not a {what} file that can be read: {reason}"
+    message = f"{url}: cannot be read as {what}: {reason}"
     return DataError(message, hint="check the path; a copy cut short must be fetched again")
