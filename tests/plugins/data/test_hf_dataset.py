@@ -19,7 +19,8 @@ COLUMNS = {"text": "q", "audio": "sound", "target_text": "a"}
 
 def rows(count: int, first: int = 0) -> list[dict[str, Any]]:
     return [
-        {"q": f"q{i}", "sound": {"bytes": wav(i / 100), "path": None}, "a": f"a{i}"} for i in range(first, first + count)
+        {"q": f"q{i}", "sound": {"bytes": wav(i / 100), "path": None}, "a": f"a{i}"}
+        for i in range(first, first + count)
     ]
 
 

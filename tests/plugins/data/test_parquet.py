@@ -1,6 +1,7 @@
 """Parquet: what columns mean, where sound comes from, and that a row is found again from any place."""
 
 import sys
+from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -22,9 +23,9 @@ COLUMNS = {
 }  # fmt: skip
 
 
-def write(path: Path, rows: list[dict[str, Any]], group: int = 2, **options: Any) -> str:
+def write(path: Path, rows: Sequence[dict[str, Any]], group: int = 2, **options: Any) -> str:
     path.parent.mkdir(parents=True, exist_ok=True)
-    parquet.write_table(pyarrow.Table.from_pylist(rows), path, row_group_size=group, **options)
+    parquet.write_table(pyarrow.Table.from_pylist(list(rows)), path, row_group_size=group, **options)
     return str(path)
 
 
@@ -80,7 +81,7 @@ def test_sound_by_path_and_missing_sound(tmp_path: Path) -> None:
     """{bytes: null, path} is a path from the file; null is no sound; a string column holds paths."""
     write_wav(tmp_path / "data/near.wav", 0.25)
     write_wav(tmp_path / "root/near.wav", 0.5)
-    table = [
+    table: list[dict[str, Any]] = [
         {"q": {"bytes": None, "path": "near.wav"}, "t": "a", "a": "near.wav"},
         {"q": {"bytes": wav(0.125), "path": None}, "t": "b", "a": None},
         {"q": None, "t": "c", "a": ""},

@@ -71,7 +71,13 @@ def test_audios_go_to_their_tags_in_order(tmp_path: Path) -> None:
 
 
 def test_pairs_and_every_further_field_are_metadata(tmp_path: Path) -> None:
-    more = {"rejected_text": "Okay.", "rejected_audio": "audio/bad.wav", "chosen_score": 9, "score_gap": 2.5, "mine": [1]}
+    more = {
+        "rejected_text": "Okay.",
+        "rejected_audio": "audio/bad.wav",
+        "chosen_score": 9,
+        "score_gap": 2.5,
+        "mine": [1],
+    }
     (found,) = ready(source(tmp_path / "d.jsonl", {**S2S, **more, "source_dataset": "x", "history_text": None}))
     assert found.metadata == {
         **more, "rejected_audio": f"{tmp_path}/audio/bad.wav", "source_dataset": "x", "task_type": "s2s",
@@ -177,10 +183,7 @@ def test_all_that_is_wrong_is_found(tmp_path: Path) -> None:
     record = {**S2S, "messages": [LUKE, {"role": "user", "content": "<|audio|> now"}], "sft_target_audio": None}
     (only,) = [[each for _, each in source(tmp_path / "d.jsonl", record).inspect()]]
     words = [each.message.partition("d.jsonl:1: ")[2] for each in only if isinstance(each, DataError)]
-    assert [word.split(":")[0] for word in words] == [
-        "messages.1", "there is no message of the user", "task_type is s2s, and the user is not heard",
-        "task_type is s2s, and the target has no sound",
-    ]  # fmt: skip
+    assert [word.split(":")[0] for word in words] == ["messages.1", "task_type is s2s, and the target has no sound"]
 
 
 def test_the_other_containers(tmp_path: Path) -> None:

@@ -28,13 +28,16 @@ class PreflightTools:
         feed = self.builder.feed(sources, 0)
         return feed.all(count), feed.size
 
+    def encoder(self, stage: StagePlan, architecture: Architecture) -> Encoder:
+        """What turns the stage's dialogues into tokens."""
+        codec = self.builder.codec(stage, None)
+        return Encoder(architecture, None if codec is None else CodeCache(codec, cache_folder() / "codes.sqlite"))
+
     def rows(
         self, stage: StagePlan, architecture: Architecture, dialogues: Sequence[Dialogue]
     ) -> list[tuple[TokenSequence, TokenSequence | None]]:
         """Prompt and target of each dialogue."""
-        codec = self.builder.codec(stage, None)
-        cache = None if codec is None else CodeCache(codec, cache_folder() / "codes.sqlite")
-        encoder = Encoder(architecture, cache)
+        encoder = self.encoder(stage, architecture)
         return [(encoder.prompt(each), encoder.target(each) if each.target else None) for each in dialogues]
 
     def mask(self, term: TermPlan) -> Mask:

@@ -158,7 +158,7 @@ class _Draft:
         if declared is None:
             return _inferred(heard, spoken, written=self.target is not None and bool(self.target.text))
         wants_heard, wants_spoken = SHAPES.get(declared, (heard, None))
-        if heard != wants_heard:
+        if heard != wants_heard and not self.wrong:  # else it follows from what was said already
             self.wrong.append(f"task_type is {declared}, and the user is {'heard' if heard else 'not heard'}")
         if self.target is not None and wants_spoken is not None and spoken != wants_spoken:
             self.wrong.append(f"task_type is {declared}, and the target has {'sound' if spoken else 'no sound'}")
@@ -207,7 +207,7 @@ class _Draft:
             self.wrong.append("the messages end in an answer that is not sft_target_text: leave one of the two out")
 
     def _needs_user(self) -> None:
-        if not any(turn.role == "user" for turn in self.messages):
+        if not self.wrong and not any(turn.role == "user" for turn in self.messages):
             self.wrong.append("there is no message of the user")
 
 
