@@ -8,7 +8,6 @@ import pytest
 
 from tests.toy.world import toy_recipe, write_recipe
 from wavalign_cli import app as application
-from wavalign_cli import console
 
 GOOD = {"messages": [{"role": "user", "text": "one plus one"}], "target": {"text": "it is two"}}
 RESEARCH = {"messages": [{"role": "user", "content": "hi"}], "sft_target_text": "yo"}
@@ -130,7 +129,7 @@ def test_tokens_wait_for_a_codec_that_is_fitted(tmp_path: Path, capsys: pytest.C
 def test_a_terminal_sees_a_table(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(console.sys.stdout, "isatty", lambda: True)
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
     monkeypatch.setenv("COLUMNS", "120")
     assert check(write(tmp_path / "gold.jsonl", GOOD)) == 0
     assert "what it holds" in capsys.readouterr().out
