@@ -15,7 +15,7 @@ import typer
 from wavalign import __version__
 from wavalign.errors import Interrupted, WavAlignError
 
-from . import doctor, plan, plugins, recipes, report, run, schema, validate, worker
+from . import data, doctor, plan, plugins, recipes, report, run, schema, validate, worker
 from .console import Format, output_format, say
 from .failures import show_crash, show_error, show_interrupted
 
@@ -32,6 +32,7 @@ app.command("validate")(validate.validate)
 app.command("plan")(plan.plan)
 app.add_typer(recipes.app, name="recipes")
 app.add_typer(plugins.app, name="plugins")
+app.add_typer(data.app, name="data")
 app.command("schema")(schema.schema)
 app.command("report")(report.report)
 app.command("doctor")(doctor.doctor)

@@ -1,5 +1,6 @@
 """A run that is killed and resumed leaves the same numbers as one that never was."""
 
+import json
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -8,7 +9,7 @@ import pytest
 from safetensors.torch import load_file
 
 from tests.e2e.runs import Started, comparable, here, lines, snapshot, wait_for
-from tests.toy.world import toy_recipe, write_recipe
+from tests.toy.world import NUMBERS, toy_recipe, write_recipe
 from wavalign.engine.run.executor import StepResult
 from wavalign.engine.run.live import LiveStage
 from wavalign.engine.run.trainer import Trainer
@@ -71,7 +72,7 @@ def test_another_plan_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     """A checkpoint of another plan: exit 7, both plans named, nothing changed."""
     recipe = _recipe(tmp_path)
     with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "_log_step", _interrupt_at_5(Trainer._log_step))
+        patch.setattr(Trainer, "_log_step", _interrupt_at(5, Trainer._log_step))
         assert here("run", recipe).code == 130
     before = snapshot(tmp_path / "run")
     refused = here("run", recipe, "--resume", "--set", "optim.learning_rate=0.001")
@@ -81,9 +82,9 @@ def test_another_plan_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert snapshot(tmp_path / "run") == before
 
 
-def _interrupt_at_5(log: Callable[..., None]) -> Callable[..., None]:
+def _interrupt_at(last: int, log: Callable[..., None]) -> Callable[..., None]:
     def logged(self: Trainer, live: LiveStage, step: int, result: StepResult) -> None:
-        if step == 5:
+        if step == last:
             raise Interrupted(signal.SIGINT)
         log(self, live, step, result)
 
@@ -95,3 +96,26 @@ def test_a_finished_run_is_not_resumed(uninterrupted: Path) -> None:
     refused = here("run", str(uninterrupted.parent / "toy.yaml"), "--resume")
     assert refused.code == 2
     assert "finished" in refused.output
+
+
+def test_a_stream_resumes_at_the_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Demonstrations that are streamed beside some with an index, interrupted in the second epoch."""
+    lines_ = [
+        json.dumps({"messages": [{"role": "user", "text": f"{a} plus {b}"}], "target": {"text": f"it is {b}"}})
+        for a in NUMBERS
+        for b in NUMBERS[:4]
+    ]
+    for number in range(3):
+        (tmp_path / f"part-{number}.jsonl").write_text("\n".join(lines_[8 * number : 8 * number + 8]) + "\n")
+    stream = {"type": "jsonl", "path": str(tmp_path / "part-*.jsonl"), "streaming": True, "shuffle_buffer": 5}
+    data = {"prompts": {"type": "toy_sums"}, "demonstrations": [stream, {"type": "toy_sums", "weight": 0.5}]}
+    changes = {"data": {**data, "evaluation": {"type": "toy_sums"}}, "steps": 18}
+    whole, cut = (_recipe(tmp_path / name, **changes) for name in ("whole", "cut"))
+    assert here("run", whole).code == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_log_step", _interrupt_at(13, Trainer._log_step))
+        assert here("run", cut).code == 130
+    done = here("run", cut, "--resume")
+    assert done.code == 0, done.output
+    for name in ("metrics.jsonl", "rollouts.jsonl"):
+        assert comparable(tmp_path / "cut/run" / name) == comparable(tmp_path / "whole/run" / name)

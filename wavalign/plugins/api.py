@@ -6,14 +6,14 @@ registry only. Shapes use the letters of `plugins.batch`.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, final
 
 import torch
 from torch import Tensor, nn
 
-from wavalign.errors import PluginError
+from wavalign.errors import DataError, PluginError
 from wavalign.plugins.batch import (
     Answer,
     AudioClip,
@@ -256,8 +256,42 @@ class Nar(Plugin):
 # --- data and rewards -------------------------------------------------------------------------------------------------
 
 
+Place = tuple[int, ...]
+"""Where in a shard a record stands: whole numbers that mean something to its source; `()` is the beginning."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """A dialogue of a stream, where it stands and where reading goes on after it."""
+
+    start: Place
+    end: Place
+    dialogue: Dialogue
+
+
+class StreamSource(ABC):
+    """Dialogues too many to index, in shards read from front to back. It remembers nothing: the engine does.
+
+    The engine permutes the shards of every epoch and draws from a buffer of `shuffle_buffer` records.
+    """
+
+    shuffle_buffer: int
+
+    @abstractmethod
+    def shards(self) -> Sequence[str]:
+        """A name for each shard, in a fixed order, that changes when its size does: a resume compares them."""
+
+    @abstractmethod
+    def open(self, shard: int, place: Place) -> Iterator[Placed]:
+        """Records of a shard from `place` on; raises DataError with file and line at the first bad one."""
+
+
 class DataSource(Plugin):
-    """Dialogues by index. Runtime: `seed: int`. The engine shuffles, repeats and remembers the place."""
+    """Dialogues by index. Runtime: `seed: int`. The engine shuffles, repeats and remembers the place.
+
+    Where `stream` gives something, the engine reads that and asks for no index.
+    """
 
     kind = "data"
 
@@ -275,6 +309,23 @@ class DataSource(Plugin):
     @abstractmethod
     def record(self, index: int) -> Dialogue:
         """Record `index`; raises DataError with file and line when it is bad."""
+
+    def stream(self) -> StreamSource | None:
+        """The records one after the other, after `prepare`, where they are too many to index; None for by index."""
+        return None
+
+    def inspect(self) -> Iterator[tuple[str, Dialogue | DataError | None]]:
+        """Every record in order with where it stands, a bad one as its error, None where Params say to drop it.
+
+        For looking at data: comes instead of `prepare`, and goes on after an error where that is possible.
+        """
+        self.prepare(_unwatched)
+        for index in range(len(self)):
+            try:
+                found: Dialogue | DataError = self.record(index)
+            except DataError as error:
+                found = error
+            yield f"record {index}", found
 
 
 class Reward(Plugin):
@@ -296,6 +347,10 @@ class Reward(Plugin):
     def close(self) -> None:
         """Free what the reward holds; called once."""
         return
+
+
+def _unwatched(what: str, done: int, total: int) -> None:
+    """Progress nobody watches."""
 
 
 # --- objective --------------------------------------------------------------------------------------------------------

@@ -1,7 +1,10 @@
 """Sound files to waveforms and back: soundfile through fsspec, resampling only where a rate is asked for."""
 
+import hashlib
 import io
+from dataclasses import dataclass
 from pathlib import Path
+from typing import final
 
 import fsspec
 import numpy as np
@@ -9,34 +12,65 @@ import soundfile
 import soxr
 
 from wavalign.errors import DataError, StorageError
+from wavalign.plugins import arrow
 from wavalign.plugins.batch import AudioClip, Waveform
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class SoundHeader:
+    """What a sound file says of itself."""
+
+    seconds: float
+    sample_rate: int
+    """Hertz."""
+    channels: int
+    digest: str
+    """Of its bytes: equal files have equal ones."""
+
+
+def header(clip: AudioClip) -> SoundHeader:
+    """Look at `clip` without decoding it; raises DataError as `read` does."""
+    content = read_bytes(clip)
+    try:
+        info = soundfile.info(io.BytesIO(content))
+    except soundfile.LibsndfileError as error:
+        raise _unreadable(clip, error) from error
+    if info.frames <= 0:
+        raise _without_samples(clip)
+    digest = hashlib.sha256(content).hexdigest()
+    return SoundHeader(info.frames / info.samplerate, int(info.samplerate), int(info.channels), digest)
 
 
 def read(clip: AudioClip, *, sample_rate: int | None) -> Waveform:
     """Read `clip`, mix it to mono and, where `sample_rate` (Hz) is given and differs, resample it.
 
-    Raises DataError naming the file when it is missing, empty or not a sound file.
+    Raises DataError naming the file when it is missing, empty, not a sound file or not all numbers.
     """
     content = read_bytes(clip)
     try:
         samples, rate = soundfile.read(io.BytesIO(content), dtype="float32", always_2d=True)
     except soundfile.LibsndfileError as error:
-        raise DataError(
-            f"{clip.url}: not a sound file that can be read: {error}",
-            hint="use WAV, FLAC, OGG or MP3; a copy cut short must be fetched again",
-        ) from error
+        raise _unreadable(clip, error) from error
     if samples.shape[0] == 0:
-        raise DataError(f"{clip.url}: the sound file holds no samples", hint="record it again or take its record out")
+        raise _without_samples(clip)
     mono = samples.mean(axis=1, dtype=np.float32)
+    if not np.isfinite(mono).all():
+        message = f"{clip.url}: the sound file holds samples that are no numbers"
+        raise DataError(message, hint="write it again or take its record out")
     if sample_rate is None or sample_rate == rate:
         return Waveform(mono, int(rate))
     resampled = np.asarray(soxr.resample(mono, rate, sample_rate), dtype=np.float32)
+    if len(resampled) == 0:
+        raise _without_samples(clip, f" at {sample_rate} Hz: it is {len(mono)} samples long")
     return Waveform(resampled, sample_rate)
 
 
 def read_bytes(clip: AudioClip) -> bytes:
     """The file as it is; raises DataError when it is missing or empty."""
     try:
+        if clip.url.startswith(arrow.SCHEME):
+            return arrow.read_cell(clip.url)
         with fsspec.open(clip.url, "rb") as file:
             content: bytes = file.read()
     except (OSError, ValueError, ImportError) as error:
@@ -56,3 +90,15 @@ def write(waveform: Waveform, path: str | Path) -> None:
         soundfile.write(str(path), samples, waveform.sample_rate, subtype="PCM_16", format="WAV")
     except (OSError, soundfile.LibsndfileError) as error:
         raise StorageError(f"{path}: cannot be written: {error}", hint="is there space on the disk?") from error
+
+
+def _unreadable(clip: AudioClip, error: Exception) -> DataError:
+    return DataError(
+        f"{clip.url}: not a sound file that can be read: {error}",
+        hint="use WAV, FLAC, OGG or MP3; a copy cut short must be fetched again",
+    )
+
+
+def _without_samples(clip: AudioClip, why: str = "") -> DataError:
+    hint = "record it again or take its record out"
+    return DataError(f"{clip.url}: the sound file holds no samples{why}", hint=hint)

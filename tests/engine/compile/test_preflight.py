@@ -50,6 +50,16 @@ def test_a_recipe_that_is_ready(tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists(), "a dry run leaves no folder"
 
 
+def test_a_stream_is_read_at_its_head(tmp_path: Path) -> None:
+    """How many records it has is not known without reading it; a bad one further down is not met."""
+    record = '{"messages": [{"role": "user", "text": "one"}], "target": {"text": "it is two"}}\n'
+    (tmp_path / "gold.jsonl").write_text(record * 40 + "{", encoding="utf-8")
+    stream = {"type": "jsonl", "path": "gold.jsonl", "streaming": True, "shuffle_buffer": 3}
+    found = look(tmp_path, put("data.demonstrations", stream))
+    assert at(found, "data.demonstrations").message == "a stream, 32 read"
+    assert at(found, "term sft").message == "128 of 128 tokens of 32 answers"
+
+
 def test_a_demonstration_term_that_selects_nothing_is_an_error(tmp_path: Path) -> None:
     """The sums have no sound, so a loss on sound has nothing to learn from."""
     found = look(tmp_path, *SFT_ONLY, put("objective.terms.sft.tokens", {"audio": 1}))

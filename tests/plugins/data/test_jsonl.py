@@ -1,8 +1,10 @@
+import gzip
 import json
 from pathlib import Path
 
 import pytest
 
+from tests.plugins.data.sounds import ready, streamed
 from tests.plugins.spoken import say
 from wavalign.errors import DataError
 from wavalign.plugins import audio
@@ -83,3 +85,63 @@ def test_sound_is_looked_for_when_it_is_needed(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     audio.write(say("it is two"), tmp_path / "a/q.wav")
     assert audio.read(clip, sample_rate=None).seconds > 0.4
+
+
+def line(name: str) -> str:
+    return json.dumps(GOOD | {"id": name}) + "\n"
+
+
+def test_several_files_in_the_order_of_their_names(tmp_path: Path) -> None:
+    """A folder, a pattern, a list; packed files are unpacked; names of rows tell the files apart."""
+    (tmp_path / "d/sub").mkdir(parents=True)
+    (tmp_path / "d/b.jsonl").write_text(json.dumps(GOOD) + "\n" + line("x"))
+    (tmp_path / "d/sub/a.jsonl.gz").write_bytes(gzip.compress((json.dumps(GOOD) + "\n").encode()))
+    (tmp_path / "d/.hidden.jsonl").write_text("no data")
+    folder = Jsonl(JsonlParams(path=f"{tmp_path}/d"), seed=0)
+    found = ready(folder)
+    assert [each.id for each in found] == ["b.jsonl:line-1", "x", "sub/a.jsonl.gz:line-1"]
+    assert found[2].messages[0].audio == AudioClip(f"{tmp_path}/d/sub/a/q.wav")
+    listed = (f"{tmp_path}/d/b.jsonl", f"{tmp_path}/d/sub/*.gz")
+    assert ready(Jsonl(JsonlParams(path=listed), seed=0)) == found
+    assert streamed(Jsonl(JsonlParams(path=listed, streaming=True), seed=0)) == found
+    (tmp_path / "d/sub/a.jsonl.gz").write_bytes(gzip.compress(line("x").encode()))
+    with pytest.raises(DataError, match=rf"a\.jsonl\.gz:1: id 'x' was given at {tmp_path}/d/b\.jsonl:2 already"):
+        ready(folder)
+    (tmp_path / "d/b.jsonl").write_text("")
+    with pytest.raises(DataError, match=r"b\.jsonl: the data file is empty"):
+        ready(folder)
+
+
+def test_a_packed_file_cut_short_is_named(tmp_path: Path) -> None:
+    whole = gzip.compress("".join(line(str(n)) for n in range(50)).encode())
+    (tmp_path / "d.jsonl.gz").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(DataError, match=r"d\.jsonl\.gz: the data file cannot be read to its end"):
+        ready(Jsonl(JsonlParams(path=f"{tmp_path}/d.jsonl.gz"), seed=0))
+
+
+def test_reading_begins_at_any_line(tmp_path: Path) -> None:
+    """Places count bytes, so letters of several bytes must not shift them; errors name the line all the same."""
+    lines = [line(name) for name in ("a", "ä€", "c")]
+    (tmp_path / "d.jsonl").write_text("".join(lines).replace("\\u00e4", "ä") + "{")
+    source = Jsonl(JsonlParams(path=f"{tmp_path}/d.jsonl", streaming=True), seed=0)
+    source.prepare(lambda *_: None)
+    stream = source.stream()
+    assert stream is not None
+    reading = stream.open(0, ())
+    whole = [next(reading) for _ in lines]
+    for index, placed in enumerate(whole):
+        again = stream.open(0, placed.start)
+        assert [next(again) for _ in whole[index:]] == whole[index:]
+        with pytest.raises(DataError, match=r"d\.jsonl:4: not a JSON object"):
+            next(again)
+
+
+def test_looking_finds_every_complaint_and_goes_on(tmp_path: Path) -> None:
+    bad = '{"messages": [{"role": "robot"}]}\n'
+    (tmp_path / "d.jsonl").write_text(line("a") + bad + "\n" + line("b"))
+    found = list(Jsonl(JsonlParams(path=f"{tmp_path}/d.jsonl"), seed=0).inspect())
+    assert [where.removeprefix(f"{tmp_path}/d.jsonl:") for where, _ in found] == ["1", "2", "2", "3", "4"]
+    words = [each.message.partition(".jsonl:")[2] for _, each in found if isinstance(each, DataError)]
+    assert [word.split(": ")[:2] for word in words] == [
+        ["2", "messages.0.role"], ["2", "messages.0.text"], ["3", "not a JSON object"],
+    ]  # fmt: skip

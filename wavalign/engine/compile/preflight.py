@@ -55,8 +55,8 @@ class Tools(Protocol):
     def architecture(self, stage: StagePlan) -> Architecture:
         """The stage's architecture."""
 
-    def head(self, sources: Sequence[WeightedComponent], count: int) -> tuple[list[Dialogue], int]:
-        """The first `count` dialogues of a heading and how many it has."""
+    def head(self, sources: Sequence[WeightedComponent], count: int) -> tuple[list[Dialogue], int | None]:
+        """`count` dialogues of a heading and how many it has; None where that would take reading a stream."""
 
     def rows(
         self, stage: StagePlan, architecture: Architecture, dialogues: Sequence[Dialogue]
@@ -123,7 +123,8 @@ class _Inspection:
         if found is None:
             return []
         dialogues, total = found
-        self._add(stage.name, f"data.{name}", "ok", f"{total} dialogues, {len(dialogues)} read")
+        size = f"{total} dialogues" if total is not None else "a stream"
+        self._add(stage.name, f"data.{name}", "ok", f"{size}, {len(dialogues)} read")
         return dialogues
 
     def _weights(self, stage: StagePlan, architecture: Architecture) -> None:

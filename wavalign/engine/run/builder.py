@@ -149,6 +149,10 @@ class Builder:
             )
         return nar
 
+    def source(self, component: Component) -> DataSource:
+        """A data source, not prepared."""
+        return self.plugin(DataSource, component, seed=self.plan.seed)
+
     def feed(self, sources: Sequence[WeightedComponent], seed: int) -> Feed:
         """A heading's sources, prepared; equal sources are prepared once."""
         return Feed([(self._source(each), each.weight) for each in sources], seed=seed)
@@ -167,7 +171,7 @@ class Builder:
     def _source(self, component: WeightedComponent) -> DataSource:
         key = component.model_copy(update={"weight": 1.0}).model_dump_json()
         if key not in self._sources:
-            source = self.plugin(DataSource, component, seed=self.plan.seed)
+            source = self.source(component)
             if self.world.is_first:
                 source.prepare(self.progress)
             self.world.barrier()  # the others find on disk what the first has built

@@ -6,18 +6,24 @@ Every rank draws the same dialogues and takes its own slice, so that a step sees
 import hashlib
 import sqlite3
 from array import array
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any, final
 
 import torch
 
 from wavalign.engine.run.seeds import derive, generator
+from wavalign.engine.run.streaming import ShuffledStream
 from wavalign.errors import DataError, StorageError
 from wavalign.plugins import audio
 from wavalign.plugins.api import Architecture, Codec, DataSource
 from wavalign.plugins.batch import AudioClip, Dialogue, TokenSequence
+
+CLIPS_AT_HAND = 65_536
+"""Clips whose codes stay in memory (about 1 KB for ten seconds); others are found again by their content."""
 
 
 @final
@@ -29,42 +35,79 @@ class Feed:
         self._drawn = 0
         self._taken = [0] * len(sources)
         self._orders: dict[tuple[int, int], list[int]] = {}
-        for source, _ in sources:
-            if len(source) == 0:
-                raise DataError("a data source is empty", hint="check its path, split and limit")
+        opened = [source.stream() for source, _ in sources]
+        self._streams = [
+            ShuffledStream(stream, seed=seed, which=which) if stream is not None else None
+            for which, stream in enumerate(opened)
+        ]
+        if 0 in self._sizes:
+            raise DataError("a data source is empty", hint="check its path, split and limit")
 
     def next(self, count: int) -> list[Dialogue]:
         """The next `count` dialogues."""
         return [self._one() for _ in range(count)]
 
     def all(self, limit: int | None) -> list[Dialogue]:
-        """Every dialogue once, in order, at most `limit` spread evenly; for evaluation."""
+        """Every dialogue once, in order, at most `limit` spread evenly; for evaluation.
+
+        Beside a stream `limit` is divided among the sources, and of a stream come the first ones.
+        """
+        if any(self._streams):
+            shares = _shares(limit, len(self.sources))
+            return [each for which, share in enumerate(shares) for each in self._some(which, share)]
         total = [(source, index) for source, _ in self.sources for index in range(len(source))]
         count = len(total) if limit is None else min(limit, len(total))
         return [source.record(index) for source, index in (total[i * len(total) // count] for i in range(count))]
 
+    @property
+    def size(self) -> int | None:
+        """How many dialogues there are; None where one source is a stream."""
+        sizes = [size for size in self._sizes if size is not None]
+        return sum(sizes) if len(sizes) == len(self._sizes) else None
+
     def state_dict(self) -> dict[str, Any]:
         """The place in the data."""
-        return {"drawn": self._drawn, "taken": list(self._taken), "sizes": [len(source) for source, _ in self.sources]}
+        streams = [stream.state_dict() if stream is not None else None for stream in self._streams]
+        return {"drawn": self._drawn, "taken": list(self._taken), "sizes": self._sizes, "streams": streams}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go back to a place; DataError when the data has changed size since."""
-        sizes = [len(source) for source, _ in self.sources]
-        if state["sizes"] != sizes:
-            message = f"the data has {sizes} records now and had {state['sizes']}"
+        if state["sizes"] != self._sizes:
+            message = f"the data has {self._sizes} records now and had {state['sizes']}"
             raise DataError(message, hint="resume on the same data")
         self._drawn, self._taken = int(state["drawn"]), list(state["taken"])
+        for stream, place in zip(self._streams, state["streams"], strict=True):
+            if stream is not None:
+                stream.load_state_dict(place)
+
+    @property
+    def _sizes(self) -> list[int | None]:
+        """Records of each source, None of a stream."""
+        streams = zip(self.sources, self._streams, strict=True)
+        return [len(source) if stream is None else None for (source, _), stream in streams]
+
+    def _some(self, which: int, count: int | None) -> list[Dialogue]:
+        """The first of a stream, or records spread evenly over a source with an index."""
+        source, stream = self.sources[which][0], self._streams[which]
+        if stream is not None:
+            return list(islice(stream.once(), count))
+        count = len(source) if count is None else min(count, len(source))
+        return [source.record(i * len(source) // count) for i in range(count)]
 
     def _one(self) -> Dialogue:
         which = 0
         if len(self.sources) > 1:
             weights = torch.tensor([weight for _, weight in self.sources], dtype=torch.float64)
             which = int(torch.multinomial(weights, 1, generator=generator(self.seed, "mix", self._drawn)))
-        source = self.sources[which][0]
-        epoch, place = divmod(self._taken[which], len(source))
+        source, stream = self.sources[which][0], self._streams[which]
+        if stream is not None:
+            dialogue = stream.next()
+        else:
+            epoch, place = divmod(self._taken[which], len(source))
+            dialogue = source.record(self._order(which, epoch)[place])
         self._drawn += 1
         self._taken[which] += 1
-        return source.record(self._order(which, epoch)[place])
+        return dialogue
 
     def _order(self, which: int, epoch: int) -> list[int]:
         key = (which, epoch)
@@ -75,13 +118,20 @@ class Feed:
         return self._orders[key]
 
 
+def _shares(limit: int | None, count: int) -> list[int | None]:
+    """`limit` divided among `count` sources, the first ones taking what is left over."""
+    if limit is None:
+        return [None] * count
+    return [limit // count + (which < limit % count) for which in range(count)]
+
+
 @final
 class CodeCache:
     """Codec ids of audio files, computed once and kept by content, safe for several processes."""
 
     def __init__(self, codec: Codec, path: Path) -> None:
         self.codec, self._fingerprint, self._path = codec, codec.fingerprint(), path
-        self._memory: dict[str, tuple[int, ...]] = {}
+        self._memory: OrderedDict[str, array[int]] = OrderedDict()
         with _cache_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             self._database = sqlite3.connect(path, timeout=60, isolation_level=None, check_same_thread=False)
@@ -93,18 +143,21 @@ class CodeCache:
         """Ids of a clip."""
         if clip.url not in self._memory:
             self._memory[clip.url] = self._look_up(clip)
-        return self._memory[clip.url]
+            if len(self._memory) > CLIPS_AT_HAND:
+                self._memory.popitem(last=False)
+        self._memory.move_to_end(clip.url)
+        return tuple(self._memory[clip.url])
 
-    def _look_up(self, clip: AudioClip) -> tuple[int, ...]:
+    def _look_up(self, clip: AudioClip) -> "array[int]":
         key = f"{self._fingerprint}:{hashlib.sha256(audio.read_bytes(clip)).hexdigest()}"
         with _cache_errors(self._path):
             row = self._database.execute("SELECT ids FROM codes WHERE key = ?", (key,)).fetchone()
         if row is not None:
-            return tuple(array("i", row[0]))
-        ids = self.codec.encode(audio.read(clip, sample_rate=self.codec.sample_rate))
+            return array("i", row[0])
+        ids = array("i", self.codec.encode(audio.read(clip, sample_rate=self.codec.sample_rate)))
         with _cache_errors(self._path):
-            self._database.execute("INSERT OR REPLACE INTO codes VALUES (?, ?)", (key, array("i", ids).tobytes()))
-        return tuple(ids)
+            self._database.execute("INSERT OR REPLACE INTO codes VALUES (?, ?)", (key, ids.tobytes()))
+        return ids
 
 
 @contextmanager

@@ -23,18 +23,21 @@ class PreflightTools:
         """The stage's architecture over what its recipe names."""
         return self.builder.architecture(stage, None)
 
-    def head(self, sources: Sequence[WeightedComponent], count: int) -> tuple[list[Dialogue], int]:
-        """Dialogues spread over a heading, and how many it has."""
+    def head(self, sources: Sequence[WeightedComponent], count: int) -> tuple[list[Dialogue], int | None]:
+        """Dialogues spread over a heading (of a stream the first), and how many it has; None for a stream."""
         feed = self.builder.feed(sources, 0)
-        return feed.all(count), sum(len(source) for source, _ in feed.sources)
+        return feed.all(count), feed.size
+
+    def encoder(self, stage: StagePlan, architecture: Architecture) -> Encoder:
+        """What turns the stage's dialogues into tokens."""
+        codec = self.builder.codec(stage, None)
+        return Encoder(architecture, None if codec is None else CodeCache(codec, cache_folder() / "codes.sqlite"))
 
     def rows(
         self, stage: StagePlan, architecture: Architecture, dialogues: Sequence[Dialogue]
     ) -> list[tuple[TokenSequence, TokenSequence | None]]:
         """Prompt and target of each dialogue."""
-        codec = self.builder.codec(stage, None)
-        cache = None if codec is None else CodeCache(codec, cache_folder() / "codes.sqlite")
-        encoder = Encoder(architecture, cache)
+        encoder = self.encoder(stage, architecture)
         return [(encoder.prompt(each), encoder.target(each) if each.target else None) for each in dialogues]
 
     def mask(self, term: TermPlan) -> Mask:

@@ -1,0 +1,87 @@
+"""Construct what `inspection` looks at: the headings of a recipe, or one source by path."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pydantic import ValidationError
+
+from wavalign.engine.compile.plan import Plan, StagePlan
+from wavalign.engine.run.builder import Builder
+from wavalign.engine.run.inspection import CountTokens, DataLook, Heading, look_at
+from wavalign.engine.run.tools import PreflightTools
+from wavalign.engine.state.distributed import World
+from wavalign.errors import UsageError
+from wavalign.plugins.api import DataSource
+from wavalign.plugins.batch import Dialogue
+from wavalign.plugins.registry import Registry
+from wavalign.schema.component import WeightedComponent
+
+
+def check_source(type_: str, options: Mapping[str, Any], *, limit: int | None, sounds: bool) -> DataLook:
+    """Look at one data source; raises UsageError where its options are wrong."""
+    plugin = Registry().get(DataSource.kind, type_)
+    assert issubclass(plugin, DataSource)
+    try:
+        params = plugin.Params.model_validate(dict(options))
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place = ".".join(map(str, first["loc"])) or "options"
+        hint = f"`wavalign plugins show data.{type_}` lists its options; --type names another source"
+        raise UsageError(f"source {type_}: {place}: {first['msg']}", hint=hint) from error
+    label = f"{options.get('path', type_)} ({type_})"
+    return look_at([Heading("data", [(label, plugin(params, seed=0))])], limit=limit, sounds=sounds)
+
+
+def check_recipe(plan: Plan, *, only: Sequence[str] = (), limit: int | None, sounds: bool, tokens: bool) -> DataLook:
+    """Look at the headings of a plan, or at `only` some; raises UsageError where there is no such heading.
+
+    A heading that is alike in several stages is looked at once. `tokens` counts them under the stage's architecture.
+    """
+    builder = Builder(plan, World.single("cpu"), lambda *_: None)
+    found: dict[str, list[tuple[StagePlan, str, Sequence[WeightedComponent]]]] = {}
+    for stage in plan.stages:
+        for name, sources in _headings(stage).items():
+            known = found.setdefault(name, [])
+            if all(sources != other for _, _, other in known):
+                known.append((stage, name, sources))
+    unknown = [name for name in only if name not in found]
+    if unknown:
+        raise UsageError(f"the recipe has no data.{unknown[0]}", hint=f"it has: {', '.join(found)}")
+    headings = []
+    for name, uses in found.items():
+        for stage, _, sources in uses if not only or name in only else ():
+            count = _token_counter(builder, stage, plan) if tokens else None
+            label = name if len(uses) == 1 else f"{name} ({stage.name})"
+            headings.append(Heading(label, [(_label(each), builder.source(each)) for each in sources], count))
+    return look_at(headings, limit=limit, sounds=sounds)
+
+
+def _token_counter(builder: Builder, stage: StagePlan, plan: Plan) -> CountTokens:
+    """Lengths of prompt and target under the stage's architecture."""
+    before = plan.stages[: plan.stages.index(stage) + 1]
+    if stage.stage.type != "train" or any(each.stage.type == "fit_codec" for each in before):
+        message = f"the data of stage {stage.name} has no tokens before its codec is fitted"
+        raise UsageError(message, hint="leave --tokens out, or name headings of another recipe")
+    tools = PreflightTools(builder)
+    encoder = tools.encoder(stage, tools.architecture(stage))
+
+    def count(dialogue: Dialogue) -> Mapping[str, int]:
+        lengths = {"prompt": encoder.prompt(dialogue).length}
+        return lengths | ({"target": encoder.target(dialogue).length} if dialogue.target is not None else {})
+
+    return count
+
+
+def _headings(stage: StagePlan) -> dict[str, Sequence[WeightedComponent]]:
+    data = stage.stage.data
+    named = {"prompts": data.prompts, "demonstrations": data.demonstrations}
+    found: dict[str, Sequence[WeightedComponent]] = {name: each for name, each in named.items() if each is not None}
+    return found | {f"evaluation.{name}": sources for name, sources in data.evaluation.items()}
+
+
+def _label(component: WeightedComponent) -> str:
+    """What a person calls a source: its path, or its type."""
+    path = component.params.get("path")
+    if path is None:
+        return component.type
+    return f"{path if isinstance(path, str) else ', '.join(path)} ({component.type})"
