@@ -197,11 +197,9 @@ class Builder:
         )
 
     def _reference(self, stage: StagePlan, policy: Policy) -> Reference | None:
-        if not stage.graph.reference:
-            return None
-        if stage.stage.model.adapter is not None:
-            return AdapterOff(policy)
-        return FrozenCopy(policy, device=self.world.device, precision=self.plan.runtime.precision)
+        if stage.copies_reference:
+            return FrozenCopy(policy, device=self.world.device, precision=self.plan.runtime.precision)
+        return AdapterOff(policy) if stage.graph.reference else None
 
     def _backend(self, stage: StagePlan, policy: Policy, architecture: Architecture) -> Backend:
         scored, runtime = ScoredPolicy(policy, architecture.tokens), self.plan.runtime
