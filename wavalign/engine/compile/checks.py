@@ -8,11 +8,15 @@ from wavalign.engine.compile.plan import Cluster, TermPlan
 from wavalign.plugins.api import Gate, Metric, Reward
 from wavalign.plugins.registry import Registry
 from wavalign.schema.marks import Path
+from wavalign.schema.model import AdapterSection
 from wavalign.schema.runtime import RuntimeSection
 from wavalign.schema.stage import Stage
 
 Note = Callable[[str, str, Path, str], None]
 """Takes a problem's code, message, path and hint."""
+
+WHOLE_GROUPS = ("embed", "text_head", "audio_head")
+"""Groups whose matrices are looked up or multiplied tile by tile, never called as a layer."""
 
 
 @final
@@ -43,6 +47,24 @@ class StageChecks:
         if model.checkpoint is None and model.preset is None and self.stage.type == "train" and not weights:
             hint = "checkpoint: path/to/folder, or preset: tiny with a tokenizer"
             self.note("missing_key", "the model has neither checkpoint nor preset", ("model",), hint)
+        if model.adapter is not None:
+            self._adapter(model.adapter)
+
+    def _adapter(self, adapter: AdapterSection) -> None:
+        path: Path = ("model", "adapter")
+        for group in adapter.groups:
+            if group in WHOLE_GROUPS:
+                message = f"{group} cannot be adapted: its matrix is used outside its layer"
+                hint = f"train it in full: also_train: [{group}]"
+                self.note("bad_value", message, (*path, "groups"), hint)
+            if group in adapter.also_train:
+                message = f"{group} is adapted and also trained in full"
+                self.note("conflict", message, (*path, "also_train"), "name it in one of the two")
+        for group in self.stage.model.freeze or ():
+            if group in (*adapter.groups, *adapter.also_train):
+                message = f"{group} is frozen and named by the adapter"
+                hint = "an adapter freezes everything else by itself; remove freeze"
+                self.note("conflict", message, ("model", "freeze"), hint)
 
         if model.nar is not None and model.codec is None:
             self.note(

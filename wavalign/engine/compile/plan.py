@@ -69,7 +69,7 @@ class Graph(Section):
 
     @property
     def reference(self) -> bool:
-        """Whether a frozen copy of the policy is needed."""
+        """Whether something is compared with the network the stage starts from."""
         return any(node.name == "forward.reference" for node in self.nodes)
 
 
@@ -147,6 +147,11 @@ class StagePlan(Section):
     geometry: Geometry | None = None
     memory: Memory | None = None
     deepspeed: Mapping[str, Any] | None = None
+
+    @property
+    def copies_reference(self) -> bool:
+        """Whether that network is held a second time; with an adapter it is the policy with the adapter off."""
+        return self.graph.reference and self.stage.model.adapter is None
 
     @property
     def steps(self) -> int:

@@ -85,7 +85,9 @@ class Resolver:
         if model.architecture.type not in self.registry.types("architecture"):
             return ()
         plugin = self.registry.get("architecture", model.architecture.type)
-        return plugin.frozen_groups if issubclass(plugin, Architecture) else ()
+        kept = plugin.frozen_groups if issubclass(plugin, Architecture) else ()
+        adapter = model.adapter
+        return kept if adapter is None else tuple(g for g in kept if g not in (*adapter.groups, *adapter.also_train))
 
     def _sources(self, sources: Any, path: Path) -> Any:
         if sources is None:

@@ -1,21 +1,20 @@
 """Plan to live objects: the only module that constructs them."""
 
-import copy
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar, final
 
-import torch
-
 from wavalign.engine.backends.base import AdamSettings, Backend
 from wavalign.engine.backends.plain import PlainBackend
 from wavalign.engine.compile.plan import Plan, StagePlan, TermPlan
+from wavalign.engine.run.adapters import attach
 from wavalign.engine.run.evaluation import Evaluator
 from wavalign.engine.run.feeding import CodeCache, Encoder, Feed, feed_seed
 from wavalign.engine.run.live import LiveStage, LiveTerm
 from wavalign.engine.run.logprobs import ScoredPolicy
 from wavalign.engine.run.objective import TermSpec
+from wavalign.engine.run.reference import AdapterOff, FrozenCopy, Reference
 from wavalign.engine.run.rollouts import Roller
 from wavalign.engine.run.sampling import check_streams
 from wavalign.engine.run.scoring import LiveReward, RewardPool
@@ -65,7 +64,10 @@ class Builder:
         architecture = self.architecture(stage, start)
         check_streams(section, architecture.tokens)
         policy = self.policy(stage, architecture, start)
-        reference = _frozen(copy.deepcopy(policy), self.world.device) if stage.graph.reference else None
+        reference = self._reference(stage, policy)
+        backend = self._backend(stage, policy, architecture)
+        if isinstance(reference, AdapterOff):
+            reference.follow(backend)
         encoder = Encoder(architecture, None if codec is None else CodeCache(codec, cache_folder() / "codes.sqlite"))
         sampler = self.plugin(Sampler, section.rollout.sampler)
         roller = Roller(architecture, encoder, sampler, codec, self.nar(stage, architecture, codec))
@@ -78,7 +80,7 @@ class Builder:
             seed=self.plan.seed,
             world=self.world,
             architecture=architecture,
-            backend=self._backend(stage, policy, architecture),
+            backend=backend,
             reference=reference,
             roller=roller,
             feeds=self._feeds(stage),
@@ -108,14 +110,18 @@ class Builder:
         return self.plugin(Architecture, model.architecture, source=source)
 
     def policy(self, stage: StagePlan, architecture: Architecture, start: Path | None) -> Policy:
-        """The stage's network with its starting weights, frozen groups frozen."""
+        """The stage's network with its starting weights, frozen groups frozen, adapters on it."""
         policy = architecture.build_policy(seed=derive(self.plan.seed, "policy"))
         folder = _weights(stage, start)
         if folder is not None:
             load_into(policy, folder, architecture.ignored_keys)
-        frozen = stage.stage.model.freeze or ()
+        model = stage.stage.model
+        if model.adapter is not None:
+            seed, precision = derive(self.plan.seed, stage.name, "adapter"), self.plan.runtime.precision
+            attach(policy, model.adapter, architecture=architecture, seed=seed, precision=precision)
+            return policy.to(self.world.device)
         for name, parameter in policy.named_parameters():
-            parameter.requires_grad_(architecture.parameter_group(name) not in frozen)
+            parameter.requires_grad_(architecture.parameter_group(name) not in (model.freeze or ()))
         return policy.to(self.world.device)
 
     def codec(self, stage: StagePlan, start: Path | None) -> Codec | None:
@@ -224,6 +230,11 @@ class Builder:
             max_new_tokens=section.rollout.max_new_tokens,
         )
 
+    def _reference(self, stage: StagePlan, policy: Policy) -> Reference | None:
+        if stage.copies_reference:
+            return FrozenCopy(policy, device=self.world.device, precision=self.plan.runtime.precision)
+        return AdapterOff(policy) if stage.graph.reference else None
+
     def _backend(self, stage: StagePlan, policy: Policy, architecture: Architecture) -> Backend:
         scored, runtime = ScoredPolicy(policy, architecture.tokens), self.plan.runtime
         if stage.deepspeed is None:
@@ -257,7 +268,3 @@ def _used(stage: StagePlan) -> list[str]:
 
 def _names(stage: StagePlan) -> set[str]:
     return {node.name for node in stage.graph.nodes}
-
-
-def _frozen(policy: Policy, device: torch.device) -> Policy:
-    return policy.to(device).requires_grad_(False).eval()

@@ -2,14 +2,13 @@
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import final
 
 import torch
 from torch import Tensor
 
-from wavalign.engine.backends.base import autocast
 from wavalign.engine.compile.plan import Geometry, Node
 from wavalign.engine.run import objective
 from wavalign.engine.run.further_heads import further_heads, spread, with_further_heads
@@ -19,7 +18,7 @@ from wavalign.engine.run.rows import MicroBatch, Row, demonstration_rows, micro_
 from wavalign.engine.run.sampling import rollout_options
 from wavalign.engine.run.schedule import learning_rate
 from wavalign.engine.run.scoring import Call, Scores, check_budget, collect_scores
-from wavalign.engine.run.seeds import generator
+from wavalign.engine.run.seeds import derive, generator, global_seed
 from wavalign.engine.run.step_metrics import StepTotals, collect_metrics
 from wavalign.errors import NonFiniteError
 from wavalign.plugins.api import GateReading, LossInputs
@@ -146,18 +145,18 @@ class StepExecutor:
     def _reference(self, node: Node, state: StepState) -> None:
         self._ensure_batches(state)
         assert self.live.reference is not None
-        for batch in state.batches:
-            select = self._union(self._weights(batch), only="ref_logprobs", batch=batch)
-            with torch.no_grad(), autocast(self.live.world.device, self.live.runtime.precision):
+        with self.live.reference.scoring() as reference:
+            for batch in state.batches:
+                select = self._union(self._weights(batch), only="ref_logprobs", batch=batch)
                 scored = score_batch(
-                    self.live.reference,
+                    reference,
                     batch.tokens,
                     select,
                     self.space,
                     temperature=batch.temperature,
                     support=batch.support,
                 )
-            state.ref_logprobs.append(scored)
+                state.ref_logprobs.append(scored)
 
     def _aggregate(self, node: Node, state: StepState) -> None:
         self.live.rewards.wait([call for each in state.calls.values() for call in each])
@@ -213,9 +212,10 @@ class StepExecutor:
     def _forward(self, node: Node, state: StepState, each: _Pass) -> None:
         select = self._union(each.weights, only=None, batch=each.batch)
         batch = each.batch
-        each.logprobs = self.live.backend.forward(
-            batch.tokens, select, temperature=batch.temperature, support=batch.support
-        )
+        with _drawn_from(self.live, "dropout", state.index, each.number):
+            each.logprobs = self.live.backend.forward(
+                batch.tokens, select, temperature=batch.temperature, support=batch.support
+            )
         if state.ref_logprobs:
             known = self._union(each.weights, only="ref_logprobs", batch=batch)
             state.totals.add_kl(each.logprobs, state.ref_logprobs[each.number], batch, known)
@@ -330,6 +330,14 @@ class StepExecutor:
     def _geometry(self) -> Geometry:
         assert self.live.plan.geometry is not None
         return self.live.plan.geometry
+
+
+def _drawn_from(live: LiveStage, *names: str | int) -> AbstractContextManager[None]:
+    """Inside, what an adapter's dropout drops depends on the run's seed, `names` and the rank, and on nothing else."""
+    adapter = live.plan.stage.model.adapter
+    if adapter is None or adapter.dropout == 0:
+        return nullcontext()
+    return global_seed(derive(live.seed, live.plan.name, *names, live.world.rank), live.world.device)
 
 
 def _check_budget(live: LiveStage, scores: Scores, *, calls: int) -> None:

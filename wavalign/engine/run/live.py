@@ -9,10 +9,11 @@ from wavalign.engine.compile.plan import StagePlan, TermPlan
 from wavalign.engine.run.evaluation import Evaluator
 from wavalign.engine.run.feeding import Feed
 from wavalign.engine.run.objective import TermSpec
+from wavalign.engine.run.reference import Reference
 from wavalign.engine.run.rollouts import Roller
 from wavalign.engine.run.scoring import RewardPool
 from wavalign.engine.state.distributed import World
-from wavalign.plugins.api import Advantage, Architecture, Gate, Loss, Mask, Policy
+from wavalign.plugins.api import Advantage, Architecture, Gate, Loss, Mask
 from wavalign.schema.runtime import RuntimeSection
 
 
@@ -38,7 +39,7 @@ class LiveStage:
     world: World
     architecture: Architecture
     backend: Backend
-    reference: Policy | None
+    reference: Reference | None
     roller: Roller
     feeds: Mapping[str, Feed]
     """By heading: `prompts`, `demonstrations`."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, final
 
 from wavalign.engine.compile.plan import Plan, StagePlan
+from wavalign.engine.run.adapters import merged_weights, save_adapter
 from wavalign.engine.run.builder import Builder
 from wavalign.engine.run.callbacks import Observer
 from wavalign.engine.run.codec_fitting import fit_codec
@@ -124,7 +125,11 @@ class Trainer:
                 with storage_errors(str(folder)):
                     model.mkdir(parents=True, exist_ok=True)
                     live.architecture.save_layout(str(model))
-                    save_weights(live.backend.policy.state_dict(), str(model))
+                    policy = live.backend.policy
+                    adapted = live.plan.stage.model.adapter is not None
+                    save_weights(merged_weights(policy) if adapted else policy.state_dict(), str(model))
+                    if adapted:
+                        save_adapter(policy, folder / "adapter")
                     if start is not None and (start / "codec.safetensors").exists():
                         shutil.copy2(start / "codec.safetensors", folder / "codec.safetensors")
         self._complete(live.plan)

@@ -1,0 +1,99 @@
+"""Which layers an adapter is put on and what it adds: read off names and shapes, before there is a network."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import final
+
+from wavalign.errors import PreflightError
+from wavalign.plugins.api import Architecture
+from wavalign.schema.model import AdapterSection, ModelSection
+from wavalign.schema.translation import did_you_mean
+
+Shapes = Mapping[str, tuple[int, ...]]
+GroupOf = Callable[[str], str]
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class WeightCounts:
+    """Numbers of elements, by what happens to them."""
+
+    frozen: int
+    trained: int
+    """Of the network's own weights."""
+    added: int = 0
+    """Of an adapter, all of them trained."""
+    widths: int = 0
+    """Inputs of all adapted layers together, per token."""
+
+    @property
+    def trainable(self) -> int:
+        return self.trained + self.added
+
+    @property
+    def held(self) -> int:
+        return self.frozen + self.trained + self.added
+
+
+def adapted_layers(section: AdapterSection, shapes: Shapes, group_of: GroupOf) -> dict[str, tuple[int, int]]:
+    """Path -> (outputs, inputs) of every linear layer that gets an adapter.
+
+    Raises PreflightError for a target or a group that selects nothing, with the names there are.
+    """
+    linear = {
+        name.removesuffix(".weight"): (shape[0], shape[1])
+        for name, shape in shapes.items()
+        if name.endswith(".weight") and len(shape) == 2
+    }
+    groups = {path: group_of(f"{path}.weight") for path in linear}
+    _check_groups(section, groups)
+    known = sorted({_last(path) for path in linear if groups[path] in section.groups})
+    for target in section.targets:
+        if target not in known:
+            where = " or ".join(section.groups)
+            raise PreflightError(
+                f"model.adapter.targets: no linear layer of {where} is named `{target}`",
+                hint=f"{did_you_mean(target, known)} there are: {', '.join(known)}".strip(),
+            )
+    return {
+        path: sizes
+        for path, sizes in linear.items()
+        if groups[path] in section.groups and _last(path) in section.targets
+    }
+
+
+def count_weights(model: ModelSection, architecture: Architecture) -> WeightCounts:
+    """What a stage trains and what it leaves alone; nothing is allocated."""
+    shapes, section = architecture.parameter_shapes(), model.adapter
+    by_group: dict[str, int] = {}
+    for name, shape in shapes.items():
+        group = architecture.parameter_group(name)
+        by_group[group] = by_group.get(group, 0) + prod(shape)
+    total = sum(by_group.values())
+    if section is None:
+        frozen = sum(by_group.get(group, 0) for group in model.freeze or ())
+        return WeightCounts(frozen=frozen, trained=total - frozen)
+    layers = adapted_layers(section, shapes, architecture.parameter_group).values()
+    trained = sum(by_group[group] for group in section.also_train)
+    dora = section.type == "dora"
+    added = sum(section.rank * (outputs + inputs) + dora * outputs for outputs, inputs in layers)
+    return WeightCounts(total - trained, trained, added, sum(inputs for _, inputs in layers))
+
+
+def _check_groups(section: AdapterSection, groups: Mapping[str, str]) -> None:
+    there = sorted(set(groups.values()))
+    for key, named in (("groups", section.groups), ("also_train", section.also_train)):
+        for group in named:
+            if group not in there:
+                raise PreflightError(
+                    f"model.adapter.{key}: this model has no {group}", hint=f"it has {_listed(there)}; remove {group}"
+                )
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names)
+
+
+def _last(path: str) -> str:
+    return path.rpartition(".")[2]
