@@ -47,6 +47,9 @@ class StageChecks:
         if model.checkpoint is None and model.preset is None and self.stage.type == "train" and not weights:
             hint = "checkpoint: path/to/folder, or preset: tiny with a tokenizer"
             self.note("missing_key", "the model has neither checkpoint nor preset", ("model",), hint)
+        if model.nar is not None and model.codec is None:
+            message = "a nar completes frames of a codec, and there is none"
+            self.note("missing_section", message, ("model", "nar"), "add model.codec")
         if model.adapter is not None:
             self._adapter(model.adapter)
 
@@ -65,14 +68,6 @@ class StageChecks:
                 message = f"{group} is frozen and named by the adapter"
                 hint = "an adapter freezes everything else by itself; remove freeze"
                 self.note("conflict", message, ("model", "freeze"), hint)
-
-        if model.nar is not None and model.codec is None:
-            self.note(
-                "missing_section",
-                "a nar completes frames of a codec, and there is none",
-                ("model", "nar"),
-                "add model.codec",
-            )
 
     def _fit_codec(self) -> None:
         if self.stage.model.codec is None:
