@@ -11,7 +11,6 @@ from torch import Tensor
 
 from wavalign.engine.compile.plan import Geometry, Node
 from wavalign.engine.run import objective
-from wavalign.engine.run.further_heads import further_heads, spread, with_further_heads
 from wavalign.engine.run.live import LiveStage, LiveTerm
 from wavalign.engine.run.logprobs import score_batch
 from wavalign.engine.run.rows import MicroBatch, Row, demonstration_rows, micro_batches, rollout_rows
@@ -19,6 +18,7 @@ from wavalign.engine.run.sampling import rollout_options
 from wavalign.engine.run.schedule import learning_rate
 from wavalign.engine.run.scoring import Call, Scores, check_budget, collect_scores
 from wavalign.engine.run.seeds import derive, generator, global_seed
+from wavalign.engine.run.selection import Selection, by_row
 from wavalign.engine.run.step_metrics import StepTotals, collect_metrics
 from wavalign.errors import NonFiniteError
 from wavalign.plugins.api import GateReading, LossInputs
@@ -84,8 +84,7 @@ class StepExecutor:
         self.live = live
         self.graph = live.plan.graph
         self.space = live.architecture.tokens
-        wants_further = any(term.plan.heads == "mtp" for term in live.terms)
-        self._further = further_heads(self.space) if wants_further else ()
+        self._selection = Selection(live.terms, self.space)
         self._sampling = rollout_options(live.plan.stage.rollout, text_only=self.graph.rollout_need == "text")
         self._collectors: dict[str, Callable[[Node, StepState], None]] = {
             "prompts": self._prompts,
@@ -147,7 +146,7 @@ class StepExecutor:
         assert self.live.reference is not None
         with self.live.reference.scoring() as reference:
             for batch in state.batches:
-                select = self._union(self._weights(batch), only="ref_logprobs", batch=batch)
+                select = self._selection.union(batch, self._selection.weights(batch), only="ref_logprobs")
                 scored = score_batch(
                     reference,
                     batch.tokens,
@@ -192,7 +191,7 @@ class StepExecutor:
             raise NonFiniteError(f"{error.message} ({place})", hint=error.hint) from error
 
     def _pass(self, state: StepState, number: int, batch: MicroBatch) -> _Pass:
-        return _Pass(batch, number, self._weights(batch), self._row_valid(state, batch))
+        return _Pass(batch, number, self._selection.weights(batch), self._selection.row_valid(batch, state.valid))
 
     def _count(self, state: StepState, passes: Sequence[_Pass]) -> None:
         """Global denominators of every term, before the first backward needs one."""
@@ -210,14 +209,14 @@ class StepExecutor:
         state.denominators = dict(zip(names, total, strict=True))
 
     def _forward(self, node: Node, state: StepState, each: _Pass) -> None:
-        select = self._union(each.weights, only=None, batch=each.batch)
+        select = self._selection.union(each.batch, each.weights)
         batch = each.batch
         with _drawn_from(self.live, "dropout", state.index, each.number):
             each.logprobs = self.live.backend.forward(
                 batch.tokens, select, temperature=batch.temperature, support=batch.support
             )
         if state.ref_logprobs:
-            known = self._union(each.weights, only="ref_logprobs", batch=batch)
+            known = self._selection.union(batch, each.weights, only="ref_logprobs")
             state.totals.add_kl(each.logprobs, state.ref_logprobs[each.number], batch, known)
 
     def _term(self, node: Node, state: StepState, each: _Pass) -> None:
@@ -283,43 +282,11 @@ class StepExecutor:
             temperatures=[self._sampling.distribution(stream).temperature for stream in self.space.streams],
             device=self.live.world.device,
         )
-        state.batches = [with_further_heads(batch, self.space, self._further) for batch in batches]
-
-    def _weights(self, batch: MicroBatch) -> dict[str, Tensor]:
-        """Per term [B, S, T], 0 in rows of the other kind; further heads are further streams."""
-        roles = batch.tokens.roles[:, : len(self.space.streams)]
-        result = {}
-        for term in self.live.terms:
-            mine = batch.is_rollout if term.plan.rows == "rollouts" else ~batch.is_rollout
-            weights = term.mask.weights(roles) * mine.view(-1, 1, 1)
-            further = term.plan.heads == "mtp"
-            result[term.plan.name] = spread(weights, self.space, self._further, further=further)
-        return result
-
-    def _row_valid(self, state: StepState, batch: MicroBatch) -> dict[str, Tensor]:
-        """Per term bool [B]: rows of its kind; where it needs advantages, rows that have one."""
-        result = {}
-        for term in self.live.terms:
-            if term.plan.rows == "demonstrations":
-                result[term.plan.name] = ~batch.is_rollout
-                continue
-            valid = batch.is_rollout.clone()
-            if state.valid is not None and "advantages" in term.loss.needs:
-                valid &= _by_row(batch, state.valid, fill=False)
-            result[term.plan.name] = valid
-        return result
+        state.batches = [self._selection.widen(batch) for batch in batches]
 
     def _row_advantages(self, state: StepState, batch: MicroBatch) -> Tensor:
         assert state.advantages is not None
-        return _by_row(batch, state.advantages.float(), fill=0.0).view(-1, 1, 1)
-
-    def _union(self, weights: Mapping[str, Tensor], *, only: str | None, batch: MicroBatch) -> Tensor:
-        """Bool [B, S, T]: positions some term weighs (some term that needs `only`)."""
-        select = torch.zeros_like(batch.tokens.roles, dtype=torch.bool)
-        for term in self.live.terms:
-            if only is None or only in term.loss.needs:
-                select |= weights[term.plan.name] > 0
-        return select
+        return by_row(batch, state.advantages.float(), fill=0.0).view(-1, 1, 1)
 
     def _slice(self, dialogues: Sequence[Dialogue]) -> list[Dialogue]:
         """This rank's share of a step's dialogues."""
@@ -351,14 +318,6 @@ def _unit_weights(term: LiveTerm, each: _Pass) -> Tensor:
     """The term's weights in the loss's unit: [B, S, T], or [B] with 1 for a row that has any."""
     weights = each.weights[term.plan.name]
     return (weights > 0).flatten(1).any(dim=1).float() if term.loss.unit == "sequence" else weights
-
-
-def _by_row(batch: MicroBatch, table: Tensor, *, fill: float) -> Tensor:
-    """`table` [P, G] read at every row's place, `fill` for demonstrations: [B]."""
-    values = [
-        table[row.place] if row.place is not None else torch.tensor(fill, dtype=table.dtype) for row in batch.rows
-    ]
-    return torch.stack(values).to(batch.tokens.ids.device)
 
 
 def _together_with_forward(node: Node, state: StepState) -> None:
