@@ -32,7 +32,7 @@ def model() -> AudioModel:
     return made
 
 
-def theirs(model: AudioModel) -> FunAsrNanoEncoder:
+def theirs(model: AudioModel) -> nn.Module:
     """The encoder of transformers with the weights of `model`; its layers come in one list."""
     config = FunAsrNanoEncoderConfig(
         hidden_size=SIZES.hidden_size,
@@ -63,9 +63,9 @@ def theirs(model: AudioModel) -> FunAsrNanoEncoder:
     for index, norm in ((SIZES.num_blocks - 1, encoder.after_norm), (len(blocks) - 1, encoder.tp_norm)):
         for kind in ("weight", "bias"):
             state[f"layers.{index}.final_layernorm.{kind}"] = getattr(norm, kind)
-    other = FunAsrNanoEncoder(config).eval()
+    other: nn.Module = FunAsrNanoEncoder(config)
     other.load_state_dict(state)
-    return other
+    return other.eval()
 
 
 def test_states_are_those_of_the_other_implementation(model: AudioModel) -> None:
