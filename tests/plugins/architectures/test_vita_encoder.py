@@ -95,12 +95,14 @@ def test_a_sound_is_heard_alike_whatever_is_beside_it_and_in_training_too(model:
 
 
 def test_a_frozen_encoder_keeps_no_graph(model: AudioModel) -> None:
-    sound = torch.randn(3, 560)
+    sound, recording = torch.randn(3, 560), []
+    model.model.register_forward_pre_hook(lambda module, inputs: recording.append(torch.is_grad_enabled()))
     assert model([sound]).requires_grad
     model.requires_grad_(False)
     assert not model([sound]).requires_grad
     model.model.encoder.tp_norm.weight.requires_grad_(True)
     assert model([sound]).requires_grad
+    assert recording == [True, False, True]
 
 
 def test_the_projection_is_a_norm_and_two_layers() -> None:
