@@ -32,7 +32,7 @@ def model() -> AudioModel:
     return made
 
 
-def theirs(model: AudioModel) -> FunAsrNanoEncoder:
+def theirs(model: AudioModel) -> nn.Module:
     """The encoder of transformers with the weights of `model`; its layers come in one list."""
     config = FunAsrNanoEncoderConfig(
         hidden_size=SIZES.hidden_size,
@@ -63,9 +63,9 @@ def theirs(model: AudioModel) -> FunAsrNanoEncoder:
     for index, norm in ((SIZES.num_blocks - 1, encoder.after_norm), (len(blocks) - 1, encoder.tp_norm)):
         for kind in ("weight", "bias"):
             state[f"layers.{index}.final_layernorm.{kind}"] = getattr(norm, kind)
-    other = FunAsrNanoEncoder(config).eval()
+    other: nn.Module = FunAsrNanoEncoder(config)
     other.load_state_dict(state)
-    return other
+    return other.eval()
 
 
 def test_states_are_those_of_the_other_implementation(model: AudioModel) -> None:
@@ -95,12 +95,14 @@ def test_a_sound_is_heard_alike_whatever_is_beside_it_and_in_training_too(model:
 
 
 def test_a_frozen_encoder_keeps_no_graph(model: AudioModel) -> None:
-    sound = torch.randn(3, 560)
+    sound, recording = torch.randn(3, 560), []
+    model.model.register_forward_pre_hook(lambda module, inputs: recording.append(torch.is_grad_enabled()))
     assert model([sound]).requires_grad
     model.requires_grad_(False)
     assert not model([sound]).requires_grad
     model.model.encoder.tp_norm.weight.requires_grad_(True)
     assert model([sound]).requires_grad
+    assert recording == [True, False, True]
 
 
 def test_the_projection_is_a_norm_and_two_layers() -> None:

@@ -133,9 +133,9 @@ def test_the_trunk_hears_sounds_and_the_modules_are_told_the_plain_token(tmp_pat
                 states = model.audio_projection(model.audio_model([segment.values]))[0]
                 heard[row, segment.start : segment.start + segment.length] = states
         config = vita.sizes.transformers_config()
-        config.num_hidden_layers, config.layer_types = 2, config.layer_types[:2]
-        other = Qwen2Model(config).eval()
-        other.load_state_dict({name: x for name, x in model.state_dict().items() if not outside(name)})
+        config.num_hidden_layers, config.layer_types = 2, ["full_attention"] * 2
+        other: nn.Module = Qwen2Model(config)
+        other.eval().load_state_dict({name: x for name, x in model.state_dict().items() if not outside(name)})
         states = other(inputs_embeds=heard).last_hidden_state
         torch.testing.assert_close(found[0], states, atol=1e-4, rtol=0)
         told = policy.mtp_embed_norms[0](embedded[:, 1:])
