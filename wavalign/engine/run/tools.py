@@ -33,6 +33,7 @@ class PreflightTools:
     ) -> list[tuple[TokenSequence, TokenSequence | None]]:
         """Prompt and target of each dialogue."""
         codec = self.builder.codec(stage, None)
+        self.builder.nar(stage, architecture, codec)  # that it fits is seen before the run, not at its first sound
         cache = None if codec is None else CodeCache(codec, cache_folder() / "codes.sqlite")
         encoder = Encoder(architecture, cache)
         return [(encoder.prompt(each), encoder.target(each) if each.target else None) for each in dialogues]
