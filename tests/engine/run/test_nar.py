@@ -8,11 +8,15 @@ import pytest
 
 from tests.plugins.architectures.vita_helpers import write_tokenizer
 from tests.plugins.spoken import say
-from tests.toy.compiled import compiled, put
-from tests.toy.live import live_stage
+from tests.toy.compiled import HERE, compiled, put
+from tests.toy.live import live_stage, silent
 from tests.toy.nar import TableNar, TableParams, fit_table
 from wavalign.engine.compile.plan import Plan
+from wavalign.engine.compile.preflight import preflight
+from wavalign.engine.run.builder import Builder
 from wavalign.engine.run.rollouts import Roller
+from wavalign.engine.run.tools import PreflightTools
+from wavalign.engine.state.distributed import World
 from wavalign.errors import PluginError, PreflightError, RecipeError
 from wavalign.plugins import audio
 from wavalign.plugins.batch import AudioClip, Dialogue, Message
@@ -55,6 +59,10 @@ def roller_of(plan: Plan) -> Roller:
     return live.roller
 
 
+def builder_of(plan: Plan) -> Builder:
+    return Builder(plan, World.single("cpu"), silent)
+
+
 def spoken(folder: Path, **metadata: str) -> Dialogue:
     path = folder / "said.wav"
     audio.write(say(SENTENCE), str(path))
@@ -94,6 +102,15 @@ def test_incomplete_frames_are_never_decoded_as_they_are(tmp_path: Path, table: 
     with pytest.raises(PreflightError, match="answers hold 1 of 2 ids a frame") as caught:
         roller.with_sound(groups)
     assert "model.nar" in caught.value.hint
+
+
+def test_a_run_that_will_listen_is_refused_before_it_starts(tmp_path: Path, table: Path) -> None:
+    plan = plan_of(tmp_path, table, nar=None)
+    assert plan.stages[0].stage.evaluation.metrics
+    with pytest.raises(PreflightError, match="answers hold 1 of 2 ids a frame"):
+        roller_of(plan)
+    findings = preflight(plan, PreflightTools(builder_of(plan)), HERE, folder=str(tmp_path)).errors
+    assert {each.message for each in findings} == {"answers hold 1 of 2 ids a frame, and nothing completes them"}
 
 
 def test_a_nar_must_fit_model_and_codec(tmp_path: Path, table: Path) -> None:

@@ -15,7 +15,7 @@ from wavalign.engine.run.live import LiveStage, LiveTerm
 from wavalign.engine.run.logprobs import ScoredPolicy
 from wavalign.engine.run.objective import TermSpec
 from wavalign.engine.run.reference import AdapterOff, FrozenCopy, Reference
-from wavalign.engine.run.rollouts import Roller
+from wavalign.engine.run.rollouts import Roller, nothing_completes
 from wavalign.engine.run.sampling import check_streams
 from wavalign.engine.run.scoring import LiveReward, RewardPool
 from wavalign.engine.run.seeds import derive
@@ -142,9 +142,16 @@ class Builder:
         return codec
 
     def nar(self, stage: StagePlan, architecture: Architecture, codec: Codec | None) -> Nar | None:
-        """What completes the frames of answers; PluginError where it fits neither the architecture nor the codec."""
+        """What completes the frames of answers; PluginError where it does not fit architecture and codec.
+
+        Raises PreflightError where there is none, and answers that hold parts of frames are to be heard.
+        """
         component, written = stage.stage.model.nar, architecture.tokens.frame_codes
-        if component is None or codec is None:
+        if codec is None:
+            return None
+        if component is None:
+            if written is not None and (stage.stage.evaluation.metrics or stage.graph.has("decode_audio")):
+                raise nothing_completes(written, codec)
             return None
         nar, whole = self.plugin(Nar, component), codec.codes_per_frame
         if (nar.codes_given, nar.codes_per_frame) != (written, whole):

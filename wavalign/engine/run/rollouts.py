@@ -58,10 +58,7 @@ class Roller:
         if self.nar is not None:
             return self.nar.complete(codes, prompt=() if named is None else self.encoder.codes(AudioClip(str(named))))
         if written is not None:
-            raise PreflightError(
-                f"answers hold {written} of {codec.codes_per_frame} ids a frame, and nothing completes them",
-                hint="add model.nar, or let the architecture write all of them",
-            )
+            raise nothing_completes(written, codec)
         return codes
 
     def _gold(self, dialogue: Dialogue) -> RolloutGroup:
@@ -69,3 +66,11 @@ class Roller:
         answer = self.architecture.decode_completion(completion)
         rollout = Rollout(completion, torch.zeros(completion.ids.shape), answer)
         return RolloutGroup(dialogue, self.encoder.prompt(dialogue), (rollout,))
+
+
+def nothing_completes(written: int, codec: Codec) -> PreflightError:
+    """The error of answers that hold `written` ids of every frame and are to be heard without a nar."""
+    return PreflightError(
+        f"answers hold {written} of {codec.codes_per_frame} ids a frame, and nothing completes them",
+        hint="add model.nar, or let the architecture write all of them",
+    )

@@ -31,6 +31,7 @@ class PreflightTools:
     def encoder(self, stage: StagePlan, architecture: Architecture) -> Encoder:
         """What turns the stage's dialogues into tokens."""
         codec = self.builder.codec(stage, None)
+        self.builder.nar(stage, architecture, codec)  # that it fits is seen before the run, not at its first sound
         return Encoder(architecture, None if codec is None else CodeCache(codec, cache_folder() / "codes.sqlite"))
 
     def rows(
