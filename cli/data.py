@@ -59,7 +59,7 @@ def check(
         if heading or tokens:
             raise UsageError("--heading and --tokens are for recipes", hint=f"{source} is looked at as data")
         kind = type_ if type_ is not None else _guessed(source)
-        options = {"path": _absolute(source), **_options(set_ or [])}
+        options = {"path": source if "://" in source else str(Path(source).expanduser()), **_options(set_ or [])}
         look = check_source(kind, options, limit=limit, sounds=sounds)
     _show(look, format_)
     if look.problems:
@@ -70,10 +70,6 @@ def _is_recipe(source: str) -> bool:
     from .recipes import catalog  # `--help` shall not wait for it
 
     return source.endswith((".yaml", ".yml")) or (source in catalog() and not Path(source).exists())
-
-
-def _absolute(source: str) -> str:
-    return source if "://" in source else str(Path(source).expanduser().absolute())
 
 
 def _guessed(source: str) -> str:

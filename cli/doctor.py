@@ -62,6 +62,7 @@ def doctor(
         look_at_devices,
         look_at_deepspeed,
         lambda: look_at_packages("speech", SPEECH_PACKAGES, 'pip install "wavalign[speech]"', Verdict.MISSING),
+        lambda: look_at_packages("data", ("pyarrow",), 'pip install "wavalign[data]"', Verdict.MISSING),
         lambda: look_at_packages(
             "tensorboard", ("tensorboard",), 'pip install "wavalign[tensorboard]"', Verdict.MISSING
         ),

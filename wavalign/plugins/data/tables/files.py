@@ -1,7 +1,8 @@
 """Find the files of a source: one, several, a pattern or a folder, anywhere fsspec reaches."""
 
 import posixpath
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, final
 
@@ -47,9 +48,9 @@ def named(found: Sequence[Shard]) -> list[Shard]:
     """Files with names that tell them apart; raises DataError where one comes twice."""
     if len(found) == 1:
         return list(found)
-    repeated = {shard.url for shard in found if sum(shard.url == other.url for other in found) > 1}
-    if repeated:
-        message = f"{min(repeated)} is named more than once"
+    url, times = Counter(shard.url for shard in found).most_common(1)[0] if found else ("", 0)
+    if times > 1:
+        message = f"{url} is named more than once"
         raise DataError(message, hint="list it once; `weight` shows a source more often")
     shared = posixpath.commonpath([posixpath.dirname(shard.url) for shard in found])
     return [replace(shard, name=posixpath.relpath(shard.url, shared)) for shard in found]
@@ -59,16 +60,16 @@ def _found(path: str, suffixes: Sequence[str]) -> list[Shard]:
     try:
         system, root = fsspec.core.url_to_fs(path)
         if "::" in path or system.isfile(root):
-            return [Shard(path, _size(system, root))]
+            return [Shard(path, _size(system.info(root)))]
         folder = bool(system.isdir(root))
-        names = system.find(root) if folder else system.glob(root) if _MAGIC & set(root) else []
+        listed = system.find(root, detail=True) if folder else _matching(system, root)
     except (OSError, ValueError, ImportError) as error:
         raise DataError(f"{path}: the data file cannot be opened: {error}", hint="check the path") from error
     prefix = len(root.rstrip("/")) if folder else 0
-    wanted = sorted(name for name in names if not folder or _is_data(name[prefix:], suffixes))
+    wanted = sorted(name for name in listed if not folder or _is_data(name[prefix:], suffixes))
     if wanted:
         local = "://" not in path
-        return [Shard(each if local else system.unstrip_protocol(each), _size(system, each)) for each in wanted]
+        return [Shard(each if local else system.unstrip_protocol(each), _size(listed[each])) for each in wanted]
     if folder or _MAGIC & set(root):
         hint = f"looked for {', '.join(suffixes)}" if folder else "check the pattern"
         raise DataError(f"{path}: no data file there", hint=hint)
@@ -80,6 +81,12 @@ def _is_data(path: str, suffixes: Sequence[str]) -> bool:
     return not hidden and path.endswith(tuple(suffixes))
 
 
-def _size(system: Any, path: str) -> int:
-    size = system.info(path).get("size")
+def _matching(system: Any, pattern: str) -> Mapping[str, Any]:
+    """Files that match, with what the file system knows of each."""
+    found: Mapping[str, Any] = system.glob(pattern, detail=True) if _MAGIC & set(pattern) else {}
+    return {name: info for name, info in found.items() if info.get("type") != "directory"}
+
+
+def _size(info: Mapping[str, Any]) -> int:
+    size = info.get("size")
     return size if isinstance(size, int) else -1
