@@ -13,7 +13,7 @@ LOGITS = PROBABILITIES.log()
 
 
 def draw(drawer: Drawer, u: float, logits: Tensor = LOGITS) -> tuple[int, float, list[int] | None]:
-    found = drawer.draw(logits, torch.tensor([u], dtype=torch.float64))
+    found = drawer.draw(logits.clone(), torch.tensor([u], dtype=torch.float64))
     support = None if found.support is None else found.support[0].tolist()
     return int(found.ids[0]), math.exp(float(found.logprobs[0])), support
 
@@ -95,4 +95,3 @@ def test_a_penalty_divides_positive_logits_and_multiplies_negative_ones() -> Non
     logits = torch.tensor([[2.0, 1.0, -1.0, 0.0, 3.0], [2.0, 1.0, -1.0, 0.0, -3.0]])
     found = penalised(logits, torch.tensor([[0, 2, 0, 3], [1, 4, 4, 4]]), 2.0)
     assert found.tolist() == [[1.0, 1.0, -2.0, 0.0, 3.0], [2.0, 0.5, -1.0, 0.0, -6.0]]
-    assert logits[0, 0] == 2.0

@@ -73,8 +73,9 @@ def attend(layer: Qwen2DecoderLayer | LlamaDecoderLayer, states: Tensor, cache: 
     query = attention.q_proj(normed).view(batch, new, -1, attention.num_key_value_groups, size)
     key = attention.k_proj(normed).view(batch, new, -1, 1, size)
     value = attention.v_proj(normed).view(batch, new, -1, size)
-    query, key = rotate(query, glance), rotate(key, glance)
-    keys, values = cache.append(key[:, :, :, 0].transpose(1, 2), value.transpose(1, 2))
+    rotated = rotate(torch.cat([query, key], dim=3), glance)
+    query, key = rotated[:, :, :, :-1], rotated[:, :, :, -1]
+    keys, values = cache.append(key.transpose(1, 2), value.transpose(1, 2))
     rows = query.permute(0, 2, 3, 1, 4).flatten(2, 3)
     mixed = functional.scaled_dot_product_attention(rows, keys, values, attn_mask=glance.mask, scale=attention.scaling)
     joined = mixed.view(batch, query.shape[2], -1, new, size).permute(0, 3, 1, 2, 4).reshape(batch, new, -1)

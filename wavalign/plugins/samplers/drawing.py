@@ -10,6 +10,9 @@ from torch import Tensor
 
 FIRST_WIDTH = 64
 """How many of the likeliest ids nucleus sampling looks at first."""
+NARROW, CELL = 1024, 256
+"""Columns that are cumulated one by one; of wider rows, columns of a cell."""
+BELOW_ONE = 1 - 1e-12
 
 
 @final
@@ -50,16 +53,15 @@ class Drawer:
         return self.temperature > 0 and (self.top_k > 0 or self.top_p < 1)
 
     def draw(self, logits: Tensor, uniforms: Tensor) -> Draw:
-        """Draw from `logits` [B, V] float32 with `uniforms` [B]."""
+        """Draw from `logits` [B, V] float32, which are overwritten, with `uniforms` [B]."""
         if self.temperature == 0:
             return Draw(logits.argmax(dim=-1), logits.new_zeros(len(logits)), None)
         if not self.cuts:
-            probabilities = torch.softmax(logits / self.temperature, dim=-1)
-            chosen, logprobs = _invert(probabilities, uniforms)
+            chosen, logprobs = _invert(_exponentials(logits, self.temperature), uniforms)
             return Draw(chosen, logprobs, None)
-        ids, probabilities = self._likeliest(logits / self.temperature)
-        chosen, logprobs = _invert(probabilities, uniforms)
-        kept = torch.where(probabilities > 0, ids, -1).to(torch.int32)
+        ids, weights = self._likeliest(logits)
+        chosen, logprobs = _invert(weights, uniforms)
+        kept = torch.where(weights > 0, ids, -1).to(torch.int32)
         return Draw(ids.gather(1, chosen[:, None])[:, 0], logprobs, kept)
 
     def _likeliest(self, logits: Tensor) -> tuple[Tensor, Tensor]:
@@ -71,7 +73,8 @@ class Drawer:
         width = min(self.top_k or vocabulary, vocabulary)
         if self.top_p >= 1:
             values, ids = logits.topk(width, dim=-1)
-            return ids, torch.softmax(values, dim=-1)
+            return ids, _exponentials(values, self.temperature)
+        logits.div_(self.temperature)
         # Almost always a few ids hold `top_p` of the mass: look wider only where they do not.
         whole = None if self.top_k else torch.logsumexp(logits, dim=-1, keepdim=True)
         looked = min(width, FIRST_WIDTH) if whole is not None else width
@@ -89,19 +92,53 @@ class Drawer:
 
 
 def penalised(logits: Tensor, recent: Tensor, penalty: float) -> Tensor:
-    """`logits` [B, V] in which the `recent` ids [B, N] are less likely, however often each of them comes."""
+    """`logits` [B, V], overwritten: the `recent` ids [B, N] are less likely, however often each of them comes."""
     said = logits.gather(1, recent)
-    return logits.scatter(1, recent, torch.where(said < 0, said * penalty, said / penalty))
+    return logits.scatter_(1, recent, torch.where(said < 0, said * penalty, said / penalty))
 
 
-def _invert(probabilities: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
-    """Columns [B] drawn by the inverse of the cumulative `probabilities` [B, K], and their log-probs.
+def _exponentials(logits: Tensor, temperature: float) -> Tensor:
+    """exp((logits - largest) / temperature) [B, K], in place of `logits`."""
+    peak = logits.amax(dim=-1, keepdim=True)
+    return torch.add(peak * (-1 / temperature), logits, alpha=1 / temperature, out=logits).exp_()
 
-    Summed in float64: over a large vocabulary float32 would move the borders between ids.
+
+def _invert(weights: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
+    """Columns [B] drawn by the inverse of the cumulative `weights` [B, K] >= 0, and their log-probs.
+
+    Cumulated in float64: over a large vocabulary float32 would move the borders between ids. A wide row is cumulated
+    over the sums of its cells, then within the cell that was hit.
     """
-    cumulative = probabilities.to(torch.float64).cumsum(dim=-1)
-    total = cumulative[:, -1:]
-    columns = torch.searchsorted(cumulative, uniforms[:, None] * total, right=True)
-    columns = columns.clamp(max=probabilities.shape[-1] - 1)
-    chosen = probabilities.gather(1, columns)
+    if weights.shape[1] <= NARROW:
+        cumulative = weights.to(torch.float64).cumsum(dim=-1)
+        total = cumulative[:, -1:]
+        columns = _hit(cumulative, uniforms[:, None] * total)
+        chosen = weights.gather(1, columns)
+    else:
+        sums = _cell_sums(weights)
+        cumulative = sums.to(torch.float64).cumsum(dim=-1)
+        total = cumulative[:, -1:]
+        wanted = uniforms[:, None] * total
+        cells = _hit(cumulative, wanted)
+        places = cells * CELL + torch.arange(CELL, device=weights.device)
+        last = weights.shape[1] - 1
+        inside = torch.where(places <= last, weights.gather(1, places.clamp(max=last)), 0)
+        rest = wanted - (cumulative - sums).gather(1, cells)
+        columns = _hit(inside.to(torch.float64).cumsum(dim=-1), rest)
+        chosen, columns = inside.gather(1, columns), cells * CELL + columns
     return columns[:, 0], (chosen.to(torch.float64) / total).log()[:, 0].to(torch.float32)
+
+
+def _cell_sums(weights: Tensor) -> Tensor:
+    """Sums [B, C] of `weights` [B, K] over cells of `CELL` columns, the last of which may be shorter."""
+    whole = weights.shape[1] // CELL * CELL
+    sums = weights[:, :whole].unflatten(1, (-1, CELL)).sum(dim=-1)
+    if whole == weights.shape[1]:
+        return sums
+    return torch.cat([sums, weights[:, whole:].sum(dim=-1, keepdim=True)], dim=1)
+
+
+def _hit(cumulative: Tensor, wanted: Tensor) -> Tensor:
+    """First columns [B, 1] whose `cumulative` [B, K] is above `wanted` [B, 1]; rounding finds no column of weight 0."""
+    found = torch.searchsorted(cumulative, torch.minimum(wanted, cumulative[:, -1:] * BELOW_ONE), right=True)
+    return found.clamp(max=cumulative.shape[1] - 1)  # where the weights are no numbers

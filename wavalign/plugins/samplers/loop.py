@@ -9,13 +9,16 @@ import torch
 from torch import Tensor, nn
 
 from wavalign.plugins.api import DecodingState, Distribution, Policy
-from wavalign.plugins.samplers.drawing import Drawer, penalised, row_uniforms
+from wavalign.plugins.samplers.drawing import Draw, Drawer, penalised, row_uniforms
 from wavalign.plugins.samplers.record import Record
+
+LOOK_EVERY = 8
+"""Steps after which an accelerator is asked which rows are finished."""
 
 
 @final
 class HeadProjections:
-    """Logits of a policy's heads in float32.
+    """Logits of a policy's heads in float32, also under autocast: scoring computes them so.
 
     A GPU multiplies half precision into float32 by itself; elsewhere a head of lower precision is converted once.
     """
@@ -23,16 +26,39 @@ class HeadProjections:
     def __init__(self, policy: Policy) -> None:
         self._policy = policy
         self._weights: dict[int, Tensor] = {}
+        self._room: Tensor | None = None
 
     def logits(self, head: int, hidden: Tensor) -> Tensor:
-        """Logits [B, V] of `hidden` [B, H]."""
+        """Logits [B, V] of `hidden` [B, H], to be overwritten at will; the next call takes their place."""
         weight = self._policy.head_weight(head).detach()
-        if weight.is_cuda and weight.dtype == hidden.dtype and weight.dtype in (torch.bfloat16, torch.float16):
-            return torch.mm(hidden, weight.t(), out_dtype=torch.float32)
-        key = weight.data_ptr()
-        if key not in self._weights:
-            self._weights[key] = weight.float()
-        return nn.functional.linear(hidden.float(), self._weights[key])
+        with torch.autocast(weight.device.type, enabled=False):
+            if weight.is_cuda and weight.dtype == hidden.dtype and weight.dtype in (torch.bfloat16, torch.float16):
+                return torch.mm(hidden, weight.t(), out_dtype=torch.float32)
+            key = weight.data_ptr()
+            if key not in self._weights:
+                self._weights[key] = weight.float()
+            rows, vocabulary = len(hidden), len(weight)
+            if self._room is None or self._room.numel() < rows * vocabulary:
+                self._room = torch.empty(rows * vocabulary, device=weight.device)  # once: so much memory comes slowly
+            room = self._room[: rows * vocabulary].view(rows, vocabulary)
+            return torch.mm(hidden.float(), self._weights[key].t(), out=room)
+
+
+@final
+class StreamDrawer:
+    """Draws the ids of one stream."""
+
+    def __init__(self, stream: int, distribution: Distribution) -> None:
+        self._stream = stream
+        self._penalty, self._window = distribution.repetition_penalty, distribution.repetition_window
+        self._drawer = Drawer(distribution.temperature, distribution.top_k, distribution.top_p)
+
+    def draw(self, logits: Tensor, uniforms: Tensor, record: Record, rows: Tensor) -> Draw:
+        """The coming ids of `rows` from `logits` [R, V], which are overwritten, with `uniforms` [R]."""
+        if self._penalty != 1:
+            recent = record.recent(self._stream, rows, self._window)
+            logits = logits if recent is None else penalised(logits, recent, self._penalty)
+        return self._drawer.draw(logits, uniforms)
 
 
 def sample_rows(
@@ -50,28 +76,26 @@ def sample_rows(
     device = state.finished().device
     count, streams, steps = uniforms.shape
     record = Record(count, streams, steps, device=device)
-    drawers = [Drawer(each.temperature, each.top_k, each.top_p) for each in distributions]
-    uniforms, rows = uniforms.to(device), torch.arange(count, device=device)
+    drawers = [StreamDrawer(stream, each) for stream, each in enumerate(distributions)]
+    left, rows = uniforms.permute(2, 1, 0).contiguous().to(device), torch.arange(count, device=device)
     for step in range(steps):
         turn, hidden = state.heads(), state.hidden()
-        draws = []
-        for stream, head in enumerate(turn):
-            logits = heads.logits(head, hidden[:, stream])
-            penalty, window = distributions[stream].repetition_penalty, distributions[stream].repetition_window
-            recent = record.recent(stream, step, rows, window) if penalty != 1 else None
-            logits = logits if recent is None else penalised(logits, recent, penalty)
-            draws.append(drawers[stream].draw(logits, uniforms[rows, stream, step]))
-        record.sources[:, step] = torch.tensor(turn, dtype=torch.int8)
-        roles = state.append(record.write(step, rows, draws, state.forced()))
+        draws = [
+            drawers[stream].draw(heads.logits(head, hidden[:, stream]), left[step, stream], record, rows)
+            for stream, head in enumerate(turn)
+        ]
+        roles = state.append(record.write(rows, draws, heads=turn, forced=state.forced()))
         finished = state.finished()
-        record.close(step, rows, roles, finished)
+        record.close(rows, roles, finished)
+        if device.type != "cpu" and (step + 1) % LOOK_EVERY:
+            continue  # to look is to wait for the device
         live = int((~finished).sum())
         if live == 0:
             break
         if live < compact_below * len(rows):
             kept = (~finished).nonzero()[:, 0]
             state.keep(kept)
-            rows = rows[kept]
+            left, rows = left[:, :, kept], rows[kept]
     return record
 
 

@@ -22,21 +22,28 @@ class Record:
         self.ids = torch.zeros(shape, dtype=torch.int64, device=device)
         self.roles = torch.zeros(shape, dtype=torch.int8, device=device)
         self.logprobs = torch.zeros(shape, dtype=torch.float32, device=device)
-        self.sources = torch.zeros(streams, steps, dtype=torch.int8)
-        """[S, T]: the same for all rows."""
-        self.lengths = torch.zeros(rows, dtype=torch.int64, device=device)
-        self.finished = torch.zeros(rows, dtype=torch.bool, device=device)
+        self.sources: list[tuple[int, ...]] = []
+        """Per step, the head of every stream: the same for all rows."""
+        self.done = torch.ones(rows, steps, dtype=torch.bool, device=device)
+        """[B, T]: complete after the step; rows that have left the batch are."""
         self.supports: list[tuple[Tensor, Tensor]] = []
         """Per step: the rows [R] that sampled and their kept ids [R, S, K], padded by -1, on the CPU; -1 alone where
         nothing was cut."""
 
-    def write(self, step: int, rows: Tensor, draws: Sequence[Draw], forced: Tensor) -> Tensor:
+    @property
+    def steps(self) -> int:
+        """Steps written so far."""
+        return len(self.sources)
+
+    def write(self, rows: Tensor, draws: Sequence[Draw], *, heads: tuple[int, ...], forced: Tensor) -> Tensor:
         """Note the draws of all streams for `rows` [R], overruled where `forced` [R, S] is an id; gives ids [R, S]."""
+        step = self.steps
         free = forced < 0
         ids = torch.where(free, torch.stack([draw.ids for draw in draws], dim=1), forced)
-        self.ids[rows, :, step] = ids
+        self.ids[:, :, step].index_copy_(0, rows, ids)
         logprobs = torch.stack([draw.logprobs for draw in draws], dim=1)
-        self.logprobs[rows, :, step] = torch.where(free, logprobs, 0.0)
+        self.logprobs[:, :, step].index_copy_(0, rows, torch.where(free, logprobs, 0.0))
+        self.sources.append(heads)
         width = max((draw.support.shape[1] for draw in draws if draw.support is not None), default=0)
         if width:
             support = ids.new_full((*ids.shape, width), -1, dtype=torch.int32)
@@ -46,15 +53,15 @@ class Record:
             self.supports.append((rows.cpu(), torch.where(free[:, :, None], support, -1).cpu()))
         return ids
 
-    def recent(self, stream: int, step: int, rows: Tensor, window: int) -> Tensor | None:
-        """The last `window` ids [R, window] of `rows` before `step`; None while there are no more than that."""
-        return self.ids[rows, stream, step - window : step] if step > window else None
+    def recent(self, stream: int, rows: Tensor, window: int) -> Tensor | None:
+        """The newest `window` ids [R, window] of `rows`; None while there are no more than that."""
+        return self.ids[rows, stream, self.steps - window : self.steps] if self.steps > window else None
 
-    def close(self, step: int, rows: Tensor, roles: Tensor, finished: Tensor) -> None:
+    def close(self, rows: Tensor, roles: Tensor, finished: Tensor) -> None:
         """Note what the layout made of the step: `roles` [R, S], and which rows it completed."""
-        self.roles[rows, :, step] = roles
-        self.lengths[rows] += ~self.finished[rows]
-        self.finished[rows] = finished
+        step = self.steps - 1
+        self.roles[:, :, step].index_copy_(0, rows, roles)
+        self.done[:, step].index_copy_(0, rows, finished)
 
     def groups(
         self, architecture: Architecture, prompts: Sequence[tuple[Dialogue, TokenSequence]], group_size: int
@@ -62,12 +69,13 @@ class Record:
         """The rollouts of all prompts, rows of one prompt adjacent, on the CPU and fit for autograd."""
         # Tensors made in inference mode cannot be saved for a backward pass, copies can.
         ids, roles, logprobs = (x.cpu().clone() for x in (self.ids, self.roles, self.logprobs))
-        lengths, finished = self.lengths.tolist(), self.finished.tolist()
+        lengths = ((~self.done).sum(dim=1) + 1).clamp(max=self.done.shape[1]).tolist()
+        finished, sources = self.done[:, -1].tolist(), torch.tensor(self.sources, dtype=torch.int8).t()
         supports = self._row_supports(lengths) if self.supports else [None] * len(lengths)
         rollouts = []
         for row, length in enumerate(lengths):
             completion = TokenSequence(
-                ids[row, :, :length].clone(), roles[row, :, :length].clone(), self.sources[:, :length].clone()
+                ids[row, :, :length].clone(), roles[row, :, :length].clone(), sources[:, :length].clone()
             )
             answer = replace(architecture.decode_completion(completion), finished=finished[row])
             rollouts.append(Rollout(completion, logprobs[row, :, :length].clone(), answer, supports[row]))
