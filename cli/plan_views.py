@@ -62,6 +62,8 @@ def differences(old: Plan, new: Plan) -> list[str]:
 def _stage(plan: StagePlan) -> Branch:
     span = f"steps {plan.first_step + 1} to {plan.first_step + plan.steps}" if plan.steps else plan.stage.type
     parts = [Branch("terms", tuple(_term(term) for term in plan.terms))] if plan.terms else []
+    if plan.stage.model.adapter is not None:
+        parts.append(_adapter(plan.stage.model.adapter, trained))
     if plan.geometry is not None:
         parts.append(_geometry(plan.geometry))
     parts += _graph(plan.graph)

@@ -182,6 +182,8 @@ class Dimensions:
     key_value_width: int
     """Width of one layer's cached keys plus values per token."""
     vocabulary: int
+    helper_bytes: int = 0
+    """Of frozen networks on the device outside the policy, such as an encoder."""
 
 
 class Codec(Plugin):

@@ -32,6 +32,8 @@ class RuntimeSection(Section):
     """`auto` takes a GPU where there is one."""
     precision: Literal["float32", "bf16"] = "float32"
     """Of weights' compute; optimiser states and master weights are float32."""
+    gradient_checkpointing: bool = False
+    """Keep only each decoder layer's input and compute the layer again for its gradient: less memory, more time."""
     threads: int | None = Field(default=None, ge=1)
     """CPU threads per process; omitted, the cores are divided among the processes."""
     folder: RecipePath | None = None

@@ -8,10 +8,7 @@ import pytest
 from tests.toy.compiled import Change, compiled, drop, only_stage, put
 from tests.toy.world import PLUGINS
 from wavalign.engine.compile.geometry import nearest_multiples
-from wavalign.engine.compile.memory import TILE_BYTES, estimate_memory
-from wavalign.engine.compile.plan import Cluster, Geometry, Plan
-from wavalign.plugins.api import Dimensions
-from wavalign.schema.runtime import EngineSection, RuntimeSection
+from wavalign.engine.compile.plan import Plan
 
 DEEPSPEED = put("runtime.engine", {"type": "deepspeed", "zero": 2})
 STAGES: Change = put("stages", [{"name": "warm", "steps": 4}, {"name": "align"}, {"name": "rest", "start": "warm"}])
@@ -37,6 +34,7 @@ SAME: dict[str, Change] = {
     "how often": put("runtime.checkpoint_every", 5),
     "how many": put("runtime.keep_checkpoints", 5),
     "threads": put("runtime.threads", 2),
+    "recomputing": put("runtime.gradient_checkpointing", True),
     "workers": put("runtime.reward_workers", 5),
     "description": put("description", "the same in other words"),
     "a default written out": put("rollout.top_p", 1.0),
@@ -149,75 +147,3 @@ def test_lowering_takes_the_plans_numbers(tmp_path: Path) -> None:
     assert config["bf16"]["enabled"] is True
     assert config["optimizer"]["params"]["lr"] == 0.003
     assert only_stage(compiled(tmp_path)).deepspeed is None
-
-
-SIZES = Dimensions(parameters=1_000_000, layers=2, hidden=100, intermediate=300, key_value_width=40, vocabulary=1000)
-CUT = Geometry(
-    processes=4,
-    prompts=8,
-    group_size=2,
-    demonstrations=4,
-    prompts_per_process=2,
-    demonstrations_per_process=1,
-    rows_per_process=5,
-    micro_batch=3,
-    accumulation=2,
-)
-
-
-def memory(tmp_path: Path, engine: dict[str, Any], precision: str, *changes: Change, gpus: int = 0) -> dict[str, int]:
-    """Bytes by use, and `capacity`."""
-    runtime = RuntimeSection.model_validate(
-        {
-            "engine": EngineSection.model_validate(engine),
-            "precision": precision,
-            "device": "cpu" if not gpus else "auto",
-        }
-    )
-    found = estimate_memory(
-        SIZES,
-        graph=only_stage(compiled(tmp_path, *changes)).graph,
-        geometry=CUT,
-        runtime=runtime,
-        tokens_per_row=50,
-        cluster=Cluster(gpus=max(gpus, 1), gpu_bytes=80, host_bytes=4000),
-    )
-    assert found.total == sum(row.bytes for row in found.rows)
-    return {**{row.name: row.bytes for row in found.rows}, "capacity": found.capacity}
-
-
-def test_memory_by_hand(tmp_path: Path) -> None:
-    million = 1_000_000
-    per_token = (17 * 100 + 3 * 300) * 2  # x bytes of a number
-    plain = memory(tmp_path, {"type": "plain"}, "float32")
-    assert plain == {
-        "weights": 4 * million,
-        "gradients": 4 * million,
-        "optimiser": 8 * million,
-        "reference": 4 * million,
-        "activations": 4 * per_token * 3 * 50,
-        "logits": TILE_BYTES,
-        "KV cache": 4 * (2 * 2 * 50) * 40 * 2,
-        "capacity": 1000,
-    }
-    supervised = (put("objective.terms", {"sft": {"loss": "cross_entropy"}}), drop("objective.gate"))
-    lean = memory(tmp_path, {"type": "plain"}, "bf16", *supervised, gpus=1)
-    assert not {"reference", "KV cache"} & set(lean)
-    assert lean["bf16 copy"] == 2 * million
-    assert lean["activations"] == 2 * per_token * 3 * 50
-    assert lean["capacity"] == 80
-
-
-@pytest.mark.parametrize(
-    ("zero", "weights", "gradients", "optimiser"), [(0, 4, 4, 8), (1, 4, 4, 2), (2, 4, 1, 2), (3, 1, 1, 2)]
-)
-def test_memory_by_zero_stage(tmp_path: Path, zero: int, weights: float, gradients: float, optimiser: float) -> None:
-    found = memory(tmp_path, {"type": "deepspeed", "zero": zero}, "float32")
-    assert [found[name] / 1_000_000 for name in ("weights", "gradients", "optimiser")] == [
-        weights,
-        gradients,
-        optimiser,
-    ]
-    if zero:
-        away = memory(tmp_path, {"type": "deepspeed", "zero": zero, "offload_optimizer": True}, "float32")
-        assert away["optimiser"] == 0

@@ -24,8 +24,8 @@ class WeightCounts:
     """Of the network's own weights."""
     added: int = 0
     """Of an adapter, all of them trained."""
-    widths: int = 0
-    """Inputs of all adapted layers together, per token."""
+    kept: int = 0
+    """Values a token that DoRA makes autograd keep: both results of every adapted layer."""
 
     @property
     def trainable(self) -> int:
@@ -78,7 +78,19 @@ def count_weights(model: ModelSection, architecture: Architecture) -> WeightCoun
     trained = sum(by_group[group] for group in section.also_train)
     dora = section.type == "dora"
     added = sum(section.rank * (outputs + inputs) + dora * outputs for outputs, inputs in layers)
-    return WeightCounts(total - trained, trained, added, sum(inputs for _, inputs in layers))
+    kept = sum(2 * outputs for outputs, _ in layers) if dora else 0
+    return WeightCounts(total - trained, trained, added, kept)
+
+
+def trained_line(model: ModelSection, weights: WeightCounts) -> str:
+    """What is trained, in a line."""
+    share = f"{weights.trainable / 1e6:.2f} of {weights.held / 1e6:.2f} M parameters"
+    section = model.adapter
+    if section is None:
+        return share
+    also = f", and {_listed(section.also_train)} in full" if section.also_train else ""
+    factor = f"rank {section.rank}, alpha {section.alpha:g}"
+    return f"{share}: {section.type} ({factor}) on {_listed(section.targets)} of {_listed(section.groups)}{also}"
 
 
 def _check_groups(section: AdapterSection, groups: Mapping[str, str]) -> None:

@@ -1,58 +1,161 @@
-"""What one device holds at its fullest, by a formula; measured peaks are in benchmarks/.
+"""What one device holds at its fullest, by a formula; docs/memory.md derives it and works an example by hand.
 
-Per parameter: weight, gradient and two Adam moments in float32 (16 bytes), sharded by the ZeRO stage; under bf16 a
-2-byte compute copy. A frozen reference adds its weights. Activations follow the usual transformer count of stored
-tensors per layer: about 2 * (17 * hidden + 3 * intermediate) bytes a token in bf16, twice that in float32.
+Weights, gradients, masters and moments are counted from what each backend keeps, and agree with its tensors. The rest
+is an estimate: what autograd keeps of a decoder layer, the cache of keys and values, buffers. The two phases of a step
+do not overlap, so the larger one counts.
 """
 
-from wavalign.engine.compile.plan import Cluster, Geometry, Graph, Memory, MemoryRow
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import final
+
+from wavalign.engine.compile.adapter import WeightCounts
+from wavalign.engine.compile.plan import Cluster, Geometry, Memory, MemoryRow, StagePlan
 from wavalign.plugins.api import Dimensions
 from wavalign.schema.runtime import RuntimeSection
 
 TILE_BYTES = 32 * 2**20
 """One logits tile of the fused log-probs with its gradient, see run/logprobs.py."""
+CHOICE_BYTES = 16
+"""Per row and id while a token is drawn: logits and probabilities in float32, their sums in float64."""
+LIVE = 1_000_000_000
+"""Elements that ZeRO 3 leaves gathered while it learns, see lowering.py."""
+KEPT_HIDDEN = {"float32": 32, "autocast": 24, "bf16": 20}
+"""Bytes per token, layer and unit of the hidden width that autograd keeps: norms, projections, residuals."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class _Case:
+    """A stage, its sizes and its machine in the numbers that the formula takes."""
+
+    dimensions: Dimensions
+    weights: WeightCounts
+    geometry: Geometry
+    zero: int
+    offload: bool
+    half: bool
+    """Compute in bfloat16."""
+    tokens: int
+    """Of the longest row."""
+
+    @property
+    def native(self) -> bool:
+        """Whether weights themselves are bfloat16, with float32 masters in the optimiser."""
+        return self.half and self.zero > 0
+
+    @property
+    def width(self) -> int:
+        return 2 if self.half else 4
+
+    @property
+    def ranks(self) -> int:
+        return self.geometry.processes if self.zero else 1
 
 
 def estimate_memory(
     dimensions: Dimensions,
     *,
-    graph: Graph,
-    geometry: Geometry,
+    weights: WeightCounts,
+    stage: StagePlan,
     runtime: RuntimeSection,
     tokens_per_row: int,
     cluster: Cluster,
 ) -> Memory:
     """Rows of memory of one device; `tokens_per_row` is the longest prompt plus answer expected."""
-    zero = runtime.engine.zero if runtime.engine.type == "deepspeed" else 0
-    ranks, count = geometry.processes, dimensions.parameters
-    width = 2 if runtime.precision == "bf16" else 4
-    offload = runtime.engine.type == "deepspeed" and runtime.engine.offload_optimizer
-    rows = [
-        MemoryRow(name="weights", bytes=4 * count // (ranks if zero == 3 else 1), note="float32"),
-        MemoryRow(name="gradients", bytes=4 * count // (ranks if zero >= 2 else 1), note="float32"),
-        MemoryRow(
-            name="optimiser",
-            bytes=0 if offload else 8 * count // (ranks if zero >= 1 else 1),
-            note="two Adam moments in float32" + (", in host memory" if offload else ""),
-        ),
-    ]
-    if width == 2:
-        rows.append(MemoryRow(name="bf16 copy", bytes=2 * count, note="of the weights, during a forward"))
-    if graph.reference:
-        rows.append(MemoryRow(name="reference", bytes=4 * count, note="frozen float32 weights"))
-    per_token = width * (17 * dimensions.hidden + 3 * dimensions.intermediate) * dimensions.layers
-    tokens = geometry.micro_batch * tokens_per_row
-    rows.append(
-        MemoryRow(
-            name="activations",
-            bytes=tokens * per_token,
-            note=f"{geometry.micro_batch} rows x {tokens_per_row} tokens",
-        )
+    assert stage.geometry is not None
+    deepspeed = runtime.engine.type == "deepspeed"
+    case = _Case(
+        dimensions,
+        weights,
+        stage.geometry,
+        zero=runtime.engine.zero if deepspeed else 0,
+        offload=deepspeed and runtime.engine.offload_optimizer,
+        half=runtime.precision == "bf16",
+        tokens=tokens_per_row,
     )
-    rows.append(MemoryRow(name="logits", bytes=TILE_BYTES, note="one tile, whatever the vocabulary"))
-    if graph.has("rollout"):
-        cached = geometry.prompts_per_process * geometry.group_size * tokens_per_row
-        cache_bytes = cached * dimensions.key_value_width * dimensions.layers * width
-        rows.append(MemoryRow(name="KV cache", bytes=cache_bytes, note="while sampling"))
+    adapted = stage.stage.model.adapter is not None
+    rows = [
+        *_states(case, adapted=adapted),
+        *_networks(case, stage),
+        *_learning(case, recompute=runtime.gradient_checkpointing),
+        *_collecting(case, stage),
+    ]
+    if case.zero:
+        assert stage.deepspeed is not None
+        settings = stage.deepspeed["zero_optimization"]
+        size = 4 * int(settings["reduce_bucket_size"]) * (2 if settings["overlap_comm"] else 1)
+        rows.append(MemoryRow(name="buffers", bytes=size, note="for gradients on their way"))
     on_gpu = runtime.device != "cpu" and cluster.gpus > 0
-    return Memory(rows=tuple(rows), capacity=cluster.gpu_bytes if on_gpu else cluster.host_bytes // max(1, ranks))
+    ranks = max(1, case.geometry.processes)
+    return Memory(rows=tuple(rows), capacity=cluster.gpu_bytes if on_gpu else cluster.host_bytes // ranks)
+
+
+def _states(case: _Case, *, adapted: bool) -> Iterator[MemoryRow]:
+    """What training holds from its first step on."""
+    trained, frozen, ranks = case.weights.trainable, case.weights.frozen, case.ranks
+    wide, narrow = (2 if case.native else 4), (2 if case.native or (adapted and case.half) else 4)
+    count = wide * trained + narrow * frozen
+    note = "bfloat16" if case.native else "float32" if wide == narrow or not frozen else "what is frozen in bfloat16"
+    yield MemoryRow(name="weights", bytes=count // (ranks if case.zero == 3 else 1), note=note)
+    host = ", in host memory" if case.offload else ""
+    if case.zero:
+        master = 0 if case.offload else 4 * trained // ranks
+        yield MemoryRow(name="masters", bytes=master, note=f"float32 weights that are updated{host}")
+    gradients, note = 4 * trained, "float32"
+    if case.zero >= 2:
+        gradients, note = (0 if case.offload else gradients // ranks), note + host
+    elif case.zero == 1 and case.native:
+        gradients, note = gradients + 2 * trained, "float32 sums and bfloat16 parts"
+    yield MemoryRow(name="gradients", bytes=gradients, note=note)
+    moments = 0 if case.offload else 8 * trained // ranks
+    yield MemoryRow(name="optimiser", bytes=moments, note=f"two Adam moments in float32{host}")
+
+
+def _networks(case: _Case, stage: StagePlan) -> Iterator[MemoryRow]:
+    """Weights beside those of the training state."""
+    adapter = stage.stage.model.adapter
+    if case.half and not case.native:
+        copied = case.weights.trainable if adapter is not None else case.weights.held
+        yield MemoryRow(name="bf16 copy", bytes=2 * copied, note="of float32 weights, while computing")
+    if stage.copies_reference:
+        count = (2 if case.native else 4) * case.weights.held
+        note = "frozen copy in " + ("bfloat16" if case.native else "float32")
+        yield MemoryRow(name="reference", bytes=count, note=note)
+    elif stage.graph.reference:
+        note = "the policy with its adapter off"
+        if case.weights.trained:
+            note += "; a copy of what is also trained"
+        yield MemoryRow(name="reference", bytes=4 * case.weights.trained, note=note)
+    if case.dimensions.helper_bytes:
+        yield MemoryRow(name="helpers", bytes=case.dimensions.helper_bytes, note="frozen networks outside the policy")
+    if case.zero == 3:
+        whole = case.width * case.weights.held
+        live = min(whole, case.width * LIVE)
+        yield MemoryRow(name="gathered", bytes=live, note="layers in use and those to come", phase="learn")
+        note = "the whole network, while sampling, evaluating and writing it"
+        yield MemoryRow(name="gathered", bytes=whole, note=note, phase="collect")
+
+
+def _learning(case: _Case, *, recompute: bool) -> Iterator[MemoryRow]:
+    sizes, width, rows = case.dimensions, case.width, case.geometry.micro_batch
+    kind = "float32" if not case.half else "bf16" if case.native else "autocast"
+    hidden, others = KEPT_HIDDEN[kind] * sizes.hidden, width * (4 * sizes.intermediate + sizes.key_value_width)
+    whole = (hidden + others) * sizes.layers + width * case.weights.kept
+    note = f"{rows} rows x {case.tokens} tokens"
+    if recompute:
+        whole = whole // sizes.layers + width * sizes.hidden * sizes.layers
+        note += ", one layer at a time"
+    yield MemoryRow(name="activations", bytes=rows * case.tokens * whole, note=note, phase="learn")
+    yield MemoryRow(name="logits", bytes=TILE_BYTES, note="one tile, whatever the vocabulary", phase="learn")
+
+
+def _collecting(case: _Case, stage: StagePlan) -> Iterator[MemoryRow]:
+    if not stage.graph.has("rollout"):
+        return
+    sizes = case.dimensions
+    rows = case.geometry.prompts_per_process * case.geometry.group_size
+    cache = rows * case.tokens * sizes.key_value_width * sizes.layers * case.width
+    yield MemoryRow(name="KV cache", bytes=cache, note=f"{rows} answers at once", phase="collect")
+    note = "logits and probabilities of the next token"
+    yield MemoryRow(name="choice", bytes=CHOICE_BYTES * rows * sizes.vocabulary, note=note, phase="collect")

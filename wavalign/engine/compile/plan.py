@@ -118,6 +118,8 @@ class MemoryRow(Section):
     name: str
     bytes: int
     note: str = ""
+    phase: Literal["held", "collect", "learn"] = "held"
+    """`held` throughout, or only while a step collects or learns."""
 
 
 @final
@@ -130,7 +132,11 @@ class Memory(Section):
 
     @property
     def total(self) -> int:
-        return sum(row.bytes for row in self.rows)
+        """Bytes of the fuller phase."""
+        sums = {"held": 0, "collect": 0, "learn": 0}
+        for row in self.rows:
+            sums[row.phase] += row.bytes
+        return sums["held"] + max(sums["collect"], sums["learn"])
 
 
 @final
@@ -191,6 +197,7 @@ class Plan(Section):
             "checkpoint_every",
             "reward_workers",
             "threads",
+            "gradient_checkpointing",
         ):
             content["runtime"].pop(key)  # changes nothing that is learned
         content.pop("description")

@@ -7,6 +7,7 @@ from typing import Literal, Protocol, TypeVar, final
 
 import torch
 
+from wavalign.engine.compile.adapter import count_weights, trained_line
 from wavalign.engine.compile.graph import live_terms
 from wavalign.engine.compile.memory import estimate_memory
 from wavalign.engine.compile.plan import Cluster, Memory, Plan, StagePlan, TermPlan
@@ -19,6 +20,10 @@ from wavalign.schema.component import WeightedComponent
 
 HEAD = 32
 """Records of each heading that are read, encoded and counted."""
+FEWER_BYTES = (
+    "lower batch.micro_batch, set runtime.gradient_checkpointing, raise runtime.engine.zero, use more processes,"
+    " or train an adapter (model.adapter)"
+)
 T = TypeVar("T")
 Level = Literal["ok", "warning", "error"]
 
@@ -174,18 +179,21 @@ class _Inspection:
         prompt = max((row.length for row, _ in pairs), default=0)
         target = max((row.length for _, row in pairs if row is not None), default=0)
         answer = stage.stage.rollout.max_new_tokens if stage.graph.has("rollout") else target
-        assert stage.geometry is not None
+        weights = self._try(stage.name, "trained", lambda: count_weights(stage.stage.model, architecture))
+        if weights is None:
+            return
+        self._add(stage.name, "trained", "ok", trained_line(stage.stage.model, weights))
         memory = estimate_memory(
             architecture.dimensions(),
-            graph=stage.graph,
-            geometry=stage.geometry,
+            weights=weights,
+            stage=stage,
             runtime=self.plan.runtime,
             tokens_per_row=prompt + max(answer, target),
             cluster=self.cluster,
         )
         self.memory.append((stage.name, memory))
         fits = not memory.capacity or memory.total < memory.capacity
-        hint = "" if fits else "lower batch.micro_batch, raise runtime.engine.zero, or use more processes"
+        hint = "" if fits else FEWER_BYTES
         message = f"about {memory.total / 2**30:.2f} of {memory.capacity / 2**30:.1f} GiB a process"
         self._add(stage.name, "memory", "ok" if fits else "error", message, hint)
 

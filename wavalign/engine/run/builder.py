@@ -14,6 +14,7 @@ from wavalign.engine.run.feeding import CodeCache, Encoder, Feed, feed_seed
 from wavalign.engine.run.live import LiveStage, LiveTerm
 from wavalign.engine.run.logprobs import ScoredPolicy
 from wavalign.engine.run.objective import TermSpec
+from wavalign.engine.run.recompute import recompute_layers
 from wavalign.engine.run.reference import AdapterOff, FrozenCopy, Reference
 from wavalign.engine.run.rollouts import Roller, nothing_completes
 from wavalign.engine.run.sampling import check_streams
@@ -115,6 +116,8 @@ class Builder:
         folder = _weights(stage, start)
         if folder is not None:
             load_into(policy, folder, architecture.ignored_keys)
+        if self.plan.runtime.gradient_checkpointing:
+            recompute_layers(policy)
         model = stage.stage.model
         if model.adapter is not None:
             seed, precision = derive(self.plan.seed, stage.name, "adapter"), self.plan.runtime.precision
@@ -239,7 +242,8 @@ class Builder:
 
     def _reference(self, stage: StagePlan, policy: Policy) -> Reference | None:
         if stage.copies_reference:
-            return FrozenCopy(policy, device=self.world.device, precision=self.plan.runtime.precision)
+            half = stage.deepspeed is not None and bool(stage.deepspeed["bf16"]["enabled"])
+            return FrozenCopy(policy, device=self.world.device, precision=self.plan.runtime.precision, half=half)
         return AdapterOff(policy) if stage.graph.reference else None
 
     def _backend(self, stage: StagePlan, policy: Policy, architecture: Architecture) -> Backend:

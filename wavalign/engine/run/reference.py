@@ -23,15 +23,18 @@ class Reference(ABC):
 
 @final
 class FrozenCopy(Reference):
-    """A second network."""
+    """A second network; `half` holds its weights in bfloat16, as a backend does that holds the policy's so."""
 
-    def __init__(self, policy: Policy, *, device: torch.device, precision: Precision) -> None:
+    def __init__(self, policy: Policy, *, device: torch.device, precision: Precision, half: bool) -> None:
         self._policy = copy.deepcopy(policy).to(device).requires_grad_(False).eval()
-        self._device, self._precision = device, precision
+        for parameter in self._policy.parameters() if half else ():
+            parameter.data = parameter.data.bfloat16()
+        self._device = device
+        self._autocast: Precision = "float32" if half else precision
 
     @contextmanager
     def scoring(self) -> Iterator[Policy]:
-        with torch.no_grad(), autocast(self._device, self._precision):
+        with torch.no_grad(), autocast(self._device, self._autocast):
             yield self._policy
 
 

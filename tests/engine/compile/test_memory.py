@@ -1,0 +1,294 @@
+"""The memory estimate: by hand, against the tensors that backends really hold, and for networks of public size."""
+
+import gc
+import tempfile
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from tests.distributed import run_ranks
+from tests.engine.backends.tiny import OPTIM
+from tests.plugins.architectures.vita_helpers import small_vita
+from tests.toy.compiled import Change, compiled, drop, only_stage, put
+from wavalign.engine.backends.base import AdamSettings, Backend, Precision
+from wavalign.engine.backends.deepspeed import DeepSpeedBackend
+from wavalign.engine.backends.plain import PlainBackend
+from wavalign.engine.compile.adapter import WeightCounts, count_weights
+from wavalign.engine.compile.lowering import deepspeed_config
+from wavalign.engine.compile.memory import TILE_BYTES, estimate_memory
+from wavalign.engine.compile.plan import Cluster, Geometry, Memory
+from wavalign.engine.run.adapters import attach
+from wavalign.engine.run.logprobs import ScoredPolicy
+from wavalign.engine.state.distributed import World
+from wavalign.plugins.api import Dimensions
+from wavalign.plugins.architectures.vita import VitaAudio
+from wavalign.plugins.batch import Role, TokenBatch
+from wavalign.schema.component import Component
+from wavalign.schema.model import AdapterSection, ModelSection
+from wavalign.schema.runtime import EngineSection, RuntimeSection
+
+SIZES = Dimensions(parameters=1_000_000, layers=2, hidden=100, intermediate=300, key_value_width=40, vocabulary=1000)
+FULL = WeightCounts(frozen=0, trained=1_000_000)
+LORA = WeightCounts(frozen=1_000_000, trained=0, added=50_000)
+CUT = Geometry(
+    processes=4,
+    prompts=8,
+    group_size=2,
+    demonstrations=4,
+    prompts_per_process=2,
+    demonstrations_per_process=1,
+    rows_per_process=5,
+    micro_batch=3,
+    accumulation=2,
+)
+SUPERVISED = (put("objective.terms", {"sft": {"loss": "cross_entropy"}}), drop("objective.gate"))
+ADAPTED = put("model.adapter", {"type": "lora"})
+
+
+def estimate(
+    folder: Path, runtime: dict[str, Any], *changes: Change, weights: WeightCounts = FULL, sizes: Dimensions = SIZES
+) -> Memory:
+    """The estimate for the toy's graph, cut as above, over networks of given sizes."""
+    section = RuntimeSection.model_validate({"device": "cpu", **runtime})
+    stage = only_stage(compiled(folder, *changes))
+    config = None
+    if section.engine.type == "deepspeed":
+        config = deepspeed_config(
+            section.engine, OPTIM, precision=section.precision, micro_batch=3, accumulation=2, processes=4, device="cpu"
+        )
+    return estimate_memory(
+        sizes,
+        weights=weights,
+        stage=stage.model_copy(update={"geometry": CUT, "deepspeed": config}),
+        runtime=section,
+        tokens_per_row=50,
+        cluster=Cluster(gpus=1, gpu_bytes=80, host_bytes=4000),
+    )
+
+
+def by_name(memory: Memory) -> dict[str, int]:
+    return {f"{row.name}, {row.phase}" if row.name == "gathered" else row.name: row.bytes for row in memory.rows}
+
+
+def test_by_hand(tmp_path: Path) -> None:
+    million, tokens = 1_000_000, 3 * 50
+    found = estimate(tmp_path, {})
+    assert by_name(found) == {
+        "weights": 4 * million,
+        "gradients": 4 * million,
+        "optimiser": 8 * million,
+        "reference": 4 * million,
+        "activations": tokens * 2 * (32 * 100 + 4 * (4 * 300 + 40)),
+        "logits": TILE_BYTES,
+        "KV cache": 4 * (2 * 2 * 50) * 40 * 2,
+        "choice": 16 * (2 * 2) * 1000,
+    }
+    learning = tokens * 2 * (32 * 100 + 4 * 1240) + TILE_BYTES
+    assert found.total == 20 * million + learning, "the phases do not overlap"
+    assert found.capacity == 1000
+    on_gpu = estimate(tmp_path, {"device": "auto", "precision": "bf16"}, *SUPERVISED)
+    assert not {"reference", "KV cache", "choice"} & set(by_name(on_gpu))
+    assert by_name(on_gpu)["bf16 copy"] == 2 * million
+    assert on_gpu.capacity == 80
+
+
+def test_recomputing_keeps_a_layer_and_the_inputs_of_all(tmp_path: Path) -> None:
+    found = by_name(estimate(tmp_path, {"gradient_checkpointing": True}))
+    assert found["activations"] == 3 * 50 * (32 * 100 + 4 * 1240 + 2 * 4 * 100)
+
+
+@pytest.mark.parametrize("offload", [False, True])
+@pytest.mark.parametrize(
+    ("zero", "precision", "bytes_each"),
+    [
+        # weights, masters, gradients, moments: bytes a parameter on 4 ranks
+        (0, "float32", (4, None, 4, 8)),
+        (1, "float32", (4, 1, 4, 2)),
+        (2, "float32", (4, 1, 1, 2)),
+        (3, "float32", (1, 1, 1, 2)),
+        (0, "bf16", (4, None, 4, 8)),
+        (1, "bf16", (2, 1, 6, 2)),
+        (2, "bf16", (2, 1, 1, 2)),
+        (3, "bf16", (0.5, 1, 1, 2)),
+    ],
+)
+def test_states_by_stage(
+    tmp_path: Path, zero: int, precision: str, bytes_each: tuple[float | None, ...], offload: bool
+) -> None:
+    engine = {"type": "deepspeed", "zero": zero, "offload_optimizer": offload and zero > 0}
+    found = by_name(estimate(tmp_path, {"engine": engine, "precision": precision}))
+    weights, masters, gradients, moments = bytes_each
+    if offload and zero:
+        masters, gradients, moments = 0, 0 if zero > 1 else gradients, 0
+    names = ("weights", "masters", "gradients", "optimiser")
+    wanted = dict(zip(names, (weights, masters, gradients, moments), strict=True))
+    assert {name: found[name] / 1e6 for name in names if name in found} == {
+        name: value for name, value in wanted.items() if value is not None
+    }
+    assert found["reference"] == (2e6 if precision == "bf16" and zero else 4e6)
+
+
+def test_an_adapter(tmp_path: Path) -> None:
+    plain = by_name(estimate(tmp_path, {"precision": "bf16"}, ADAPTED, weights=LORA))
+    assert plain["weights"] == 2_000_000 + 4 * 50_000
+    assert (plain["gradients"], plain["optimiser"], plain["reference"]) == (200_000, 400_000, 0)
+    assert plain["bf16 copy"] == 100_000
+    sharded = {"precision": "bf16", "engine": {"type": "deepspeed", "zero": 3}}
+    found = by_name(estimate(tmp_path, sharded, ADAPTED, weights=LORA))
+    assert found["weights"] == 2 * 1_050_000 // 4
+    assert (found["gathered, collect"], found["gathered, learn"]) == (2_100_000, 2_100_000)
+
+
+# --- the tensors that are really there --------------------------------------------------------------------------------
+
+
+def census() -> dict[int, int]:
+    """Bytes by address of every tensor's memory that Python can reach."""
+    gc.collect()
+    found = {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for each in gc.get_objects():
+            if isinstance(each, Tensor):
+                for tensor in (each, each.grad if each.is_leaf else None):
+                    if tensor is not None:
+                        found[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+    return found
+
+
+def build(
+    kind: str, architecture: VitaAudio, section: AdapterSection | None, precision: Precision, world: World
+) -> Any:
+    policy = architecture.build_policy(seed=0)
+    if section is not None:
+        attach(policy, section, architecture=architecture, seed=1, precision=precision)
+    module = ScoredPolicy(policy, architecture.tokens)
+    if kind == "plain":
+        settings = AdamSettings(OPTIM.betas, OPTIM.epsilon, OPTIM.weight_decay, OPTIM.max_grad_norm)
+        return PlainBackend(module, policy=policy, optimizer=settings, precision=precision, ranks=world)
+    config = deepspeed_config(
+        EngineSection.model_validate({"type": "deepspeed", "zero": int(kind[-1])}),
+        OPTIM,
+        precision=precision,
+        micro_batch=1,
+        accumulation=2,
+        processes=world.size,
+        device="cpu",
+    )
+    return DeepSpeedBackend(module, policy=policy, heads=module.head_parameters(), config=config, ranks=world)
+
+
+def accumulate(backend: Backend) -> int:
+    """Two micro-batches of a step; the most bytes that were there after one of them."""
+    most = 0
+    for last in (False, True):
+        ids = torch.randint(20, (1, 1, 24))
+        roles = torch.full_like(ids, int(Role.TEXT), dtype=torch.int8)
+        batch = TokenBatch(ids, roles, torch.zeros_like(roles), torch.full((1,), 24))
+        select = torch.ones(ids.shape, dtype=torch.bool)
+        select[:, :, :12] = False
+        loss = -backend.forward(batch, select, temperature=1.0).mean()
+        backend.backward(loss * backend.divisor, last=last)
+        del loss
+        most = max(most, sum(census().values()))
+    return most
+
+
+def held(world: World, kind: str, type_: str | None, precision: Precision) -> int:
+    """Bytes of a backend at its fullest, from its second step on, in which the moments are there."""
+    with tempfile.TemporaryDirectory() as folder:
+        architecture = middling(Path(folder))
+    before = sum(census().values())
+    section = None if type_ is None else AdapterSection.model_validate({"type": type_})
+    backend = build(kind, architecture, section, precision, world)
+    accumulate(backend)
+    backend.step(1e-4)
+    most = accumulate(backend) - before
+    backend.step(1e-4)
+    backend.close()
+    return most
+
+
+def middling(folder: Path) -> VitaAudio:
+    """4 M parameters: more than a Python process holds in tensors anyway."""
+    return small_vita(folder, hidden_size=256, intermediate_size=1024, num_layers=4, tie_embeddings=False)
+
+
+def expected(folder: Path, kind: str, type_: str | None, precision: Precision, ranks: int) -> tuple[int, int]:
+    """States and buffers by the formula."""
+    fields = {"type": "deepspeed", "zero": int(kind[-1])} if kind != "plain" else {}
+    runtime = {"engine": fields, "precision": precision, "processes": ranks}
+    architecture = middling(folder)
+    adapter = None if type_ is None else AdapterSection.model_validate({"type": type_})
+    weights = count_weights(ModelSection(architecture=Component(type="vita"), adapter=adapter), architecture)
+    change = () if adapter is None else (put("model.adapter", adapter.model_dump(mode="json")),)
+    plan = compiled(folder, *change, put("runtime.engine", fields), put("runtime.processes", ranks))
+    section = RuntimeSection.model_validate({"device": "cpu", **runtime})
+    cluster = Cluster(cores=2, host_bytes=1)
+    memory = estimate_memory(
+        architecture.dimensions(),
+        weights=weights,
+        stage=only_stage(plan),
+        runtime=section,
+        tokens_per_row=24,
+        cluster=cluster,
+    )
+    rows = by_name(memory)
+    states = sum(rows.get(name, 0) for name in ("weights", "masters", "gradients", "optimiser"))
+    return states, rows.get("buffers", 0)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+@pytest.mark.parametrize("type_", [None, "lora", "dora"])
+def test_the_plain_backend_holds_what_is_said(tmp_path: Path, type_: str | None, precision: Precision) -> None:
+    states, _ = expected(tmp_path, "plain", type_, precision, 1)
+    assert held(World.single(), "plain", type_, precision) == pytest.approx(states, rel=0.05)
+
+
+LASTING = {("zero3", "float32"), ("zero3", "bf16"), ("zero1", "float32")}
+"""Where the buffers for gradients outlive the backward pass, so that they are in the census."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("type_", [None, "lora"])
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+@pytest.mark.parametrize("kind", ["zero0", "zero1", "zero2", "zero3"])
+def test_deepspeed_holds_what_is_said(tmp_path: Path, kind: str, precision: Precision, type_: str | None) -> None:
+    states, buffers = expected(tmp_path, kind, type_, precision, 2)
+    wanted = states + (buffers if (kind, precision) in LASTING else 0)
+    for found in run_ranks(held, 2, kind, type_, precision):
+        assert found == pytest.approx(wanted, rel=0.05)
+
+
+def test_what_autograd_keeps_of_a_layer(tmp_path: Path) -> None:
+    """The estimate's activations against the tensors that are saved for the backward pass."""
+    sizes: dict[str, Any] = {"hidden_size": 128, "intermediate_size": 448, "num_heads": 8, "num_key_value_heads": 2}
+    for precision, dtype in (("float32", torch.float32), ("bf16", torch.bfloat16)):
+        kept = []
+        for layers in (1, 3):
+            architecture = small_vita(tmp_path, num_layers=layers, **sizes)
+            kept.append(saved_bytes(architecture.build_policy(seed=0).to(dtype), tokens=96))
+        runtime = {"precision": precision, "engine": {"type": "deepspeed", "zero": 2}}
+        memory = by_name(estimate(tmp_path, runtime, sizes=architecture.dimensions()))
+        assert (kept[1] - kept[0]) / 2 / 96 == pytest.approx(memory["activations"] / 3 / (3 * 50), rel=0.1)
+
+
+def saved_bytes(policy: nn.Module, *, tokens: int) -> int:
+    """Bytes saved for the backward pass, weights left out."""
+    own = {each.untyped_storage().data_ptr() for each in policy.parameters()}
+    found: dict[int, Tensor] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        if tensor.untyped_storage().data_ptr() not in own:
+            found[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    ids = torch.randint(20, (1, 1, tokens))
+    batch = TokenBatch(ids, torch.zeros_like(ids), torch.zeros_like(ids), torch.full((1,), tokens))
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        policy.hidden(batch, frozenset({0}))  # type: ignore[operator]  # a policy
+        return sum(tensor.untyped_storage().nbytes() for tensor in found.values())
