@@ -15,7 +15,8 @@ class ModelSection(Section):
     architecture: Component
     """Model family: how dialogues become tokens and what the network looks like."""
     checkpoint: RecipePath | None = None
-    """Folder with weights, config and tokenizer in the family's original layout. Give this or `preset`."""
+    """Weights, config and tokenizer in the family's original layout: a folder, or `hf://org/name[@revision][/folder]`,
+    `s3://...`, `gs://...`, `https://...`. Give this or `preset`."""
     preset: str | None = None
     """A named size with random weights, for training from scratch."""
     tokenizer: RecipePath | None = None
@@ -24,3 +25,6 @@ class ModelSection(Section):
     """Sound to tokens and back. Needed as soon as data holds audio or something listens."""
     freeze: tuple[ParameterGroup, ...] | None = None
     """Parameter groups that are not trained; omitted, those the architecture keeps frozen (an encoder)."""
+    allow_pickles: bool = False
+    """Read weights in `.bin` or `.pt` files, in torch's way that takes tensors and nothing else; safetensors need no
+    leave."""

@@ -2,7 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,6 +55,20 @@ class AdamSettings:
     max_grad_norm: float
 
 
+class Placement:
+    """Where a network's weights come to lie while they are read, and how precise they are.
+
+    This one keeps every weight whole on each rank. A backend that wants them otherwise brings its own.
+    """
+
+    def __init__(self, device: torch.device, *, dtype: torch.dtype = torch.float32) -> None:
+        self.device, self.dtype = device, dtype
+
+    def settle(self, parameter: nn.Parameter) -> None:
+        """Take a parameter whose weights are in it; every rank settles all parameters in the same order."""
+        return
+
+
 class Backend(ABC):
     """Forward, backward and update of one policy over all ranks.
 
@@ -91,6 +105,13 @@ class Backend(ABC):
     @abstractmethod
     def full_parameters(self) -> AbstractContextManager[None]:
         """Inside, every parameter of `policy` is whole on this rank and computes in the training's precision."""
+
+    def weights(self) -> Iterator[tuple[str, Tensor]]:
+        """Every lasting tensor of `policy` by name, one whole at a time; every rank walks along to the end.
+
+        The next one may take the place of the last: copy what shall stay.
+        """
+        yield from self.policy.state_dict().items()
 
     @abstractmethod
     def save(self, folder: Path) -> None:

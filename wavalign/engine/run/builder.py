@@ -1,14 +1,11 @@
 """Plan to live objects: the only module that constructs them."""
 
-import copy
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar, final
 
-import torch
-
-from wavalign.engine.backends.base import AdamSettings, Backend
+from wavalign.engine.backends.base import AdamSettings, Backend, Placement
 from wavalign.engine.backends.plain import PlainBackend
 from wavalign.engine.compile.plan import Plan, StagePlan, TermPlan
 from wavalign.engine.run.evaluation import Evaluator
@@ -19,6 +16,7 @@ from wavalign.engine.run.objective import TermSpec
 from wavalign.engine.run.rollouts import Roller
 from wavalign.engine.run.scoring import LiveReward, RewardPool
 from wavalign.engine.run.seeds import derive
+from wavalign.engine.run.starting_weights import StartingWeights, checkpoint_address
 from wavalign.engine.state.distributed import World
 from wavalign.errors import PluginError
 from wavalign.plugins.api import (
@@ -39,7 +37,7 @@ from wavalign.plugins.api import (
 )
 from wavalign.plugins.cache import cache_folder
 from wavalign.plugins.registry import Registry
-from wavalign.plugins.weights import load_into
+from wavalign.plugins.remote import Want, local_folder
 from wavalign.schema.component import Component, WeightedComponent
 from wavalign.schema.environment import resolve_secrets
 
@@ -61,8 +59,9 @@ class Builder:
         section = stage.stage
         codec = self.codec(stage, start)
         architecture = self.architecture(stage, start)
-        policy = self.policy(stage, architecture, start)
-        reference = _frozen(copy.deepcopy(policy), self.world.device) if stage.graph.reference else None
+        policy = self.policy(stage, architecture)
+        weights = self.starting_weights(stage, architecture)
+        reference = weights.reference(self.world.device) if stage.graph.reference else None
         encoder = Encoder(architecture, None if codec is None else CodeCache(codec, cache_folder() / "codes.sqlite"))
         sampler = self.plugin(Sampler, section.rollout.sampler)
         roller = Roller(architecture, encoder, sampler, codec)
@@ -95,25 +94,39 @@ class Builder:
             raise PluginError(f"{base.kind} '{component.type}' is not a {base.__name__}")
         return made
 
-    def architecture(self, stage: StagePlan, start: Path | None) -> Architecture:
-        """The stage's architecture, over its starting checkpoint."""
+    def architecture(self, stage: StagePlan, start: Path | None, *, want: Want = "weights") -> Architecture:
+        """The stage's architecture, over its starting checkpoint; `layout` is enough of it to encode dialogues."""
         model = stage.stage.model
-        checkpoint = _weights(stage, start)
-        source = ModelSource(
-            checkpoint, None if checkpoint else model.preset, model.tokenizer, device=str(self.world.device)
-        )
+        checkpoint = self.checkpoint(stage, start, want=want)
+        tokenizer = model.tokenizer
+        if tokenizer is not None and checkpoint is None:
+            tokenizer = local_folder(tokenizer, want="layout", progress=self.progress)
+        source = ModelSource(checkpoint, None if checkpoint else model.preset, tokenizer, device=str(self.world.device))
         return self.plugin(Architecture, model.architecture, source=source)
 
-    def policy(self, stage: StagePlan, architecture: Architecture, start: Path | None) -> Policy:
+    def policy(self, stage: StagePlan, architecture: Architecture) -> Policy:
         """The stage's network with its starting weights, frozen groups frozen."""
-        policy = architecture.build_policy(seed=derive(self.plan.seed, "policy"))
-        folder = _weights(stage, start)
-        if folder is not None:
-            load_into(policy, folder, architecture.ignored_keys)
+        policy = self.starting_weights(stage, architecture).policy(self._placement(stage))
         frozen = stage.stage.model.freeze or ()
         for name, parameter in policy.named_parameters():
             parameter.requires_grad_(architecture.parameter_group(name) not in frozen)
-        return policy.to(self.world.device)
+        return policy
+
+    def checkpoint(self, stage: StagePlan, start: Path | None, *, want: Want = "weights") -> str | None:
+        """Local folder of what the stage starts from, fetched where it lies elsewhere; None for random weights."""
+        address = checkpoint_address(stage, start)
+        if address is None:
+            return None
+        return local_folder(address, want=want, pickles=stage.stage.model.allow_pickles, progress=self.progress)
+
+    def starting_weights(self, stage: StagePlan, architecture: Architecture) -> StartingWeights:
+        """What the policy and its frozen reference start from: the checkpoint that the architecture stands over."""
+        return StartingWeights(
+            architecture,
+            folder=architecture.source.checkpoint,
+            seed=derive(self.plan.seed, "policy"),
+            pickles=stage.stage.model.allow_pickles,
+        )
 
     def codec(self, stage: StagePlan, start: Path | None) -> Codec | None:
         """The stage's codec; one fitted by an earlier stage takes the place of its checkpoint."""
@@ -190,6 +203,14 @@ class Builder:
             num_samples=section.evaluation.samples,
         )
 
+    def _placement(self, stage: StagePlan) -> Placement:
+        if stage.deepspeed is None:
+            return Placement(self.world.device)
+        # As below: its import takes seconds.
+        from wavalign.engine.backends.deepspeed import placement
+
+        return placement(stage.deepspeed, self.world)
+
     def _backend(self, stage: StagePlan, policy: Policy, architecture: Architecture) -> Backend:
         scored, runtime = ScoredPolicy(policy, architecture.tokens), self.plan.runtime
         if stage.deepspeed is None:
@@ -205,20 +226,9 @@ class Builder:
         return DeepSpeedBackend(scored, policy=policy, heads=heads, config=stage.deepspeed, ranks=self.world)
 
 
-def _weights(stage: StagePlan, start: Path | None) -> str | None:
-    """Folder of the starting weights: the earlier stage's model, or the recipe's checkpoint; None for random ones."""
-    if start is not None and (start / "model").exists():
-        return str(start / "model")
-    return stage.stage.model.checkpoint
-
-
 def _silent(what: str, done: int, total: int) -> None:
     """Progress of ranks nobody watches."""
 
 
 def _names(stage: StagePlan) -> set[str]:
     return {node.name for node in stage.graph.nodes}
-
-
-def _frozen(policy: Policy, device: torch.device) -> Policy:
-    return policy.to(device).requires_grad_(False).eval()
