@@ -204,6 +204,7 @@ class HttpStore(Store):
                 whole = response.status != 206
                 size = headers.get("Content-Length") if whole else headers.get("Content-Range", "").rpartition("/")[2]
         except urllib.error.HTTPError as error:
+            error.close()
             if error.code == 416:  # a file without a first byte
                 return RemoteFile(name, 0, "")
             if error.code in (403, 404, 410) and name != KNOWN_FILES[0]:
@@ -228,6 +229,7 @@ class HttpStore(Store):
                     response.read(start)
                 yield response
         except urllib.error.HTTPError as error:
+            error.close()
             raise self._refused(name, error) from None
 
     @contextmanager
