@@ -35,7 +35,7 @@ from wavalign.errors import CheckpointError
 from wavalign.plugins.remote_stores import RemoteFile, Store, UnreachableError
 
 ADDRESS = re.compile(r"hf://(?P<repo>[^/@]+/[^/@]+)(@(?P<revision>[^/]+))?(/(?P<folder>.+?))?/?")
-_NO_ANSWER = HfHubHTTPError.__mro__[1]
+_NO_ANSWER: type[BaseException] = next(base for base in HfHubHTTPError.__mro__ if base.__name__ == "HTTPError")
 """Base of what the library's HTTP client raises; which client that is depends on the library's version."""
 
 

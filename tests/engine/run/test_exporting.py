@@ -11,11 +11,16 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from tests.e2e.runs import here, snapshot
+from tests.distributed import run_ranks
+from tests.e2e.runs import VARYING_ENDINGS, here, snapshot
 from tests.toy.compiled import Change, compiled, drop, put
+from tests.toy.live import live_stage
 from wavalign.engine import api
+from wavalign.engine.compile.plan import Plan
 from wavalign.engine.run.builder import Builder
+from wavalign.engine.run.executor import StepExecutor
 from wavalign.engine.run.exporting import ExportOptions
+from wavalign.engine.run.stage_model import leave_model
 from wavalign.engine.state.distributed import World
 from wavalign.errors import UsageError
 
@@ -256,3 +261,33 @@ def test_an_original_that_was_changed_meanwhile(tmp_path: Path) -> None:
     shutil.rmtree(source)
     assert here("export", str(run), "--to", str(tmp_path / "exported")).code == 5
     assert not (tmp_path / "exported").exists()
+
+
+def rank(world: World, plan: str, folder: str) -> list[dict[str, float]]:
+    """Two steps of a plan's stage; the first rank's model is left in `folder`."""
+    live = live_stage(Plan.from_json(plan), world)
+    executor = StepExecutor(live)
+    steps = [dict(executor.step(index).metrics) for index in range(2)]
+    leave_model(live, Path(folder))
+    world.barrier()
+    live.close()
+    assert live.reference is not None
+    return [{k: v for k, v in line.items() if not k.endswith(VARYING_ENDINGS)} for line in steps]
+
+
+@pytest.mark.slow
+def test_partitioned_over_two_processes_from_a_checkpoint(tmp_path: Path) -> None:
+    """The whole way with ZeRO-3: loaded in parts, with a reference, trained, and left as one model."""
+    source = public_checkpoint(tmp_path / "public", sharded=True)
+    found = {}
+    for name, engine in (("plain", {"type": "plain"}), ("zero3", {"type": "deepspeed", "zero": 3})):
+        base = from_checkpoint(source)[:9]
+        changes = (*base, put("runtime.engine", engine), put("runtime.processes", 2), put("steps", 2))
+        plan = compiled(tmp_path, *changes).to_json()
+        found[name] = run_ranks(rank, 2, plan, str(tmp_path / name))
+    for ours, theirs in zip(found["zero3"], found["plain"], strict=True):
+        for step, wanted in zip(ours, theirs, strict=True):
+            assert step == pytest.approx(wanted, rel=1e-4, abs=1e-5, nan_ok=True)
+    one, other = (load_file(tmp_path / name / "model.safetensors") for name in ("zero3", "plain"))
+    assert one.keys() == other.keys()
+    assert all(torch.allclose(one[key], other[key], rtol=0, atol=1e-4) for key in one)

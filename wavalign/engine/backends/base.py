@@ -2,7 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -126,11 +126,16 @@ class Backend(ABC):
         return
 
 
-def parameter_groups(parameters: Iterable[nn.Parameter], weight_decay: float) -> list[dict[str, object]]:
-    """Trainable matrices with `weight_decay`, trainable vectors without; a group that would be empty is left out."""
+def parameter_groups(
+    parameters: Iterable[nn.Parameter], weight_decay: float, dimensions: Callable[[nn.Parameter], int] = Tensor.dim
+) -> list[dict[str, object]]:
+    """Trainable matrices with `weight_decay`, trainable vectors without; a group that would be empty is left out.
+
+    `dimensions` tells them apart where a parameter's own shape does not, as that of a partitioned one.
+    """
     trainable = [parameter for parameter in parameters if parameter.requires_grad]
-    matrices = [parameter for parameter in trainable if parameter.ndim >= 2]
-    vectors = [parameter for parameter in trainable if parameter.ndim < 2]
+    matrices = [parameter for parameter in trainable if dimensions(parameter) >= 2]
+    vectors = [parameter for parameter in trainable if dimensions(parameter) < 2]
     groups: list[dict[str, object]] = [
         {"params": matrices, "weight_decay": weight_decay},
         {"params": vectors, "weight_decay": 0.0},

@@ -48,6 +48,7 @@ class PartitionedPlacement(Placement):
         _join_group(ranks)
         with _hushed():
             self._library = _load(ranks.device)
+            self._library.init_distributed(dist_init_required=False)  # it takes part in the group there is
 
     def settle(self, parameter: nn.Parameter) -> None:
         holder = nn.Module()  # the library partitions modules
@@ -88,7 +89,7 @@ class DeepSpeedBackend(Backend):
             decay = float(config["optimizer"]["params"]["weight_decay"])
             self._engine, *_ = self._library.initialize(
                 model=module,
-                model_parameters=parameter_groups(policy.parameters(), decay),
+                model_parameters=parameter_groups(policy.parameters(), decay, _dimensions),
                 config=copy.deepcopy(dict(config)),
                 dist_init_required=False,
             )
@@ -206,6 +207,12 @@ class DeepSpeedBackend(Backend):
             finally:
                 self._whole = False
                 offload._register_deepspeed_module(offload.module)
+
+
+def _dimensions(parameter: nn.Parameter) -> int:
+    """Of the whole parameter; what is left in the place of a partitioned one has one dimension."""
+    shape: Sequence[int] = getattr(parameter, "ds_shape", parameter.shape)
+    return len(shape)
 
 
 def _join_group(ranks: Ranks) -> None:
