@@ -15,7 +15,7 @@ import typer
 from wavalign import __version__
 from wavalign.errors import Interrupted, WavAlignError
 
-from . import data, doctor, plan, plugins, recipes, report, run, schema, validate, worker
+from . import data, doctor, export, plan, plugins, recipes, report, run, schema, validate, worker
 from .console import Format, output_format, say
 from .failures import show_crash, show_error, show_interrupted
 
@@ -35,6 +35,7 @@ app.add_typer(plugins.app, name="plugins")
 app.add_typer(data.app, name="data")
 app.command("schema")(schema.schema)
 app.command("report")(report.report)
+app.command("export", epilog=export.EXAMPLES)(export.export)
 app.command("doctor")(doctor.doctor)
 app.command("worker", hidden=True)(worker.worker)
 

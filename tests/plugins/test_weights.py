@@ -74,7 +74,7 @@ def test_pickled_weights_are_refused(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(b"")
     with pytest.raises(CheckpointError, match="can run code") as caught:
         read_checkpoint(str(tmp_path))
-    assert caught.value.hint == "convert them to safetensors"
+    assert "model.allow_pickles: true" in caught.value.hint
 
 
 def test_an_empty_folder_and_a_torn_file_are_errors(tmp_path: Path) -> None:
@@ -97,5 +97,111 @@ def test_a_failed_save_leaves_the_old_file_and_no_other(tmp_path: Path, monkeypa
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(StorageError, match="No space left"):
         save_weights(network().state_dict(), str(tmp_path))
+    assert os.listdir(tmp_path) == ["model.safetensors"]
+    assert (tmp_path / "model.safetensors").read_bytes() == before
+
+
+# Pickles
+
+
+class Trap:
+    """Runs code when it is read carelessly."""
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.system, ("touch /tmp/trapped",)
+
+
+def test_pickles_that_are_allowed_are_read_like_any_other(tmp_path: Path) -> None:
+    weights = {name: x.to(torch.bfloat16) for name, x in network().state_dict().items()}
+    torch.save(weights, tmp_path / "pytorch_model.bin")
+    torch.save({"other": torch.zeros(1)}, tmp_path / "training_args.bin")
+    header = read_checkpoint(str(tmp_path), pickles=True)["0.weight"]
+    assert (header.shape, header.dtype) == ((2, 3), "BF16")
+    target = network()
+    load_into(target, str(tmp_path), (), pickles=True)
+    assert all(torch.equal(x, weights[name].float()) for name, x in target.state_dict().items())
+    with pytest.raises(CheckpointError, match="can run code"):
+        load_into(target, str(tmp_path), ())
+    save_weights(network().state_dict(), str(tmp_path))
+    load_into(target, str(tmp_path), ())  # where there are safetensors nobody looks at pickles
+
+
+def test_sharded_pickles_are_found_by_their_index(tmp_path: Path) -> None:
+    weights = network().state_dict()
+    shards = {"pytorch_model-1.bin": ["0.weight"], "pytorch_model-2.bin": ["0.bias", "1.weight"]}
+    for file, names in shards.items():
+        torch.save({name: weights[name].clone() for name in names}, tmp_path / file)
+    index = {"weight_map": {name: file for file, names in shards.items() for name in names}}
+    (tmp_path / "pytorch_model.bin.index.json").write_text(json.dumps(index))
+    target = network()
+    load_into(target, str(tmp_path), (), pickles=True)
+    assert all(torch.equal(x, weights[name]) for name, x in target.state_dict().items())
+    (tmp_path / "pytorch_model-2.bin").unlink()
+    with pytest.raises(CheckpointError, match=r"lacks pytorch_model-2\.bin"):
+        read_checkpoint(str(tmp_path), pickles=True)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"0.weight": Trap()}, "holds more than tensors and was not read"),
+        ({"0.weight": torch.zeros(1), "epoch": 3}, "holds more than tensors: epoch"),
+        ([torch.zeros(1)], "holds a list"),
+    ],
+)
+def test_pickles_of_anything_else_are_refused_by_name(tmp_path: Path, content: object, message: str) -> None:
+    torch.save(content, tmp_path / "model.pt")
+    with pytest.raises(CheckpointError, match=message) as caught:
+        read_checkpoint(str(tmp_path), pickles=True)
+    assert "model.pt" in caught.value.message
+    assert not Path("/tmp/trapped").exists()
+
+
+def test_a_torn_pickle_and_several_without_an_index(tmp_path: Path) -> None:
+    torch.save(network().state_dict(), tmp_path / "a.pt")
+    (tmp_path / "a.pt").write_bytes((tmp_path / "a.pt").read_bytes()[:400])
+    with pytest.raises(CheckpointError, match=r"a\.pt cannot be read"):
+        read_checkpoint(str(tmp_path), pickles=True)
+    torch.save({}, tmp_path / "b.pt")
+    with pytest.raises(CheckpointError, match=r"a\.pt, b\.pt and no"):
+        read_checkpoint(str(tmp_path), pickles=True)
+
+
+# Shards
+
+
+def test_shards_hold_no_more_than_they_may_and_read_back(tmp_path: Path) -> None:
+    weights = network().state_dict()  # 24, 8 and 32 bytes
+    save_weights(weights, str(tmp_path), max_shard_bytes=32)
+    names = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
+    assert sorted(os.listdir(tmp_path)) == [*names, "model.safetensors.index.json"]
+    index = json.loads((tmp_path / "model.safetensors.index.json").read_text())
+    assert index == {
+        "metadata": {"total_parameters": 16, "total_size": 64},
+        "weight_map": {"0.weight": names[0], "0.bias": names[0], "1.weight": names[1]},
+    }
+    target = network()
+    load_into(target, str(tmp_path), ())
+    assert all(torch.equal(x, weights[name]) for name, x in target.state_dict().items())
+    save_weights(weights, str(tmp_path), max_shard_bytes=8)  # a tensor larger than that has a file of its own
+    assert len(list(tmp_path.glob("*.safetensors"))) == 3
+    save_weights(weights, str(tmp_path))
+    assert os.listdir(tmp_path) == ["model.safetensors"], "no shard of an earlier writing is left"
+
+
+def test_shards_that_fail_leave_the_old_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_weights(network().state_dict(), str(tmp_path))
+    before = (tmp_path / "model.safetensors").read_bytes()
+    synced = 0
+
+    def full(_: int) -> None:
+        nonlocal synced
+        synced += 1
+        if synced > 2:  # the first shard and its folder are written
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(StorageError, match="No space left"):
+        save_weights(network().state_dict(), str(tmp_path), max_shard_bytes=8)
     assert os.listdir(tmp_path) == ["model.safetensors"]
     assert (tmp_path / "model.safetensors").read_bytes() == before

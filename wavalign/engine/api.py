@@ -19,6 +19,7 @@ from wavalign.engine.launch import launch
 from wavalign.engine.report.page import write_report
 from wavalign.engine.run.builder import Builder
 from wavalign.engine.run.callbacks import Observer, RunInfo, Silent
+from wavalign.engine.run.exporting import Exported, ExportOptions, export_model
 from wavalign.engine.run.tools import PreflightTools
 from wavalign.engine.run.trainer import Trainer
 from wavalign.engine.state.distributed import World
@@ -27,7 +28,7 @@ from wavalign.errors import Interrupted, ResumeError, UsageError, WorkersError
 from wavalign.schema.dumping import dump_yaml
 from wavalign.schema.loading import LoadedRecipe, load_recipe
 
-__all__ = ["compile_recipe", "detect_cluster", "load_recipe", "preflight", "run", "run_rank"]
+__all__ = ["compile_recipe", "detect_cluster", "export", "load_recipe", "preflight", "run", "run_rank"]
 
 ROOT = Path("runs")
 WORKER = ("-m", "wavalign.engine.worker")
@@ -90,6 +91,12 @@ def run_rank(plan: Plan, folder: RunFolder, *, resume: bool, observer: Observer 
         watcher.close()
         world.close()
         folder.unlock()
+
+
+def export(folder: Path, to: Path, options: ExportOptions | None = None, observer: Observer | None = None) -> Exported:
+    """Write the model of a run's (or one stage's) `folder` to `to`, in the layout of the checkpoint it came from."""
+    watcher = observer if observer is not None else Silent()
+    return export_model(folder, to, options if options is not None else ExportOptions(), watcher.progress)
 
 
 def write_opening(plan: Plan, folder: RunFolder) -> None:

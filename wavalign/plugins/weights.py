@@ -1,26 +1,46 @@
-"""Weights on disk: safetensors only, in one file or in shards with an index.
+"""Weights on disk: safetensors in one file or in shards with an index, and pickles where a recipe allows them.
 
-Headers are read without the tensors, so that a checkpoint can be judged before anything is allocated.
+Headers are read without the tensors, so that a checkpoint can be judged before anything is allocated. Tensors are read
+one by one from mapped files: several processes on one machine share the pages, and nobody holds a file's content.
+Writing is in `plugins/shards.py`.
 """
 
 import json
-import os
+import pickle
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import final
+from types import TracebackType
+from typing import Any, Self, final
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from wavalign.errors import CheckpointError, StorageError
+from wavalign.errors import CheckpointError
+from wavalign.plugins.shards import INDEX_FILE, SINGLE_FILE, save_weights, write_tensors
 
-SINGLE_FILE = "model.safetensors"
-INDEX_FILE = "model.safetensors.index.json"
-REFUSED = (".bin", ".pt", ".pth", ".ckpt")
+__all__ = [
+    "INDEX_FILE", "PICKLES", "PICKLE_FILE", "PICKLE_INDEX", "SINGLE_FILE", "StoredTensor", "Weights", "check_fit",
+    "index_files", "is_ignored", "load_into", "misfits", "read_checkpoint", "read_header", "save_weights",
+    "weight_files", "write_tensors",
+]  # fmt: skip
+
+PICKLE_FILE = "pytorch_model.bin"
+PICKLE_INDEX = "pytorch_model.bin.index.json"
+PICKLES = (".bin", ".pt", ".pth", ".ckpt")
+"""Endings of files that can run code when they are read carelessly."""
+DTYPES: dict[torch.dtype, str] = {
+    torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16",
+    torch.float8_e4m3fn: "F8_E4M3", torch.float8_e5m2: "F8_E5M2",
+    torch.int64: "I64", torch.int32: "I32", torch.int16: "I16", torch.int8: "I8",
+    torch.uint64: "U64", torch.uint32: "U32", torch.uint16: "U16", torch.uint8: "U8", torch.bool: "BOOL",
+}  # fmt: skip
+"""Types of tensors as safetensors spells them."""
+LARGEST_HEADER = 100_000_000
+"""Bytes; the format's own limit."""
 
 
 @final
@@ -34,10 +54,14 @@ class StoredTensor:
     """As safetensors spells it, e.g. `BF16`."""
 
 
-def read_checkpoint(folder: str) -> dict[str, StoredTensor]:
+def read_checkpoint(folder: str, *, pickles: bool = False) -> dict[str, StoredTensor]:
     """Name -> header of every tensor in `folder`; raises CheckpointError when files are missing, torn or refused."""
     found: dict[str, StoredTensor] = {}
-    for path in _weight_files(Path(folder)):
+    for path in weight_files(Path(folder), pickles=pickles):
+        if path.suffix in PICKLES:
+            tensors = _unpickled(path)
+            found |= {name: StoredTensor(str(path), tuple(x.shape), DTYPES[x.dtype]) for name, x in tensors.items()}
+            continue
         try:
             with safe_open(str(path), framework="pt") as file:
                 for name in file.keys():  # noqa: SIM118 - the handle is no mapping
@@ -50,16 +74,31 @@ def read_checkpoint(folder: str) -> dict[str, StoredTensor]:
     return found
 
 
+def read_header(read: Callable[[int, int], bytes], where: str) -> dict[str, StoredTensor]:
+    """Headers of the safetensors file `where`, of which `read(start, end)` gives bytes; raises CheckpointError."""
+    try:
+        size = int.from_bytes(read(0, 8), "little")
+        if not 2 <= size <= LARGEST_HEADER:
+            raise ValueError(f"its header would have {size} bytes")
+        entries = json.loads(read(8, 8 + size))
+        entries.pop("__metadata__", None)
+        return {
+            name: StoredTensor(where, tuple(int(side) for side in entry["shape"]), str(entry["dtype"]))
+            for name, entry in entries.items()
+        }
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{where} is no safetensors file: {error}") from error
+
+
 def misfits(
     stored: Mapping[str, StoredTensor], wanted: Mapping[str, tuple[int, ...]], ignored_keys: Sequence[str]
 ) -> list[str]:
     """Every way in which `stored` tensors are not the `wanted` ones, one line a tensor."""
-    ignored = [re.compile(pattern) for pattern in ignored_keys]
     missing = [f"missing: {name} {list(shape)}" for name, shape in wanted.items() if name not in stored]
     unexpected = [
         f"unexpected: {name} {list(tensor.shape)}"
         for name, tensor in stored.items()
-        if name not in wanted and not any(pattern.search(name) for pattern in ignored)
+        if name not in wanted and not is_ignored(name, ignored_keys)
     ]
     mismatched = [
         f"shape: {name} is {list(stored[name].shape)}, wanted {list(shape)}"
@@ -69,94 +108,136 @@ def misfits(
     return [line for kind in (missing, unexpected, mismatched) for line in kind]
 
 
+def is_ignored(name: str, ignored_keys: Sequence[str]) -> bool:
+    """Whether an architecture leaves the tensor `name` of a checkpoint alone."""
+    return any(re.search(pattern, name) for pattern in ignored_keys)
+
+
 def check_fit(
-    folder: str, wanted: Mapping[str, tuple[int, ...]], ignored_keys: Sequence[str]
-) -> dict[str, StoredTensor]:
-    """Headers of `folder` once they fit `wanted`; raises one CheckpointError that names every misfit."""
-    stored = read_checkpoint(folder)
+    stored: Mapping[str, StoredTensor],
+    wanted: Mapping[str, tuple[int, ...]],
+    ignored_keys: Sequence[str],
+    *,
+    where: str,
+) -> None:
+    """Raise one CheckpointError that names every misfit of the checkpoint `where`."""
     lines = misfits(stored, wanted, ignored_keys)
     if lines:
         raise CheckpointError(
-            f"{folder} does not fit the network in {len(lines)} tensors:\n  " + "\n  ".join(lines),
+            f"{where} does not fit the network in {len(lines)} tensors:\n  " + "\n  ".join(lines),
             hint="the checkpoint is of another architecture or size",
         )
-    return stored
 
 
-def load_into(policy: nn.Module, folder: str, ignored_keys: Sequence[str]) -> None:
+@final
+class Weights:
+    """The tensors of a checkpoint by name, read from mapped files when asked for; a context manager."""
+
+    def __init__(self, stored: Mapping[str, StoredTensor]) -> None:
+        self.stored = stored
+        self._readers: dict[str, Callable[[str], Tensor]] = {}
+        self._open = ExitStack()
+
+    def __getitem__(self, name: str) -> Tensor:
+        """The tensor as it is stored; it is a view of the file and must not be written to."""
+        path = self.stored[name].file
+        if path not in self._readers:
+            self._readers[path] = self._reader(Path(path))
+        return self._readers[path](name)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._readers.clear()
+        self._open.close()
+
+    def _reader(self, path: Path) -> Callable[[str], Tensor]:
+        if path.suffix in PICKLES:
+            return _unpickled(path).__getitem__
+        handle: Any = self._open.enter_context(safe_open(str(path), framework="pt"))
+        read: Callable[[str], Tensor] = handle.get_tensor
+        return read
+
+
+def load_into(policy: nn.Module, folder: str, ignored_keys: Sequence[str], *, pickles: bool = False) -> None:
     """Copy the weights in `folder` into `policy`, converted to its dtype.
 
     Raises CheckpointError where they do not fit; the policy is then as it was.
     """
-    target = policy.state_dict()
-    stored = check_fit(folder, {name: tuple(tensor.shape) for name, tensor in target.items()}, ignored_keys)
-    by_file: dict[str, list[str]] = {}
-    for name in target:
-        by_file.setdefault(stored[name].file, []).append(name)
-    with torch.no_grad():
-        for path, names in by_file.items():
-            with safe_open(path, framework="pt") as file:
-                for name in names:
-                    target[name].copy_(file.get_tensor(name))
+    target, stored = policy.state_dict(), read_checkpoint(folder, pickles=pickles)
+    check_fit(stored, {name: tuple(tensor.shape) for name, tensor in target.items()}, ignored_keys, where=folder)
+    with torch.no_grad(), Weights(stored) as weights:
+        for name in sorted(target, key=lambda each: stored[each].file):
+            target[name].copy_(weights[name])
 
 
-def save_weights(state_dict: Mapping[str, Tensor], folder: str) -> None:
-    """Write `model.safetensors` so that it is complete or absent; raises StorageError."""
-    place = Path(folder)
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state_dict.items()}
-    try:
-        place.mkdir(parents=True, exist_ok=True)
-        write_tensors(tensors, place / SINGLE_FILE, metadata={"format": "pt"})
-    except (OSError, SafetensorError) as error:
-        raise StorageError(f"{place / SINGLE_FILE} could not be written: {error}") from error
-
-
-def write_tensors(tensors: dict[str, Tensor], path: Path, *, metadata: dict[str, str]) -> None:
-    """Replace `path` by a safetensors file at once: written aside, flushed to the disk and renamed.
-
-    Its permissions are those of any new file. Raises OSError and SafetensorError; the old file then stays.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.touch()
-        mode = temporary.stat().st_mode  # what the umask leaves; safetensors makes its files private
-        save_file(tensors, str(temporary), metadata=metadata)
-        temporary.chmod(mode)
-        _flush(temporary)
-        os.replace(temporary, path)
-        _flush(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _weight_files(folder: Path) -> list[Path]:
-    """The safetensors files of `folder`: the single one, or those its index names."""
+def weight_files(folder: Path, *, pickles: bool = False) -> list[Path]:
+    """The files of `folder` that hold its weights: a single one, or those its index names."""
     if (folder / SINGLE_FILE).is_file():
         return [folder / SINGLE_FILE]
-    index = folder / INDEX_FILE
-    if index.is_file():
-        try:
-            names = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
-        except (OSError, UnicodeDecodeError, json.JSONDecodeError, KeyError, AttributeError) as error:
-            raise CheckpointError(f"{index} cannot be read: {error}", hint="fetch it again") from error
-        files = [folder / str(name) for name in sorted(set(names))]
-        absent = [file.name for file in files if not file.is_file()]
-        if absent:
-            raise CheckpointError(f"{folder} lacks {', '.join(absent)}", hint="fetch the missing shards")
-        return files
-    refused = sorted(path.name for path in folder.glob("*") if path.suffix in REFUSED)
-    if refused:
+    if (folder / INDEX_FILE).is_file():
+        return _indexed(folder / INDEX_FILE)
+    found = sorted(path for path in folder.glob("*") if path.suffix in PICKLES)
+    if found and not pickles:
         raise CheckpointError(
-            f"{folder} holds its weights in {', '.join(refused)}, a format that can run code when it is read",
-            hint="convert them to safetensors",
+            f"{folder} holds its weights in {', '.join(path.name for path in found)}, a format that can run code when "
+            "it is read",
+            hint="convert them to safetensors, or set model.allow_pickles: true to read them in torch's restricted way",
         )
+    if (folder / PICKLE_INDEX).is_file():
+        return _indexed(folder / PICKLE_INDEX)
+    if (folder / PICKLE_FILE).is_file():
+        return [folder / PICKLE_FILE]
+    if len(found) > 1:
+        raise CheckpointError(f"{folder} holds {', '.join(path.name for path in found)} and no {PICKLE_INDEX}")
+    if found:
+        return found
     raise CheckpointError(f"{folder} holds no {SINGLE_FILE} and no {INDEX_FILE}")
 
 
-def _flush(path: Path) -> None:
-    """Force a file or a folder's entries to the disk."""
-    handle = os.open(path, os.O_RDONLY)
+def index_files(text: str, where: str) -> list[str]:
+    """Names of the files that an index's `text` speaks of, in order; raises CheckpointError."""
     try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+        names = sorted({str(name) for name in json.loads(text)["weight_map"].values()})
+    except (json.JSONDecodeError, KeyError, AttributeError, TypeError) as error:
+        raise CheckpointError(f"{where} cannot be read: {error}", hint="fetch it again") from error
+    outside = [name for name in names if Path(name).is_absolute() or ".." in Path(name).parts]
+    if outside:
+        raise CheckpointError(f"{where} points outside its folder: {', '.join(outside)}")
+    return names
+
+
+def _indexed(index: Path) -> list[Path]:
+    try:
+        text = index.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{index} cannot be read: {error}", hint="fetch it again") from error
+    files = [index.parent / name for name in index_files(text, str(index))]
+    absent = [file.name for file in files if not file.is_file()]
+    if absent:
+        raise CheckpointError(f"{index.parent} lacks {', '.join(absent)}", hint="fetch the missing shards")
+    return files
+
+
+def _unpickled(path: Path) -> dict[str, Tensor]:
+    """Name -> tensor of a pickle, mapped; raises CheckpointError for anything but plain tensors."""
+    try:
+        content = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"{path} holds more than tensors and was not read: {str(error).splitlines()[0]}",
+            hint="convert it to safetensors where you trust it",
+        ) from error
+    except (RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
+        raise CheckpointError(
+            f"{path} cannot be read: {str(error).splitlines()[0]}", hint="the file is torn, or of an old format"
+        ) from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path} holds a {type(content).__name__}, not tensors by name")
+    strange = [str(name) for name, value in content.items() if not isinstance(value, Tensor)]
+    if strange:
+        raise CheckpointError(f"{path} holds more than tensors: {', '.join(strange[:5])}", hint="expected a state dict")
+    return content

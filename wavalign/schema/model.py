@@ -43,7 +43,8 @@ class ModelSection(Section):
     architecture: Component
     """Model family: how dialogues become tokens and what the network looks like."""
     checkpoint: RecipePath | None = None
-    """Folder with weights, config and tokenizer in the family's original layout. Give this or `preset`."""
+    """Weights, config and tokenizer in the family's original layout: a folder, or `hf://org/name[@revision][/folder]`,
+    `s3://...`, `gs://...`, `https://...`. Give this or `preset`."""
     preset: str | None = None
     """A named size with random weights, for training from scratch."""
     tokenizer: RecipePath | None = None
@@ -56,3 +57,6 @@ class ModelSection(Section):
     """Parameter groups that are not trained; omitted, those the architecture keeps frozen (an encoder)."""
     adapter: AdapterSection | None = None
     """Train low-rank adapters (LoRA, DoRA) instead of the weights themselves."""
+    allow_pickles: bool = False
+    """Read weights in `.bin` or `.pt` files, in torch's way that takes tensors and nothing else; safetensors need no
+    leave."""

@@ -5,13 +5,19 @@ from typing import Any
 
 import pytest
 import soundfile
+import torch
 import yaml
+from safetensors.torch import load_file
 
+from tests.plugins.servers import serving
 from tests.toy.compiled import HERE, Change, drop, put
 from tests.toy.world import toy_recipe, write_recipe
 from wavalign.engine import api
 from wavalign.engine.compile.compiler import compile_recipe
 from wavalign.engine.compile.preflight import Finding, Preflight
+from wavalign.engine.run.builder import Builder
+from wavalign.engine.state.distributed import World
+from wavalign.plugins.weights import save_weights
 from wavalign.schema.loading import load_recipe
 
 SFT_ONLY: tuple[Change, ...] = (
@@ -143,3 +149,75 @@ def test_recipes_are_plain_yaml(tmp_path: Path) -> None:
     """What these tests edit is what a person could have written."""
     text = Path(write_recipe(tmp_path, toy_recipe(tmp_path))).read_text(encoding="utf-8")
     assert yaml.safe_load(text)["name"] == "toy"
+
+
+def stored(folder: Path, *, change: bool = False) -> Path:
+    """A checkpoint of the toy's model; changed, a tensor is missing, one too many and one of another shape."""
+    plan = compile_recipe(load_recipe(write_recipe(folder, toy_recipe(folder))), HERE)
+    builder = Builder(plan, World.single("cpu"), lambda what, done, total: None)
+    architecture = builder.architecture(plan.stages[0], None)
+    weights = architecture.build_policy(seed=0).state_dict()
+    if change:
+        weights["extra"] = torch.zeros(3)
+        weights["model.norm.weight"] = torch.ones(5)
+        del weights["model.layers.0.mlp.up_proj.weight"]
+    place = folder / "public"
+    architecture.save_layout(str(place))
+    save_weights(weights, str(place), max_shard_bytes=20_000)
+    return place
+
+
+def over(address: str, **model: Any) -> Change:
+    def change(recipe: dict[str, Any]) -> None:
+        recipe["model"] = {"architecture": "vita", "checkpoint": address, **model}
+
+    return change
+
+
+@pytest.mark.parametrize("remote", [False, True], ids=["local", "remote"])
+def test_tensors_that_do_not_fit_are_named_before_anything_large_is_fetched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, remote: bool
+) -> None:
+    monkeypatch.setenv("WAVALIGN_CACHE", str(tmp_path / "cache"))
+    place = stored(tmp_path, change=True)
+    with serving(place) as served:
+        address = served.address if remote else str(place)
+        finding = at(look(tmp_path, over(address)), "weights")
+        for file, wanted in served.asked:
+            if file.endswith(".safetensors") and (place / file).exists():
+                header = 8 + int.from_bytes((place / file).read_bytes()[:8], "little")
+                assert int(wanted.rpartition("-")[2]) < header, "tensors are asked for"
+    assert finding.level == "error"
+    assert finding.message.splitlines() == [
+        f"{address} does not fit the network in 3 tensors:",
+        "  missing: model.layers.0.mlp.up_proj.weight [48, 32]",
+        "  unexpected: extra [3]",
+        "  shape: model.norm.weight is [5], wanted [32]",
+    ]
+    assert not list((tmp_path / "cache").rglob("*.safetensors"))
+
+
+def test_a_remote_checkpoint_that_fits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WAVALIGN_CACHE", str(tmp_path / "cache"))
+    with serving(stored(tmp_path)) as served:
+        found = look(tmp_path, over(served.address))
+        assert found.errors == ()
+        assert at(found, "weights").message.endswith("M parameters")
+        (tmp_path / "public" / "config.json").unlink()
+        gone = at(look(tmp_path, over(f"{served.address}/")), "model")
+    assert gone.level == "error"
+    assert "config.json: the server answers 404" in gone.message
+
+
+def test_pickles_are_looked_at_where_they_may_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WAVALIGN_CACHE", str(tmp_path / "cache"))
+    place = stored(tmp_path)
+    weights = {name: x for file in place.glob("*.safetensors") for name, x in load_file(file).items()}
+    for file in place.glob("model*"):
+        file.unlink()
+    torch.save(weights, place / "pytorch_model.bin")
+    assert "can run code" in at(look(tmp_path, over(str(place))), "weights").message
+    assert look(tmp_path, over(str(place), allow_pickles=True)).errors == ()
+    with serving(place) as served:
+        told = at(look(tmp_path, over(served.address, allow_pickles=True)), "weights")
+    assert (told.level, "when they are fetched" in told.message) == ("warning", True)

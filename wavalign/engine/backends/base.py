@@ -2,7 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,6 +55,20 @@ class AdamSettings:
     max_grad_norm: float
 
 
+class Placement:
+    """Where a network's weights come to lie while they are read, and how precise they are.
+
+    This one keeps every weight whole on each rank. A backend that wants them otherwise brings its own.
+    """
+
+    def __init__(self, device: torch.device, *, dtype: torch.dtype = torch.float32) -> None:
+        self.device, self.dtype = device, dtype
+
+    def settle(self, parameter: nn.Parameter) -> None:
+        """Take a parameter whose weights are in it; every rank settles all parameters in the same order."""
+        return
+
+
 class Backend(ABC):
     """Forward, backward and update of one policy over all ranks.
 
@@ -92,6 +106,13 @@ class Backend(ABC):
     def full_parameters(self) -> AbstractContextManager[None]:
         """Inside, every parameter of `policy` is whole on this rank and computes in the training's precision."""
 
+    def weights(self) -> Iterator[tuple[str, Tensor]]:
+        """Every lasting tensor of `policy` by name, one whole at a time; every rank walks along to the end.
+
+        The next one may take the place of the last: copy what shall stay.
+        """
+        yield from self.policy.state_dict().items()
+
     @abstractmethod
     def save(self, folder: Path) -> None:
         """Write weights and optimiser states under `folder`; every rank calls it."""
@@ -105,11 +126,16 @@ class Backend(ABC):
         return
 
 
-def parameter_groups(parameters: Iterable[nn.Parameter], weight_decay: float) -> list[dict[str, object]]:
-    """Trainable matrices with `weight_decay`, trainable vectors without; a group that would be empty is left out."""
+def parameter_groups(
+    parameters: Iterable[nn.Parameter], weight_decay: float, dimensions: Callable[[nn.Parameter], int] = Tensor.dim
+) -> list[dict[str, object]]:
+    """Trainable matrices with `weight_decay`, trainable vectors without; a group that would be empty is left out.
+
+    `dimensions` tells them apart where a parameter's own shape does not, as that of a partitioned one.
+    """
     trainable = [parameter for parameter in parameters if parameter.requires_grad]
-    matrices = [parameter for parameter in trainable if parameter.ndim >= 2]
-    vectors = [parameter for parameter in trainable if parameter.ndim < 2]
+    matrices = [parameter for parameter in trainable if dimensions(parameter) >= 2]
+    vectors = [parameter for parameter in trainable if dimensions(parameter) < 2]
     groups: list[dict[str, object]] = [
         {"params": matrices, "weight_decay": weight_decay},
         {"params": vectors, "weight_decay": 0.0},

@@ -19,7 +19,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from wavalign.engine.backends.base import Backend, Ranks, autocast, finite_norm, parameter_groups
+from wavalign.engine.backends.base import Backend, Placement, Ranks, autocast, finite_norm, parameter_groups
 from wavalign.errors import CheckpointError
 from wavalign.plugins.api import Policy
 from wavalign.plugins.batch import TokenBatch
@@ -28,6 +28,33 @@ LOGGER = "DeepSpeed"
 _TAG = "training"
 _MAX_HEADS = 127
 """A head's index in a batch is an int8."""
+
+
+def placement(config: Mapping[str, Any], ranks: Ranks) -> Placement:
+    """Where the weights of a network to be trained by `config` are read to: whole, or at stage 3 in parts."""
+    dtype = torch.bfloat16 if config["bf16"]["enabled"] else torch.float32
+    if config["zero_optimization"]["stage"] == 3:
+        return PartitionedPlacement(config, ranks, dtype)
+    return Placement(ranks.device, dtype=dtype)
+
+
+@final
+class PartitionedPlacement(Placement):
+    """Every rank keeps its part of each weight; whole is but the one that is being read."""
+
+    def __init__(self, config: Mapping[str, Any], ranks: Ranks, dtype: torch.dtype) -> None:
+        super().__init__(ranks.device, dtype=dtype)
+        self._config = copy.deepcopy(dict(config))
+        _join_group(ranks)
+        with _hushed():
+            self._library = _load(ranks.device)
+            self._library.init_distributed(dist_init_required=False)  # it takes part in the group there is
+
+    def settle(self, parameter: nn.Parameter) -> None:
+        holder = nn.Module()  # the library partitions modules
+        holder.register_parameter("weight", parameter)
+        with _hushed():
+            self._library.zero.Init(module=holder, config_dict_or_path=self._config, dtype=self.dtype)
 
 
 @final
@@ -62,7 +89,7 @@ class DeepSpeedBackend(Backend):
             decay = float(config["optimizer"]["params"]["weight_decay"])
             self._engine, *_ = self._library.initialize(
                 model=module,
-                model_parameters=parameter_groups(policy.parameters(), decay),
+                model_parameters=parameter_groups(policy.parameters(), decay, _dimensions),
                 config=copy.deepcopy(dict(config)),
                 dist_init_required=False,
             )
@@ -105,6 +132,15 @@ class DeepSpeedBackend(Backend):
         if self._stage == 3 and not self._whole:
             return self._gathered()
         return autocast(self._ranks.device, "bf16") if self._autocast else nullcontext()
+
+    def weights(self) -> Iterator[tuple[str, Tensor]]:
+        for name, tensor in self._policy.state_dict(keep_vars=True).items():
+            if self._stage == 3 and isinstance(tensor, nn.Parameter) and not self._whole:
+                with self._library.zero.GatheredParameters([tensor]):
+                    tensor.ds_active_sub_modules.clear()  # type: ignore[attr-defined]
+                    yield name, tensor.data.to("cpu", copy=True) if self._ranks.rank == 0 else tensor.data
+            else:
+                yield name, tensor.data
 
     def save(self, folder: Path) -> None:
         self._engine.save_checkpoint(str(folder), tag=_TAG, save_latest=False)
@@ -171,6 +207,12 @@ class DeepSpeedBackend(Backend):
             finally:
                 self._whole = False
                 offload._register_deepspeed_module(offload.module)
+
+
+def _dimensions(parameter: nn.Parameter) -> int:
+    """Of the whole parameter; what is left in the place of a partitioned one has one dimension."""
+    shape: Sequence[int] = getattr(parameter, "ds_shape", parameter.shape)
+    return len(shape)
 
 
 def _join_group(ranks: Ranks) -> None:

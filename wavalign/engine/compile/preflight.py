@@ -1,7 +1,7 @@
 """What a dry run looks at outside the recipe: data, weights, masks, disk, devices, memory. It starts nothing."""
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, TypeVar, final
 
@@ -15,7 +15,7 @@ from wavalign.engine.compile.streams import missing_heads, unknown_streams
 from wavalign.errors import WavAlignError
 from wavalign.plugins.api import Architecture, Mask
 from wavalign.plugins.batch import Dialogue, TokenSequence
-from wavalign.plugins.weights import check_fit
+from wavalign.plugins.weights import StoredTensor, check_fit
 from wavalign.schema.component import WeightedComponent
 
 HEAD = 32
@@ -59,6 +59,9 @@ class Tools(Protocol):
 
     def architecture(self, stage: StagePlan) -> Architecture:
         """The stage's architecture."""
+
+    def tensors(self, stage: StagePlan) -> Mapping[str, StoredTensor] | None:
+        """Headers of the stage's checkpoint, no tensor read; None where only fetching it would tell."""
 
     def head(self, sources: Sequence[WeightedComponent], count: int) -> tuple[list[Dialogue], int | None]:
         """`count` dialogues of a heading and how many it has; None where that would take reading a stream."""
@@ -133,14 +136,19 @@ class _Inspection:
         return dialogues
 
     def _weights(self, stage: StagePlan, architecture: Architecture) -> None:
-        folder = stage.stage.model.checkpoint
-        if folder is None:
+        checkpoint = stage.stage.model.checkpoint
+        if checkpoint is None:
             self._add(stage.name, "weights", "ok", "random, or those of the stage before")
             return
         wanted = architecture.parameter_shapes()
 
         def fits() -> bool:
-            check_fit(folder, wanted, architecture.ignored_keys)
+            stored = self.tools.tensors(stage)
+            if stored is None:
+                message = f"{checkpoint} holds pickles; whether they fit shows when they are fetched"
+                self._add(stage.name, "weights", "warning", message)
+                return False
+            check_fit(stored, wanted, architecture.ignored_keys, where=checkpoint)
             return True
 
         if self._try(stage.name, "weights", fits):

@@ -5,7 +5,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar, final
 
-from wavalign.engine.backends.base import AdamSettings, Backend
+import torch
+
+from wavalign.engine.backends.base import AdamSettings, Backend, Placement, Precision
 from wavalign.engine.backends.plain import PlainBackend
 from wavalign.engine.compile.plan import Plan, StagePlan, TermPlan
 from wavalign.engine.run.adapters import attach
@@ -20,6 +22,7 @@ from wavalign.engine.run.rollouts import Roller, nothing_completes
 from wavalign.engine.run.sampling import check_streams
 from wavalign.engine.run.scoring import LiveReward, RewardPool
 from wavalign.engine.run.seeds import derive
+from wavalign.engine.run.starting_weights import StartingWeights, checkpoint_address
 from wavalign.engine.state.distributed import World
 from wavalign.errors import PluginError, PreflightError
 from wavalign.plugins.api import (
@@ -41,7 +44,7 @@ from wavalign.plugins.api import (
 )
 from wavalign.plugins.cache import cache_folder
 from wavalign.plugins.registry import Registry
-from wavalign.plugins.weights import load_into
+from wavalign.plugins.remote import Want, local_folder
 from wavalign.schema.component import Component, WeightedComponent
 from wavalign.schema.environment import resolve_secrets
 
@@ -64,8 +67,8 @@ class Builder:
         codec = self.codec(stage, start)
         architecture = self.architecture(stage, start)
         check_streams(section, architecture.tokens)
-        policy = self.policy(stage, architecture, start)
-        reference = self._reference(stage, policy)
+        policy = self.policy(stage, architecture)
+        reference = self._reference(stage, architecture, policy)
         backend = self._backend(stage, policy, architecture)
         if isinstance(reference, AdapterOff):
             reference.follow(backend)
@@ -101,31 +104,47 @@ class Builder:
             raise PluginError(f"{base.kind} '{component.type}' is not a {base.__name__}")
         return made
 
-    def architecture(self, stage: StagePlan, start: Path | None) -> Architecture:
-        """The stage's architecture, over its starting checkpoint."""
+    def architecture(self, stage: StagePlan, start: Path | None, *, want: Want = "weights") -> Architecture:
+        """The stage's architecture, over its starting checkpoint; `layout` is enough of it to encode dialogues."""
         model = stage.stage.model
-        checkpoint = _weights(stage, start)
-        source = ModelSource(
-            checkpoint, None if checkpoint else model.preset, model.tokenizer, device=str(self.world.device)
-        )
+        checkpoint = self.checkpoint(stage, start, want=want)
+        tokenizer = model.tokenizer
+        if tokenizer is not None and checkpoint is None:
+            tokenizer = local_folder(tokenizer, want="layout", progress=self.progress)
+        source = ModelSource(checkpoint, None if checkpoint else model.preset, tokenizer, device=str(self.world.device))
         return self.plugin(Architecture, model.architecture, source=source)
 
-    def policy(self, stage: StagePlan, architecture: Architecture, start: Path | None) -> Policy:
+    def policy(self, stage: StagePlan, architecture: Architecture) -> Policy:
         """The stage's network with its starting weights, frozen groups frozen, adapters on it."""
-        policy = architecture.build_policy(seed=derive(self.plan.seed, "policy"))
-        folder = _weights(stage, start)
-        if folder is not None:
-            load_into(policy, folder, architecture.ignored_keys)
+        model = stage.stage.model
+        # Adapters are put on whole layers; a backend that partitions does so afterwards.
+        placement = Placement(self.world.device) if model.adapter is not None else self._placement(stage)
+        policy = self.starting_weights(stage, architecture).policy(placement)
         if self.plan.runtime.gradient_checkpointing:
             recompute_layers(policy)
-        model = stage.stage.model
         if model.adapter is not None:
             seed, precision = derive(self.plan.seed, stage.name, "adapter"), self.plan.runtime.precision
             attach(policy, model.adapter, architecture=architecture, seed=seed, precision=precision)
-            return policy.to(self.world.device)
+            return policy
         for name, parameter in policy.named_parameters():
             parameter.requires_grad_(architecture.parameter_group(name) not in (model.freeze or ()))
-        return policy.to(self.world.device)
+        return policy
+
+    def checkpoint(self, stage: StagePlan, start: Path | None, *, want: Want = "weights") -> str | None:
+        """Local folder of what the stage starts from, fetched where it lies elsewhere; None for random weights."""
+        address = checkpoint_address(stage, start)
+        if address is None:
+            return None
+        return local_folder(address, want=want, pickles=stage.stage.model.allow_pickles, progress=self.progress)
+
+    def starting_weights(self, stage: StagePlan, architecture: Architecture) -> StartingWeights:
+        """What the policy and its frozen reference start from: the checkpoint that the architecture stands over."""
+        return StartingWeights(
+            architecture,
+            folder=architecture.source.checkpoint,
+            seed=derive(self.plan.seed, "policy"),
+            pickles=stage.stage.model.allow_pickles,
+        )
 
     def codec(self, stage: StagePlan, start: Path | None) -> Codec | None:
         """The stage's codec; one fitted by an earlier stage takes the place of its checkpoint."""
@@ -240,11 +259,22 @@ class Builder:
             max_new_tokens=section.rollout.max_new_tokens,
         )
 
-    def _reference(self, stage: StagePlan, policy: Policy) -> Reference | None:
+    def _reference(self, stage: StagePlan, architecture: Architecture, policy: Policy) -> Reference | None:
         if stage.copies_reference:
             half = stage.deepspeed is not None and bool(stage.deepspeed["bf16"]["enabled"])
-            return FrozenCopy(policy, device=self.world.device, precision=self.plan.runtime.precision, half=half)
+            placement = Placement(self.world.device, dtype=torch.bfloat16 if half else torch.float32)
+            copied = self.starting_weights(stage, architecture).policy(placement)
+            precision: Precision = "float32" if half else self.plan.runtime.precision
+            return FrozenCopy(copied, device=self.world.device, precision=precision)
         return AdapterOff(policy) if stage.graph.reference else None
+
+    def _placement(self, stage: StagePlan) -> Placement:
+        if stage.deepspeed is None:
+            return Placement(self.world.device)
+        # As below: its import takes seconds.
+        from wavalign.engine.backends.deepspeed import placement
+
+        return placement(stage.deepspeed, self.world)
 
     def _backend(self, stage: StagePlan, policy: Policy, architecture: Architecture) -> Backend:
         scored, runtime = ScoredPolicy(policy, architecture.tokens), self.plan.runtime
@@ -259,13 +289,6 @@ class Builder:
 
         heads = scored.head_parameters()
         return DeepSpeedBackend(scored, policy=policy, heads=heads, config=stage.deepspeed, ranks=self.world)
-
-
-def _weights(stage: StagePlan, start: Path | None) -> str | None:
-    """Folder of the starting weights: the earlier stage's model, or the recipe's checkpoint; None for random ones."""
-    if start is not None and (start / "model").exists():
-        return str(start / "model")
-    return stage.stage.model.checkpoint
 
 
 def _silent(what: str, done: int, total: int) -> None:

@@ -1,6 +1,5 @@
 """The network a stage started from, for terms that compare with it."""
 
-import copy
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -23,18 +22,15 @@ class Reference(ABC):
 
 @final
 class FrozenCopy(Reference):
-    """A second network; `half` holds its weights in bfloat16, as a backend does that holds the policy's so."""
+    """A second network, made from what the policy was made from."""
 
-    def __init__(self, policy: Policy, *, device: torch.device, precision: Precision, half: bool) -> None:
-        self._policy = copy.deepcopy(policy).to(device).requires_grad_(False).eval()
-        for parameter in self._policy.parameters() if half else ():
-            parameter.data = parameter.data.bfloat16()
-        self._device = device
-        self._autocast: Precision = "float32" if half else precision
+    def __init__(self, policy: Policy, *, device: torch.device, precision: Precision) -> None:
+        self._policy = policy.requires_grad_(False).eval()
+        self._device, self._precision = device, precision
 
     @contextmanager
     def scoring(self) -> Iterator[Policy]:
-        with torch.no_grad(), autocast(self._device, self._autocast):
+        with torch.no_grad(), autocast(self._device, self._precision):
             yield self._policy
 
 

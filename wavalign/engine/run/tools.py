@@ -1,6 +1,6 @@
 """What preflight needs constructed, by the builder."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import final
 
 from wavalign.engine.compile.plan import StagePlan, TermPlan
@@ -9,6 +9,8 @@ from wavalign.engine.run.feeding import CodeCache, Encoder
 from wavalign.plugins.api import Architecture, Mask
 from wavalign.plugins.batch import Dialogue, TokenSequence
 from wavalign.plugins.cache import cache_folder
+from wavalign.plugins.remote import read_headers
+from wavalign.plugins.weights import StoredTensor
 from wavalign.schema.component import WeightedComponent
 
 
@@ -20,8 +22,14 @@ class PreflightTools:
         self.builder = builder
 
     def architecture(self, stage: StagePlan) -> Architecture:
-        """The stage's architecture over what its recipe names."""
-        return self.builder.architecture(stage, None)
+        """The stage's architecture over what its recipe names; of a remote checkpoint only the small files."""
+        return self.builder.architecture(stage, None, want="layout")
+
+    def tensors(self, stage: StagePlan) -> Mapping[str, StoredTensor] | None:
+        """Name, shape and type of every tensor of the stage's checkpoint; None where only fetching would tell."""
+        model = stage.stage.model
+        assert model.checkpoint is not None
+        return read_headers(model.checkpoint, pickles=model.allow_pickles)
 
     def head(self, sources: Sequence[WeightedComponent], count: int) -> tuple[list[Dialogue], int | None]:
         """Dialogues spread over a heading (of a stream the first), and how many it has; None for a stream."""

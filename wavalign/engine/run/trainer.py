@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any, final
 
 from wavalign.engine.compile.plan import Plan, StagePlan
-from wavalign.engine.run.adapters import merged_weights, save_adapter
 from wavalign.engine.run.builder import Builder
 from wavalign.engine.run.callbacks import Observer
 from wavalign.engine.run.codec_fitting import fit_codec
 from wavalign.engine.run.executor import StepExecutor, StepResult
 from wavalign.engine.run.live import LiveStage
 from wavalign.engine.run.records import RecordMaker
+from wavalign.engine.run.stage_model import leave_model
 from wavalign.engine.run.stopping import StopSignals
 from wavalign.engine.state.checkpoint import Checkpoint, CheckpointStore
 from wavalign.engine.state.distributed import World
@@ -25,7 +25,6 @@ from wavalign.engine.state.metrics import METRICS_NULLABLE, ROLLOUTS_NULLABLE, M
 from wavalign.engine.state.rng import restore_rng, rng_state
 from wavalign.errors import ResumeError
 from wavalign.plugins.api import Tracker
-from wavalign.plugins.weights import save_weights
 
 
 @final
@@ -119,19 +118,10 @@ class Trainer:
     def _export(self, live: LiveStage, start: Path | None) -> None:
         """Leave the stage's model in its original layout, whole or not at all."""
         folder = self._stage_folder(live.plan)
-        with live.backend.full_parameters():
-            if self.world.is_first:
-                model = folder / "model"
-                with storage_errors(str(folder)):
-                    model.mkdir(parents=True, exist_ok=True)
-                    live.architecture.save_layout(str(model))
-                    policy = live.backend.policy
-                    adapted = live.plan.stage.model.adapter is not None
-                    save_weights(merged_weights(policy) if adapted else policy.state_dict(), str(model))
-                    if adapted:
-                        save_adapter(policy, folder / "adapter")
-                    if start is not None and (start / "codec.safetensors").exists():
-                        shutil.copy2(start / "codec.safetensors", folder / "codec.safetensors")
+        leave_model(live, folder / "model")
+        if self.world.is_first and start is not None and (start / "codec.safetensors").exists():
+            with storage_errors(str(folder)):
+                shutil.copy2(start / "codec.safetensors", folder / "codec.safetensors")
         self._complete(live.plan)
 
     def _complete(self, stage: StagePlan) -> None:
