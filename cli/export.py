@@ -57,9 +57,10 @@ def export(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier export.")] = False,
     format_: FormatOption = Format.TEXT,
 ) -> None:
-    """Write a run's model in the layout of the checkpoint it came from.
+    """Write a run's model in its original layout.
 
-    Weights keep names, files and types of the original; every other file of it comes along.
+    That is the layout of the checkpoint the run came from: weights keep its names, files and types, and every other
+    file of it comes along.
     """
     output_format.set(format_)
     limit = None if shard_size is None else size_in_bytes(shard_size)

@@ -21,6 +21,7 @@ LONG_FUNCTIONS: dict[str, str] = {}
 """`path::Class.function` -> why it may be longer."""
 MANY_PARAMETERS: dict[str, str] = {
     "cli/data.py::check": "the options of a command, each with its own help",
+    "cli/export.py::export": "each is an option of the command",
     "wavalign/engine/compile/graph.py::GraphBuilder._add": "the fields of a node",
     "wavalign/engine/compile/lowering.py::deepspeed_config": "each is a number or name of the plan; it reads no plan",
 }

@@ -27,7 +27,7 @@ from wavalign.errors import (
 from wavalign_cli import app as application
 from wavalign_cli.console import Format, output_format
 
-COMMANDS = ("run", "validate", "plan", "recipes", "plugins", "data", "schema", "report", "doctor")
+COMMANDS = ("run", "validate", "plan", "recipes", "plugins", "data", "schema", "report", "export", "doctor")
 
 
 def call(*arguments: str, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:

@@ -75,12 +75,11 @@ def test_precision_and_device_are_the_backends(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("stored", [True, False], ids=["checkpoint", "random"])
-def test_the_reference_is_the_policy_as_it_starts(tmp_path: Path, stored: bool) -> None:
+def test_every_network_is_one_of_its_own_with_equal_weights(tmp_path: Path, stored: bool) -> None:
     architecture = small_kimi(tmp_path)
     folder = checkpoint(tmp_path, architecture, torch.bfloat16) if stored else None
     weights = StartingWeights(architecture, folder=folder, seed=4)
     policy, reference = weights.policy(Placement(CPU)), weights.policy(Placement(CPU))
-    assert not reference.training and not any(x.requires_grad for x in reference.parameters())
     for name, parameter in policy.named_parameters():
         assert torch.equal(parameter, reference.get_parameter(name))
         assert parameter.data_ptr() != reference.get_parameter(name).data_ptr()
