@@ -1,7 +1,6 @@
 """VITA-Audio style: text and codec ids interleaved in one stream, optionally several tokens per trunk pass.
 
     prompt = ChatML turns; sound of the user as BOA, code x N, EOA, or heard as features (presets `-plus`)
-
     answer = t x T1, BOA, code x (A1 - 2), EOA, t x T2, BOA, code x (A2 - 2), EOA, ..., <|im_end|>
     log p(answer | prompt) = sum over t of log softmax(W h^s_{t - shift(s)})[answer_t],   s = head that predicted t
 
