@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tests.codecs.makers import VQ_CONFIG, decoder, noise, vq_weights, write_vq
 from wavalign.errors import CheckpointError, PluginError, PreflightError
-from wavalign.plugins.codecs.glm4voice import Glm4VoiceCodec, Glm4VoiceParams
+from wavalign.plugins.codecs.glm4voice import DecoderOptions, Glm4VoiceCodec, Glm4VoiceParams
 from wavalign.plugins.codecs.whisper_vq.sizes import sizes_of_config
 from wavalign.plugins.codecs.whisper_vq.tokenizer import WhisperVqTokenizer, load_network
 from wavalign.plugins.weights import save_weights
@@ -190,3 +190,13 @@ def test_a_decoder_of_other_codes_is_refused(tmp_path: Path) -> None:
     codec = Glm4VoiceCodec(Glm4VoiceParams(checkpoint=write_vq(tmp_path), decoder=decoder(codes=47)))
     with pytest.raises(PluginError, match=r"code books of \[47\], the tokenizer has one of 48"):
         codec.decode([1])
+
+
+def test_a_decoder_that_is_not_there_is_found_before_anything_is_decoded(tmp_path: Path) -> None:
+    checkpoint = write_vq(tmp_path)
+    for options, message in (
+        ({"script": "/no/such.py"}, r"/no/such\.py does not exist"),
+        ({"python": "/no"}, "/no is not"),
+    ):
+        with pytest.raises(PreflightError, match=message):
+            Glm4VoiceCodec(Glm4VoiceParams(checkpoint=checkpoint, decoder=DecoderOptions(**options)))

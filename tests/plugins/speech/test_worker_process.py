@@ -224,9 +224,14 @@ def test_what_cannot_be_started(tmp_path: Path, start: Start) -> None:
     with pytest.raises(PreflightError, match=r"nowhere\.py does not exist"):
         WorkerProcess(str(tmp_path / "nowhere.py"), WorkerOptions())
     (tmp_path / "worker.py").write_text("")
-    with pytest.raises(PreflightError, match="interpreter /no/python cannot be started") as caught:
+    with pytest.raises(PreflightError, match="interpreter /no/python is not there") as caught:
         WorkerProcess(str(tmp_path / "worker.py"), WorkerOptions(python="/no/python"))
     assert "environment" in caught.value.hint
+    nothing = tmp_path / "python"
+    nothing.write_text("")
+    nothing.chmod(0o755)
+    with pytest.raises(PreflightError, match="cannot be started"):
+        WorkerProcess(str(tmp_path / "worker.py"), WorkerOptions(python=str(nothing)))
 
 
 def test_nothing_is_left_behind_when_nobody_needs_it(start: Start) -> None:

@@ -177,6 +177,15 @@ class _Tail:
                 self._content = (self._content + block)[-_LAST_BYTES:]
 
 
+def check_startable(script: str, options: WorkerOptions) -> None:
+    """Raise PreflightError where the script or its interpreter is not there; starts nothing."""
+    if not Path(script).is_file():
+        raise PreflightError(f"the worker {script} does not exist", hint="give the path of a Python file")
+    if options.python is not None and not os.access(options.python, os.X_OK):
+        hint = "give the python of the environment that holds the codec"
+        raise PreflightError(f"the interpreter {options.python} is not there or cannot be run", hint=hint)
+
+
 @final
 @dataclass(frozen=True, slots=True)
 class _Pipes:
@@ -187,8 +196,7 @@ class _Pipes:
 
 
 def _start(script: str, options: WorkerOptions) -> tuple["subprocess.Popen[bytes]", _Pipes]:
-    if not Path(script).is_file():
-        raise PreflightError(f"the worker {script} does not exist", hint="give the path of a Python file")
+    check_startable(script, options)
     python = options.python or sys.executable
     theirs_in, requests = os.pipe()
     answers, theirs_out = os.pipe()
@@ -208,7 +216,7 @@ def _start(script: str, options: WorkerOptions) -> tuple["subprocess.Popen[bytes
     except OSError as error:
         os.close(requests)
         os.close(answers)
-        hint = "give the python of the environment that holds the codec"
+        hint = "is it a Python interpreter?"
         raise PreflightError(f"the interpreter {python} cannot be started: {error}", hint=hint) from error
     finally:
         os.close(theirs_in)
