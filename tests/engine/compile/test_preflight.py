@@ -7,7 +7,6 @@ import pytest
 import soundfile
 import yaml
 
-from tests.codecs.makers import write_vq
 from tests.toy.compiled import HERE, Change, drop, put
 from tests.toy.world import toy_recipe, write_recipe
 from wavalign.engine import api
@@ -103,19 +102,6 @@ def test_a_dialogue_with_sound_wants_a_codec_and_its_file(tmp_path: Path) -> Non
     assert finding.level == "error"
     assert "q.wav" in finding.message
     assert "model.codec" in finding.hint
-
-
-def test_what_listens_wants_a_codec_that_can_decode(tmp_path: Path) -> None:
-    """A codec may come without its decoder; then a reward or a metric that listens is a finding before the run."""
-    codec = put("model.codec", {"type": "glm4voice", "checkpoint": write_vq(tmp_path / "tokenizer")})
-    listening = put("rewards.loud", {"type": "toy_loudness"})
-    assert look(tmp_path, codec).errors == ()
-    finding = at(look(tmp_path, codec, listening), "prompts as tokens")
-    assert finding.level == "error"
-    assert "reward `loud` must hear the answers, and codec glm4voice was given no decoder" in finding.message
-    assert "wavalign plugins show codec.glm4voice" in finding.hint
-    measured = put("evaluation.metrics.whole", {"type": "well_formed"})
-    assert "metric `whole`" in at(look(tmp_path, codec, measured), "prompts as tokens").message
 
 
 def test_a_disk_that_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
