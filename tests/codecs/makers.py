@@ -9,11 +9,12 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 import transformers
-from torch import Tensor, nn
+from torch import Tensor
 
 from wavalign.plugins.api import Codec
 from wavalign.plugins.batch import Waveform
 from wavalign.plugins.codecs.glm4voice import DecoderOptions, Glm4VoiceCodec, Glm4VoiceParams
+from wavalign.plugins.codecs.neural.families import Xcodec2
 from wavalign.plugins.codecs.process import ProcessCodec, ProcessParams
 from wavalign.plugins.codecs.source_filter import SourceFilterCodec, SourceFilterParams
 from wavalign.plugins.codecs.transformers import TransformersCodec, TransformersParams
@@ -78,11 +79,13 @@ def vq_weights(seed: int, **changes: Any) -> dict[str, Tensor]:
     weights = lively(network.state_dict(), seed)
     network.load_state_dict(weights)
     heard = noise(1280 * network.sizes.num_codes, 16_000, seed + 100).samples
-    features = transformers.WhisperFeatureExtractor(feature_size=network.sizes.num_mels)
+    features: Any = transformers.WhisperFeatureExtractor(  # type: ignore[no-untyped-call]
+        feature_size=network.sizes.num_mels
+    )
     mel = features(heard, sampling_rate=16_000, padding="longest", return_tensors="pt")["input_features"]
     with torch.no_grad():
-        spread = network.points(mel, torch.ones(1, mel.shape[2]))[0]
-    return {**weights, "codebook.weight": spread.clone()}
+        found = network.points(mel, torch.ones(1, mel.shape[2]))[0]
+    return {**weights, "codebook.weight": found.contiguous()}
 
 
 def write_vq(folder: Path, seed: int = 0, **changes: Any) -> str:
@@ -135,15 +138,31 @@ def write_model(model: Any, folder: Path, seed: int = 0) -> Any:
             drawn = torch.randn(x.shape, generator=generator)
             if name.endswith(("embed", "embed_sum", "codebook.weight")):
                 x.copy_(drawn * 0.1)  # some come as zeros: every sound the same code
-            elif name.endswith("project_in.weight"):
-                x.copy_(drawn * 5)
             elif name.endswith((".weight", ".original1", ".bias")):
                 x.add_(drawn * 0.1)
+        spread(model.eval())
     model.save_pretrained(folder)
-    return model.eval()
+    return model
 
 
-def encodec() -> nn.Module:
+def spread(model: Any) -> None:
+    """Put what is looked up where the encoder's values lie; random encoders vary little around a value of their own."""
+    kind = model.config.model_type
+    if kind == "encodec":
+        points = model.encoder(torch.from_numpy(noise(16 * 16, 800).samples)[None, None])[0].T
+        for level, layer in enumerate(model.quantizer.layers):
+            layer.codebook.embed.copy_(points if level == 0 else 0.5**level * (points - points.mean(dim=0)))
+    if kind == "xcodec2":
+        seen: list[Tensor] = []
+        hook = model.quantizer.project_in.register_forward_hook(lambda module, given, made: seen.append(made[0]))
+        Xcodec2(model, "test").encode(torch.from_numpy(noise(32_000, 16_000).samples), 1)
+        hook.remove()
+        scale, layer = seen[0].std(dim=0), model.quantizer.project_in
+        layer.weight.div_(scale[:, None])
+        layer.bias.sub_(seen[0].mean(dim=0)).div_(scale)
+
+
+def encodec() -> Any:
     return transformers.EncodecModel(
         transformers.EncodecConfig(
             target_bandwidths=[0.2, 0.4, 1.0],
@@ -158,7 +177,7 @@ def encodec() -> nn.Module:
     )
 
 
-def mimi() -> nn.Module:
+def mimi() -> Any:
     return transformers.MimiModel(
         transformers.MimiConfig(
             sampling_rate=800,
@@ -178,7 +197,7 @@ def mimi() -> nn.Module:
     )
 
 
-def dac() -> nn.Module:
+def dac() -> Any:
     return transformers.DacModel(
         transformers.DacConfig(
             encoder_hidden_size=4,
@@ -192,7 +211,7 @@ def dac() -> nn.Module:
     )
 
 
-def xcodec2() -> nn.Module:
+def xcodec2() -> Any:
     heard = transformers.Wav2Vec2BertConfig(
         hidden_size=16,
         num_hidden_layers=1,

@@ -4,7 +4,7 @@ A new codec joins by a line in `makers.MAKERS`. What only one has is tested besi
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 
@@ -27,6 +27,7 @@ class Specimen:
     codec: Codec
     maker: Maker
     folder: Path
+    made: dict[int, Codec] = field(default_factory=dict)
 
     @property
     def size(self) -> float:
@@ -37,10 +38,12 @@ class Specimen:
         return noise(round(frames * self.size), self.codec.sample_rate, seed)
 
     def again(self, seed: int) -> Codec:
-        """Another instance, in a folder of its own."""
-        folder = self.folder.with_name(f"{self.folder.name}-again-{seed}")
-        folder.mkdir(exist_ok=True)
-        return self.maker.make(folder, seed)
+        """Another instance, in a folder of its own; from seed 0 its files are those of the first."""
+        if seed not in self.made:
+            folder = self.folder.with_name(f"{self.folder.name}-again-{seed}")
+            folder.mkdir()
+            self.made[seed] = self.maker.make(folder, seed)
+        return self.made[seed]
 
 
 @pytest.fixture(scope="module", params=sorted(MAKERS))

@@ -18,7 +18,7 @@ from wavalign.plugins.batch import Waveform
 from wavalign.plugins.codecs.whisper_vq.tokenizer import SAMPLE_RATE, WhisperVqTokenizer
 from wavalign.plugins.codecs.workers import WORKERS
 from wavalign.plugins.speech.codes import flat_ids, refuse_other_rate, whole_frames
-from wavalign.plugins.speech.worker_process import WorkerOptions, WorkerProcess
+from wavalign.plugins.speech.worker_process import WorkerOptions, WorkerProcess, check_startable
 from wavalign.schema.base import Params, RecipePath
 
 
@@ -53,6 +53,8 @@ class Glm4VoiceCodec(Codec):
 
     def __init__(self, params: Glm4VoiceParams) -> None:
         self._params = params
+        if params.decoder is not None:
+            check_startable(_script(params.decoder), params.decoder)  # now, not when the first answer is to be heard
         self._tokenizer = WhisperVqTokenizer(params.checkpoint, params.device)
         self._worker: WorkerProcess | None = None
         self._starting = threading.Lock()
@@ -93,7 +95,7 @@ class Glm4VoiceCodec(Codec):
             )
         with self._starting:
             if self._worker is None:
-                worker = WorkerProcess(options.script or str(WORKERS[options.worker]), options)
+                worker = WorkerProcess(_script(options), options)
                 contract = worker.contract
                 if not contract.decodes or contract.codebook_sizes != (self.num_codes,):
                     worker.close()
@@ -104,3 +106,7 @@ class Glm4VoiceCodec(Codec):
                     )
                 self._worker = worker
             return self._worker
+
+
+def _script(options: DecoderOptions) -> str:
+    return options.script or str(WORKERS[options.worker])

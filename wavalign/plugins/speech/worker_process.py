@@ -1,10 +1,9 @@
-"""A codec's worker: a script under an interpreter of the user's choice, asked over pipes.
+"""A codec's worker: a script under an interpreter of the user's choice, asked over two pipes.
 
 What the two say to each other stands in `worker_side/wavalign_worker.py`. A worker that dies, hangs or speaks out of
-turn is an error with the last lines it wrote to its standard error; it is not started again.
+turn is an error with the last lines it printed; it is not started again.
 """
 
-import contextlib
 import json
 import os
 import selectors
@@ -24,14 +23,14 @@ from pydantic import Field
 from wavalign.errors import PluginError, PreflightError
 from wavalign.plugins.batch import Waveform
 from wavalign.plugins.speech import worker_side
-from wavalign.plugins.speech.worker_side.wavalign_worker import HEADER, PROTOCOL, packed
+from wavalign.plugins.speech.worker_side.wavalign_worker import HEADER, PIPES, PROTOCOL, packed
 from wavalign.schema.base import Params, RecipePath
 
 _LAST_BYTES = 4096
-"""Of the standard error, to be shown when the worker fails."""
+"""Of what it printed, to be shown when the worker fails."""
 _LAST_LINES = 20
 _PATIENCE = 5.0
-"""Seconds a worker has to end once its input is closed."""
+"""Seconds a worker has to end once nothing can be asked any more."""
 _BLOCK = 1 << 16
 _MOST_BYTES = 1 << 30
 """No answer is longer: a worker that writes to the pipe itself is found out at once."""
@@ -82,8 +81,8 @@ class WorkerProcess:
         self._options = options
         self._lock = threading.Lock()
         self._failure: PluginError | None = None
-        self._process = _start(script, options)
-        self._close = weakref.finalize(self, _end, self._process)  # also when the interpreter exits
+        self._process, self._pipes = _start(script, options)
+        self._close = weakref.finalize(self, _end, self._process, self._pipes)  # also when the interpreter exits
         self._last = _Tail(self._process)
         message, _ = self._receive(b"", options.start_timeout, "load")
         self.contract = self._checked(message)
@@ -108,8 +107,10 @@ class WorkerProcess:
         return Waveform(samples, self.contract.decode_rate)
 
     def close(self) -> None:
-        """End the worker; it must not be asked again afterwards."""
+        """End the worker; asking it again is an error."""
         self._close()
+        if self._failure is None:
+            self._failure = PluginError(f"{self.name} was ended")
 
     def _ask(self, request: bytes, what: str) -> tuple[Mapping[str, Any], bytes]:
         with self._lock:
@@ -123,7 +124,7 @@ class WorkerProcess:
     def _receive(self, request: bytes, seconds: float, what: str) -> tuple[Mapping[str, Any], bytes]:
         """Send `request` and read the next message; whatever goes wrong ends the worker."""
         try:
-            return _exchange(self._process, request, time.monotonic() + seconds)
+            return _exchange(self._pipes, request, time.monotonic() + seconds)
         except TimeoutError:
             self._process.kill()
             self.close()
@@ -153,7 +154,7 @@ class WorkerProcess:
 
 @final
 class _Tail:
-    """The last that a process wrote to its standard error, read by a thread so that it never has to wait."""
+    """The last that a process printed, read by a thread so that it never has to wait."""
 
     def __init__(self, process: "subprocess.Popen[bytes]") -> None:
         self._content = b""
@@ -170,46 +171,68 @@ class _Tail:
         return "".join(f"\n  | {line}" for line in lines)
 
     def _read(self, process: "subprocess.Popen[bytes]") -> None:
-        assert process.stderr is not None
-        with process.stderr as pipe:
+        assert process.stdout is not None
+        with process.stdout as pipe:
             while block := os.read(pipe.fileno(), _LAST_BYTES):
                 self._content = (self._content + block)[-_LAST_BYTES:]
 
 
-def _start(script: str, options: WorkerOptions) -> "subprocess.Popen[bytes]":
+def check_startable(script: str, options: WorkerOptions) -> None:
+    """Raise PreflightError where the script or its interpreter is not there; starts nothing."""
     if not Path(script).is_file():
         raise PreflightError(f"the worker {script} does not exist", hint="give the path of a Python file")
+    if options.python is not None and not os.access(options.python, os.X_OK):
+        hint = "give the python of the environment that holds the codec"
+        raise PreflightError(f"the interpreter {options.python} is not there or cannot be run", hint=hint)
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class _Pipes:
+    """This side's ends, both non-blocking."""
+
+    requests: int
+    answers: int
+
+
+def _start(script: str, options: WorkerOptions) -> tuple["subprocess.Popen[bytes]", _Pipes]:
+    check_startable(script, options)
     python = options.python or sys.executable
+    theirs_in, requests = os.pipe()
+    answers, theirs_out = os.pipe()
     # Its search path is its own: packages of this environment are not for another interpreter.
-    environment = {**os.environ, "PYTHONPATH": str(Path(worker_side.__file__).parent), "PYTHONUNBUFFERED": "1"}
+    own = {"PYTHONPATH": str(Path(worker_side.__file__).parent), "PYTHONUNBUFFERED": "1"}
     try:
         process = subprocess.Popen(
             [python, script, *options.arguments],
-            stdin=subprocess.PIPE,
+            stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
             bufsize=0,
-            env=environment,
+            env={**os.environ, **own, PIPES: f"{theirs_in},{theirs_out}"},
+            pass_fds=(theirs_in, theirs_out),
             start_new_session=True,  # Ctrl-C is for this process, which may still want to listen before it ends
         )
     except OSError as error:
-        hint = "give the python of the environment that holds the codec"
+        os.close(requests)
+        os.close(answers)
+        hint = "is it a Python interpreter?"
         raise PreflightError(f"the interpreter {python} cannot be started: {error}", hint=hint) from error
-    for pipe in (process.stdin, process.stdout):
-        assert pipe is not None
-        os.set_blocking(pipe.fileno(), False)
-    return process
+    finally:
+        os.close(theirs_in)
+        os.close(theirs_out)
+    os.set_blocking(requests, False)
+    os.set_blocking(answers, False)
+    return process, _Pipes(requests, answers)
 
 
-def _exchange(process: "subprocess.Popen[bytes]", request: bytes, deadline: float) -> tuple[Mapping[str, Any], bytes]:
+def _exchange(pipes: _Pipes, request: bytes, deadline: float) -> tuple[Mapping[str, Any], bytes]:
     """Write `request` while reading one message; OSError, ValueError or TimeoutError where that fails."""
-    assert process.stdin is not None
-    assert process.stdout is not None
     unsent, found, wanted, text = memoryview(request), bytearray(), HEADER.size, 0
     with selectors.DefaultSelector() as selector:
-        selector.register(process.stdout, selectors.EVENT_READ)
+        selector.register(pipes.answers, selectors.EVENT_READ)
         if unsent:
-            selector.register(process.stdin, selectors.EVENT_WRITE)
+            selector.register(pipes.requests, selectors.EVENT_WRITE)
         while len(found) < wanted:
             ready = selector.select(max(deadline - time.monotonic(), 0.0))
             if not ready:
@@ -218,11 +241,11 @@ def _exchange(process: "subprocess.Popen[bytes]", request: bytes, deadline: floa
                 if events & selectors.EVENT_WRITE:
                     unsent = unsent[os.write(key.fd, unsent[:_BLOCK]) :]
                     if not unsent:
-                        selector.unregister(process.stdin)
+                        selector.unregister(pipes.requests)
                     continue
                 block = os.read(key.fd, min(wanted - len(found), _BLOCK))
                 if not block:
-                    raise BrokenPipeError("its output ended")
+                    raise BrokenPipeError("it ended")
                 found += block
             if wanted == HEADER.size == len(found):
                 text, payload = HEADER.unpack(found)
@@ -251,15 +274,12 @@ def _contract(given: Mapping[str, Any]) -> WorkerContract:
     return found
 
 
-def _end(process: "subprocess.Popen[bytes]") -> None:
+def _end(process: "subprocess.Popen[bytes]", pipes: _Pipes) -> None:
     """Let the process end by itself once nobody can ask it any more, and end it where it does not."""
-    assert process.stdin is not None
-    assert process.stdout is not None
-    with contextlib.suppress(BrokenPipeError):  # what was still to be sent has nobody left to read it
-        process.stdin.close()
+    os.close(pipes.requests)
     try:
         process.wait(_PATIENCE)
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
-    process.stdout.close()
+    os.close(pipes.answers)

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import transformers
+from huggingface_hub.errors import StrictDataclassError
 from transformers.utils import logging
 
 from wavalign.errors import CheckpointError
@@ -32,7 +33,7 @@ def _model(kind: Any, folder: str, device: str) -> Any:
             model, report = kind.from_pretrained(
                 folder, local_files_only=True, use_safetensors=True, dtype="float32", output_loading_info=True
             )
-    except (OSError, ValueError, TypeError, RuntimeError) as error:
+    except (OSError, ValueError, TypeError, RuntimeError, StrictDataclassError) as error:
         raise CheckpointError(f"{folder} cannot be loaded: {error}", hint="fetch it again") from error
     missing = sorted(report["missing_keys"])
     if missing:

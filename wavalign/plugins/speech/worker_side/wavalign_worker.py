@@ -7,7 +7,7 @@ newer, found on the worker's search path. Codes travel frame-major and count fro
 A message is a little-endian uint32 with the length of a JSON object, one with the length of a payload, the object,
 the payload: float32 samples or int32 codes, little-endian. The worker speaks first, `{"contract": {...}}`; then it
 answers each `{"op": "encode"}` and `{"op": "decode"}` with `{}` and a payload, or with `{"error": "..."}`. It ends when
-its input closes.
+the requests end.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ from dataclasses import asdict, dataclass
 from typing import BinaryIO
 
 PROTOCOL = 1
+PIPES = "WAVALIGN_WORKER_PIPES"
+"""Environment variable: the descriptors requests come from and answers go to, so that a print harms neither."""
 HEADER = struct.Struct("<II")
 Object = dict[str, object]
 
@@ -52,15 +54,17 @@ Decode = Callable[[list[int]], Sequence[float]]
 
 
 def serve(load: Callable[[], tuple[Contract, Encode | None, Decode | None]]) -> None:
-    """Run `load` (import, read weights), declare the contract it gives, and answer until the input closes.
+    """Run `load` (import, read weights), declare the contract it gives, and answer until the requests end.
 
-    What `load`, `encode` and `decode` print goes to the standard error, whose last lines WavAlign shows when the worker
-    fails. An exception of `encode` or `decode` is an answer, and the worker goes on.
+    What is printed is kept, and its last lines are shown when the worker fails. An exception of `encode` or `decode` is
+    an answer, and the worker goes on. Run by hand, it loads, prints its contract and ends.
     """
-    source, sink = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # a print of somebody's library must not become a message
-    sys.stdout = sys.stderr
     contract, encode, decode = load()
+    if PIPES not in os.environ:
+        print(f"It loads and declares {contract}; WavAlign starts it when it is needed.")  # noqa: T201 - for a person
+        return
+    reading, writing = (int(number) for number in os.environ[PIPES].split(","))
+    source, sink = os.fdopen(reading, "rb"), os.fdopen(writing, "wb")
     send(sink, {"contract": asdict(contract)})
     while True:
         message = receive(source)
@@ -88,7 +92,7 @@ def packed(message: Object, payload: bytes = b"") -> bytes:
 
 
 def receive(source: BinaryIO) -> tuple[Object, bytes] | None:
-    """Read one message; None where the input ends."""
+    """Read one message; None where there are no more."""
     header = source.read(HEADER.size)
     if len(header) < HEADER.size:
         return None
