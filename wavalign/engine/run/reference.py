@@ -4,9 +4,10 @@ import copy
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import final
+from typing import Any, final
 
 import torch
+from torch import nn
 
 from wavalign.engine.backends.base import Backend, Precision, autocast
 from wavalign.engine.run.adapters import switched_off, trained_in_full
@@ -26,9 +27,10 @@ class FrozenCopy(Reference):
     """A second network; `half` holds its weights in bfloat16, as a backend does that holds the policy's so."""
 
     def __init__(self, policy: Policy, *, device: torch.device, precision: Precision, half: bool) -> None:
-        self._policy = copy.deepcopy(policy).to(device).requires_grad_(False).eval()
-        for parameter in self._policy.parameters() if half else ():
-            parameter.data = parameter.data.bfloat16()
+        # Converted while it is copied: two networks in float32 would be more than training holds later.
+        dtype = torch.bfloat16 if half else None
+        taken = {id(p): nn.Parameter(p.detach().to(dtype, copy=True), requires_grad=False) for p in policy.parameters()}
+        self._policy = copy.deepcopy(policy, dict[int, Any](taken)).to(device).requires_grad_(False).eval()
         self._device = device
         self._autocast: Precision = "float32" if half else precision
 
