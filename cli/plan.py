@@ -1,12 +1,15 @@
 """`wavalign plan`: what a run would do, without doing it."""
 
 from enum import StrEnum
-from typing import Annotated, final
+from typing import TYPE_CHECKING, Annotated, final
 
 import typer
 
 from .console import Format, output_format, say
 from .options import RecipeArgument, SetOption, compiled
+
+if TYPE_CHECKING:
+    from wavalign.engine.compile.plan import Plan
 
 
 @final
@@ -44,4 +47,13 @@ def plan(
     elif format_ is View.MERMAID:
         say(plan_views.mermaid(made))
     else:
-        say(plan_views.tree(made))
+        say(plan_views.tree(made, _trained(made)))
+
+
+def _trained(made: "Plan") -> dict[str, str]:
+    """What adapters come to; a plan without one waits for no network's code."""
+    if all(stage.stage.model.adapter is None for stage in made.stages):
+        return {}
+    from wavalign.engine import api  # imports the networks, which takes seconds
+
+    return api.trained_parts(made)

@@ -1,10 +1,11 @@
 """A plan as a tree of lines, as a Mermaid chart, and against another plan."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, final
 
-from wavalign.engine.compile.plan import Geometry, Graph, Memory, Node, Plan, StagePlan, TermPlan
+from wavalign.engine.compile.adapter import adapter_line
+from wavalign.engine.compile.plan import Geometry, Graph, Memory, MemoryRow, Node, Plan, StagePlan, TermPlan
 
 _PHASES = {"collect": "once a step", "learn": "once a micro-batch", "update": "at the end of a step"}
 
@@ -18,12 +19,12 @@ class Branch:
     under: tuple["Branch", ...] = ()
 
 
-def tree(plan: Plan) -> str:
-    """The plan for a reader."""
+def tree(plan: Plan, trained: Mapping[str, str] | None = None) -> str:
+    """The plan for a reader; `trained` says by stage what an adapter comes to, where that was counted."""
     processes = f"{plan.processes} process{'es' if plan.processes != 1 else ''}"
     where = f"{processes} on {plan.device}, {plan.runtime.precision}"
     head = f"{plan.name}  seed {plan.seed}, {where}, plan {plan.fingerprint}"
-    return "\n".join(_lines(Branch(head, tuple(_stage(stage) for stage in plan.stages))))
+    return "\n".join(_lines(Branch(head, tuple(_stage(stage, trained or {}) for stage in plan.stages))))
 
 
 def mermaid(plan: Plan) -> str:
@@ -59,11 +60,11 @@ def differences(old: Plan, new: Plan) -> list[str]:
     return lines + [f"- {key}: {before[key]}" for key in gone]
 
 
-def _stage(plan: StagePlan) -> Branch:
+def _stage(plan: StagePlan, trained: Mapping[str, str]) -> Branch:
     span = f"steps {plan.first_step + 1} to {plan.first_step + plan.steps}" if plan.steps else plan.stage.type
     parts = [Branch("terms", tuple(_term(term) for term in plan.terms))] if plan.terms else []
     if plan.stage.model.adapter is not None:
-        parts.append(_adapter(plan.stage.model.adapter, trained))
+        parts.append(Branch(f"trained  {trained.get(plan.name, adapter_line(plan.stage.model.adapter))}"))
     if plan.geometry is not None:
         parts.append(_geometry(plan.geometry))
     parts += _graph(plan.graph)
@@ -122,8 +123,15 @@ def _node(node: Node) -> Branch:
 
 def _memory(memory: Memory) -> Branch:
     of = f" of {_size(memory.capacity)}" if memory.capacity else ""
-    rows = tuple(Branch(f"{row.name} {_size(row.bytes)}{'  ' if row.note else ''}{row.note}") for row in memory.rows)
+    rows = tuple(Branch(f"{row.name} {_size(row.bytes)}{_note(row)}") for row in memory.rows)
     return Branch(f"memory per device  {_size(memory.total)}{of} (estimate)", rows)
+
+
+def _note(row: MemoryRow) -> str:
+    """The note behind a row, with the phase it is confined to."""
+    phase = {"held": "", "collect": "while collecting", "learn": "while learning"}[row.phase]
+    words = ", ".join(part for part in (phase, row.note) if part)
+    return f"  {words}" if words else ""
 
 
 def _size(count: int) -> str:

@@ -4,7 +4,7 @@ import pytest
 
 from wavalign.engine.compile.plan import Geometry, Graph, Memory, MemoryRow, Node, Plan, Pruned, StagePlan, TermPlan
 from wavalign.schema.component import Component
-from wavalign.schema.model import ModelSection
+from wavalign.schema.model import AdapterSection, ModelSection
 from wavalign.schema.runtime import RuntimeSection
 from wavalign.schema.stage import Stage
 from wavalign_cli.plan_views import differences, memory_lines, mermaid, tree
@@ -109,4 +109,28 @@ def test_memory_in_units(count: int, text: str) -> None:
     assert memory_lines(memory, "warm: ") == [
         f"warm: memory per device  {text} (estimate)",
         f"└── weights {text}  float32",
+    ]
+
+
+def test_an_adapter_stands_in_the_tree() -> None:
+    (stage,) = made().stages
+    adapter = AdapterSection(targets=("q_proj",), also_train=("projector",))
+    section = stage.stage.model_copy(update={"model": stage.stage.model.model_copy(update={"adapter": adapter})})
+    plan = made().model_copy(update={"stages": (stage.model_copy(update={"stage": section}),)})
+    line = "lora (rank 16, alpha 32) on q_proj of trunk, and projector in full"
+    assert f"    ├── trained  {line}" in tree(plan).splitlines()
+    assert "    ├── trained  0.10 of 7 M: all" in tree(plan, {"warm": "0.10 of 7 M: all"}).splitlines()
+
+
+def test_rows_of_memory_say_when() -> None:
+    rows = (
+        MemoryRow(name="weights", bytes=2**31),
+        MemoryRow(name="cache", bytes=2**30, note="4 answers", phase="collect"),
+        MemoryRow(name="activations", bytes=3 * 2**30, phase="learn"),
+    )
+    assert memory_lines(Memory(rows=rows, capacity=0)) == [
+        "memory per device  5.0 GiB (estimate)",
+        "├── weights 2.0 GiB",
+        "├── cache 1.0 GiB  while collecting, 4 answers",
+        "└── activations 3.0 GiB  while learning",
     ]

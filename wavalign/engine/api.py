@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from wavalign import __version__
+from wavalign.engine.compile.adapter import adapter_line, count_weights, trained_line
 from wavalign.engine.compile.compiler import compile_recipe as _compile
 from wavalign.engine.compile.plan import Cluster, Plan
 from wavalign.engine.compile.preflight import Preflight
@@ -24,11 +25,20 @@ from wavalign.engine.run.tools import PreflightTools
 from wavalign.engine.run.trainer import Trainer
 from wavalign.engine.state.distributed import World
 from wavalign.engine.state.folder import RunFolder
-from wavalign.errors import Interrupted, ResumeError, UsageError, WorkersError
+from wavalign.errors import Interrupted, PreflightError, ResumeError, UsageError, WorkersError
 from wavalign.schema.dumping import dump_yaml
 from wavalign.schema.loading import LoadedRecipe, load_recipe
 
-__all__ = ["compile_recipe", "detect_cluster", "export", "load_recipe", "preflight", "run", "run_rank"]
+__all__ = [
+    "compile_recipe",
+    "detect_cluster",
+    "export",
+    "load_recipe",
+    "preflight",
+    "run",
+    "run_rank",
+    "trained_parts",
+]
 
 ROOT = Path("runs")
 WORKER = ("-m", "wavalign.engine.worker")
@@ -56,6 +66,22 @@ def preflight(plan: Plan, observer: Observer | None = None) -> Preflight:
     world = World.single("cpu")
     tools = PreflightTools(Builder(plan, world, watcher.progress))
     return _preflight(plan, tools, detect_cluster(), folder=str(_writable_parent(plan)))
+
+
+def trained_parts(plan: Plan) -> dict[str, str]:
+    """By stage, what an adapter trains and how much that is; reads config and tokenizer, allocates nothing.
+
+    A stage whose model cannot be read yet says so instead of a number.
+    """
+    builder, found = Builder(plan, World.single("cpu"), Silent().progress), {}
+    for stage in plan.stages:
+        model = stage.stage.model
+        if stage.stage.type == "train" and model.adapter is not None:
+            try:
+                found[stage.name] = trained_line(model, count_weights(model, builder.architecture(stage, None)))
+            except PreflightError as error:
+                found[stage.name] = f"{adapter_line(model.adapter)}; not counted: {error.message}"
+    return found
 
 
 def run(plan: Plan, *, resume: bool = False, observer: Observer | None = None, worker: Sequence[str] = WORKER) -> Path:

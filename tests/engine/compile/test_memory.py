@@ -292,3 +292,89 @@ def saved_bytes(policy: nn.Module, *, tokens: int) -> int:
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         policy.hidden(batch, frozenset({0}))  # type: ignore[operator]  # a policy
         return sum(tensor.untyped_storage().nbytes() for tensor in found.values())
+
+
+# --- networks of public size, as in docs/memory.md --------------------------------------------------------------------
+
+GIB = 2**30
+PUBLIC = {
+    # weights, layers, ids, elements of a rank-16 adapter on all layers (28 of the trunk; 34 with Kimi's audio branch)
+    "VITA-Audio Vanilla": (7_730_361_856, 28, 168_072, 40_370_176),
+    "VITA-Audio Boost": (10_317_912_576, 38, 168_072, 40_370_176),
+    "Kimi-Audio": (9_766_334_464, 34, 168_448, 49_020_928),
+}
+
+
+def public(folder: Path, name: str, gpus: int, zero: int, *, lora: bool) -> Memory:
+    """The estimate of docs/memory.md: GRPO with KL, 8 answers a GPU, 1500 tokens a row, micro-batches of 2 rows."""
+    count, layers, ids, added = PUBLIC[name]
+    engine = EngineSection.model_validate({"type": "deepspeed", "zero": zero})
+    runtime = RuntimeSection(engine=engine, precision="bf16", gradient_checkpointing=True, processes=gpus)
+    stage = only_stage(compiled(folder, *((ADAPTED,) if lora else ())))
+    config = deepspeed_config(
+        engine, OPTIM, precision="bf16", micro_batch=2, accumulation=4, processes=gpus, device="cuda"
+    )
+    sizes = {"prompts": gpus, "demonstrations": 0, "demonstrations_per_process": 0, "rows_per_process": 8}
+    cut = Geometry(processes=gpus, group_size=8, prompts_per_process=1, micro_batch=2, accumulation=4, **sizes)
+    return estimate_memory(
+        Dimensions(count, layers, hidden=3584, intermediate=18944, key_value_width=2 * 4 * 128, vocabulary=ids),
+        weights=WeightCounts(frozen=count, trained=0, added=added) if lora else WeightCounts(0, count),
+        stage=stage.model_copy(update={"geometry": cut, "deepspeed": config}),
+        runtime=runtime,
+        tokens_per_row=1500,
+        cluster=Cluster(gpus=gpus, gpu_bytes=80 * 10**9),
+    )
+
+
+def states_by_hand(name: str, gpus: int, zero: int, *, lora: bool) -> float:
+    """GiB: 2 bytes a weight, 4 + 4 + 8 a trained one; ZeRO 2 cuts the latter, ZeRO 3 both."""
+    count, _, _, added = PUBLIC[name]
+    trained = added if lora else count
+    weights = 2 * (count + added if lora else count)
+    return (weights / (gpus if zero == 3 else 1) + 16 * trained / gpus) / GIB
+
+
+def table(folder: Path) -> list[str]:
+    """Lines of the table in docs/memory.md."""
+    lines = []
+    for name in PUBLIC:
+        for lora in (False, True):
+            for gpus in (4, 8):
+                for zero in (2, 3):
+                    memory = public(folder, name, gpus, zero, lora=lora)
+                    rows = by_name(memory)
+                    states = sum(rows[each] for each in ("weights", "masters", "gradients", "optimiser")) / GIB
+                    by_hand = states_by_hand(name, gpus, zero, lora=lora)
+                    assert states == pytest.approx(by_hand, rel=1e-6)
+                    cells = [
+                        name,
+                        "LoRA" if lora else "full",
+                        f"{gpus}",
+                        f"{zero}",
+                        f"{by_hand:.1f}",
+                        f"{states:.1f}",
+                        f"{rows['reference'] / GIB:.1f}",
+                        f"{memory.total / GIB:.1f}",
+                        "yes" if memory.total < memory.capacity else "no",
+                    ]
+                    lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+def test_the_table_of_the_page(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[3] / "docs" / "memory.md").read_text(encoding="utf-8").splitlines()
+    assert [line for line in page if line.startswith(tuple(f"| {name} |" for name in PUBLIC))] == table(tmp_path)
+
+
+def test_the_example_of_the_page(tmp_path: Path) -> None:
+    """VITA-Audio Vanilla, full, 8 GPUs, ZeRO 2, every term by hand."""
+    found = by_name(public(tmp_path, "VITA-Audio Vanilla", 8, 2, lora=False))
+    count = 7_730_361_856
+    assert found["weights"] == found["reference"] == 2 * count == 15_460_723_712
+    assert found["masters"] == found["gradients"] == 4 * count // 8
+    assert found["optimiser"] == count
+    assert found["buffers"] == 2 * 4 * 50_000_000
+    layer = 20 * 3584 + 2 * (4 * 18944 + 1024)
+    assert found["activations"] == 2 * 1500 * (layer + 2 * 3584 * 28) == 1_277_952_000
+    assert found["KV cache"] == 8 * 1500 * 1024 * 28 * 2
+    assert found["choice"] == 16 * 8 * 168_072

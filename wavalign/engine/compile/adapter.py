@@ -85,12 +85,14 @@ def count_weights(model: ModelSection, architecture: Architecture) -> WeightCoun
 def trained_line(model: ModelSection, weights: WeightCounts) -> str:
     """What is trained, in a line."""
     share = f"{weights.trainable / 1e6:.2f} of {weights.held / 1e6:.2f} M parameters"
-    section = model.adapter
-    if section is None:
-        return share
+    return share if model.adapter is None else f"{share}: {adapter_line(model.adapter)}"
+
+
+def adapter_line(section: AdapterSection) -> str:
+    """An adapter, in a line."""
     also = f", and {_listed(section.also_train)} in full" if section.also_train else ""
     factor = f"rank {section.rank}, alpha {section.alpha:g}"
-    return f"{share}: {section.type} ({factor}) on {_listed(section.targets)} of {_listed(section.groups)}{also}"
+    return f"{section.type} ({factor}) on {_listed(section.targets)} of {_listed(section.groups)}{also}"
 
 
 def _check_groups(section: AdapterSection, groups: Mapping[str, str]) -> None:

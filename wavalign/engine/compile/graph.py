@@ -123,7 +123,8 @@ class GraphBuilder:
             return
         detail = "overlaps the rewards" if any(node.kind == "reward" for node in self.nodes) else ""
         gives = {"ref_hidden": "[N, H]"}
-        self._add("forward.reference", "forward", "collect", "device", needs=tuple(rows), gives=gives)
+        own = "the policy with its adapter off" if self.stage.model.adapter is not None else ""
+        self._add("forward.reference", "forward", "collect", "device", needs=tuple(rows), gives=gives, detail=own)
         gives = {"ref_logprobs": TOKENS}
         self._add(
             "logprobs.reference", "logprobs", "collect", "device", needs=("ref_hidden",), gives=gives, detail=detail
