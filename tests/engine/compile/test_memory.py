@@ -268,10 +268,8 @@ def test_what_autograd_keeps_of_a_layer(tmp_path: Path) -> None:
     """The estimate's activations against the tensors that are saved for the backward pass."""
     sizes: dict[str, Any] = {"hidden_size": 128, "intermediate_size": 448, "num_heads": 8, "num_key_value_heads": 2}
     for precision, dtype in (("float32", torch.float32), ("bf16", torch.bfloat16)):
-        kept = []
-        for layers in (1, 3):
-            architecture = small_vita(tmp_path, num_layers=layers, **sizes)
-            kept.append(saved_bytes(architecture.build_policy(seed=0).to(dtype), tokens=96))
+        small, architecture = (small_vita(tmp_path, num_layers=layers, **sizes) for layers in (1, 3))
+        kept = [saved_bytes(each.build_policy(seed=0).to(dtype), tokens=96) for each in (small, architecture)]
         runtime = {"precision": precision, "engine": {"type": "deepspeed", "zero": 2}}
         memory = by_name(estimate(tmp_path, runtime, sizes=architecture.dimensions()))
         assert (kept[1] - kept[0]) / 2 / 96 == pytest.approx(memory["activations"] / 3 / (3 * 50), rel=0.1)

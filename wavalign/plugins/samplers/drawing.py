@@ -132,7 +132,7 @@ def _invert(weights: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
 def _cell_sums(weights: Tensor) -> Tensor:
     """Sums [B, C] of `weights` [B, K] over cells of `CELL` columns, the last of which may be shorter."""
     whole = weights.shape[1] // CELL * CELL
-    sums = weights[:, :whole].unflatten(1, (-1, CELL)).sum(dim=-1)
+    sums: Tensor = weights[:, :whole].unflatten(1, (-1, CELL)).sum(dim=-1)
     if whole == weights.shape[1]:
         return sums
     return torch.cat([sums, weights[:, whole:].sum(dim=-1, keepdim=True)], dim=1)
