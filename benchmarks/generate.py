@@ -34,7 +34,6 @@ from benchmarks.grpo.point import SIZES  # noqa: E402
 from benchmarks.grpo.world import word_tokenizer  # noqa: E402
 from wavalign.plugins.api import DecodingState, ModelSource, Policy, SamplingOptions  # noqa: E402
 from wavalign.plugins.architectures.vita import VitaAudio, VitaParams  # noqa: E402
-from wavalign.plugins.architectures.vita_audio.policy import VitaPolicy  # noqa: E402
 from wavalign.plugins.architectures.vita_audio.sizes import VitaSizes  # noqa: E402
 from wavalign.plugins.batch import Dialogue, Message, TokenBatch, TokenSequence  # noqa: E402
 from wavalign.plugins.samplers.kv_cache import KvCache, KvCacheParams  # noqa: E402
@@ -70,6 +69,8 @@ BANDWIDTH = {
 """GB/s of memory by a part of the device's name, from the makers' data sheets."""
 ALONE = 4
 """Prompts that are sampled one by one; their rate stands for all, since each costs the same."""
+SPREAD = 0.1
+"""Standard deviation of random weights: enough that greedy answers are not one id over and over."""
 SEED, TIE = 0, 0.05
 DISCLOSURE = """\
 What is compared: one call from prompts (ids, all of one length) to sampled ids, at temperature 1 over the whole
@@ -128,7 +129,7 @@ class _Endless(DecodingState):
 class EndlessPolicy(Policy):
     """A policy whose answers are as long as the limit lets them be."""
 
-    def __init__(self, inner: VitaPolicy) -> None:
+    def __init__(self, inner: Policy) -> None:
         super().__init__()
         self.inner = inner
 
@@ -150,24 +151,27 @@ class Contest:
 
     def __init__(self, network: str, vocabulary: int, *, device: str, dtype: torch.dtype) -> None:
         sizes = VitaSizes(
-            vocabulary_size=vocabulary, num_mtp_layers=0, tie_embeddings=True, rope_theta=1e6, **NETWORKS[network]
+            vocabulary_size=vocabulary, num_mtp_layers=0, tie_embeddings=False, rope_theta=1e6, **NETWORKS[network]
         )
         with tempfile.TemporaryDirectory(prefix="generate-") as folder:
             (Path(folder) / "config.json").write_text(json.dumps(sizes.public_config()), encoding="utf-8")
             word_tokenizer(Path(folder)).save_pretrained(folder)
             self.architecture = VitaAudio(VitaParams(), source=ModelSource(folder, None, None))
         torch.manual_seed(SEED)
+        config = sizes.transformers_config()
+        config.initializer_range = SPREAD
         before = torch.get_default_dtype()
         torch.set_default_dtype(dtype)
         try:
             with torch.device(device):
-                self.model = Qwen2ForCausalLM(sizes.transformers_config()).eval()
+                self.model: Any = Qwen2ForCausalLM(config)
                 policy = self.architecture.empty_policy()
         finally:
             torch.set_default_dtype(before)
-        weights = {name: each for name, each in self.model.state_dict().items() if name != "lm_head.weight"}
-        policy.load_state_dict(weights, assign=True)
-        self.policy, self.device = EndlessPolicy(policy.eval()), torch.device(device)
+        policy.load_state_dict(self.model.state_dict(), assign=True)
+        self.model.eval()
+        self.policy, self.device = EndlessPolicy(policy), torch.device(device)
+        self.policy.train(False)
 
     def prompts(self, count: int, length: int) -> list[tuple[Dialogue, TokenSequence]]:
         """`count` different prompts of `length` tokens."""
@@ -187,8 +191,9 @@ class Contest:
     def generate(self, prompts: Sequence[tuple[Dialogue, TokenSequence]], new: int, *, greedy: bool = False) -> Tensor:
         """Ids [B, new] by transformers."""
         ids = torch.cat([prompt.ids for _, prompt in prompts]).to(self.device)
+        make: Any = GenerationConfig  # transformers leaves its constructor untyped
         how: dict[str, Any] = {"do_sample": False} if greedy else {"do_sample": True, "temperature": 1.0, "top_k": 0}
-        config = GenerationConfig(max_new_tokens=new, min_new_tokens=None, use_cache=True, pad_token_id=0, **how)
+        config: Any = make(max_new_tokens=new, use_cache=True, pad_token_id=0, **how)
         with torch.inference_mode():
             found: Tensor = self.model.generate(ids, attention_mask=torch.ones_like(ids), generation_config=config)
         return found[:, ids.shape[1] :].cpu()
@@ -198,8 +203,9 @@ class Contest:
         return torch.cat([self.generate([prompt], new) for prompt in prompts])
 
     def traffic(self, point: Point) -> int:
-        """Bytes a step reads: every weight once, and the keys and values of every row."""
-        weights = sum(each.numel() * each.element_size() for each in self.policy.parameters())
+        """Bytes a step reads: every weight but the embedding once, and the keys and values of every row."""
+        read = [each for name, each in self.policy.named_parameters() if "embed_tokens" not in name]
+        weights = sum(each.numel() * each.element_size() for each in read)
         sizes = self.architecture.dimensions()
         width = self.policy.head_weight(0).element_size() * sizes.key_value_width * sizes.layers
         return weights + point.rows * (point.prompt + point.new // 2) * width
@@ -242,10 +248,8 @@ def compare(contest: Contest, point: Point, repeats: int) -> dict[str, Any]:
 def heading(bounded: bool) -> None:
     """The table's first two lines."""
     more = " bound | of bound |" if bounded else ""
-    print(
-        "| network | vocabulary | rows | WavAlign | generate | one by one | ours : generate | ours : one by one |"
-        + more
-    )
+    ratios = "ours : generate | ours : one by one"
+    print(f"| network | vocabulary | rows | WavAlign | generate | one by one | {ratios} |{more}")
     print("|---|---:|---:|---:|---:|---:|---:|---:|" + ("---:|---:|" if bounded else ""))
 
 

@@ -6,7 +6,7 @@ from typing import final
 import torch
 from torch import Tensor
 from torch.nn import functional
-from transformers.models.qwen2.modeling_qwen2 import Qwen2DecoderLayer
+from transformers.models.qwen2.modeling_qwen2 import Qwen2DecoderLayer, Qwen2RMSNorm
 
 SPARE_SLOTS = 64
 """Slots kept free beyond those in use."""
@@ -21,6 +21,9 @@ class LayerCache:
     __slots__ = ("keys", "length", "values")
 
     def __init__(self, keys: Tensor, values: Tensor) -> None:
+        device = keys.device.type
+        if torch.is_autocast_enabled(device):  # as attention reads them, rather than converting all of them every step
+            keys, values = (each.to(torch.get_autocast_dtype(device)) for each in (keys, values))
         self.keys, self.values, self.length = keys, values, 0
 
     def reserve(self, slots: int) -> None:
@@ -65,7 +68,7 @@ class Glance:
 def attend(layer: Qwen2DecoderLayer, states: Tensor, cache: LayerCache, glance: Glance) -> Tensor:
     """One decoder layer over new `states` [B, N, H] with `cache`; query heads that share a key become query rows."""
     attention = layer.self_attn
-    normed = layer.input_layernorm(states)
+    normed = _norm(layer.input_layernorm, states)
     batch, new, _ = states.shape
     size = attention.head_dim
     query = attention.q_proj(normed).view(batch, new, -1, attention.num_key_value_groups, size)
@@ -78,8 +81,13 @@ def attend(layer: Qwen2DecoderLayer, states: Tensor, cache: LayerCache, glance: 
     mixed = functional.scaled_dot_product_attention(rows, keys, values, attn_mask=glance.mask, scale=attention.scaling)
     joined = mixed.view(batch, query.shape[2], -1, new, size).permute(0, 3, 1, 2, 4).reshape(batch, new, -1)
     states = states + attention.o_proj(joined)
-    result: Tensor = states + layer.mlp(layer.post_attention_layernorm(states))
+    result: Tensor = states + layer.mlp(_norm(layer.post_attention_layernorm, states))
     return result
+
+
+def _norm(norm: Qwen2RMSNorm, states: Tensor) -> Tensor:
+    """What `norm` gives, as one operation instead of seven."""
+    return functional.rms_norm(states, tuple(norm.weight.shape), norm.weight, norm.variance_epsilon)
 
 
 def rotate(states: Tensor, glance: Glance) -> Tensor:

@@ -107,7 +107,7 @@ def _invert(weights: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
     """Columns [B] drawn by the inverse of the cumulative `weights` [B, K] >= 0, and their log-probs.
 
     Cumulated in float64: over a large vocabulary float32 would move the borders between ids. A wide row is cumulated
-    over the sums of its cells, then within the cell that was hit.
+    over the sums of its cells, each rounded once, then within the cell that was hit.
     """
     if weights.shape[1] <= NARROW:
         cumulative = weights.to(torch.float64).cumsum(dim=-1)
@@ -132,7 +132,7 @@ def _invert(weights: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
 def _cell_sums(weights: Tensor) -> Tensor:
     """Sums [B, C] of `weights` [B, K] over cells of `CELL` columns, the last of which may be shorter."""
     whole = weights.shape[1] // CELL * CELL
-    sums = weights[:, :whole].unflatten(1, (-1, CELL)).sum(dim=-1)
+    sums = weights[:, :whole].reshape(len(weights), -1, CELL).sum(dim=-1)
     if whole == weights.shape[1]:
         return sums
     return torch.cat([sums, weights[:, whole:].sum(dim=-1, keepdim=True)], dim=1)
