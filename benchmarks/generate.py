@@ -169,7 +169,7 @@ class Contest:
         finally:
             torch.set_default_dtype(before)
         policy.load_state_dict(self.model.state_dict(), assign=True)
-        self.model.eval()
+        self.model.train(False)
         self.policy, self.device = EndlessPolicy(policy), torch.device(device)
         self.policy.train(False)
 

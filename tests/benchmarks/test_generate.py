@@ -29,9 +29,9 @@ def test_greedy_answers_are_the_same_ids(contest: Contest) -> None:
 
 def test_no_id_ends_an_answer(contest: Contest) -> None:
     """A vocabulary of 2,048 draws one of the two ends about every thousandth time."""
-    prompts = contest.prompts(64, 24)
-    for found in (contest.ours(prompts, 100), contest.generate(prompts, 100), contest.alone(prompts[:2], 100)):
-        assert found.shape[1] == 100
+    prompts = contest.prompts(32, 24)
+    for found in (contest.ours(prompts, 80), contest.generate(prompts, 80), contest.alone(prompts[:2], 80)):
+        assert found.shape[1] == 80
 
 
 def test_the_bound_counts_weights_once_and_keys_and_values_of_every_row(contest: Contest) -> None:

@@ -107,7 +107,7 @@ def _invert(weights: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
     """Columns [B] drawn by the inverse of the cumulative `weights` [B, K] >= 0, and their log-probs.
 
     Cumulated in float64: over a large vocabulary float32 would move the borders between ids. A wide row is cumulated
-    over the sums of its cells, each rounded once, then within the cell that was hit.
+    over the sums of its cells, in float32 off by less than a millionth, then within the cell that was hit.
     """
     if weights.shape[1] <= NARROW:
         cumulative = weights.to(torch.float64).cumsum(dim=-1)
