@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from wavalign.plugins.samplers.drawing import Drawer, penalised, row_uniforms
+from wavalign.plugins.samplers.drawing import LARGEST, Drawer, penalised, row_uniforms
 
 PROBABILITIES = torch.tensor([[0.1, 0.4, 0.05, 0.25, 0.2]])
 LOGITS = PROBABILITIES.log()
@@ -89,10 +89,10 @@ def test_a_wide_vocabulary_is_drawn_by_its_cumulative_probability(width: int) ->
 
 @pytest.mark.parametrize("width", [5, 5000])
 def test_an_id_without_weight_is_never_drawn(width: int) -> None:
-    """Not even by the largest uniform below 1."""
+    """Not even by the largest uniform."""
     logits = torch.full((2, width), -1e4)
     logits[0, 1] = logits[1, width - 2] = 0.0
-    for u in (0.0, 1 - 2**-53):
+    for u in (0.0, LARGEST):
         found = Drawer(1.0, 0, 1.0).draw(logits.clone(), torch.full((2,), u, dtype=torch.float64))
         assert (found.ids.tolist(), found.logprobs.tolist()) == ([1, width - 2], [0.0, 0.0])
 

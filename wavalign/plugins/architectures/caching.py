@@ -35,12 +35,12 @@ class LayerCache:
 
     def append(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Store new slots and return all filled ones."""
-        end = self.length + keys.shape[2]
-        self.reserve(end)
-        self.keys[:, :, self.length : end] = keys
-        self.values[:, :, self.length : end] = values
-        self.length = end
-        return self.keys[:, :, :end], self.values[:, :, :end]
+        start, new = self.length, keys.shape[2]
+        self.reserve(start + new)
+        self.length = start + new
+        self.keys.narrow(2, start, new).copy_(keys)
+        self.values.narrow(2, start, new).copy_(values)
+        return self.keys.narrow(2, 0, self.length), self.values.narrow(2, 0, self.length)
 
     def select(self, rows: Tensor) -> None:
         """Keep or repeat `rows` (indices)."""
@@ -79,7 +79,9 @@ def attend(layer: Qwen2DecoderLayer, states: Tensor, cache: LayerCache, glance: 
     keys, values = cache.append(key.transpose(1, 2), value.transpose(1, 2))
     rows = query.permute(0, 2, 3, 1, 4).flatten(2, 3)
     mixed = functional.scaled_dot_product_attention(rows, keys, values, attn_mask=glance.mask, scale=attention.scaling)
-    joined = mixed.view(batch, query.shape[2], -1, new, size).permute(0, 3, 1, 2, 4).reshape(batch, new, -1)
+    if new > 1:
+        mixed = mixed.view(batch, query.shape[2], -1, new, size).permute(0, 3, 1, 2, 4)
+    joined = mixed.reshape(batch, new, -1)
     states = states + attention.o_proj(joined)
     result: Tensor = states + layer.mlp(_norm(layer.post_attention_layernorm, states))
     return result
@@ -92,4 +94,4 @@ def _norm(norm: Qwen2RMSNorm, states: Tensor) -> Tensor:
 
 def rotate(states: Tensor, glance: Glance) -> Tensor:
     """Rotary position embedding of `states` [B, N, Hkv, groups, D]."""
-    return states * glance.cosine + states.roll(states.shape[-1] // 2, -1) * glance.sine
+    return torch.addcmul(states * glance.cosine, states.roll(states.shape[-1] // 2, -1), glance.sine)
