@@ -295,9 +295,8 @@ def not_won(rows: Sequence[dict[str, Any]], *, busy: bool) -> list[str]:
         ratio = row["cpu"][name] / row["cpu"]["ours"] if busy else row["ours"] / row[name]
         if ratio < 1 + TIE:
             word = "tie" if ratio >= 1 - TIE else "LOSS"
-            found.append(
-                f"- {word}: {row['network']}, {row['vocabulary']:,}, {row['rows']} rows: {ratio:.2f} to {name}"
-            )
+            point = f"{row['network']}, {row['vocabulary']:,}, {row['rows']} rows"
+            found.append(f"- {word}: {point}: {ratio:.2f} to {name}")
     return found
 
 

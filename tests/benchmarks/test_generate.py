@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from benchmarks.generate import Contest, Point, compare, known_bandwidth
+from benchmarks.generate import Contest, Point, compare, known_bandwidth, not_won
 
 VOCABULARY = 2048
 
@@ -57,3 +57,21 @@ def test_bandwidth_is_known_or_not_made_up(monkeypatch: pytest.MonkeyPatch, name
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: name)
     assert known_bandwidth("cuda") == expected
     assert known_bandwidth("cpu") is None
+
+
+def test_ties_and_losses_are_named() -> None:
+    """By processor time ours takes 10 against 9, 10.2 and 20; by the clock it is ahead everywhere but once."""
+    cases = ((1, 9.0, 10.0), (8, 10.2, 110.0), (64, 20.0, 10.0))
+    rows = [
+        {
+            **{"network": "T", "vocabulary": 2048, "rows": count},
+            **{"ours": 100.0, "generate": 50.0, "alone": rate},
+            "cpu": {"ours": 10.0, "generate": busy, "alone": 20.0},
+        }
+        for count, busy, rate in cases
+    ]
+    assert not_won(rows, busy=True) == [
+        "- LOSS: T, 2,048, 1 rows: 0.90 to generate",
+        "- tie: T, 2,048, 8 rows: 1.02 to generate",
+    ]
+    assert not_won(rows, busy=False) == ["- LOSS: T, 2,048, 8 rows: 0.91 to alone"]
