@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from wavalign.plugins.samplers.drawing import Drawer, penalised, row_uniforms
+from wavalign.plugins.samplers.drawing import LARGEST, Drawer, penalised, row_uniforms
 
 PROBABILITIES = torch.tensor([[0.1, 0.4, 0.05, 0.25, 0.2]])
 LOGITS = PROBABILITIES.log()
@@ -68,6 +68,45 @@ def test_top_p_looks_as_far_as_it_must() -> None:
     assert (found.support >= 0).sum(dim=1).tolist() == [900, 1]
     assert found.support[1, :2].tolist() == [7, -1]
     assert found.logprobs.tolist() == pytest.approx([-math.log(900), 0.0], abs=1e-4)
+
+
+@pytest.mark.parametrize("width", [1025, 1280, 5000])
+def test_a_wide_vocabulary_is_drawn_by_its_cumulative_probability(width: int) -> None:
+    """Uniforms just within the first, some inner and the last id, borders of cells among them; every third has none."""
+    logits = torch.linspace(-3.0, 3.0, width)[torch.randperm(width, generator=torch.Generator().manual_seed(0))]
+    columns = torch.tensor([0, 254, 255, 256, 257, 511, 1023, width - 1])
+    logits[::3] = -200.0
+    logits[columns] = 2.0
+    cumulative = (logits / 0.8).double().softmax(0).cumsum(0)
+    before = torch.cat([torch.zeros(1).double(), cumulative])[columns]
+    for share in (1e-3, 0.5, 1 - 1e-3):
+        uniforms = before + share * (cumulative[columns] - before)
+        found = Drawer(0.8, 0, 1.0).draw(logits.repeat(len(columns), 1), uniforms)
+        assert found.ids.tolist() == columns.tolist()
+        expected = (logits / 0.8).double().log_softmax(0)[columns].float()
+        torch.testing.assert_close(found.logprobs, expected, atol=2e-6, rtol=0)
+
+
+@pytest.mark.parametrize("width", [5, 5000])
+def test_an_id_without_weight_is_never_drawn(width: int) -> None:
+    """Not even by the largest uniform."""
+    logits = torch.full((2, width), -1e4)
+    logits[0, 1] = logits[1, width - 2] = 0.0
+    for u in (0.0, LARGEST):
+        found = Drawer(1.0, 0, 1.0).draw(logits.clone(), torch.full((2,), u, dtype=torch.float64))
+        assert (found.ids.tolist(), found.logprobs.tolist()) == ([1, width - 2], [0.0, 0.0])
+
+
+@pytest.mark.parametrize("width", [700, 5000])
+def test_a_row_is_drawn_alike_alone_and_in_a_batch(width: int) -> None:
+    """Bit for bit, at any place in it."""
+    generator = torch.Generator().manual_seed(0)
+    logits, uniforms = 4 * torch.randn(9, width, generator=generator), row_uniforms(0, "x", (1, 9))[0]
+    for drawer in (Drawer(0.9, 0, 1.0), Drawer(0.9, 40, 1.0), Drawer(0.9, 0, 0.9), Drawer(0.9, 90, 0.9)):
+        whole = drawer.draw(logits.clone(), uniforms)
+        for row in range(9):
+            one = drawer.draw(logits[row : row + 1].clone(), uniforms[row : row + 1])
+            assert (one.ids[0], one.logprobs[0]) == (whole.ids[row], whole.logprobs[row])
 
 
 @pytest.mark.parametrize("drawer", [Drawer(1.0, 0, 1.0), Drawer(0.7, 3, 1.0), Drawer(1.3, 0, 0.8)])

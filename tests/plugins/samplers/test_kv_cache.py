@@ -12,7 +12,9 @@ from wavalign.plugins.api import SamplingOptions
 from wavalign.plugins.architectures.vita import VitaAudio
 from wavalign.plugins.architectures.vita_audio.policy import VitaPolicy
 from wavalign.plugins.batch import AudioClip, Dialogue, Message, Role, Rollout, RolloutGroup, collate, concatenate
+from wavalign.plugins.samplers import loop
 from wavalign.plugins.samplers.kv_cache import KvCache, KvCacheParams
+from wavalign.plugins.samplers.loop import HeadProjections
 
 LENGTHS = (3, 9, 1, 6)
 
@@ -93,6 +95,36 @@ def test_answers_belong_to_their_row_whatever_the_batch(tmp_path: Path) -> None:
             assert one.answer == other.answer
     assert len({tuple(x.completion.ids[0].tolist()) for x in expected}) == len(expected)
     assert len({x.completion.length for x in expected}) > 1
+
+
+def test_looking_seldom_which_rows_are_finished_changes_no_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What an accelerator does: rows go on for some steps after their end, and nothing of that is kept."""
+    vita = small_vita(tmp_path)
+    policy = lively_policy(vita, scale=4.0)
+    settings = options(top_k=20)
+    expected = rollouts(sample(vita, policy, settings))
+    monkeypatch.setattr(loop, "look_every", lambda device: 7)
+    for one, other in zip(expected, rollouts(sample(vita, policy, settings)), strict=True):
+        assert torch.equal(one.completion.ids, other.completion.ids)
+        assert torch.equal(one.completion.roles, other.completion.roles)
+        torch.testing.assert_close(one.logprobs, other.logprobs, atol=1e-5, rtol=0)
+        assert one.answer == other.answer
+        assert one.support is not None and other.support is not None
+        assert one.support.shape == other.support.shape
+    assert len({x.completion.length for x in expected}) > 3
+
+
+def test_logits_are_single_precision_under_autocast(tmp_path: Path) -> None:
+    """Scoring multiplies by the head in float32 whatever surrounds it; sampling from rounded logits would be another
+    distribution."""
+    vita = small_vita(tmp_path)
+    policy = lively_policy(vita)
+    hidden = torch.randn(3, 32, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):
+        found = HeadProjections(policy).logits(0, hidden)
+    torch.testing.assert_close(found, hidden @ policy.head_weight(0).detach().t())
 
 
 def test_the_generator_decides_and_moves_on(tmp_path: Path) -> None:

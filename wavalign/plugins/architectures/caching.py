@@ -7,8 +7,8 @@ from typing import Any, final
 import torch
 from torch import Tensor
 from torch.nn import functional
-from transformers.models.llama.modeling_llama import LlamaDecoderLayer
-from transformers.models.qwen2.modeling_qwen2 import Qwen2DecoderLayer
+from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaRMSNorm
+from transformers.models.qwen2.modeling_qwen2 import Qwen2DecoderLayer, Qwen2RMSNorm
 
 SPARE_SLOTS = 64
 """Slots kept free beyond those in use."""
@@ -23,6 +23,9 @@ class LayerCache:
     __slots__ = ("keys", "length", "values")
 
     def __init__(self, keys: Tensor, values: Tensor) -> None:
+        device = keys.device.type
+        if torch.is_autocast_enabled(device):  # as attention reads them, rather than converting all of them every step
+            keys, values = (each.to(torch.get_autocast_dtype(device)) for each in (keys, values))
         self.keys, self.values, self.length = keys, values, 0
 
     def reserve(self, slots: int) -> None:
@@ -34,12 +37,12 @@ class LayerCache:
 
     def append(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Store new slots and return all filled ones."""
-        end = self.length + keys.shape[2]
-        self.reserve(end)
-        self.keys[:, :, self.length : end] = keys
-        self.values[:, :, self.length : end] = values
-        self.length = end
-        return self.keys[:, :, :end], self.values[:, :, :end]
+        start, new = self.length, keys.shape[2]
+        self.reserve(start + new)
+        self.length = start + new
+        self.keys.narrow(2, start, new).copy_(keys)
+        self.values.narrow(2, start, new).copy_(values)
+        return self.keys.narrow(2, 0, self.length), self.values.narrow(2, 0, self.length)
 
     def select(self, rows: Tensor) -> None:
         """Keep or repeat `rows` (indices)."""
@@ -67,7 +70,7 @@ class Glance:
 def attend(layer: Qwen2DecoderLayer | LlamaDecoderLayer, states: Tensor, cache: LayerCache, glance: Glance) -> Tensor:
     """One decoder layer over new `states` [B, N, H] with `cache`; query heads that share a key become query rows."""
     attention = layer.self_attn
-    normed = layer.input_layernorm(states)
+    normed = _norm(layer.input_layernorm, states)
     batch, new, _ = states.shape
     size = attention.head_dim
     query = attention.q_proj(normed).view(batch, new, -1, attention.num_key_value_groups, size)
@@ -78,15 +81,22 @@ def attend(layer: Qwen2DecoderLayer | LlamaDecoderLayer, states: Tensor, cache: 
     keys, values = cache.append(key.transpose(1, 2), value.transpose(1, 2))
     rows = query.permute(0, 2, 3, 1, 4).flatten(2, 3)
     mixed = functional.scaled_dot_product_attention(rows, keys, values, attn_mask=glance.mask, scale=attention.scaling)
-    joined = mixed.view(batch, query.shape[2], -1, new, size).permute(0, 3, 1, 2, 4).reshape(batch, new, -1)
+    if new > 1:
+        mixed = mixed.view(batch, query.shape[2], -1, new, size).permute(0, 3, 1, 2, 4)
+    joined = mixed.reshape(batch, new, -1)
     states = states + attention.o_proj(joined)
-    result: Tensor = states + layer.mlp(layer.post_attention_layernorm(states))
+    result: Tensor = states + layer.mlp(_norm(layer.post_attention_layernorm, states))
     return result
+
+
+def _norm(norm: Qwen2RMSNorm | LlamaRMSNorm, states: Tensor) -> Tensor:
+    """What `norm` gives, as one operation instead of seven."""
+    return functional.rms_norm(states, tuple(norm.weight.shape), norm.weight, norm.variance_epsilon)
 
 
 def rotate(states: Tensor, glance: Glance) -> Tensor:
     """Rotary position embedding of `states` [B, N, Hkv, groups, D]."""
-    return states * glance.cosine + states.roll(states.shape[-1] // 2, -1) * glance.sine
+    return torch.addcmul(states * glance.cosine, states.roll(states.shape[-1] // 2, -1), glance.sine)
 
 
 @final

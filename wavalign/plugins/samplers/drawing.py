@@ -12,7 +12,8 @@ FIRST_WIDTH = 64
 """How many of the likeliest ids nucleus sampling looks at first."""
 NARROW, CELL = 1024, 256
 """Columns that are cumulated one by one; of wider rows, columns of a cell."""
-BELOW_ONE = 1 - 1e-12
+LARGEST = 1 - 1e-12
+"""Of uniform numbers: times any sum it is below that sum, so that no id of weight 0 is behind it."""
 
 
 @final
@@ -29,10 +30,10 @@ class Draw:
 
 
 def row_uniforms(seed: int, name: str, shape: tuple[int, int]) -> Tensor:
-    """Uniform numbers in [0, 1), float64, that depend on `seed` and `name` alone."""
+    """Uniform numbers from 0 to `LARGEST`, float64, that depend on `seed` and `name` alone."""
     digest = hashlib.blake2b(f"{seed}\0{name}".encode(), digest_size=16).digest()
     stream = np.random.Generator(np.random.Philox(key=int.from_bytes(digest, "little")))
-    return torch.from_numpy(stream.random(shape))
+    return torch.from_numpy(stream.random(shape) * LARGEST)
 
 
 @final
@@ -100,6 +101,8 @@ def penalised(logits: Tensor, recent: Tensor, penalty: float) -> Tensor:
 def _exponentials(logits: Tensor, temperature: float) -> Tensor:
     """exp((logits - largest) / temperature) [B, K], in place of `logits`."""
     peak = logits.amax(dim=-1, keepdim=True)
+    if temperature == 1:
+        return logits.sub_(peak).exp_()
     return torch.add(peak * (-1 / temperature), logits, alpha=1 / temperature, out=logits).exp_()
 
 
@@ -107,38 +110,45 @@ def _invert(weights: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
     """Columns [B] drawn by the inverse of the cumulative `weights` [B, K] >= 0, and their log-probs.
 
     Cumulated in float64: over a large vocabulary float32 would move the borders between ids. A wide row is cumulated
-    over the sums of its cells, then within the cell that was hit.
+    over the sums of its cells, in float32 off by less than a millionth, then within the cell that was hit.
     """
     if weights.shape[1] <= NARROW:
-        cumulative = weights.to(torch.float64).cumsum(dim=-1)
+        cumulative = weights.cumsum(dim=-1, dtype=torch.float64)
         total = cumulative[:, -1:]
         columns = _hit(cumulative, uniforms[:, None] * total)
         chosen = weights.gather(1, columns)
     else:
         sums = _cell_sums(weights)
-        cumulative = sums.to(torch.float64).cumsum(dim=-1)
+        cumulative = sums.cumsum(dim=-1, dtype=torch.float64)
         total = cumulative[:, -1:]
         wanted = uniforms[:, None] * total
         cells = _hit(cumulative, wanted)
-        places = cells * CELL + torch.arange(CELL, device=weights.device)
-        last = weights.shape[1] - 1
-        inside = torch.where(places <= last, weights.gather(1, places.clamp(max=last)), 0)
+        inside = _cell(weights, cells)
         rest = wanted - (cumulative - sums).gather(1, cells)
-        columns = _hit(inside.to(torch.float64).cumsum(dim=-1), rest)
+        within = inside.cumsum(dim=-1, dtype=torch.float64)
+        columns = _hit(within, torch.minimum(rest, within[:, -1:] * LARGEST))  # the two sums may differ
         chosen, columns = inside.gather(1, columns), cells * CELL + columns
-    return columns[:, 0], (chosen.to(torch.float64) / total).log()[:, 0].to(torch.float32)
+    return columns[:, 0], (chosen / total).log()[:, 0].to(torch.float32)
 
 
 def _cell_sums(weights: Tensor) -> Tensor:
     """Sums [B, C] of `weights` [B, K] over cells of `CELL` columns, the last of which may be shorter."""
     whole = weights.shape[1] // CELL * CELL
     sums: Tensor = weights[:, :whole].unflatten(1, (-1, CELL)).sum(dim=-1)
-    if whole == weights.shape[1]:
-        return sums
-    return torch.cat([sums, weights[:, whole:].sum(dim=-1, keepdim=True)], dim=1)
+    if whole < weights.shape[1]:
+        sums = torch.cat([sums, weights[:, whole:].sum(dim=-1, keepdim=True)], dim=1)
+    return sums
+
+
+def _cell(weights: Tensor, cells: Tensor) -> Tensor:
+    """`weights` [B, K] of one of the `cells` [B, 1] each: [B, CELL], 0 behind the last column."""
+    places = torch.arange(CELL, device=weights.device) + cells * CELL
+    if weights.shape[1] % CELL == 0:
+        return weights.gather(1, places)
+    last = weights.shape[1] - 1
+    return torch.where(places <= last, weights.gather(1, places.clamp(max=last)), 0)
 
 
 def _hit(cumulative: Tensor, wanted: Tensor) -> Tensor:
-    """First columns [B, 1] whose `cumulative` [B, K] is above `wanted` [B, 1]; rounding finds no column of weight 0."""
-    found = torch.searchsorted(cumulative, torch.minimum(wanted, cumulative[:, -1:] * BELOW_ONE), right=True)
-    return found.clamp(max=cumulative.shape[1] - 1)  # where the weights are no numbers
+    """First columns [B, 1] whose `cumulative` [B, K] is above `wanted` [B, 1], the last where all are no numbers."""
+    return torch.searchsorted(cumulative, wanted, right=True).clamp(max=cumulative.shape[1] - 1)

@@ -12,9 +12,6 @@ from wavalign.plugins.api import DecodingState, Distribution, Policy
 from wavalign.plugins.samplers.drawing import Draw, Drawer, penalised, row_uniforms
 from wavalign.plugins.samplers.record import Record
 
-LOOK_EVERY = 8
-"""Steps after which an accelerator is asked which rows are finished."""
-
 
 @final
 class HeadProjections:
@@ -87,8 +84,8 @@ def sample_rows(
         roles = state.append(record.write(rows, draws, heads=turn, forced=state.forced()))
         finished = state.finished()
         record.close(rows, roles, finished)
-        if device.type != "cpu" and (step + 1) % LOOK_EVERY:
-            continue  # to look is to wait for the device
+        if (step + 1) % look_every(device):
+            continue
         live = int((~finished).sum())
         if live == 0:
             break
@@ -97,6 +94,11 @@ def sample_rows(
             state.keep(kept)
             left, rows = left[:, :, kept], rows[kept]
     return record
+
+
+def look_every(device: torch.device) -> int:
+    """Steps between looks at which rows are finished: on an accelerator to look is to wait for it."""
+    return 1 if device.type == "cpu" else 8
 
 
 def unique_names(ids: Sequence[str]) -> list[str]:
