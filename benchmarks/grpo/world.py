@@ -37,7 +37,7 @@ def write_world(point: Point, folder: Path) -> None:
         num_mtp_layers=0,
         tie_embeddings=point.tied,
         rope_theta=10_000.0,
-        **SIZES[point.size],
+        **SIZES[point.size],  # type: ignore[arg-type]
     )
     torch.manual_seed(SEED)
     model = Qwen2ForCausalLM(sizes.transformers_config())
@@ -65,7 +65,7 @@ def word_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     raw.save(str(folder / "words.json"))
     make: Any = PreTrainedTokenizerFast  # transformers leaves its constructor untyped
     tokenizer: PreTrainedTokenizerFast = make(tokenizer_file=str(folder / "words.json"), unk_token="<unk>")
-    add_vita_tokens(tokenizer, CODES)
+    add_vita_tokens(tokenizer, CODES, hears=False)
     tokenizer.eos_token, tokenizer.pad_token = END_TURN, END_TEXT
     return tokenizer
 

@@ -64,8 +64,12 @@ def test_ties_and_losses_are_named() -> None:
     cases = ((1, 9.0, 10.0), (8, 10.2, 110.0), (64, 20.0, 10.0))
     rows = [
         {
-            **{"network": "T", "vocabulary": 2048, "rows": count},
-            **{"ours": 100.0, "generate": 50.0, "alone": rate},
+            "network": "T",
+            "vocabulary": 2048,
+            "rows": count,
+            "ours": 100.0,
+            "generate": 50.0,
+            "alone": rate,
             "cpu": {"ours": 10.0, "generate": busy, "alone": 20.0},
         }
         for count, busy, rate in cases

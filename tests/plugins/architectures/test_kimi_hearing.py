@@ -137,8 +137,9 @@ def test_features_must_fit_the_network_and_the_positions(tmp_path: Path) -> None
         hearing.build_policy(seed=0).hidden(collate([short], hearing.tokens), BOTH)
     with pytest.raises(DataError, match=r"2,3: 5 codes but 2 features, which come 12\.5 a second"):
         hearing.encode_prompt(spoken("d", [2, 3]), lambda clip: [1] * 5)
-    with pytest.raises(DataError, match="9,9: the sound file cannot be opened"):
-        hearing.encode_prompt(spoken("d", [9, 9]), codes_of)
+    absent = Dialogue("d", (Message("user", "", AudioClip("memory://clips/absent.wav")),))
+    with pytest.raises(DataError, match=r"absent\.wav: the sound file cannot be opened"):
+        hearing.encode_prompt(absent, codes_of)
 
 
 def test_features_are_remembered_until_too_many_others_came(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -44,7 +44,7 @@ from wavalign.plugins.api import (
 )
 from wavalign.plugins.cache import cache_folder
 from wavalign.plugins.registry import Registry
-from wavalign.plugins.remote import Want, local_folder
+from wavalign.plugins.remote import Want, local_folder, local_path
 from wavalign.schema.component import Component, WeightedComponent
 from wavalign.schema.environment import resolve_secrets
 
@@ -152,8 +152,10 @@ class Builder:
         if component is None:
             return None
         if start is not None and (start / "codec.safetensors").exists():
-            params = {**component.params, "checkpoint": str(start / "codec.safetensors")}
-            component = component.model_copy(update={"params": params})
+            component = _with_checkpoint(component, str(start / "codec.safetensors"))
+        address = component.params.get("checkpoint")
+        if isinstance(address, str) and local_path(address) is None:
+            component = _with_checkpoint(component, local_folder(address, want="weights", progress=self.progress))
         codec = self.plugin(Codec, component)
         listeners = [] if codec.can_decode else self._listeners(stage)
         if listeners:
@@ -289,6 +291,10 @@ class Builder:
 
         heads = scored.head_parameters()
         return DeepSpeedBackend(scored, policy=policy, heads=heads, config=stage.deepspeed, ranks=self.world)
+
+
+def _with_checkpoint(component: Component, path: str) -> Component:
+    return component.model_copy(update={"params": {**component.params, "checkpoint": path}})
 
 
 def _silent(what: str, done: int, total: int) -> None:
