@@ -154,7 +154,11 @@ class Contest:
 
     def __init__(self, network: str, vocabulary: int, *, device: str, dtype: torch.dtype) -> None:
         sizes = VitaSizes(
-            vocabulary_size=vocabulary, num_mtp_layers=0, tie_embeddings=False, rope_theta=1e6, **NETWORKS[network]  # type: ignore[arg-type]
+            vocabulary_size=vocabulary,
+            num_mtp_layers=0,
+            tie_embeddings=False,
+            rope_theta=1e6,
+            **NETWORKS[network],  # type: ignore[arg-type]
         )
         with tempfile.TemporaryDirectory(prefix="generate-") as folder:
             (Path(folder) / "config.json").write_text(json.dumps(sizes.public_config()), encoding="utf-8")

@@ -16,7 +16,7 @@ from wavalign.schema.loading import load_recipe
 ROOT = Path(__file__).parents[2]
 GOLDEN = Path(__file__).parent / "golden"
 RECIPES = sorted(path.relative_to(ROOT / "recipes") for path in (ROOT / "recipes").rglob("*.yaml"))
-CLUSTER = Cluster(gpus=4, gpu_bytes=80 << 30, cores=16, host_bytes=128 << 30)
+CLUSTER = Cluster(gpus=8, gpu_bytes=80 << 30, cores=64, host_bytes=512 << 30)
 """A machine of its own, so that the files do not follow the one the tests run on."""
 
 
