@@ -139,7 +139,7 @@ def test_features_must_fit_the_network_and_the_positions(tmp_path: Path) -> None
         hearing.encode_prompt(spoken("d", [2, 3]), lambda clip: [1] * 5)
     absent = Dialogue("d", (Message("user", "", AudioClip("memory://clips/absent.wav")),))
     with pytest.raises(DataError, match=r"absent\.wav: the sound file cannot be opened"):
-        hearing.encode_prompt(absent, codes_of)
+        hearing.encode_prompt(absent, lambda clip: [1])
 
 
 def test_features_are_remembered_until_too_many_others_came(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
