@@ -91,7 +91,9 @@ def attend(layer: Qwen2DecoderLayer | LlamaDecoderLayer, states: Tensor, cache: 
 
 def _norm(norm: Qwen2RMSNorm | LlamaRMSNorm, states: Tensor) -> Tensor:
     """What `norm` gives, as one operation instead of seven."""
-    return functional.rms_norm(states, tuple(norm.weight.shape), norm.weight, norm.variance_epsilon)
+    # A frozen norm may be held in bfloat16 beside float32 states; the fused operation wants one precision.
+    weight = norm.weight.to(states.dtype)
+    return functional.rms_norm(states, tuple(weight.shape), weight, norm.variance_epsilon)
 
 
 def rotate(states: Tensor, glance: Glance) -> Tensor:
