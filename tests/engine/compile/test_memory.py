@@ -143,6 +143,15 @@ def test_an_adapter(tmp_path: Path) -> None:
     assert (found["gathered, collect"], found["gathered, learn"]) == (2_100_000, 2_100_000)
 
 
+def test_nothing_is_gathered_for_nobody(tmp_path: Path) -> None:
+    """Demonstrations alone, nothing measured: the shards stay apart. Merging an adapter needs them whole."""
+    runtime = {"engine": {"type": "deepspeed", "zero": 3}}
+    quiet = (*SUPERVISED, drop("evaluation"))
+    assert "gathered, collect" not in by_name(estimate(tmp_path, runtime, *quiet))
+    assert by_name(estimate(tmp_path, runtime, *SUPERVISED))["gathered, collect"] == 4_000_000
+    assert "gathered, collect" in by_name(estimate(tmp_path, runtime, *quiet, ADAPTED, weights=LORA))
+
+
 # --- the tensors that are really there --------------------------------------------------------------------------------
 
 

@@ -15,9 +15,11 @@ from tests.e2e.runs import comparable, lines
 from tests.engine.run.test_invariance import MIXED, assert_equal
 from tests.engine.run.test_trainer import Signals
 from tests.toy.compiled import Change, compiled, drop, only_stage, problems, put
-from tests.toy.live import live_stage, train, train_rank
+from tests.toy.live import live_stage, silent, train, train_rank
 from wavalign.engine import api
 from wavalign.engine.compile.plan import Plan
+from wavalign.engine.run.builder import Builder
+from wavalign.engine.state.distributed import World
 from wavalign.errors import Interrupted, PreflightError
 
 LORA = put("model.adapter", {"type": "lora", "rank": 4})
@@ -158,3 +160,19 @@ def test_misfits_are_told(tmp_path: Path) -> None:
     shutil.rmtree(tmp_path / "run", ignore_errors=True)
     found = api.preflight(compiled(tmp_path, put("model.adapter", {"targets": ["q_prj"]}), drop("evaluation")))
     assert any("q_prj" in finding.message and "q_proj" in finding.hint for finding in found.errors)
+
+
+@pytest.mark.parametrize("type_", ["lora", "dora"])
+def test_frozen_weights_never_stand_in_float32_under_bf16(tmp_path: Path, type_: str) -> None:
+    adapter = put("model.adapter", {"type": type_, "rank": 4, "also_train": ["embed"]})
+    plan = compiled(tmp_path, adapter, put("runtime.precision", "bf16"))
+    builder = Builder(plan, World.single(), silent)
+    stage = only_stage(plan)
+    architecture = builder.architecture(stage, None)
+    whole = builder.starting_weights(stage, architecture).policy(builder._placement(stage))
+    assert {each.dtype for each in whole.parameters()} == {torch.bfloat16}
+    for name, each in builder.policy(stage, architecture).named_parameters():
+        trained = "lora_" in name or "embed" in name
+        assert each.dtype == (torch.float32 if trained else torch.bfloat16), name
+    metrics, _ = train(plan)
+    assert abs(metrics[0]["loss/rl.kl"]) < 1e-6

@@ -133,8 +133,9 @@ def _networks(case: _Case, stage: StagePlan) -> Iterator[MemoryRow]:
         whole = case.width * case.weights.held
         live = min(whole, case.width * LIVE)
         yield MemoryRow(name="gathered", bytes=live, note="layers in use and those to come", phase="learn")
-        note = "the whole network, while sampling, evaluating and writing it"
-        yield MemoryRow(name="gathered", bytes=whole, note=note, phase="collect")
+        if stage.graph.has("rollout") or stage.stage.evaluation.metrics or adapter is not None:
+            note = "the whole network, while sampling, evaluating or merging"
+            yield MemoryRow(name="gathered", bytes=whole, note=note, phase="collect")
 
 
 def _learning(case: _Case, *, recompute: bool) -> Iterator[MemoryRow]:

@@ -117,9 +117,7 @@ class Builder:
     def policy(self, stage: StagePlan, architecture: Architecture) -> Policy:
         """The stage's network with its starting weights, frozen groups frozen, adapters on it."""
         model = stage.stage.model
-        # Adapters are put on whole layers; a backend that partitions does so afterwards.
-        placement = Placement(self.world.device) if model.adapter is not None else self._placement(stage)
-        policy = self.starting_weights(stage, architecture).policy(placement)
+        policy = self.starting_weights(stage, architecture).policy(self._placement(stage))
         if self.plan.runtime.gradient_checkpointing:
             recompute_layers(policy)
         if model.adapter is not None:
@@ -271,6 +269,10 @@ class Builder:
         return AdapterOff(policy) if stage.graph.reference else None
 
     def _placement(self, stage: StagePlan) -> Placement:
+        if stage.stage.model.adapter is not None:
+            # Adapters are put on whole layers, held as they stay; a backend that partitions does so afterwards.
+            half = self.plan.runtime.precision == "bf16"
+            return Placement(self.world.device, dtype=torch.bfloat16 if half else torch.float32)
         if stage.deepspeed is None:
             return Placement(self.world.device)
         # As below: its import takes seconds.
