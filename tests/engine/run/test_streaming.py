@@ -4,6 +4,7 @@ import json
 import tracemalloc
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, final
 
@@ -92,6 +93,13 @@ def test_a_buffer_of_one_keeps_the_order_inside_a_shard() -> None:
 
 def _shard(shard: int, size: int) -> list[str]:
     return [f"{shard}-{number}" for number in range(size)]
+
+
+def test_draws_from_a_full_buffer_are_independent() -> None:
+    """Each has a random number of its own: about half of all neighbours come in the wrong order."""
+    stream = ShuffledStream(Counted(1000, shuffle_buffer=50), seed=1, which=0)
+    numbers = [int(stream.next().id[2:]) for _ in range(600)]
+    assert 200 < sum(left > right for left, right in pairwise(numbers)) < 400
 
 
 def test_the_buffer_is_all_that_is_read_ahead() -> None:
