@@ -7,7 +7,7 @@ import pytest
 
 from tests.plugins.spoken import dialogue, group, rollout, say
 from wavalign.plugins.api import Measurement
-from wavalign.plugins.batch import AudioClip, Message, Rollout, Waveform
+from wavalign.plugins.batch import AudioClip, Dialogue, Message, Rollout, Waveform
 from wavalign.plugins.metrics.heard_answer import HeardAnswer, HeardAnswerParams
 from wavalign.plugins.metrics.intervals import mean, proportion
 from wavalign.plugins.metrics.speech_quality import SpeechQuality, SpeechQualityParams
