@@ -109,23 +109,18 @@ class PaddedSlots:
         """`rotary` gives cosine and sine of positions; `groups` query heads share a key and value head."""
         longest = max(lengths)
         self.length = 0
-        self.padding = torch.tensor([longest - length for length in lengths], device=device)
-        """[B]: slots before a row's first token."""
         self._rotary, self._groups = rotary, groups
+        self._padding = torch.tensor([longest - length for length in lengths], device=device)
         self._padded = len(set(lengths)) > 1
 
     def take(self, states: Tensor) -> Glance:
         """Claim slots for new `states` [B, N, H]; gives their rotation and what they see."""
         first, self.length = self.length, self.length + states.shape[1]
-        return self.glance(states, first)
-
-    def glance(self, states: Tensor, first: int, *, shift: int = 0) -> Glance:
-        """Rotation and visibility of new `states` [B, N, H] from slot `first` on; tokens stand `shift` after theirs."""
-        slots = torch.arange(first + states.shape[1], device=states.device)
+        slots = torch.arange(self.length, device=states.device)
         new = slots[first:]
-        positions = (new + shift)[None]
+        positions = new[None]
         if self._padded:
-            positions = (positions - self.padding[:, None]).clamp(min=0)
+            positions = (positions - self._padding[:, None]).clamp(min=0)
         cosine, sine = self._rotary(states, positions)
         half = sine.shape[-1] // 2
         sine = torch.cat([-sine[..., :half], sine[..., half:]], dim=-1)
@@ -136,18 +131,13 @@ class PaddedSlots:
 
     def select(self, rows: Tensor) -> None:
         """Keep or repeat `rows` (indices)."""
-        self.padding = self.padding[rows]
+        self._padding = self._padding[rows]
 
     def _visible(self, slots: Tensor, new: Tensor) -> Tensor | None:
         """Which `slots` each of the `new` ones sees; a padding slot sees itself, so that no softmax is empty."""
         if len(new) == 1:
-            return (slots >= self.padding[:, None])[:, None, None] if self._padded else None
+            return (slots >= self._padding[:, None])[:, None, None] if self._padded else None
         visible = (slots <= new[:, None])[None]
         if self._padded:
-            visible = (visible & (slots >= self.padding[:, None, None])) | (slots == new[:, None])
+            visible = (visible & (slots >= self._padding[:, None, None])) | (slots == new[:, None])
         return visible[:, None].expand(-1, self._groups, -1, -1).flatten(1, 2)[:, None]
-
-
-def layer_caches(count: int, like: Tensor, shape: tuple[int, int, int, int]) -> list[LayerCache]:
-    """`count` empty caches of `shape` [B, Hkv, slots, D], of the type and on the device of `like`."""
-    return [LayerCache(like.new_empty(shape), like.new_empty(shape)) for _ in range(count)]

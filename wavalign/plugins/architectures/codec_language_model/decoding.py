@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from wavalign.plugins.api import DecodingState
-from wavalign.plugins.architectures.caching import SPARE_SLOTS, PaddedSlots, attend, layer_caches
+from wavalign.plugins.architectures.caching import SPARE_SLOTS, LayerCache, PaddedSlots, attend
 from wavalign.plugins.architectures.codec_language_model.layout import CodecLmLayout
 from wavalign.plugins.architectures.codec_language_model.network import Backbone
 from wavalign.plugins.architectures.codec_language_model.sizes import CodecLmSizes
@@ -40,7 +40,7 @@ class CodecLmDecodingState(DecodingState):
         device, longest, count = weight.device, max(lengths), len(prompts)
         self._slots = PaddedSlots(model.rotary_emb, lengths, groups=sizes.groups, device=device)
         shape = (count, sizes.num_key_value_heads, longest + SPARE_SLOTS, sizes.head_size)
-        self._caches = layer_caches(sizes.num_layers, weight, shape)
+        self._caches = [LayerCache(weight.new_empty(shape), weight.new_empty(shape)) for _ in range(sizes.num_layers)]
         self._roles = layout.role_table().to(device)
         self._finished = torch.zeros(count, dtype=torch.bool, device=device)
         self._waits = torch.zeros(count, dtype=torch.int64, device=device)

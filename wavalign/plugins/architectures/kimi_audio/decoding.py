@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers.models.qwen2.modeling_qwen2 import Qwen2DecoderLayer
 
 from wavalign.plugins.api import DecodingState
-from wavalign.plugins.architectures.caching import SPARE_SLOTS, Glance, LayerCache, PaddedSlots, attend, layer_caches
+from wavalign.plugins.architectures.caching import SPARE_SLOTS, Glance, LayerCache, attend
 from wavalign.plugins.architectures.kimi_audio.hearing import place
 from wavalign.plugins.architectures.kimi_audio.layout import AUDIO, TEXT, KimiLayout
 from wavalign.plugins.architectures.kimi_audio.network import Backbone
@@ -30,11 +30,17 @@ class Slots:
     """Cached keys and values of all layers over left-padded rows."""
 
     def __init__(self, model: Backbone, sizes: KimiSizes, lengths: Sequence[int]) -> None:
-        weight, groups = model.norm.weight, sizes.num_heads // sizes.num_key_value_heads
-        self._rows = PaddedSlots(model.rotary_emb, lengths, groups=groups, device=weight.device)
+        weight = model.norm.weight
+        self._rotary = model.rotary_emb
+        self._groups = sizes.num_heads // sizes.num_key_value_heads
+        self.length = 0
+        longest = max(lengths)
+        self.padding = torch.tensor([longest - length for length in lengths], device=weight.device)
+        self._padded = len(set(lengths)) > 1
         width = sizes.hidden_size // sizes.num_heads
-        shape = (len(lengths), sizes.num_key_value_heads, max(lengths) + SPARE_SLOTS, width)
-        self._caches = layer_caches(sizes.num_layers + sizes.num_audio_layers, weight, shape)
+        shape = (len(lengths), sizes.num_key_value_heads, longest + SPARE_SLOTS, width)
+        layers = sizes.num_layers + sizes.num_audio_layers
+        self._caches = [LayerCache(weight.new_empty(shape), weight.new_empty(shape)) for _ in range(layers)]
 
     def through(
         self, layers: Iterable[Qwen2DecoderLayer], caches: Iterator[LayerCache], states: Tensor, glance: Glance
@@ -50,13 +56,34 @@ class Slots:
 
     def take(self, states: Tensor) -> Glance:
         """Claim slots for new `states` [B, N, H]; gives their rotation and what they see."""
-        return self._rows.take(states)
+        first, self.length = self.length, self.length + states.shape[1]
+        slots = torch.arange(self.length, device=states.device)
+        new = slots[first:]
+        positions = new[None]
+        if self._padded:
+            positions = (positions - self.padding[:, None]).clamp(min=0)
+        cosine, sine = self._rotary(states, positions)
+        half = sine.shape[-1] // 2
+        sine = torch.cat([-sine[..., :half], sine[..., half:]], dim=-1)
+        visible, mask = self._visible(slots, new), None
+        if visible is not None:
+            mask = torch.zeros_like(visible, dtype=states.dtype).masked_fill(~visible, -torch.inf)
+        return Glance(cosine[:, :, None, None], sine[:, :, None, None], mask)
 
     def select(self, rows: Tensor) -> None:
         """Keep or repeat `rows` (indices)."""
-        self._rows.select(rows)
+        self.padding = self.padding[rows]
         for cache in self._caches:
             cache.select(rows)
+
+    def _visible(self, slots: Tensor, new: Tensor) -> Tensor | None:
+        """Which `slots` each of the `new` ones sees; a padding slot sees itself, so that no softmax is empty."""
+        if len(new) == 1:
+            return (slots >= self.padding[:, None])[:, None, None] if self._padded else None
+        visible = (slots <= new[:, None])[None]
+        if self._padded:
+            visible = (visible & (slots >= self.padding[:, None, None])) | (slots == new[:, None])
+        return visible[:, None].expand(-1, self._groups, -1, -1).flatten(1, 2)[:, None]
 
 
 @final

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from wavalign.plugins.api import DecodingState
-from wavalign.plugins.architectures.caching import GROWTH, SPARE_SLOTS, LayerCache, PaddedSlots, attend, layer_caches
+from wavalign.plugins.architectures.caching import GROWTH, SPARE_SLOTS, Glance, LayerCache, attend
 from wavalign.plugins.architectures.vita_audio.layout import TextWatch, VitaLayout, head_schedule
 from wavalign.plugins.architectures.vita_audio.network import VitaNetwork
 from wavalign.plugins.batch import Role, SoundSegment, TokenSequence
@@ -53,8 +53,8 @@ class VitaDecodingState(DecodingState):
         device, modules = weight.device, plan.modules_used(sizes.num_mtp_layers)
         lengths = [prompt.length for prompt in prompts]
         self._length = max(lengths)
-        groups = sizes.num_heads // sizes.num_key_value_heads
-        self._slots = PaddedSlots(network.model.rotary_emb, lengths, groups=groups, device=device)
+        self._padding = torch.tensor([self._length - length for length in lengths], device=device)
+        self._padded = len(set(lengths)) > 1
         self._tokens = torch.full((len(prompts), self._length + SPARE_SLOTS), layout.end_text)
         for index, prompt in enumerate(prompts):
             self._tokens[index, self._length - prompt.length : self._length] = prompt.ids[0]
@@ -107,8 +107,7 @@ class VitaDecodingState(DecodingState):
 
     def keep(self, rows: Tensor) -> None:
         """Go on with `rows` (indices) only."""
-        self._tokens = self._tokens[rows]
-        self._slots.select(rows)
+        self._tokens, self._padding = self._tokens[rows], self._padding[rows]
         self._finished = self._finished[rows]
         self._pending = [states[rows] for states in self._pending]
         self._ready = None if self._ready is None else self._ready[rows]
@@ -121,7 +120,7 @@ class VitaDecodingState(DecodingState):
         """Empty caches of the trunk and of the MTP modules in use, with room to sample."""
         sizes, weight = self._network.sizes, self._network.model.norm.weight
         shape = (rows, sizes.num_key_value_heads, self._length + SPARE_SLOTS, sizes.hidden_size // sizes.num_heads)
-        return layer_caches(sizes.num_layers + modules, weight, shape)
+        return [LayerCache(weight.new_empty(shape), weight.new_empty(shape)) for _ in range(sizes.num_layers + modules)]
 
     def _prefill(self, modules: int, sounds: Sequence[Sequence[SoundSegment]]) -> Tensor:
         """Run every prompt through the trunk and, as far as its tokens are known, the MTP modules."""
@@ -136,7 +135,7 @@ class VitaDecodingState(DecodingState):
         network, seen = self._network, self._caches[0].length
         states = network.model.embed_tokens(self._tokens[:, seen : self._length])
         if any(sounds):
-            states = network.model.with_sounds(states, sounds, self._slots.padding.tolist())
+            states = network.model.with_sounds(states, sounds, self._padding.tolist())
         return self._finish(self._run(range(network.sizes.num_layers), states, shift=0), consumer=0)
 
     def _run_module(self, module: int) -> Tensor:
@@ -158,7 +157,38 @@ class VitaDecodingState(DecodingState):
 
     def _run(self, layers: Sequence[int], states: Tensor, *, shift: int) -> Tensor:
         """Run `layers`, which share one cache length, over new `states`; tokens stand `shift` after their slots."""
-        glance = self._slots.glance(states, self._caches[layers[0]].length, shift=shift)
+        glance = self._glance(states, self._caches[layers[0]].length, shift)
         for index in layers:
             states = attend(self._network.model.layer(index), states, self._caches[index], glance)
         return states
+
+    def _glance(self, states: Tensor, seen: int, shift: int) -> Glance:
+        """Rotation and visibility of slots seen..seen+N."""
+        end = seen + states.shape[1]
+        slots = torch.arange(end, device=states.device)
+        new = slots[seen:]
+        positions = (new + shift)[None]
+        if self._padded:
+            positions = (positions - self._padding[:, None]).clamp(min=0)
+        cosine, sine = self._network.model.rotary_emb(states, positions)
+        half = sine.shape[-1] // 2
+        sine = torch.cat([-sine[..., :half], sine[..., half:]], dim=-1)
+        visible = self._visible(slots, new)
+        mask = None
+        if visible is not None:
+            mask = torch.zeros_like(visible, dtype=states.dtype).masked_fill(~visible, -torch.inf)
+        return Glance(cosine[:, :, None, None], sine[:, :, None, None], mask)
+
+    def _visible(self, slots: Tensor, new: Tensor) -> Tensor | None:
+        """Which `slots` each of the `new` ones sees; a padding slot sees itself, so that no softmax is empty."""
+        if len(new) == 1 and not self._padded:
+            return None
+        if len(new) == 1:
+            return (slots >= self._padding[:, None])[:, None, None]
+        visible = slots <= new[:, None]
+        if self._padded:
+            visible = (visible & (slots >= self._padding[:, None, None])) | (slots == new[:, None])
+        else:
+            visible = visible[None]
+        groups = self._network.sizes.num_heads // self._network.sizes.num_key_value_heads
+        return visible[:, None].expand(-1, groups, -1, -1).flatten(1, 2)[:, None]
