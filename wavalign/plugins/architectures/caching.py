@@ -1,6 +1,6 @@
 """Cached keys and values, and one decoder layer over them: what every family's decoding is made of."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -10,6 +10,7 @@ from torch.nn import functional
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaRMSNorm
 from transformers.models.qwen2.modeling_qwen2 import Qwen2DecoderLayer, Qwen2RMSNorm
 
+DecoderLayer = Qwen2DecoderLayer | LlamaDecoderLayer
 SPARE_SLOTS = 64
 """Slots kept free beyond those in use."""
 GROWTH = 1.25
@@ -67,7 +68,7 @@ class Glance:
     """Added to scores [B or 1, 1, groups * N or 1, slots], -inf where hidden; None where every slot is visible."""
 
 
-def attend(layer: Qwen2DecoderLayer | LlamaDecoderLayer, states: Tensor, cache: LayerCache, glance: Glance) -> Tensor:
+def attend(layer: DecoderLayer, states: Tensor, cache: LayerCache, glance: Glance) -> Tensor:
     """One decoder layer over new `states` [B, N, H] with `cache`; query heads that share a key become query rows."""
     attention = layer.self_attn
     normed = _norm(layer.input_layernorm, states)
@@ -103,24 +104,34 @@ def rotate(states: Tensor, glance: Glance) -> Tensor:
 
 @final
 class PaddedSlots:
-    """The slots of left-padded rows, whose coming tokens stand side by side; padding is hidden by a mask."""
+    """Cached keys and values of `layers` over left-padded rows, whose coming tokens stand side by side.
 
-    def __init__(self, rotary: Any, lengths: Sequence[int], *, groups: int, device: torch.device) -> None:
-        """`rotary` gives cosine and sine of positions; `groups` query heads share a key and value head."""
-        longest = max(lengths)
-        self.length = 0
-        self._rotary, self._groups = rotary, groups
-        self._padding = torch.tensor([longest - length for length in lengths], device=device)
+    Padding is hidden by a mask, and positions count from each row's first token.
+    """
+
+    def __init__(self, layers: Sequence[DecoderLayer], rotary: Any, lengths: Sequence[int], *, like: Tensor) -> None:
+        """`rotary` gives cosine and sine of positions; `like` the type and the device of what is cached."""
+        longest, attention = max(lengths), layers[0].self_attn
+        self.padding = torch.tensor([longest - length for length in lengths], device=like.device)
+        """[B], slots in front of each row."""
+        self._layers, self._rotary, self._groups = layers, rotary, attention.num_key_value_groups
         self._padded = len(set(lengths)) > 1
+        heads = attention.config.num_attention_heads // attention.num_key_value_groups
+        shape = (len(lengths), heads, longest + SPARE_SLOTS, attention.head_dim)
+        self._caches = [LayerCache(like.new_empty(shape), like.new_empty(shape)) for _ in layers]
 
-    def take(self, states: Tensor) -> Glance:
-        """Claim slots for new `states` [B, N, H]; gives their rotation and what they see."""
-        first, self.length = self.length, self.length + states.shape[1]
-        slots = torch.arange(self.length, device=states.device)
+    def filled(self, layer: int) -> int:
+        """How many slots `layer` has seen."""
+        return self._caches[layer].length
+
+    def look(self, states: Tensor, *, layer: int = 0, shift: int = 0) -> Glance:
+        """Rotation and visibility of the next slots of `layer` for `states` [B, N, H] of tokens `shift` after them."""
+        first = self.filled(layer)
+        slots = torch.arange(first + states.shape[1], device=states.device)
         new = slots[first:]
-        positions = new[None]
+        positions = (new + shift if shift else new)[None]
         if self._padded:
-            positions = (positions - self._padding[:, None]).clamp(min=0)
+            positions = (positions - self.padding[:, None]).clamp(min=0)
         cosine, sine = self._rotary(states, positions)
         half = sine.shape[-1] // 2
         sine = torch.cat([-sine[..., :half], sine[..., half:]], dim=-1)
@@ -129,15 +140,23 @@ class PaddedSlots:
             mask = torch.zeros_like(visible, dtype=states.dtype).masked_fill(~visible, -torch.inf)
         return Glance(cosine[:, :, None, None], sine[:, :, None, None], mask)
 
+    def run(self, layers: Iterable[int], states: Tensor, glance: Glance) -> Tensor:
+        """Run `layers`, which have seen equally many slots, over new `states` [B, N, H]."""
+        for index in layers:
+            states = attend(self._layers[index], states, self._caches[index], glance)
+        return states
+
     def select(self, rows: Tensor) -> None:
         """Keep or repeat `rows` (indices)."""
-        self._padding = self._padding[rows]
+        self.padding = self.padding[rows]
+        for cache in self._caches:
+            cache.select(rows)
 
     def _visible(self, slots: Tensor, new: Tensor) -> Tensor | None:
         """Which `slots` each of the `new` ones sees; a padding slot sees itself, so that no softmax is empty."""
         if len(new) == 1:
-            return (slots >= self._padding[:, None])[:, None, None] if self._padded else None
+            return (slots >= self.padding[:, None])[:, None, None] if self._padded else None
         visible = (slots <= new[:, None])[None]
         if self._padded:
-            visible = (visible & (slots >= self._padding[:, None, None])) | (slots == new[:, None])
+            visible = (visible & (slots >= self.padding[:, None, None])) | (slots == new[:, None])
         return visible[:, None].expand(-1, self._groups, -1, -1).flatten(1, 2)[:, None]

@@ -12,10 +12,9 @@ import torch
 from torch import Tensor
 
 from wavalign.plugins.api import DecodingState
-from wavalign.plugins.architectures.caching import SPARE_SLOTS, LayerCache, PaddedSlots, attend
+from wavalign.plugins.architectures.caching import PaddedSlots
 from wavalign.plugins.architectures.codec_language_model.layout import CodecLmLayout
 from wavalign.plugins.architectures.codec_language_model.network import Backbone
-from wavalign.plugins.architectures.codec_language_model.sizes import CodecLmSizes
 from wavalign.plugins.batch import Role, TokenSequence
 
 FREE = -1
@@ -29,7 +28,6 @@ class CodecLmDecodingState(DecodingState):
     def __init__(
         self,
         model: Backbone,
-        sizes: CodecLmSizes,
         layout: CodecLmLayout,
         prompts: Sequence[TokenSequence],
         *,
@@ -38,9 +36,8 @@ class CodecLmDecodingState(DecodingState):
         self._model, self._layout, self._text_is_enough = model, layout, need == "text"
         weight, lengths = model.norm.weight, [prompt.length for prompt in prompts]
         device, longest, count = weight.device, max(lengths), len(prompts)
-        self._slots = PaddedSlots(model.rotary_emb, lengths, groups=sizes.groups, device=device)
-        shape = (count, sizes.num_key_value_heads, longest + SPARE_SLOTS, sizes.head_size)
-        self._caches = [LayerCache(weight.new_empty(shape), weight.new_empty(shape)) for _ in range(sizes.num_layers)]
+        self._layers = range(len(model.layers))
+        self._slots = PaddedSlots(model.trunk(), model.rotary_emb, lengths, like=weight)
         self._roles = layout.role_table().to(device)
         self._finished = torch.zeros(count, dtype=torch.bool, device=device)
         self._waits = torch.zeros(count, dtype=torch.int64, device=device)
@@ -62,9 +59,7 @@ class CodecLmDecodingState(DecodingState):
         """Hidden states [B, S, H] for the coming tokens, the same for every stream."""
         if self._ready is None:
             states = self._model.embed(self._newest)
-            glance = self._slots.take(states)
-            for layer, cache in zip(self._model.trunk(), self._caches, strict=True):
-                states = attend(layer, states, cache, glance)
+            states = self._slots.run(self._layers, states, self._slots.look(states))
             self._ready = self._model.norm(states[:, -1:]).expand(-1, len(self._layout.delays), -1)
         return self._ready
 
@@ -102,8 +97,6 @@ class CodecLmDecodingState(DecodingState):
         self._newest = self._newest[rows]
         self._ready = None if self._ready is None else self._ready[rows]
         self._slots.select(rows)
-        for cache in self._caches:
-            cache.select(rows)
 
     def _idle(self) -> Tensor:
         """Bool [B, S]: where the layout puts a blank."""

@@ -50,7 +50,7 @@ class CodecLmPolicy(Policy):
         self, prompts: Sequence[TokenSequence], *, group_size: int, need: Literal["text", "all"]
     ) -> DecodingState:
         """Prefill `prompts` once each and stand ready to sample `group_size` answers to each."""
-        state = CodecLmDecodingState(self.model, self.sizes, self.layout, prompts, need=need)
+        state = CodecLmDecodingState(self.model, self.layout, prompts, need=need)
         state.keep(torch.arange(len(prompts), device=self.model.norm.weight.device).repeat_interleave(group_size))
         return state
 

@@ -47,11 +47,6 @@ class CodecLmSizes:
         return int(self.config.num_key_value_heads or self.config.num_attention_heads)
 
     @property
-    def groups(self) -> int:
-        """Query heads that share a key and value head."""
-        return int(self.config.num_attention_heads) // self.num_key_value_heads
-
-    @property
     def head_size(self) -> int:
         """Width of one head."""
         given = self.config.to_dict().get("head_dim")

@@ -6,15 +6,14 @@ group. Both heads choose at every step; the layout overrules the audio head for 
 answer is text alone, and the text head once the text has ended.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import Literal, final
 
 import torch
 from torch import Tensor
-from transformers.models.qwen2.modeling_qwen2 import Qwen2DecoderLayer
 
 from wavalign.plugins.api import DecodingState
-from wavalign.plugins.architectures.caching import SPARE_SLOTS, Glance, LayerCache, attend
+from wavalign.plugins.architectures.caching import PaddedSlots
 from wavalign.plugins.architectures.kimi_audio.hearing import place
 from wavalign.plugins.architectures.kimi_audio.layout import AUDIO, TEXT, KimiLayout
 from wavalign.plugins.architectures.kimi_audio.network import Backbone
@@ -23,67 +22,6 @@ from wavalign.plugins.batch import Role, TokenSequence
 
 FREE = -1
 """In `forced`: the model chooses."""
-
-
-@final
-class Slots:
-    """Cached keys and values of all layers over left-padded rows."""
-
-    def __init__(self, model: Backbone, sizes: KimiSizes, lengths: Sequence[int]) -> None:
-        weight = model.norm.weight
-        self._rotary = model.rotary_emb
-        self._groups = sizes.num_heads // sizes.num_key_value_heads
-        self.length = 0
-        longest = max(lengths)
-        self.padding = torch.tensor([longest - length for length in lengths], device=weight.device)
-        self._padded = len(set(lengths)) > 1
-        width = sizes.hidden_size // sizes.num_heads
-        shape = (len(lengths), sizes.num_key_value_heads, longest + SPARE_SLOTS, width)
-        layers = sizes.num_layers + sizes.num_audio_layers
-        self._caches = [LayerCache(weight.new_empty(shape), weight.new_empty(shape)) for _ in range(layers)]
-
-    def through(
-        self, layers: Iterable[Qwen2DecoderLayer], caches: Iterator[LayerCache], states: Tensor, glance: Glance
-    ) -> Tensor:
-        """Run `layers` over new `states` [B, N, H], each with the next of `caches`."""
-        for layer in layers:
-            states = attend(layer, states, next(caches), glance)
-        return states
-
-    def caches(self) -> Iterator[LayerCache]:
-        """Caches of all layers in turn."""
-        return iter(self._caches)
-
-    def take(self, states: Tensor) -> Glance:
-        """Claim slots for new `states` [B, N, H]; gives their rotation and what they see."""
-        first, self.length = self.length, self.length + states.shape[1]
-        slots = torch.arange(self.length, device=states.device)
-        new = slots[first:]
-        positions = new[None]
-        if self._padded:
-            positions = (positions - self.padding[:, None]).clamp(min=0)
-        cosine, sine = self._rotary(states, positions)
-        half = sine.shape[-1] // 2
-        sine = torch.cat([-sine[..., :half], sine[..., half:]], dim=-1)
-        visible, mask = self._visible(slots, new), None
-        if visible is not None:
-            mask = torch.zeros_like(visible, dtype=states.dtype).masked_fill(~visible, -torch.inf)
-        return Glance(cosine[:, :, None, None], sine[:, :, None, None], mask)
-
-    def select(self, rows: Tensor) -> None:
-        """Keep or repeat `rows` (indices)."""
-        self.padding = self.padding[rows]
-        for cache in self._caches:
-            cache.select(rows)
-
-    def _visible(self, slots: Tensor, new: Tensor) -> Tensor | None:
-        """Which `slots` each of the `new` ones sees; a padding slot sees itself, so that no softmax is empty."""
-        if len(new) == 1:
-            return (slots >= self.padding[:, None])[:, None, None] if self._padded else None
-        visible = (slots <= new[:, None])[None]
-        if self._padded:
-            visible = (visible & (slots >= self.padding[:, None, None])) | (slots == new[:, None])
-        return visible[:, None].expand(-1, self._groups, -1, -1).flatten(1, 2)[:, None]
 
 
 @final
@@ -101,7 +39,11 @@ class KimiDecodingState(DecodingState):
     ) -> None:
         device, count = model.norm.weight.device, len(prompts)
         self._model, self._layout, self._text_is_enough = model, layout, need == "text"
-        self._slots = Slots(model, sizes, [prompt.length for prompt in prompts])
+        layers = [*model.shared_layers(), *model.text_layers(), *model.audio_layers()]
+        fork, trunk = sizes.branch_layer + 1, sizes.num_layers
+        self._shared, self._text, self._audio = range(fork), range(fork, trunk), range(trunk, len(layers))
+        lengths = [prompt.length for prompt in prompts]
+        self._slots = PaddedSlots(layers, model.rotary_emb, lengths, like=model.norm.weight)
         self._roles = layout.role_table(sizes.vocabulary_size).to(device)
         self._ends = torch.tensor(layout.audio_ends, device=device)
         self._step = 0
@@ -165,10 +107,10 @@ class KimiDecodingState(DecodingState):
     def _run(self, embedded: Tensor) -> Tensor:
         """Hidden states [B, 2, H] of the last of the new slots; the audio branch rests where all rows are silent."""
         model, slots = self._model, self._slots
-        caches, glance = slots.caches(), slots.take(embedded)
-        shared = slots.through(model.shared_layers(), caches, embedded, glance)
-        text = model.norm(slots.through(model.text_layers(), caches, shared, glance)[:, -1])
+        glance = slots.look(embedded)
+        shared = slots.run(self._shared, embedded, glance)
+        text = model.norm(slots.run(self._text, shared, glance)[:, -1])
         if self._all_silent:
             return torch.stack([text, torch.zeros_like(text)], dim=1)
-        audio = model.mimo_norm(slots.through(model.audio_layers(), caches, shared, glance)[:, -1])
+        audio = model.mimo_norm(slots.run(self._audio, shared, glance)[:, -1])
         return torch.stack([text, audio], dim=1)

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from wavalign.plugins.api import DecodingState
-from wavalign.plugins.architectures.caching import GROWTH, SPARE_SLOTS, Glance, LayerCache, attend
+from wavalign.plugins.architectures.caching import GROWTH, SPARE_SLOTS, PaddedSlots
 from wavalign.plugins.architectures.vita_audio.layout import TextWatch, VitaLayout, head_schedule
 from wavalign.plugins.architectures.vita_audio.network import VitaNetwork
 from wavalign.plugins.batch import Role, SoundSegment, TokenSequence
@@ -49,12 +49,13 @@ class VitaDecodingState(DecodingState):
         need: Literal["text", "all"],
     ) -> None:
         self._network = network
-        layout, sizes, weight = plan.layout, network.sizes, network.model.norm.weight
-        device, modules = weight.device, plan.modules_used(sizes.num_mtp_layers)
+        layout, sizes, model = plan.layout, network.sizes, network.model
+        weight, modules = model.norm.weight, plan.modules_used(sizes.num_mtp_layers)
+        device = weight.device
         lengths = [prompt.length for prompt in prompts]
         self._length = max(lengths)
-        self._padding = torch.tensor([self._length - length for length in lengths], device=device)
-        self._padded = len(set(lengths)) > 1
+        layers = [model.layer(index) for index in range(sizes.num_layers + modules)]
+        self._slots = PaddedSlots(layers, model.rotary_emb, lengths, like=weight)
         self._tokens = torch.full((len(prompts), self._length + SPARE_SLOTS), layout.end_text)
         for index, prompt in enumerate(prompts):
             self._tokens[index, self._length - prompt.length : self._length] = prompt.ids[0]
@@ -62,7 +63,6 @@ class VitaDecodingState(DecodingState):
         self._roles = layout.role_table(sizes.vocabulary_size).to(device)
         self._schedule: Iterator[int] = head_schedule(plan.decoding, sizes.num_mtp_layers)
         self._head = next(self._schedule)
-        self._caches = self._new_caches(len(prompts), modules)
         self._pending = [weight.new_empty(len(prompts), 0, sizes.hidden_size)] * modules
         self._ready: Tensor | None = self._prefill(modules, [prompt.sounds for prompt in prompts])
         rows = torch.arange(len(prompts), device=device).repeat_interleave(group_size)
@@ -107,20 +107,12 @@ class VitaDecodingState(DecodingState):
 
     def keep(self, rows: Tensor) -> None:
         """Go on with `rows` (indices) only."""
-        self._tokens, self._padding = self._tokens[rows], self._padding[rows]
-        self._finished = self._finished[rows]
+        self._tokens, self._finished = self._tokens[rows], self._finished[rows]
         self._pending = [states[rows] for states in self._pending]
         self._ready = None if self._ready is None else self._ready[rows]
-        for cache in self._caches:
-            cache.select(rows)
+        self._slots.select(rows)
         if self._watch is not None:
             self._watch.keep(rows)
-
-    def _new_caches(self, rows: int, modules: int) -> list[LayerCache]:
-        """Empty caches of the trunk and of the MTP modules in use, with room to sample."""
-        sizes, weight = self._network.sizes, self._network.model.norm.weight
-        shape = (rows, sizes.num_key_value_heads, self._length + SPARE_SLOTS, sizes.hidden_size // sizes.num_heads)
-        return [LayerCache(weight.new_empty(shape), weight.new_empty(shape)) for _ in range(sizes.num_layers + modules)]
 
     def _prefill(self, modules: int, sounds: Sequence[Sequence[SoundSegment]]) -> Tensor:
         """Run every prompt through the trunk and, as far as its tokens are known, the MTP modules."""
@@ -132,21 +124,23 @@ class VitaDecodingState(DecodingState):
 
     def _run_trunk(self, sounds: Sequence[Sequence[SoundSegment]] = ()) -> Tensor:
         """Main head's states [B, N, H] of all slots the trunk has not seen; `sounds` where these are prompts."""
-        network, seen = self._network, self._caches[0].length
+        network, seen = self._network, self._slots.filled(0)
         states = network.model.embed_tokens(self._tokens[:, seen : self._length])
         if any(sounds):
-            states = network.model.with_sounds(states, sounds, self._padding.tolist())
-        return self._finish(self._run(range(network.sizes.num_layers), states, shift=0), consumer=0)
+            states = network.model.with_sounds(states, sounds, self._slots.padding.tolist())
+        trunk = range(network.sizes.num_layers)
+        return self._finish(self._slots.run(trunk, states, self._slots.look(states)), consumer=0)
 
     def _run_module(self, module: int) -> Tensor:
         """States [B, N, H] of MTP `module` for all slots it can see and has not seen."""
         network, layer = self._network, self._network.sizes.num_layers + module
-        first = self._caches[layer].length + module + 1
+        first = self._slots.filled(layer) + module + 1
         embedded = network.model.embed_tokens(self._tokens[:, first : self._length])
         waiting = self._pending[module]
         states = network.mtp_input(module, embedded, waiting[:, : embedded.shape[1]])
         self._pending[module] = waiting[:, embedded.shape[1] :]
-        return self._finish(self._run([layer], states, shift=module + 1), consumer=module + 1)
+        glance = self._slots.look(states, layer=layer, shift=module + 1)
+        return self._finish(self._slots.run([layer], states, glance), consumer=module + 1)
 
     def _finish(self, states: Tensor, *, consumer: int) -> Tensor:
         """Norm `states` and leave them for MTP module `consumer`, if that one is in use."""
@@ -154,41 +148,3 @@ class VitaDecodingState(DecodingState):
         if consumer < len(self._pending):
             self._pending[consumer] = torch.cat([self._pending[consumer], normed], dim=1)
         return normed
-
-    def _run(self, layers: Sequence[int], states: Tensor, *, shift: int) -> Tensor:
-        """Run `layers`, which share one cache length, over new `states`; tokens stand `shift` after their slots."""
-        glance = self._glance(states, self._caches[layers[0]].length, shift)
-        for index in layers:
-            states = attend(self._network.model.layer(index), states, self._caches[index], glance)
-        return states
-
-    def _glance(self, states: Tensor, seen: int, shift: int) -> Glance:
-        """Rotation and visibility of slots seen..seen+N."""
-        end = seen + states.shape[1]
-        slots = torch.arange(end, device=states.device)
-        new = slots[seen:]
-        positions = (new + shift)[None]
-        if self._padded:
-            positions = (positions - self._padding[:, None]).clamp(min=0)
-        cosine, sine = self._network.model.rotary_emb(states, positions)
-        half = sine.shape[-1] // 2
-        sine = torch.cat([-sine[..., :half], sine[..., half:]], dim=-1)
-        visible = self._visible(slots, new)
-        mask = None
-        if visible is not None:
-            mask = torch.zeros_like(visible, dtype=states.dtype).masked_fill(~visible, -torch.inf)
-        return Glance(cosine[:, :, None, None], sine[:, :, None, None], mask)
-
-    def _visible(self, slots: Tensor, new: Tensor) -> Tensor | None:
-        """Which `slots` each of the `new` ones sees; a padding slot sees itself, so that no softmax is empty."""
-        if len(new) == 1 and not self._padded:
-            return None
-        if len(new) == 1:
-            return (slots >= self._padding[:, None])[:, None, None]
-        visible = slots <= new[:, None]
-        if self._padded:
-            visible = (visible & (slots >= self._padding[:, None, None])) | (slots == new[:, None])
-        else:
-            visible = visible[None]
-        groups = self._network.sizes.num_heads // self._network.sizes.num_key_value_heads
-        return visible[:, None].expand(-1, groups, -1, -1).flatten(1, 2)[:, None]
