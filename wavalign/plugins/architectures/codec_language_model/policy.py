@@ -11,9 +11,8 @@ from wavalign.plugins.architectures.codec_language_model.decoding import CodecLm
 from wavalign.plugins.architectures.codec_language_model.layout import CodecLmLayout
 from wavalign.plugins.architectures.codec_language_model.network import Backbone
 from wavalign.plugins.architectures.codec_language_model.sizes import CodecLmSizes
+from wavalign.plugins.architectures.weights import draw_weights
 from wavalign.plugins.batch import TokenBatch, TokenSequence
-
-INIT_STD = 0.02
 
 
 @final
@@ -56,9 +55,4 @@ class CodecLmPolicy(Policy):
 
     def initialize(self) -> None:
         """Draw weights from the global generator as Llama does: normal(0, 0.02), biases 0, norms 1."""
-        with torch.no_grad():
-            for name, parameter in self.named_parameters():
-                if parameter.dim() > 1:
-                    parameter.normal_(0.0, INIT_STD)
-                else:
-                    parameter.fill_(0.0 if name.endswith(".bias") else 1.0)
+        draw_weights(self)

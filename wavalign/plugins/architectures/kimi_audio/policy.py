@@ -13,9 +13,8 @@ from wavalign.plugins.architectures.kimi_audio.hearing import nothing, place
 from wavalign.plugins.architectures.kimi_audio.layout import AUDIO, TEXT, KimiLayout
 from wavalign.plugins.architectures.kimi_audio.network import Backbone
 from wavalign.plugins.architectures.kimi_audio.sizes import KimiSizes
+from wavalign.plugins.architectures.weights import draw_weights
 from wavalign.plugins.batch import TokenBatch, TokenSequence
-
-INIT_STD = 0.02
 
 
 @final
@@ -67,12 +66,7 @@ class KimiPolicy(Policy):
 
     def initialize(self) -> None:
         """Draw weights from the global generator as Qwen2 does: normal(0, 0.02), biases 0, norms 1."""
-        with torch.no_grad():
-            for name, parameter in self.named_parameters():
-                if parameter.dim() > 1:
-                    parameter.normal_(0.0, INIT_STD)
-                else:
-                    parameter.fill_(0.0 if name.endswith(".bias") else 1.0)
+        draw_weights(self)
 
 
 def _through(layers: Iterable[Qwen2DecoderLayer], states: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:

@@ -12,26 +12,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, final
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
-from transformers.audio_utils import mel_filter_bank
 
 from wavalign.errors import CheckpointError, DataError
 from wavalign.plugins import audio
 from wavalign.plugins.batch import AudioClip
+from wavalign.plugins.speech import kaldi_fbank as kaldi
 
-SAMPLE_RATE, FRAME_LENGTH, FRAME_SHIFT, FFT_LENGTH, NUM_MELS = 16000, 400, 160, 512, 80
+SAMPLE_RATE = 16000
 STACKED, STRIDE = 7, 6
-FEATURE_SIZE = NUM_MELS * STACKED
-PREEMPHASIS, LOWEST_HERTZ, FULL_SCALE = 0.97, 20.0, 32768.0
-LOG_FLOOR = float(np.finfo(np.float32).eps)
+FEATURE_SIZE = kaldi.NUM_MELS * STACKED
 STATISTICS_FILE = "am.mvn"
 FRONTEND: Final[dict[str, Any]] = {
     "fs": SAMPLE_RATE,
     "window": "hamming",
-    "n_mels": NUM_MELS,
+    "n_mels": kaldi.NUM_MELS,
     "frame_length": 25,
     "frame_shift": 10,
     "lfr_m": STACKED,
@@ -62,7 +59,7 @@ class Hearing:
     def __call__(self, clip: AudioClip) -> Tensor:
         """Features [N, 560] float32 of a clip; raises DataError where it cannot be read or is under 25 ms."""
         samples = torch.from_numpy(audio.read(clip, sample_rate=SAMPLE_RATE).samples)
-        if len(samples) < FRAME_LENGTH:
+        if len(samples) < kaldi.FRAME_LENGTH:
             raise DataError(
                 f"{clip.url}: {1000 * len(samples) / SAMPLE_RATE:.1f} ms of sound are too short to hear, 25 are needed",
                 hint="take its record out",
@@ -73,12 +70,13 @@ class Hearing:
 
 def mel_energies(samples: Tensor) -> Tensor:
     """Log mel energies [frames, 80] float32 of `samples` [N] in -1..1 at 16 kHz."""
-    frames = (samples.double() * FULL_SCALE).unfold(0, FRAME_LENGTH, FRAME_SHIFT)
+    frames = (samples.double() * kaldi.FULL_SCALE).unfold(0, kaldi.FRAME_LENGTH, kaldi.FRAME_SHIFT)
     frames = frames - frames.mean(dim=1, keepdim=True)
     before = functional.pad(frames, (1, 0), mode="replicate")[:, :-1]
-    window = torch.hamming_window(FRAME_LENGTH, periodic=False, dtype=torch.float64)
-    spectrum = torch.view_as_real(torch.fft.rfft((frames - PREEMPHASIS * before) * window, n=FFT_LENGTH))
-    energies: Tensor = (spectrum.square().sum(dim=-1) @ _mel_filters()).clamp(min=LOG_FLOOR).log()
+    window = torch.hamming_window(kaldi.FRAME_LENGTH, periodic=False, dtype=torch.float64)
+    spectrum = torch.view_as_real(torch.fft.rfft((frames - kaldi.PREEMPHASIS * before) * window, n=kaldi.FFT_LENGTH))
+    filters = torch.from_numpy(kaldi.mel_filters(SAMPLE_RATE))
+    energies: Tensor = (spectrum.square().sum(dim=-1) @ filters).clamp(min=kaldi.LOG_FLOOR).log()
     return energies.float()
 
 
@@ -134,18 +132,3 @@ def _values_after(text: str, layer: str) -> Tensor:
     if not bool(numbers.isfinite().all()):
         raise ValueError(f"{layer} holds numbers that are not finite")
     return numbers
-
-
-def _mel_filters() -> Tensor:
-    """Triangles [257, 80] float64, even on Kaldi's mel scale."""
-    filters = mel_filter_bank(
-        num_frequency_bins=FFT_LENGTH // 2 + 1,
-        num_mel_filters=NUM_MELS,
-        min_frequency=LOWEST_HERTZ,
-        max_frequency=SAMPLE_RATE / 2,
-        sampling_rate=SAMPLE_RATE,
-        norm=None,
-        mel_scale="kaldi",
-        triangularize_in_mel_space=True,
-    )
-    return torch.from_numpy(filters)

@@ -11,9 +11,8 @@ from wavalign.plugins.api import DecodingState, Policy
 from wavalign.plugins.architectures.vita_audio.decoding import DecodingPlan, VitaDecodingState
 from wavalign.plugins.architectures.vita_audio.network import Backbone, VitaNetwork
 from wavalign.plugins.architectures.vita_audio.sizes import VitaSizes
+from wavalign.plugins.architectures.weights import draw_weights
 from wavalign.plugins.batch import TokenBatch, TokenSequence
-
-INIT_STD = 0.02
 
 
 @final
@@ -69,12 +68,7 @@ class VitaPolicy(Policy):
 
     def initialize(self) -> None:
         """Draw weights from the global generator as Qwen2 does: normal(0, 0.02), biases 0, norms 1."""
-        with torch.no_grad():
-            for name, parameter in self.named_parameters():
-                if parameter.dim() > 1:
-                    parameter.normal_(0.0, INIT_STD)
-                else:
-                    parameter.fill_(0.0 if name.endswith(".bias") else 1.0)
+        draw_weights(self)
 
     def _through(self, layers: Sequence[int], states: Tensor, *, first_position: int) -> Tensor:
         """Run `layers` and the norm causally over `states` [B, N, H] whose first token stands at `first_position`."""
