@@ -1,5 +1,8 @@
 """Share of answers that are whole: ended by themselves, with text, with codes, and with every code in the sound.
 
+Where the dialogue has a target without text, an answer needs none; where it has one without sound, an answer needs no
+codes, but what it says must sound. Without a target both are needed.
+
 A codec leaves out codes it cannot place, so sound shorter than its codes promise shows a malformed sequence.
 """
 
@@ -31,11 +34,22 @@ class WellFormed(Metric):
     params: WellFormedParams
 
     def measure(self, groups: Sequence[RolloutGroup]) -> list[Measurement]:
-        return [proportion("well_formed", [self._whole(group.rollouts[0]) for group in first_rollouts(groups)])]
+        return [proportion("well_formed", [self._whole(group) for group in first_rollouts(groups)])]
 
-    def _whole(self, rollout: Rollout) -> bool:
+    def _whole(self, group: RolloutGroup) -> bool:
+        rollout, target = group.rollouts[0], group.dialogue.target
+        answer = rollout.answer
+        # A target that holds neither says nothing about what is wanted.
+        silent = target is not None and target.audio is None and bool(target.text.strip())
+        wordless = target is not None and target.audio is not None and not target.text.strip()
+        has_text, has_codes = bool(answer.text.strip()), bool(answer.codes)
+        if not answer.finished or not (has_text or wordless) or not (has_codes or silent):
+            return False
+        return self._sounds(rollout) if has_codes else True
+
+    def _sounds(self, rollout: Rollout) -> bool:
         answer, waveform = rollout.answer, rollout.waveform
-        if not (answer.finished and answer.text.strip() and answer.codes) or waveform is None:
+        if waveform is None:
             return False
         promised = 0.0 if self.params.codes_per_second is None else len(answer.codes) / self.params.codes_per_second
         # Half a code may be missing: a decoder that works in frames of its own rounds down.
