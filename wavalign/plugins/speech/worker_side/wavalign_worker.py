@@ -22,7 +22,7 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, BinaryIO, Optional, Union
+from typing import Any, BinaryIO
 
 PROTOCOL = 1
 PIPES = "WAVALIGN_WORKER_PIPES"
@@ -58,19 +58,21 @@ Decode = Callable[[list[int]], Sequence[float]]
 Complete = Callable[[list[int], list[int]], Sequence[int]]
 """The first `codes_given` codes of every frame, and all codes of every frame of sound in the voice to be imitated (empty
 for none) -> all codes of every frame; each of the three frame-major."""
-Served = tuple[Contract, Optional[Encode], Optional[Decode]]
-Load = Callable[[], Union[Served, tuple[Contract, Optional[Encode], Optional[Decode], Optional[Complete]]]]
-"""Gives the contract, `encode` and `decode`; behind them `complete` where there is one."""
 
 
-def serve(load: Load) -> None:
+def serve(
+    load: Callable[
+        [],
+        tuple[Contract, Encode | None, Decode | None] | tuple[Contract, Encode | None, Decode | None, Complete | None],
+    ],
+) -> None:
     """Run `load` (import, read weights), declare the contract it gives, and answer until the requests end.
 
     What is printed is kept, and its last lines are shown when the worker fails. An exception of one of the
     functions is an answer, and the worker goes on. Run by hand, it loads, prints its contract and ends.
     """
     contract, *functions = load()
-    served = dict(zip(("encode", "decode", "complete"), functions))
+    served: dict[str, Any] = dict(zip(("encode", "decode", "complete"), functions))  # noqa: B905 - not in Python 3.9
     if PIPES not in os.environ:
         print(f"It loads and declares {contract}; WavAlign starts it when it is needed.")  # noqa: T201 - for a person
         return
