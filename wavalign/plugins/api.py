@@ -241,6 +241,8 @@ class Nar(Plugin):
     """Ids per frame it takes: the first of each, `TokenSpace.frame_codes` of them."""
     codes_per_frame: int
     """Ids per frame it gives: those of the codec."""
+    num_codes: int | None = None
+    """Ids of all code books together, to be compared with the codec's; None where it does not say."""
 
     def __init__(self, params: Any) -> None:
         self.params = params

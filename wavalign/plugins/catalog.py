@@ -13,6 +13,7 @@ CATALOG: dict[tuple[str, str], str] = {
     ("data", "parquet"): "wavalign.plugins.data.parquet:Parquet",
     ("data", "research_jsonl"): "wavalign.plugins.data.research_jsonl:ResearchJsonl",
     ("data", "spoken_world"): "wavalign.plugins.data.spoken_world:SpokenWorld",
+    ("nar", "process"): "wavalign.plugins.nars.process:ProcessNar",
     ("sampler", "kv_cache"): "wavalign.plugins.samplers.kv_cache:KvCache",
     ("reward", "answer_match"): "wavalign.plugins.rewards.answer_match:AnswerMatch",
     ("reward", "asr_consistency"): "wavalign.plugins.rewards.asr_consistency:AsrConsistency",

@@ -119,6 +119,29 @@ def test_a_nar_must_fit_model_and_codec(tmp_path: Path, table: Path) -> None:
         roller_of(plan)
 
 
+def test_a_nar_of_a_recipe_may_be_a_worker(tmp_path: Path, table: Path) -> None:
+    """Its books must be the codec's: 512 content and 128 prosody codes."""
+    script = tmp_path / "completes.py"
+    script.write_text(
+        "import sys\n"
+        "from wavalign_worker import Contract, serve\n"
+        "contract = Contract((512, int(sys.argv[1])), codes_given=1)\n"
+        "serve(lambda: (contract, None, None, lambda given, prompt: [x for code in given for x in (code, 5)]))\n"
+    )
+    worker = {"type": "process", "script": str(script), "arguments": ["128"]}
+    roller, dialogue = roller_of(plan_of(tmp_path, table, nar=worker)), spoken(tmp_path)
+    assert roller.codec is not None
+    content = roller.codec.encode(say(SENTENCE))[0::2]
+    (group,) = roller.with_sound(roller.gold([dialogue]))
+    waveform = group.rollouts[0].waveform
+    assert waveform is not None
+    expected = roller.codec.decode([x for code in content for x in (code, 512 + 5)])
+    assert (waveform.samples == expected.samples).all()
+    other = plan_of(tmp_path, table, nar={**worker, "arguments": ["127"]})
+    with pytest.raises(PluginError, match="nar 'process' has 639 ids in all, the codec 640"):
+        roller_of(other)
+
+
 def test_a_recipe_names_a_nar_like_any_plugin(tmp_path: Path, table: Path) -> None:
     with pytest.raises(RecipeError) as caught:
         plan_of(tmp_path, table, nar={"type": "toy_tabel"})

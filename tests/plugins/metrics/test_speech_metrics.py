@@ -7,7 +7,7 @@ import pytest
 
 from tests.plugins.spoken import dialogue, group, rollout, say
 from wavalign.plugins.api import Measurement
-from wavalign.plugins.batch import AudioClip, Dialogue, Message, Rollout, Waveform
+from wavalign.plugins.batch import AudioClip, Message, Waveform
 from wavalign.plugins.metrics.heard_answer import HeardAnswer, HeardAnswerParams
 from wavalign.plugins.metrics.intervals import mean, proportion
 from wavalign.plugins.metrics.speech_quality import SpeechQuality, SpeechQualityParams
@@ -87,7 +87,6 @@ def test_quality_averages_what_sounds() -> None:
 
 def test_whole_answers_end_speak_and_lose_no_code() -> None:
     second = Waveform(np.zeros(16_000, np.float32), 16_000)
-    spoken = replace(dialogue(), target=Message("assistant", "it is twelve", AudioClip("gold.wav")))
     answers = [
         rollout("a", second, codes=25),
         rollout("a", second, codes=27),
@@ -96,24 +95,30 @@ def test_whole_answers_end_speak_and_lose_no_code() -> None:
         rollout("a", None, codes=25),
         rollout("a", second),
     ]
-    groups = [group(spoken, answer) for answer in answers]
-    assert WellFormed(WellFormedParams(codes_per_second=25.0)).measure(groups)[0].value == pytest.approx(1 / 6)
-    assert WellFormed(WellFormedParams()).measure(groups)[0].value == pytest.approx(2 / 6)
+    both = replace(dialogue(), target=Message("assistant", "it is twelve", AudioClip("a.wav")))
+    for asked in (both, replace(both, target=None), replace(both, target=Message("assistant"))):
+        groups = [group(asked, answer) for answer in answers]
+        assert WellFormed(WellFormedParams(codes_per_second=25.0)).measure(groups)[0].value == pytest.approx(1 / 6)
+        assert WellFormed(WellFormedParams()).measure(groups)[0].value == pytest.approx(2 / 6)
 
 
 def test_an_answer_owes_what_its_target_has() -> None:
-    """Read aloud without text, written without sound, and both where there is no target to tell."""
     second = Waveform(np.zeros(16_000, np.float32), 16_000)
-    aloud = replace(dialogue(), target=Message("assistant", "", AudioClip("gold.wav")))
-    unknown = replace(dialogue(), target=None)
+    answers = [
+        rollout("a", second, codes=25),
+        rollout("", second, codes=25),  # sound alone
+        rollout("", second, codes=27),  # two codes are not in the sound
+        rollout("", second, codes=25, finished=False),
+        rollout("a"),  # text alone
+        rollout("a", None, codes=25),  # codes without sound
+        rollout("a", finished=False),
+        rollout(""),
+    ]
 
-    def whole(asked: Dialogue, answer: Rollout) -> float:
-        return WellFormed(WellFormedParams()).measure([group(asked, answer)])[0].value
+    def whole(target: Message) -> list[float]:
+        asked, metric = replace(dialogue(), target=target), WellFormed(WellFormedParams(codes_per_second=25.0))
+        return [metric.measure([group(asked, answer)])[0].value for answer in answers]
 
-    assert whole(aloud, rollout("", second, codes=25)) == 1
-    assert whole(aloud, rollout("", None)) == 0
-    assert whole(dialogue(), rollout("a", None)) == 1
-    assert whole(dialogue(), rollout("", second, codes=25)) == 0
-    assert whole(dialogue(), rollout("a", None, codes=25)) == 0
-    assert whole(unknown, rollout("a", None)) == whole(unknown, rollout("", second, codes=25)) == 0
-    assert whole(unknown, rollout("a", second, codes=25)) == 1
+    assert whole(Message("assistant", " ", AudioClip("a.wav"))) == [1, 1, 0, 0, 0, 0, 0, 0]
+    assert whole(Message("assistant", "it is twelve")) == [1, 0, 0, 0, 1, 0, 0, 0]
+    assert whole(Message("assistant", "it is twelve", AudioClip("a.wav"))) == [1, 0, 0, 0, 0, 0, 0, 0]

@@ -53,12 +53,14 @@ def attach(
         target_modules=list(paths),
         use_dora=section.type == "dora",
     )
+    unused = {id(parameter) for parameter in policy.parameters() if not parameter.requires_grad}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         inject_adapter_in_model(config, policy, NAME)
     own = {id(parameter) for layer in _layers(policy).values() for parameter in _added(layer).values()}
     for name, parameter in policy.named_parameters():
-        trained = id(parameter) in own or architecture.parameter_group(name) in section.also_train
+        also = id(parameter) not in unused and architecture.parameter_group(name) in section.also_train
+        trained = id(parameter) in own or also
         parameter.requires_grad_(trained)
         if trained:
             parameter.data = parameter.data.float()

@@ -18,7 +18,7 @@ from wavalign.engine.run.logprobs import ScoredPolicy
 from wavalign.engine.run.objective import TermSpec
 from wavalign.engine.run.recompute import recompute_layers
 from wavalign.engine.run.reference import AdapterOff, FrozenCopy, Reference
-from wavalign.engine.run.rollouts import Roller, nothing_completes
+from wavalign.engine.run.rollouts import Roller, check_codes, nothing_completes
 from wavalign.engine.run.sampling import check_streams
 from wavalign.engine.run.scoring import LiveReward, RewardPool
 from wavalign.engine.run.seeds import derive
@@ -67,6 +67,7 @@ class Builder:
         codec = self.codec(stage, start)
         architecture = self.architecture(stage, start)
         check_streams(section, architecture.tokens)
+        check_codes(architecture.tokens, codec)
         policy = self.policy(stage, architecture)
         reference = self._reference(stage, architecture, policy)
         backend = self._backend(stage, policy, architecture)
@@ -125,7 +126,8 @@ class Builder:
             attach(policy, model.adapter, architecture=architecture, seed=seed, precision=precision)
             return policy
         for name, parameter in policy.named_parameters():
-            parameter.requires_grad_(architecture.parameter_group(name) not in (model.freeze or ()))
+            if architecture.parameter_group(name) in (model.freeze or ()):
+                parameter.requires_grad_(False)  # never True: what an architecture does not use stays frozen
         return policy
 
     def checkpoint(self, stage: StagePlan, start: Path | None, *, want: Want = "weights") -> str | None:
@@ -181,6 +183,11 @@ class Builder:
                 f"nar '{component.type}' makes {nar.codes_per_frame} ids of {nar.codes_given} in every frame; "
                 f"the model writes {whole if written is None else written}, the codec has {whole}",
                 hint="remove model.nar where the model writes whole frames; else let it write what the nar takes",
+            )
+        if nar.num_codes not in (None, codec.num_codes):
+            raise PluginError(
+                f"nar '{component.type}' has {nar.num_codes} ids in all, the codec {codec.num_codes}",
+                hint="take the codec that the nar was trained with",
             )
         return nar
 

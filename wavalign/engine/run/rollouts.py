@@ -9,7 +9,7 @@ import torch
 from wavalign.engine.run.feeding import Encoder
 from wavalign.errors import PreflightError
 from wavalign.plugins.api import Architecture, Codec, Nar, Policy, Sampler, SamplingOptions
-from wavalign.plugins.batch import AudioClip, Dialogue, Rollout, RolloutGroup
+from wavalign.plugins.batch import AudioClip, Dialogue, Rollout, RolloutGroup, TokenSpace
 
 VOICE_PROMPT = "voice_prompt"
 """Where the metadata of a dialogue names sound in the voice that a nar is to imitate."""
@@ -66,6 +66,20 @@ class Roller:
         answer = self.architecture.decode_completion(completion)
         rollout = Rollout(completion, torch.zeros(completion.ids.shape), answer)
         return RolloutGroup(dialogue, self.encoder.prompt(dialogue), (rollout,))
+
+
+def check_codes(tokens: TokenSpace, codec: Codec | None) -> None:
+    """Raise PreflightError where the codec has more ids than the model has a place for.
+
+    More places than ids are no error (a checkpoint may know more code books than are used), nor are fewer where a model
+    writes a part of every frame.
+    """
+    if codec is not None and tokens.frame_codes is None and codec.num_codes > tokens.num_codes:
+        raise PreflightError(
+            f"the codec has {codec.num_codes} ids, and the model has a place for {tokens.num_codes}",
+            hint=f"from random weights set model.architecture.num_codes: {codec.num_codes}; "
+            "with a checkpoint take the codec, and as many of its code books, as it was trained with",
+        )
 
 
 def nothing_completes(written: int, codec: Codec) -> PreflightError:

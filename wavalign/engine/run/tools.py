@@ -6,6 +6,7 @@ from typing import final
 from wavalign.engine.compile.plan import StagePlan, TermPlan
 from wavalign.engine.run.builder import Builder
 from wavalign.engine.run.feeding import CodeCache, Encoder
+from wavalign.engine.run.rollouts import check_codes
 from wavalign.plugins.api import Architecture, Mask
 from wavalign.plugins.batch import Dialogue, TokenSequence
 from wavalign.plugins.cache import cache_folder
@@ -39,6 +40,7 @@ class PreflightTools:
     def encoder(self, stage: StagePlan, architecture: Architecture) -> Encoder:
         """What turns the stage's dialogues into tokens."""
         codec = self.builder.codec(stage, None)
+        check_codes(architecture.tokens, codec)
         self.builder.nar(stage, architecture, codec)  # that it fits is seen before the run, not at its first sound
         return Encoder(architecture, None if codec is None else CodeCache(codec, cache_folder() / "codes.sqlite"))
 

@@ -15,16 +15,12 @@ from wavalign.errors import PluginError, PreflightError
 from wavalign.plugins.api import Codec
 from wavalign.plugins.batch import Waveform
 from wavalign.plugins.speech.codes import digest, flat_ids, refuse_other_rate, whole_frames
-from wavalign.plugins.speech.worker_process import WorkerOptions, WorkerProcess
-from wavalign.schema.base import RecipePath
+from wavalign.plugins.speech.worker_process import ScriptOptions, WorkerProcess
 
 
 @final
-class ProcessParams(WorkerOptions):
+class ProcessParams(ScriptOptions):
     """Which script is run, and how."""
-
-    script: RecipePath
-    """Python file of the worker."""
 
 
 @final

@@ -1,7 +1,9 @@
 """Share of answers that are whole: ended by themselves, with text, with codes, and with every code in the sound.
 
-Where a dialogue's target has no text (it is to be read aloud) or no sound (it is to be written), none is asked of the
-answer. A codec leaves out codes it cannot place, so sound shorter than its codes promise shows a malformed sequence.
+Where the dialogue has a target without text, an answer needs none; where it has one without sound, an answer needs no
+codes, but what it says must sound. Without a target both are needed.
+
+A codec leaves out codes it cannot place, so sound shorter than its codes promise shows a malformed sequence.
 """
 
 from collections.abc import Sequence
@@ -10,7 +12,7 @@ from typing import final
 from pydantic import Field
 
 from wavalign.plugins.api import Measurement, Metric
-from wavalign.plugins.batch import Message, Rollout, RolloutGroup
+from wavalign.plugins.batch import Rollout, RolloutGroup
 from wavalign.plugins.metrics.intervals import first_rollouts, proportion
 from wavalign.schema.base import Params
 
@@ -32,24 +34,21 @@ class WellFormed(Metric):
     params: WellFormedParams
 
     def measure(self, groups: Sequence[RolloutGroup]) -> list[Measurement]:
-        return [
-            proportion(
-                "well_formed",
-                [self._whole(group.rollouts[0], group.dialogue.target) for group in first_rollouts(groups)],
-            )
-        ]
+        return [proportion("well_formed", [self._whole(group) for group in first_rollouts(groups)])]
 
-    def _whole(self, rollout: Rollout, target: Message | None) -> bool:
-        answer, waveform = rollout.answer, rollout.waveform
-        written, spoken = bool(answer.text.strip()), bool(answer.codes)
-        wants_text, wants_sound = (
-            target is None or bool(target.text.strip()),
-            target is None or target.audio is not None,
-        )
-        if not answer.finished or (wants_text and not written) or (wants_sound and not spoken):
+    def _whole(self, group: RolloutGroup) -> bool:
+        rollout, target = group.rollouts[0], group.dialogue.target
+        answer = rollout.answer
+        # A target that holds neither says nothing about what is wanted.
+        silent = target is not None and target.audio is None and bool(target.text.strip())
+        wordless = target is not None and target.audio is not None and not target.text.strip()
+        has_text, has_codes = bool(answer.text.strip()), bool(answer.codes)
+        if not answer.finished or not (has_text or wordless) or not (has_codes or silent):
             return False
-        if not spoken:
-            return written
+        return self._sounds(rollout) if has_codes else True
+
+    def _sounds(self, rollout: Rollout) -> bool:
+        answer, waveform = rollout.answer, rollout.waveform
         if waveform is None:
             return False
         promised = 0.0 if self.params.codes_per_second is None else len(answer.codes) / self.params.codes_per_second

@@ -1,4 +1,4 @@
-"""A codec's worker: a script under an interpreter of the user's choice, asked over two pipes.
+"""A worker of a codec or a NAR: a script under an interpreter of the user's choice, asked over two pipes.
 
 What the two say to each other stands in `worker_side/wavalign_worker.py`. A worker that dies, hangs or speaks out of
 turn is an error with the last lines it printed; it is not started again.
@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, final
 
 import numpy as np
+import numpy.typing as npt
 from pydantic import Field
 
 from wavalign.errors import PluginError, PreflightError
@@ -49,6 +50,13 @@ class WorkerOptions(Params):
     """Seconds until it must have answered."""
 
 
+class ScriptOptions(WorkerOptions):
+    """Which script is run, and how."""
+
+    script: RecipePath
+    """Python file of the worker."""
+
+
 @final
 @dataclass(frozen=True, slots=True)
 class WorkerContract:
@@ -61,6 +69,8 @@ class WorkerContract:
     """Hertz; 0 where it does not decode."""
     frame_rate: float
     fingerprint: str
+    codes_given: int
+    """Codes a frame it completes to one of each code book; 0 where it does not complete."""
 
     @property
     def encodes(self) -> bool:
@@ -69,6 +79,10 @@ class WorkerContract:
     @property
     def decodes(self) -> bool:
         return self.decode_rate > 0
+
+    @property
+    def completes(self) -> bool:
+        return self.codes_given > 0
 
 
 @final
@@ -91,12 +105,7 @@ class WorkerProcess:
         """Codes of `waveform`, frame-major, counting from 0 in every code book."""
         samples = waveform.samples.astype("<f4", copy=False).tobytes()
         _, payload = self._ask(packed({"op": "encode"}, samples), "encode")
-        found = np.frombuffer(payload, dtype="<i4")
-        sizes = np.array(self.contract.codebook_sizes)
-        whole = len(found) % len(sizes) == 0
-        if not whole or ((table := found.reshape(-1, len(sizes))) < 0).any() or (table >= sizes).any():
-            raise PluginError(f"{self.name} gave codes that are not of its code books {sizes.tolist()}")
-        return [int(code) for code in found]
+        return self._frames(payload).reshape(-1).tolist()
 
     def decode(self, codes: Sequence[int]) -> Waveform:
         """Sound of `codes`, at the worker's rate."""
@@ -106,11 +115,32 @@ class WorkerProcess:
             raise PluginError(f"{self.name} gave sound that is not finite")
         return Waveform(samples, self.contract.decode_rate)
 
+    def complete(self, given: Sequence[int], prompt: Sequence[int]) -> list[int]:
+        """All codes of the frames of which `given` are the first; `prompt` holds whole frames. Frame-major all."""
+        codes = np.array([*given, *prompt], dtype="<i4").tobytes()
+        _, payload = self._ask(packed({"op": "complete", "given": len(given)}, codes), "complete")
+        found, first = self._frames(payload), self.contract.codes_given
+        wanted = np.array(given, dtype="<i4").reshape(-1, first)
+        if len(found) != len(wanted):
+            raise PluginError(f"{self.name} completed {len(wanted)} frames to {len(found)}")
+        if (found[:, :first] != wanted).any():
+            raise PluginError(f"{self.name} changed codes that it was to complete")
+        return found.reshape(-1).tolist()
+
     def close(self) -> None:
         """End the worker; asking it again is an error."""
         self._close()
         if self._failure is None:
             self._failure = PluginError(f"{self.name} was ended")
+
+    def _frames(self, payload: bytes) -> npt.NDArray[np.int32]:
+        """Codes [T, K] of an answer; PluginError where they are not of the worker's code books."""
+        sizes = np.array(self.contract.codebook_sizes)
+        if len(payload) % (4 * len(sizes)) == 0:
+            table = np.frombuffer(payload, dtype="<i4").reshape(-1, len(sizes))
+            if (table >= 0).all() and (table < sizes).all():
+                return table.astype(np.int32)
+        raise PluginError(f"{self.name} gave codes that are not of its code books {sizes.tolist()}")
 
     def _ask(self, request: bytes, what: str) -> tuple[Mapping[str, Any], bytes]:
         with self._lock:
@@ -263,12 +293,19 @@ def _contract(given: Mapping[str, Any]) -> WorkerContract:
     sizes = tuple(int(size) for size in given["codebook_sizes"])
     encode_rate, decode_rate = given["encode_rate"] or 0, given["decode_rate"] or 0
     found = WorkerContract(
-        sizes, int(encode_rate), int(decode_rate), float(given["frame_rate"] or 0), given["fingerprint"]
+        codebook_sizes=sizes,
+        encode_rate=int(encode_rate),
+        decode_rate=int(decode_rate),
+        frame_rate=float(given["frame_rate"] or 0),
+        fingerprint=given["fingerprint"],
+        codes_given=int(given["codes_given"] or 0),
     )
     if not sizes or min(sizes) < 1:
         raise ValueError("codebook_sizes must be at least one positive number")
-    if not found.encodes and not found.decodes:
-        raise ValueError("it has neither encode_rate nor decode_rate")
+    if not found.encodes and not found.decodes and not found.completes:
+        raise ValueError("it has neither encode_rate nor decode_rate nor codes_given")
+    if not 0 <= found.codes_given < len(sizes):
+        raise ValueError(f"codes_given must be at least 1 and less than its {len(sizes)} code books")
     if found.encodes and (found.frame_rate <= 0 or not found.fingerprint):
         raise ValueError("what encodes must declare frame_rate and fingerprint")
     return found

@@ -114,11 +114,12 @@ class BlockStack(nn.Module):
 
 @final
 class RecogniserHead(nn.Module):
-    """The encoder's own output layer: stored with it, used by nobody here."""
+    """The encoder's own output layer: stored with it, used by nobody here, so never trained."""
 
     def __init__(self, sizes: EncoderSizes) -> None:
         super().__init__()
         self.ctc_lo = nn.Linear(sizes.hidden_size, sizes.vocabulary_size)
+        self.requires_grad_(False)  # it gets no gradient, and weight decay alone would shrink it
 
 
 @final

@@ -1,13 +1,14 @@
 """What a worker script imports to serve WavAlign: `from wavalign_worker import Contract, serve`.
 
-A worker is a Python script that WavAlign runs under an interpreter of your choice, to encode or decode with code that
-does not live in WavAlign's environment. This module is all that the two share: standard library alone, Python 3.9 or
-newer, found on the worker's search path. Codes travel frame-major and count from 0 in every code book.
+A worker is a Python script that WavAlign runs under an interpreter of your choice, to encode, decode or complete with
+code that does not live in WavAlign's environment. This module is all that the two share: standard library alone, Python
+3.9 or newer, found on the worker's search path. Codes travel frame-major and count from 0 in every code book.
 
 A message is a little-endian uint32 with the length of a JSON object, one with the length of a payload, the object,
 the payload: float32 samples or int32 codes, little-endian. The worker speaks first, `{"contract": {...}}`; then it
-answers each `{"op": "encode"}` and `{"op": "decode"}` with `{}` and a payload, or with `{"error": "..."}`. It ends when
-the requests end.
+answers each `{"op": "encode"}`, `{"op": "decode"}` and `{"op": "complete", "given": N}` (the payload's first N codes
+are to be completed, the others are the prompt) with `{}` and a payload, or with `{"error": "..."}`. It ends when the
+requests end.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 PROTOCOL = 1
 PIPES = "WAVALIGN_WORKER_PIPES"
@@ -35,7 +36,7 @@ class Contract:
     """What a worker declares before it serves."""
 
     codebook_sizes: tuple[int, ...]
-    """Codes in each code book; a frame holds one of each."""
+    """Codes in each code book; a frame holds one of each. What completes gives as many codes a frame as there are."""
     encode_rate: int | None = None
     """Hertz of the sound `encode` takes; None where there is no `encode`."""
     decode_rate: int | None = None
@@ -44,6 +45,8 @@ class Contract:
     """Frames a second; only what encodes must say it."""
     fingerprint: str = ""
     """Changes whenever `encode` would give other codes, see `fingerprint_of`; only what encodes must say it."""
+    codes_given: int | None = None
+    """Codes a frame that `complete` takes, the first of each frame; None where there is no `complete`."""
     protocol: int = PROTOCOL
 
 
@@ -52,14 +55,24 @@ Encode = Callable[["array.array[float]"], Sequence[int]]
 Decode = Callable[[list[int]], Sequence[float]]
 """Codes, frame-major -> samples in -1..1."""
 
+Complete = Callable[[list[int], list[int]], Sequence[int]]
+"""The first `codes_given` codes of every frame, and all codes of every frame of sound in the voice to be imitated
+(empty for none) -> all codes of every frame; each of the three frame-major."""
 
-def serve(load: Callable[[], tuple[Contract, Encode | None, Decode | None]]) -> None:
+
+def serve(
+    load: Callable[
+        [],
+        tuple[Contract, Encode | None, Decode | None] | tuple[Contract, Encode | None, Decode | None, Complete | None],
+    ],
+) -> None:
     """Run `load` (import, read weights), declare the contract it gives, and answer until the requests end.
 
-    What is printed is kept, and its last lines are shown when the worker fails. An exception of `encode` or `decode` is
-    an answer, and the worker goes on. Run by hand, it loads, prints its contract and ends.
+    What is printed is kept, and its last lines are shown when the worker fails. An exception of one of the
+    functions is an answer, and the worker goes on. Run by hand, it loads, prints its contract and ends.
     """
-    contract, encode, decode = load()
+    contract, *functions = load()
+    served: dict[str, Any] = dict(zip(("encode", "decode", "complete"), functions))  # noqa: B905 - not in Python 3.9
     if PIPES not in os.environ:
         print(f"It loads and declares {contract}; WavAlign starts it when it is needed.")  # noqa: T201 - for a person
         return
@@ -72,7 +85,7 @@ def serve(load: Callable[[], tuple[Contract, Encode | None, Decode | None]]) -> 
             return
         request, payload = message
         try:
-            answer, content = _answer(request, payload, encode, decode)
+            answer, content = _answer(request, payload, served)
         except Exception as error:  # somebody else's code: what it raises is the answer
             traceback.print_exc()
             answer, content = {"error": f"{type(error).__name__}: {error}"}, b""
@@ -131,9 +144,15 @@ def from_bytes(content: bytes, kind: str) -> array.array[float]:
     return values
 
 
-def _answer(request: Object, payload: bytes, encode: Encode | None, decode: Decode | None) -> tuple[Object, bytes]:
-    if request.get("op") == "encode" and encode is not None:
-        return {}, to_bytes(encode(from_bytes(payload, "f")), "i")
-    if request.get("op") == "decode" and decode is not None:
-        return {}, to_bytes(decode([int(x) for x in from_bytes(payload, "i")]), "f")
-    return {"error": f"this worker cannot {request.get('op')}"}, b""
+def _answer(request: Object, payload: bytes, served: dict[str, Any]) -> tuple[Object, bytes]:
+    operation = request.get("op")
+    function = served.get(str(operation))
+    if function is None:
+        return {"error": f"this worker cannot {operation}"}, b""
+    if operation == "encode":
+        return {}, to_bytes(function(from_bytes(payload, "f")), "i")
+    codes = [int(code) for code in from_bytes(payload, "i")]
+    if operation == "decode":
+        return {}, to_bytes(function(codes), "f")
+    given = int(str(request["given"]))
+    return {}, to_bytes(function(codes[:given], codes[given:]), "i")
