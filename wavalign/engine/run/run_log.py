@@ -1,4 +1,4 @@
-"""What a run writes line by line: metrics.jsonl, rollouts.jsonl and the trackers, on the first rank."""
+"""What a run writes line by line: its .jsonl files and the trackers, on the first rank."""
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, final
 
 from wavalign.engine.state.folder import RunFolder
-from wavalign.engine.state.metrics import METRICS_NULLABLE, ROLLOUTS_NULLABLE, MetricsWriter
+from wavalign.engine.state.metrics import EVALUATION_NULLABLE, METRICS_NULLABLE, ROLLOUTS_NULLABLE, MetricsWriter
 from wavalign.errors import ResumeError
 from wavalign.plugins.api import Tracker
 
@@ -17,7 +17,11 @@ class RunLog:
     """The files of lines and the trackers; before `open`, and so on the other ranks, nothing is written."""
 
     def __init__(self, folder: RunFolder, say: Callable[[str], None]) -> None:
-        self._paths = {"metrics": (folder.metrics, METRICS_NULLABLE), "rollouts": (folder.rollouts, ROLLOUTS_NULLABLE)}
+        self._paths = {
+            "metrics": (folder.metrics, METRICS_NULLABLE),
+            "rollouts": (folder.rollouts, ROLLOUTS_NULLABLE),
+            "evaluation": (folder.evaluation, EVALUATION_NULLABLE),
+        }
         self._say = say
         self._writers: dict[str, MetricsWriter] = {}
         self._trackers: list[Tracker] = []
@@ -53,10 +57,12 @@ class RunLog:
         self._tell(lambda tracker: tracker.log(values, step=step, split=split))
 
     def rollouts(self, lines: Iterable[Mapping[str, Any]]) -> None:
-        """Write lines of rollouts."""
-        if self._writers:
-            for line in lines:
-                self._writers["rollouts"].write(line)
+        """Write lines of rollouts.jsonl."""
+        self._write("rollouts", lines)
+
+    def outcomes(self, lines: Iterable[Mapping[str, Any]]) -> None:
+        """Write lines of evaluation.jsonl."""
+        self._write("evaluation", lines)
 
     def position(self) -> dict[str, dict[str, Any]]:
         """Where each file ends, and the sum of what it holds; not yet safe on the disk."""
@@ -75,6 +81,11 @@ class RunLog:
         for writer in self._writers.values():
             writer.close()
         self._writers = {}
+
+    def _write(self, name: str, lines: Iterable[Mapping[str, Any]]) -> None:
+        if self._writers:
+            for line in lines:
+                self._writers[name].write(line)
 
     def _tell(self, what: Callable[[Tracker], None]) -> None:
         for tracker in list(self._trackers):

@@ -11,9 +11,10 @@ from wavalign.engine.run.builder import Builder
 from wavalign.engine.run.callbacks import Observer
 from wavalign.engine.run.checkpointing import RunCheckpoints
 from wavalign.engine.run.codec_fitting import fit_codec
+from wavalign.engine.run.evaluation import SplitResult
 from wavalign.engine.run.executor import StepExecutor, StepResult
 from wavalign.engine.run.live import LiveStage
-from wavalign.engine.run.records import RecordMaker
+from wavalign.engine.run.records import RecordMaker, evaluation_line
 from wavalign.engine.run.run_log import RunLog
 from wavalign.engine.run.stage_model import leave_model
 from wavalign.engine.run.stopping import StopSignals
@@ -208,9 +209,15 @@ class Trainer:
         number = live.plan.first_step + step
         when = "start" if step == 0 else "end" if step == live.plan.steps else "middle"
         for result in live.evaluator.run(live.backend.policy, self.observer.progress):
-            self.log.metrics(result.values, stage=live.plan.name, step=number, split=result.split)
-            self.log.rollouts(self.records.lines(result.samples, stage=live.plan.name, step=number, split=result.split))
+            self._log_evaluation(live.plan.name, number, result)
             self.observer.evaluation(result.split, result.values, when)
+
+    def _log_evaluation(self, stage: str, step: int, result: SplitResult) -> None:
+        split = result.split
+        self.log.metrics(result.values, stage=stage, step=step, split=split)
+        self.log.outcomes(evaluation_line(item, stage=stage, step=step, split=split) for item in result.items)
+        self.log.rollouts(self.records.sample(item, stage=stage, step=step, split=split) for item in result.samples)
+        self.folder.add_measures(result.measures)
 
     # --- the log ------------------------------------------------------------------------------------------------------
 
