@@ -197,7 +197,26 @@ class Builder:
 
     def feed(self, sources: Sequence[WeightedComponent], seed: int) -> Feed:
         """A heading's sources, prepared; equal sources are prepared once."""
-        return Feed([(self._source(each), each.weight) for each in sources], seed=seed)
+        return Feed([(self.prepared_source(each), each.weight) for each in sources], seed=seed)
+
+    def used_sources(self) -> list[tuple[str, Sequence[WeightedComponent]]]:
+        """The sources that the stages read, by heading; every rank prepares them in this order."""
+        found: list[tuple[str, Sequence[WeightedComponent]]] = []
+        for stage in self.plan.stages:
+            data = stage.stage.data
+            if stage.graph.has("prompts"):
+                found.append(("data.prompts", data.prompts or ()))
+            if stage.graph.has("demonstrations") or stage.stage.type == "fit_codec":
+                found.append(("data.demonstrations", data.demonstrations or ()))
+            if stage.stage.type == "train" and stage.stage.evaluation.metrics:
+                found += [(f"data.evaluation.{name}", sources) for name, sources in data.evaluation.items()]
+        return found
+
+    def prepare_sources(self) -> None:
+        """Prepare whatever the stages read; every rank calls it."""
+        for _, sources in self.used_sources():
+            for each in sources:
+                self.prepared_source(each)
 
     def trackers(self, folder: Path) -> list[Tracker]:
         """Where metrics go besides metrics.jsonl."""
@@ -210,7 +229,8 @@ class Builder:
         plugins |= {f"metric `{x}`": self.registry.get("metric", each.type) for x, each in metrics.items()}
         return [x for x, each in plugins.items() if issubclass(each, Reward | Metric) and "waveform" in each.needs]
 
-    def _source(self, component: WeightedComponent) -> DataSource:
+    def prepared_source(self, component: WeightedComponent) -> DataSource:
+        """A data source, prepared once; every rank calls it."""
         key = component.model_copy(update={"weight": 1.0}).model_dump_json()
         if key not in self._sources:
             source = self.source(component)
