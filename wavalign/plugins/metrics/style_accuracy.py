@@ -7,6 +7,8 @@ among answers with a measurable pitch, `style_measurable` says how many of all a
 from collections.abc import Sequence
 from typing import final
 
+from pydantic import Field
+
 from wavalign.plugins.api import Measurement, Metric
 from wavalign.plugins.batch import RolloutGroup
 from wavalign.plugins.metrics.intervals import first_rollouts, proportion, proportions
@@ -18,7 +20,7 @@ from wavalign.schema.base import Params
 class StyleAccuracyParams(Params):
     """How it is broken down."""
 
-    by: tuple[str, ...] = ()
+    by: tuple[str, ...] = Field(default=(), max_length=100)
     """Metadata keys to report `style_accuracy` by, e.g. `[cue, style]`."""
 
 
