@@ -84,7 +84,12 @@ def test_the_walk_finds_what_is_unbounded() -> None:
         numbers: tuple[float, ...] = ()
         inner: dict[str, float] = {}
 
-    assert list(unbounded(Loose, set())) == ["Loose.number", "Loose.numbers: its length", "Loose.numbers", "Loose.inner"]
+    assert list(unbounded(Loose, set())) == [
+        "Loose.number",
+        "Loose.numbers: its length",
+        "Loose.numbers",
+        "Loose.inner",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from typing import Any, TypeVar, final
 
 from pydantic import BaseModel, ValidationError
 
-from wavalign.errors import Problem, RecipeError
+from wavalign.errors import Problem, RecipeError, quoted
 from wavalign.schema.anchoring import anchor
 from wavalign.schema.base import Tree
 from wavalign.schema.composer import Node, Path, dotted
@@ -125,12 +125,12 @@ def _stage_problems(source: Source) -> list[Problem]:
         name, start = (stage.get("name"), stage.get("start")) if isinstance(stage, dict) else (None, None)
         if isinstance(name, str) and name in seen:
             path: Path = ("stages", index, "name")
-            message, hint = f"two stages are named `{name}`", "rename one of them"
+            message, hint = f"two stages are named `{quoted(name)}`", "rename one of them"
             found.append(Problem("bad_value", dotted(source.written[path]), message, hint, source.marks[path]))
         if isinstance(start, str) and start not in seen:
             path = ("stages", index, "start")
-            before = ", ".join(f"`{earlier}`" for earlier in seen) or "none, this is the first"
-            message = f"`{start}` is not an earlier stage"
+            before = ", ".join(f"`{quoted(earlier)}`" for earlier in seen) or "none, this is the first"
+            message = f"`{quoted(start)}` is not an earlier stage"
             hint = did_you_mean(start, seen) or f"earlier stages: {before}"
             found.append(Problem("bad_value", dotted(source.written[path]), message, hint, source.marks[path]))
         if isinstance(name, str):
