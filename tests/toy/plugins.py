@@ -171,7 +171,9 @@ class Accuracy(Metric):
         ]
         mean = sum(right) / len(right)
         spread = 1.96 * math.sqrt(mean * (1 - mean) / len(right))
-        return [Measurement("accuracy", mean, mean - spread, mean + spread, len(right))]
+        said = tuple(group.rollouts[0].answer.text for group in groups)
+        low, high = mean - spread, mean + spread
+        return [Measurement("accuracy", mean, low, high, len(right), items=tuple(right), details={"said": said})]
 
 
 @final

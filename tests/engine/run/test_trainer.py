@@ -37,7 +37,7 @@ def run(folder: Path, *changes: Change, resume: bool = False, observer: Observer
 
 
 def assert_same(found: Path, wanted: Path) -> None:
-    for name in ("metrics.jsonl", "rollouts.jsonl"):
+    for name in ("metrics.jsonl", "rollouts.jsonl", "evaluation.jsonl"):
         assert comparable(found / name) == comparable(wanted / name)
     for stage in ("warm", "align"):
         ours, theirs = (load_file(each / "stages" / stage / "model" / "model.safetensors") for each in (found, wanted))

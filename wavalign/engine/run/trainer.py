@@ -12,16 +12,17 @@ from wavalign.engine.compile.plan import Plan, StagePlan
 from wavalign.engine.run.builder import Builder
 from wavalign.engine.run.callbacks import Observer
 from wavalign.engine.run.codec_fitting import fit_codec
+from wavalign.engine.run.evaluation import SplitResult
 from wavalign.engine.run.executor import StepExecutor, StepResult
 from wavalign.engine.run.live import LiveStage
-from wavalign.engine.run.records import RecordMaker
+from wavalign.engine.run.records import RecordMaker, evaluation_line
 from wavalign.engine.run.stage_model import leave_model
 from wavalign.engine.run.stopping import StopSignals
 from wavalign.engine.state.checkpoint import Checkpoint, CheckpointStore
 from wavalign.engine.state.distributed import World
 from wavalign.engine.state.files import storage_errors
 from wavalign.engine.state.folder import RunFolder
-from wavalign.engine.state.metrics import METRICS_NULLABLE, ROLLOUTS_NULLABLE, MetricsWriter
+from wavalign.engine.state.metrics import EVALUATION_NULLABLE, METRICS_NULLABLE, ROLLOUTS_NULLABLE, MetricsWriter
 from wavalign.engine.state.rng import restore_rng, rng_state
 from wavalign.errors import ResumeError
 from wavalign.plugins.api import Tracker
@@ -38,6 +39,7 @@ class Trainer:
         self.records = RecordMaker(folder.path)
         self.metrics: MetricsWriter | None = None
         self.rollouts: MetricsWriter | None = None
+        self.outcomes: MetricsWriter | None = None
         self.trackers: list[Tracker] = []
         self.stop = StopSignals(newest=self._newest, say=observer.message)
 
@@ -176,14 +178,18 @@ class Trainer:
         with live.backend.full_parameters():
             if self.world.is_first and live.evaluator.metrics:
                 for result in live.evaluator.run(live.backend.policy, self.observer.progress):
-                    self._write(result.values, stage=live.plan.name, step=number, split=result.split)
-                    for line in self.records.lines(
-                        result.samples, stage=live.plan.name, step=number, split=result.split
-                    ):
-                        assert self.rollouts is not None
-                        self.rollouts.write(line)
+                    self._log_evaluation(live.plan.name, number, result)
                     self.observer.evaluation(result.split, result.values, when)
         self.world.barrier()
+
+    def _log_evaluation(self, stage: str, step: int, result: SplitResult) -> None:
+        assert self.rollouts is not None and self.outcomes is not None, "the first rank writes"
+        self._write(result.values, stage=stage, step=step, split=result.split)
+        for item in result.items:
+            self.outcomes.write(evaluation_line(item, stage=stage, step=step, split=result.split))
+        for item in result.samples:
+            self.rollouts.write(self.records.sample(item, stage=stage, step=step, split=result.split))
+        self.folder.add_measures(result.measures)
 
     def _write(self, values: Mapping[str, float], *, stage: str, step: int, split: str) -> None:
         if self.metrics is None:
@@ -214,10 +220,9 @@ class Trainer:
     def _offsets(self) -> dict[str, int]:
         """Where the lines that are safe on the disk end."""
         offsets = {}
-        for name, writer in (("metrics", self.metrics), ("rollouts", self.rollouts)):
-            if writer is not None:
-                writer.sync()
-                offsets[f"{name}_offset"] = writer.offset
+        for name, writer in self._writers().items():
+            writer.sync()
+            offsets[f"{name}_offset"] = writer.offset
         return offsets
 
     def _restore(self, live: LiveStage, checkpoint: Checkpoint) -> int:
@@ -249,20 +254,25 @@ class Trainer:
             return
         self.metrics = MetricsWriter(self.folder.metrics, nullable=METRICS_NULLABLE)
         self.rollouts = MetricsWriter(self.folder.rollouts, nullable=ROLLOUTS_NULLABLE)
+        self.outcomes = MetricsWriter(self.folder.evaluation, nullable=EVALUATION_NULLABLE)
         # A complete stage is not run again, and its last lines stand behind its last checkpoint.
         paths = [self._complete_path(stage) for stage in self.plan.stages]
         kept = [json.loads(path.read_text(encoding="utf-8")) for path in paths if path.exists()]
         kept += [checkpoint.meta] if checkpoint is not None else []
-        for name, writer in (("metrics", self.metrics), ("rollouts", self.rollouts)):
+        for name, writer in self._writers().items():
             writer.rewind(max((int(each[f"{name}_offset"]) for each in kept), default=0))
         self.trackers = self.builder.trackers(self.folder.path)
 
     def _close(self) -> None:
         for tracker in self.trackers:
             tracker.close()
-        for writer in (self.metrics, self.rollouts):
-            if writer is not None:
-                writer.close()
+        for writer in self._writers().values():
+            writer.close()
+
+    def _writers(self) -> dict[str, MetricsWriter]:
+        """What is appended to and cut back on resume, by the name its place has in a checkpoint; none but on rank 0."""
+        named = {"metrics": self.metrics, "rollouts": self.rollouts, "evaluation": self.outcomes}
+        return {name: writer for name, writer in named.items() if writer is not None}
 
     def _newest(self) -> str:
         """The newest checkpoint's folder, empty when there is none."""

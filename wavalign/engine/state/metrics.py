@@ -1,4 +1,4 @@
-"""Lines of metrics.jsonl and rollouts.jsonl: appended one by one, cut back to the checkpoint on resume."""
+"""Lines of a run's .jsonl files: appended one by one, cut back to the checkpoint on resume."""
 
 import json
 import math
@@ -15,6 +15,8 @@ METRICS_NULLABLE = ("reward", "reward_std", "reward/*")
 """Keys that are null where no answer of a step was given a reward."""
 ROLLOUTS_NULLABLE = ("reference", "reward", "reward/*")
 """Keys that are null where there is no gold text or no reward."""
+EVALUATION_NULLABLE = ("reference",)
+"""Keys that are null where there is no gold text."""
 
 
 @final
