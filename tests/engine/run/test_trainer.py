@@ -44,6 +44,15 @@ def assert_same(found: Path, wanted: Path) -> None:
         assert all(ours[name].equal(theirs[name]) for name in theirs)
 
 
+def assert_same_run(found: Path, wanted: Path) -> None:
+    """The same lines, and the same model to the last bit."""
+    for name in ("metrics.jsonl", "rollouts.jsonl", "evaluation.jsonl"):
+        assert comparable(found / name) == comparable(wanted / name)
+    ours, theirs = (load_file(each / "model" / "model.safetensors") for each in (found, wanted))
+    assert ours.keys() == theirs.keys()
+    assert all(ours[name].equal(theirs[name]) for name in theirs)
+
+
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of two stages that went through."""
