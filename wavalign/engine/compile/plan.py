@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Literal, final
 
 from pydantic import Field
@@ -17,6 +17,8 @@ FREE_RUNTIME = (
     "gradient_checkpointing", "reward_failure_budget", "log_rollouts_every",
 )  # fmt: skip
 """Keys of `runtime` that change nothing that is learned: a resumed run may have others."""
+_BESIDE = ("fingerprint", "earlier", "accepted")
+"""Keys of plan.json that are no part of the plan."""
 NodeKind = Literal[
     "prompts", "demonstrations", "rollout", "decode_audio", "reward", "aggregate", "advantage", "gate",
     "forward", "logprobs", "term", "objective", "backward", "update", "metrics",
@@ -196,17 +198,21 @@ class Plan(Section):
         content = learned(self.model_dump(mode="json"))
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
-    def to_json(self, earlier: Sequence[str] = ()) -> str:
-        """The plan as text; `from_json` gives an equal plan. `earlier` are fingerprints that the same run had before."""
+    def to_json(self, earlier: Sequence[str] = (), accepted: Collection[str] = ()) -> str:
+        """The plan as text; `from_json` gives an equal plan.
+
+        `earlier` are fingerprints that the same run had before, `accepted` what may have changed at its last resume.
+        """
         content = self.model_dump(mode="json")
-        return json.dumps({**content, "fingerprint": self.fingerprint, "earlier": list(earlier)}, indent=1) + "\n"
+        beside = {"fingerprint": self.fingerprint, "earlier": list(earlier), "accepted": sorted(accepted)}
+        return json.dumps({**content, **beside}, indent=1) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> "Plan":
         """Read `to_json`'s text."""
         content = json.loads(text)
-        content.pop("fingerprint", None)
-        content.pop("earlier", None)
+        for beside in _BESIDE:
+            content.pop(beside, None)
         return cls.model_validate(content)
 
 
@@ -215,7 +221,7 @@ def learned(content: Mapping[str, Any]) -> dict[str, Any]:
     kept: dict[str, Any] = json.loads(json.dumps(content))
     for key in FREE_RUNTIME:
         kept["runtime"].pop(key, None)
-    for key in ("description", "fingerprint", "earlier"):
+    for key in ("description", *_BESIDE):
         kept.pop(key, None)
     for stage in kept["stages"]:
         sections = stage["stage"]

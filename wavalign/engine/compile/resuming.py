@@ -1,8 +1,8 @@
 """What may differ between the plan a run was begun by and the one it is resumed by.
 
-Free are the keys of `runtime` in `FREE_RUNTIME`, a reward's `timeout` and what the recipe is described by. The `steps` of the
-stage the run stands in may be raised. What a person accepts by name (`reward.answer`, `metric.heard`) may have other
-options or a mended plugin file. Everything else is another run.
+Free are the keys of `runtime` in `FREE_RUNTIME`, a reward's `timeout` and the description. The `steps` of the stage the
+run stands in may be raised. What a person accepts by name (`reward.answer`, `metric.heard`) may have other options or a
+mended plugin file. Everything else is another run.
 """
 
 import inspect
@@ -35,7 +35,9 @@ class PlanChanges:
         self.refused = [self._line(*each) for each in found if not self._is_free(*each)]
         """One line for each difference, `path: old -> new`."""
         if any(not self._is_derived(key) for key, _, _ in found):
-            self.refused = [self._line(*each) for each in found if not (self._is_free(*each) or self._is_derived(each[0]))]
+            self.refused = [
+                self._line(*each) for each in found if not (self._is_free(*each) or self._is_derived(each[0]))
+            ]
 
     @property
     def unknown(self) -> list[str]:
@@ -122,5 +124,3 @@ def _shown(value: Any) -> str:
         return "(absent)"
     text = repr(value) if isinstance(value, str) else str(value)
     return text if len(text) <= 80 else f"{text[:77]}..."
-
-

@@ -1,10 +1,10 @@
 """Content sums of everything a run reads, so that a resume does not go on with something else.
 
-A file that the recipe names, a file of a checkpoint (weights, config, tokenizer) and a data file count by SHA-256 of their
-content; of a file larger than `WHOLE` bytes by its size, its first and last megabyte and `SAMPLES` pieces between them. Sound
-beside the data counts by the size of every file and the content of up to `SOUNDS` of them, spread evenly. A data source that
-names no files counts by its records, up to `RECORDS` of them. What lies on a server and is not fetched counts by what the
-server says of it (size, etag, time).
+A file that the recipe names, a file of a checkpoint (weights, config, tokenizer) and a data file count by SHA-256 of
+their content; of a file larger than `WHOLE` bytes by its size, its first and last megabyte and `SAMPLES` pieces between
+them. Sound beside the data counts by the size of every file and the content of up to `SOUNDS` of them, spread evenly. A
+data source that names no files counts by its records, up to `RECORDS` of them. What lies on a server and is not fetched
+counts by what the server says of it (size, etag, time).
 """
 
 import hashlib
@@ -19,6 +19,8 @@ import fsspec
 
 from wavalign.engine.compile.components import components
 from wavalign.engine.run.builder import Builder
+from wavalign.engine.state.files import read_json
+from wavalign.engine.state.folder import RunFolder
 from wavalign.errors import ResumeError
 from wavalign.plugins.api import DataSource
 from wavalign.plugins.batch import Dialogue
@@ -96,9 +98,9 @@ class InputReader:
             return
         for path in sorted(folder.rglob("*")):
             name = path.relative_to(folder)
-            if path.name.endswith(_MODEL_FILES) and not any(part.startswith(".") for part in name.parts):
-                if path.is_file():
-                    self._note(f"{address}/{name.as_posix()}", label, self._of_file(str(path)))
+            hidden = any(part.startswith(".") for part in name.parts)
+            if path.name.endswith(_MODEL_FILES) and not hidden and path.is_file():
+                self._note(f"{address}/{name.as_posix()}", label, self._of_file(str(path)))
 
     def _remote(self, address: str, label: str) -> None:
         try:
@@ -156,6 +158,37 @@ def digest_of(files: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
 
 
+def recorded(folder: RunFolder, found: Mapping[str, Any], *, accepted: Collection[str], wanted: str | None) -> str:
+    """Hold `found` against what the run began with and write it down; gives its sum, which checkpoints carry.
+
+    `wanted` is the sum in the checkpoint that the run goes on from. Raises ResumeError, before anything is trained.
+    """
+    digest, earlier = digest_of(found), list[str]()
+    if folder.inputs.exists():
+        old = read_json(folder.inputs)
+        try:
+            files, known, earlier = old["files"], str(old["digest"]), list(old["earlier"])
+        except (KeyError, TypeError) as error:
+            raise _damaged(folder) from error
+        if digest_of(files) != known or wanted not in (None, known, *earlier):
+            raise _damaged(folder)
+        check_inputs(files, found, accepted)
+        if known == digest:
+            return digest
+        earlier.append(known)
+    elif wanted not in (None, digest):
+        raise _damaged(folder)
+    folder.write_json(folder.inputs, {"digest": digest, "earlier": earlier, "files": found})
+    return digest
+
+
+def _damaged(folder: RunFolder) -> ResumeError:
+    return ResumeError(
+        f"{folder.inputs} is not what the run wrote, so that nobody can say whether its data and weights are the same",
+        hint="put the file back from a copy, or start a new run",
+    )
+
+
 def check_inputs(old: Mapping[str, Any], new: Mapping[str, Any], accepted: Collection[str]) -> None:
     """Raise ResumeError naming what is gone, new or changed, but for files that only `accepted` components read."""
     problems = []
@@ -164,7 +197,7 @@ def check_inputs(old: Mapping[str, Any], new: Mapping[str, Any], accepted: Colle
         entry = after if after is not None else before
         if before == after or entry is None or set(entry["by"]) <= set(accepted):
             continue
-        if (what := _what_changed(before, after)):
+        if what := _what_changed(before, after):
             problems.append(f"{name}, read by {', '.join(entry['by'])}, {what}")
     if problems:
         more = [f"and {len(problems) - MOST_NAMED} more"] if len(problems) > MOST_NAMED else []
@@ -234,5 +267,3 @@ def _type_name(value: object) -> str:
 def _clips(dialogue: Dialogue) -> Iterator[str]:
     turns = [*dialogue.messages, *([dialogue.target] if dialogue.target is not None else [])]
     yield from (turn.audio.url for turn in turns if turn.audio is not None)
-
-

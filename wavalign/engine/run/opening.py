@@ -1,4 +1,4 @@
-"""Before a run's first step: its folder, chosen, locked and described; for a resume held against what it was begun by."""
+"""Before a run's first step: its folder, chosen, locked and described; for a resume, whether its plan is the same."""
 
 import importlib.metadata
 import os
@@ -22,9 +22,9 @@ from wavalign.schema.dumping import dump_yaml
 
 ROOT = Path("runs")
 MAY_CHANGE = (
-    "what may change: folders, trackers, report, checkpoint_every, keep_checkpoints, log_rollouts_every, reward_workers, "
-    "reward_failure_budget, threads and gradient_checkpointing of `runtime`, a reward's timeout, more `steps`; a mended "
-    "reward or metric by --accept reward.NAME or metric.NAME"
+    "what may change: folder, trackers, report, checkpoint_every, keep_checkpoints, log_rollouts_every, threads, "
+    "reward_workers, reward_failure_budget and gradient_checkpointing of `runtime`, a reward's timeout, more `steps`; "
+    "a mended reward or metric by --accept reward.NAME or metric.NAME"
 )
 
 
@@ -88,13 +88,13 @@ def _reopen(plan: Plan, folder: RunFolder, resume: Resume, say: Callable[[str], 
     folder.finished.unlink(missing_ok=True)
     if chosen is not None:
         for stage in plan.stages[standing:]:
-            (folder.stages / stage.name / "complete.json").unlink(missing_ok=True)
+            folder.complete(stage.name).unlink(missing_ok=True)
         aside = store.set_aside(chosen.step)
         if aside is not None:
             say(f"going on from {chosen.folder}; later checkpoints were moved to {aside}")
     if not (folder.recipe.exists() and folder.environment.exists()) or earlier != old.get("earlier", []):
         _write_opening(plan, folder)
-    folder.write_text(folder.plan, plan.to_json(earlier))
+    folder.write_text(folder.plan, plan.to_json(earlier, resume.accept))
 
 
 def _check_finished(plan: Plan, folder: RunFolder, chosen: Checkpoint | None) -> None:
@@ -122,7 +122,7 @@ def _chosen(store: CheckpointStore, folder: RunFolder, at: str) -> Checkpoint | 
 def _standing(plan: Plan, folder: RunFolder, checkpoint: Checkpoint | None) -> int:
     """Index of the stage that the run stands in: that of its checkpoint, or the last one that is complete."""
     names = [stage.name for stage in plan.stages]
-    complete = [index for index, name in enumerate(names) if (folder.stages / name / "complete.json").exists()]
+    complete = [index for index, name in enumerate(names) if folder.complete(name).exists()]
     stage = str(checkpoint.meta.get("stage", "")) if checkpoint is not None else ""
     return max([names.index(stage) if stage in names else 0, *complete])
 
@@ -136,7 +136,7 @@ def _check_plan(
     stage: int,
     say: Callable[[str], None],
 ) -> list[str]:
-    """Refuse another plan than the run was begun by, also before its first checkpoint; gives its earlier fingerprints."""
+    """Refuse another plan than the run was begun by, also before a checkpoint; gives the fingerprints it had before."""
     theirs, earlier = old.get("fingerprint"), list(old.get("earlier", ()))
     if theirs == plan.fingerprint:
         return earlier
@@ -167,10 +167,11 @@ def _raised(plan: Plan, index: int) -> str:
     shape = stage.stage.optim.schedule.shape
     gate = stage.stage.objective.gate if stage.stage.objective is not None else None
     follow = [f"the {shape} learning rate"] * (shape != "constant")
-    follow += [f"the gate {gate.type}"] * (gate is not None and gate.type == "linear")
+    if gate is not None and gate.type == "linear":
+        follow.append("the gate linear")
     text = f"stage {stage.name} now has {stage.steps} steps"
     if follow:
-        text += f"; {' and '.join(follow)} from here on is that of a run of {stage.steps} steps, which is not how it began"
+        text += f"; from here on {' and '.join(follow)} is that of a run of {stage.steps} steps, not the one it began by"
     return text
 
 

@@ -90,6 +90,10 @@ class CheckpointStore:
         """The checkpoint of a step; raises CheckpointError when it is missing or its manifest is damaged."""
         return self._read(step)
 
+    def is_writing(self) -> bool:
+        """Whether a checkpoint is half written."""
+        return any(self._folder.glob(f"{_ASIDE}step-*"))
+
     def set_aside(self, after: int) -> Path | None:
         """Move the checkpoints after step `after` to `set-aside-<n>/`, newest first; gives that folder."""
         later = [step for step in self.steps() if step > after]

@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import re
 import secrets
 import shutil
 import socket
@@ -13,6 +14,9 @@ from typing import Any, final
 
 from wavalign.engine.state.files import read_json, storage_errors, write_json, write_text
 from wavalign.errors import FolderBusyError, StorageError, UsageError
+
+_HALF_WRITTEN = re.compile(r"\..+\.([0-9a-f]{32}|writing)|\.tmp-.+")
+"""Names under which files and folders are written before they are renamed."""
 
 
 @final
@@ -113,6 +117,10 @@ class RunFolder:
         """`<name>/`: the model at the end of a stage."""
         return self.path / "stages"
 
+    def complete(self, stage: str) -> Path:
+        """Stands there once a stage has left its model."""
+        return self.stages / stage / "complete.json"
+
     @property
     def model(self) -> Path:
         """The final model in its original layout."""
@@ -159,14 +167,15 @@ class RunFolder:
         if (merged := {**known, **measures}) != known:
             write_json(self.measures, merged)
 
-    def finish(self, *, steps: int) -> None:
-        """Mark the run complete."""
-        write_json(self.finished, {"steps": steps, "time": datetime.now(UTC).isoformat(timespec="seconds")})
+    def finish(self, *, planned: int) -> None:
+        """Mark the run of `planned` steps complete; the last that is written."""
+        write_json(self.finished, {"planned": planned, "time": datetime.now(UTC).isoformat(timespec="seconds")})
 
     def sweep(self) -> None:
         """Remove what a killed process left half written; call it with the lock held."""
         with storage_errors(str(self.path)):
-            for path in [*self.path.glob(".*"), *self.stages.glob("*/.*"), *self.checkpoints.glob(".tmp-*")]:
+            hidden = [*self.path.glob(".*"), *self.stages.glob("*/.*"), *self.checkpoints.glob(".*")]
+            for path in [path for path in hidden if _HALF_WRITTEN.fullmatch(path.name)]:
                 if path.is_dir() and not path.is_symlink():
                     shutil.rmtree(path)
                 else:
