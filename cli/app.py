@@ -6,6 +6,7 @@ budget, 7 the checkpoint belongs to another plan, 130 / 143 interrupted after a 
 Command modules import nothing heavy at their top (pydantic, torch, the engine): `wavalign --help` answers at once.
 """
 
+import os
 import sys
 from collections.abc import Sequence
 from typing import Annotated
@@ -14,6 +15,8 @@ import typer
 
 from wavalign import __version__
 from wavalign.errors import Interrupted, WavAlignError
+from wavalign.redaction import REDACTOR
+from wavalign.terminal import redacted_streams
 
 from . import data, doctor, export, plan, plugins, recipes, report, run, schema, validate, worker
 from .console import Format, output_format, say
@@ -57,6 +60,12 @@ def wavalign(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and give its exit code."""
+    REDACTOR.learn_environment(os.environ)
+    with redacted_streams():
+        return _main(arguments)
+
+
+def _main(arguments: Sequence[str] | None) -> int:
     output_format.set(Format.TEXT)
     try:
         app(arguments)

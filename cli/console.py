@@ -14,6 +14,9 @@ from typing import IO, Any, final
 
 import typer
 
+from wavalign.redaction import REDACTOR
+from wavalign.terminal import presentable, visible
+
 
 @final
 class Format(StrEnum):
@@ -34,28 +37,34 @@ def is_coloured(stream: IO[str]) -> bool:
 
 
 def say(text: str) -> None:
-    """Print a result."""
-    typer.echo(text)
+    """Print a result; secrets in it are hidden, control characters written out."""
+    typer.echo(presentable(text))
 
 
 def note(text: str) -> None:
     """Print something about the command: not a result."""
+    typer.echo(presentable(text), err=True)
+
+
+def note_painted(text: str) -> None:
+    """Print a note with colours of ours in it, whose other parts were made presentable before."""
     typer.echo(text, err=True)
 
 
 def complain(message: str) -> None:
     """Print what went wrong."""
     word = typer.style("error:", fg="red", bold=True) if is_coloured(sys.stderr) else "error:"
-    typer.echo(f"{word} {message}", err=True)
+    typer.echo(f"{word} {presentable(message)}", err=True)
 
 
 def say_json(value: Any) -> None:
     """Print one JSON value."""
-    typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
+    typer.echo(visible(json.dumps(REDACTOR.tree(value), indent=2, ensure_ascii=False)))
 
 
 def say_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print rows: as a table on a terminal, as aligned columns without borders, header or wrapping in a pipe."""
+    rows = [[presentable(cell, keep="") for cell in row] for row in rows]
     if not sys.stdout.isatty():
         for line in aligned(rows):
             typer.echo(line)

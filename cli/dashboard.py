@@ -17,6 +17,7 @@ from rich.text import Text
 
 from wavalign.engine.report.plots import number
 from wavalign.engine.run.callbacks import RunInfo
+from wavalign.redaction import REDACTOR
 
 BARS = "▁▂▃▄▅▆▇█"
 HISTORY = 400
@@ -62,9 +63,9 @@ def measures(values: Mapping[str, float]) -> dict[str, Measure]:
 
 
 def printable(text: str, *, keep_indent: bool = False) -> str:
-    """`text` on one line, without control codes, direction marks or lone surrogates."""
+    """`text` on one line, without secrets, control codes, direction marks or lone surrogates."""
     shown = []
-    for letter in ESCAPES.sub("", text):
+    for letter in ESCAPES.sub("", REDACTOR.text(text)):
         category = unicodedata.category(letter)
         if category in ("Cc", "Zl", "Zp"):
             shown.append(" ")
@@ -203,7 +204,7 @@ class Board:
             )
         else:
             row.add_row(
-                self._stage,
+                printable(self._stage),
                 ProgressBar(max(1, total), done, width=bar_width, complete_style="cyan"),
                 f"{done}/{total}",
                 self._pace(),
@@ -244,7 +245,7 @@ class Board:
         found = [key for key in self._last if key.startswith(prefix) and key.count("/") == 1]
         for key in sorted(found, key=lambda key: key not in FACTORS):
             value = self._last[key]
-            name = key.removeprefix(prefix)
+            name = printable(key.removeprefix(prefix))
             line.append(f"{name} ", STYLES.get(name, "dim"))
             line.append(number(value) if math.isfinite(value) else "nan", "" if math.isfinite(value) else "bold red")
             if width >= ROOMY:

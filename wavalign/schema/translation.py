@@ -10,6 +10,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from wavalign.errors import Problem
+from wavalign.redaction import REDACTOR
 from wavalign.schema.composer import Path, dotted
 from wavalign.schema.marks import Source, holds, locate, names_itself
 from wavalign.schema.shapes import Option, Options, as_yaml, describe, fits, inside, leaves, listed, one_of
@@ -245,7 +246,7 @@ def show(value: Any) -> str:
         return "a mapping" if value else "an empty mapping"
     if isinstance(value, list | tuple):
         return f"a list of {_entries(len(value))}" if value else "an empty list"
-    text = as_yaml(value)
+    text = REDACTOR.text(as_yaml(value))  # before it is cut: half a secret is not recognised
     text = text if len(text) <= 60 else text[:57] + "..."
     return f'the text "{text}"' if isinstance(value, str) else f"{text}"
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from typing import Any, Literal, final
 
@@ -9,6 +10,7 @@ from pydantic import Field
 
 from wavalign.schema.base import Section
 from wavalign.schema.component import Component
+from wavalign.schema.environment import remember, secret_names
 from wavalign.schema.runtime import RuntimeSection
 from wavalign.schema.stage import Stage
 
@@ -215,5 +217,6 @@ class Plan(Section):
     def from_json(cls, text: str) -> "Plan":
         """Read `to_json`'s text."""
         content = json.loads(text)
+        remember(secret_names(content), os.environ)
         content.pop("fingerprint", None)
         return cls.model_validate(content)

@@ -25,6 +25,7 @@ from wavalign.engine.state.metrics import METRICS_NULLABLE, ROLLOUTS_NULLABLE, M
 from wavalign.engine.state.rng import restore_rng, rng_state
 from wavalign.errors import ResumeError
 from wavalign.plugins.api import Tracker
+from wavalign.redaction import REDACTOR
 
 
 @final
@@ -190,9 +191,10 @@ class Trainer:
             return
         time = datetime.now(UTC).isoformat(timespec="milliseconds")
         self.metrics.write({"stage": stage, "step": step, "split": split, "time": time, **values})
+        shown = REDACTOR.tree(values)
         for tracker in list(self.trackers):
             try:
-                tracker.log(values, step=step, split=split)
+                tracker.log(shown, step=step, split=REDACTOR.text(split))
             except (OSError, RuntimeError, ValueError) as error:
                 self.trackers.remove(tracker)
                 self.observer.message(f"tracker {type(tracker).__name__} failed and was switched off: {error}")

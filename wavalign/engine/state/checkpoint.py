@@ -13,6 +13,7 @@ from typing import Any, final
 from wavalign.engine.state.distributed import World
 from wavalign.engine.state.files import fsync_folder, storage_errors, write_json
 from wavalign.errors import CheckpointError, StorageError
+from wavalign.redaction import REDACTOR
 
 MANIFEST = "checkpoint.json"
 _ASIDE = ".tmp-"
@@ -62,7 +63,7 @@ class CheckpointStore:
                 world.barrier()
                 files = self._seal(aside, world)
                 if world.is_first:
-                    manifest = {"format": 1, "step": step, "meta": dict(meta), "files": files}
+                    manifest = {"format": 1, "step": step, "meta": REDACTOR.tree(meta), "files": files}
                     write_json(aside / MANIFEST, {**manifest, "sha256": _digest(manifest)})
                     for folder in sorted({aside, *(path.parent for path in aside.rglob("*"))}):
                         fsync_folder(folder)

@@ -10,6 +10,7 @@ from typing import Any, final
 
 from wavalign.engine.state.files import storage_errors
 from wavalign.errors import NonFiniteError, ResumeError
+from wavalign.redaction import REDACTOR
 
 METRICS_NULLABLE = ("reward", "reward_std", "reward/*")
 """Keys that are null where no answer of a step was given a reward."""
@@ -37,8 +38,11 @@ class MetricsWriter:
         return self._offset
 
     def write(self, line: Mapping[str, Any]) -> None:
-        """Append one object; raises NonFiniteError naming the key, and StorageError leaving whole lines only."""
-        values = {key: self._checked(key, value, line) for key, value in line.items()}
+        """Append one object, secrets hidden.
+
+        Raises NonFiniteError naming the key, and StorageError leaving whole lines only.
+        """
+        values = REDACTOR.tree({key: self._checked(key, value, line) for key, value in line.items()})
         data = (json.dumps(values, ensure_ascii=False, allow_nan=False) + "\n").encode()
         try:
             with storage_errors(str(self._path)):
