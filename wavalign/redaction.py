@@ -136,11 +136,11 @@ class Redactor:
         """From now on `shown` stands for `value` in every form; one shorter than `SHORTEST` is left alone."""
         found = {form for part in _parts(value) for form in _forms(part) if len(form.strip()) >= SHORTEST}
         with self._lock:
-            fresh = {form: shown for form in found if form not in self._shown and form != shown}
+            fresh = {form: shown for form in map(str.lower, found) if form not in self._shown and form != shown.lower()}
             if fresh:
                 self._shown = {**self._shown, **fresh}
                 longest_first = sorted(self._shown, key=len, reverse=True)
-                self._pattern = re.compile("|".join(re.escape(form) for form in longest_first))
+                self._pattern = re.compile("|".join(re.escape(form) for form in longest_first), re.IGNORECASE)
 
     def learn_environment(self, environ: Mapping[str, str]) -> None:
         """Take the values of variables whose names say that they are secrets, e.g. HF_TOKEN."""
@@ -153,12 +153,12 @@ class Redactor:
         with self._lock:
             self._shown, self._pattern = {}, None
 
-    def values(self, text: str, *, least: int = SHORTEST) -> str:
-        """`text` with what stands for them in place of known values of at least so many characters."""
+    def values(self, text: str) -> str:
+        """`text` with what stands for them in place of known values."""
         pattern, shown = self._pattern, self._shown
         if pattern is None:
             return text
-        return pattern.sub(lambda match: shown[match[0]] if len(match[0]) >= least else match[0], text)
+        return pattern.sub(lambda match: shown.get(match[0].lower(), HIDDEN), text)
 
     def cover(self, text: str) -> str:
         """`text` with `*` for every character of a known value, so that columns stay."""
@@ -208,7 +208,8 @@ def _forms(value: str) -> Iterator[str]:
         yield re.sub(r"%[0-9A-F]{2}", lambda match: match[0].lower(), encoded)
     for text in (json.dumps(value)[1:-1], json.dumps(value, ensure_ascii=False)[1:-1], repr(value)[1:-1]):
         yield text
-        yield text.replace("\\", "\\\\")
+        yield json.dumps(text)[1:-1]  # as in an error message inside JSON
+        yield json.dumps(text, ensure_ascii=False)[1:-1]
     yield value.encode("ascii", "backslashreplace").decode()
     yield html.escape(value)
     yield html.escape(value).replace("&#x27;", "&#39;").replace("&quot;", "&#34;")  # as Jinja writes it
@@ -224,6 +225,7 @@ def _in_base64(data: bytes) -> Iterator[str]:
     for offset in range(3):
         first, last = -(-offset * 8 // 6), (offset + len(data)) * 8 // 6
         for encode in (base64.b64encode, base64.urlsafe_b64encode):
-            form = encode(bytes(offset) + data).decode()[first:last]
-            if len(form) >= SHORTEST + 1:
-                yield form
+            form = encode(bytes(offset) + data).decode()[first:]
+            yield form
+            if len(form[: last - first]) > SHORTEST:
+                yield form[: last - first]

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, TextIO, cast, final
 
-from wavalign.redaction import CERTAIN, REDACTOR, hide_patterns
+from wavalign.redaction import REDACTOR
 
 _JOINERS = ("\u200c", "\u200d")
 """Format characters that spelling needs."""
@@ -42,13 +42,12 @@ class RedactedStream:
     """A text stream that hides secrets in what is written to it, whoever writes: prints, warnings, tracebacks."""
 
     def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
+        self.bare = stream
+        """For whole documents (JSON) in which every text was made presentable before."""
 
     def write(self, text: str) -> int:
         """Write `text` without secrets; gives the length of `text`."""
-        # Whole documents pass here, JSON among them: a short value may stand in them by chance. Whoever wrote the
-        # texts inside has hidden those already.
-        self._stream.write(hide_patterns(REDACTOR.values(text, least=CERTAIN)))
+        self.bare.write(REDACTOR.text(text))
         return len(text)
 
     def writelines(self, lines: Iterable[str]) -> None:
@@ -58,7 +57,12 @@ class RedactedStream:
 
     def __getattr__(self, name: str) -> Any:
         """Everything else is the stream's own; bytes written to its buffer or descriptor are not looked at."""
-        return getattr(self._stream, name)
+        return getattr(self.bare, name)
+
+
+def bare(stream: TextIO) -> TextIO:
+    """The stream below, of one that hides secrets; any other as it is."""
+    return stream.bare if isinstance(stream, RedactedStream) else stream
 
 
 @contextmanager
