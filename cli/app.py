@@ -14,6 +14,7 @@ from typing import Annotated
 import typer
 
 from wavalign import __version__
+from wavalign.crash_log import run_folder
 from wavalign.errors import Interrupted, WavAlignError
 from wavalign.redaction import REDACTOR
 from wavalign.terminal import redacted_streams
@@ -67,6 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _main(arguments: Sequence[str] | None) -> int:
     output_format.set(Format.TEXT)
+    run_folder.set(None)
     try:
         app(arguments)
     except SystemExit as stop:  # how typer ends, also when all is well; its usage errors carry 2

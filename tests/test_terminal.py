@@ -78,8 +78,8 @@ def test_a_traceback_is_private_and_unguessable(tmp_path: Path, monkeypatch: pyt
 def test_a_link_in_its_place_is_not_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Even where somebody knew the name."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    monkeypatch.setattr(crash_log.secrets, "token_hex", lambda _: "0" * 16)
-    monkeypatch.setattr(crash_log.time, "strftime", lambda _: "20260101-000000")
+    monkeypatch.setattr("wavalign.crash_log.secrets.token_hex", lambda _: "0" * 16)
+    monkeypatch.setattr("wavalign.crash_log.time.strftime", lambda _: "20260101-000000")
     victim = tmp_path / "victim"
     victim.write_text("precious", encoding="utf-8")
     (tmp_path / "crash-20260101-000000-0000000000000000.log").symlink_to(victim)

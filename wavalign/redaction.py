@@ -140,7 +140,7 @@ class Redactor:
             if fresh:
                 self._shown = {**self._shown, **fresh}
                 longest_first = sorted(self._shown, key=len, reverse=True)
-                self._pattern = re.compile("|".join(re.escape(form) for form in longest_first), re.IGNORECASE)
+                self._pattern = re.compile("|".join(map(_anywhere, longest_first)), re.IGNORECASE)
 
     def learn_environment(self, environ: Mapping[str, str]) -> None:
         """Take the values of variables whose names say that they are secrets, e.g. HF_TOKEN."""
@@ -182,6 +182,12 @@ class Redactor:
 
 REDACTOR = Redactor()
 """That of this process; worker processes make their own from the plan and the environment they inherit."""
+
+
+def _anywhere(form: str) -> str:
+    """A pattern of a form; a short one inside a longer word (a checksum) stands there by chance."""
+    exact = re.escape(form)
+    return exact if len(form) >= CERTAIN else f"(?<![a-z0-9]){exact}|{exact}(?![a-z0-9])"
 
 
 def _parts(value: str) -> Iterator[str]:

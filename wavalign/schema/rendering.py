@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from wavalign.errors import Problem, Where
+from wavalign.errors import Problem, Where, quoted
 from wavalign.redaction import REDACTOR
 from wavalign.schema.marks import SET
 from wavalign.terminal import presentable, visible
@@ -78,7 +78,7 @@ def _as_object(problem: Problem) -> dict[str, Any]:
         "file": where.file if where else None,
         "line": where.line if where else None,
         "column": where.column if where else None,
-        "text": REDACTOR.cover(where.text) if where else None,
+        "text": quoted(REDACTOR.cover(where.text), 4 * _WIDTH) if where else None,
         "via": where.via if where else None,
     }
 
