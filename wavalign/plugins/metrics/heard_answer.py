@@ -16,7 +16,7 @@ from wavalign.plugins.batch import RolloutGroup, Waveform
 from wavalign.plugins.metrics.intervals import first_rollouts, proportion, proportions
 from wavalign.plugins.speech.recognizer import recognizer
 from wavalign.plugins.speech.sentences import load_sentences
-from wavalign.plugins.speech.wording import content_word
+from wavalign.plugins.speech.wording import content_word, references
 from wavalign.schema.base import Params, RecipePath
 
 _NOTHING = Waveform(np.zeros(0, np.float32), 16_000)
@@ -27,7 +27,7 @@ class HeardAnswerParams(Params):
     """Who listens, for what, and how it is broken down."""
 
     reference: str = "reference"
-    """Metadata key of the right answer."""
+    """Metadata key of the right answer: a text, a number, true or false, or a list of accepted ones."""
     sentences: RecipePath | None = None
     """Text file of the sentences the recogniser may hear, one a line; null takes the embedded world's answers."""
     processes: int = Field(default=2, ge=1, le=64)
@@ -53,10 +53,10 @@ class HeardAnswer(Metric):
         heard = self._recognizer.hear_all([group.rollouts[0].waveform or _NOTHING for group in shown])
         right, own = [], []
         for group, words in zip(shown, heard, strict=True):
-            wanted = content_word(str(group.dialogue.metadata.get(self.params.reference, "")))
+            wanted = tuple(map(content_word, references(group.dialogue.metadata.get(self.params.reference))))
             written = content_word(group.rollouts[0].answer.text)
             if wanted:
-                right.append((group.dialogue, content_word(words) == wanted))
+                right.append((group.dialogue, content_word(words) in wanted))
             if written:
                 own.append(content_word(words) == written)
         return [*proportions("heard_answer", right, self.params.by), proportion("heard_own_text", own)]
