@@ -60,6 +60,13 @@ class Observer(ABC):
         """A rollout worth showing was sampled; `reward` None where it has none."""
         return
 
+    def waiting(self, what: str, done: int, total: int) -> None:
+        """The run is busy with `what`, `done` of `total` where that is counted (else 0 of 0); empty: with nothing.
+
+        Comes often and from the thread that works: a display shows it only when it lasts.
+        """
+        return
+
     @abstractmethod
     def finish(self, summary: str) -> None:
         """The run is complete; `summary` says where to look next, one thing a line."""
