@@ -173,12 +173,15 @@ def _laid_out(rows: Sequence[_Row], width: int | None, *, left_out: int, whole: 
     lines: list[Text] = []
     for index, (row, each) in enumerate(zip(rows, cells, strict=True)):
         if index == 0 or row.split != rows[index - 1].split:
-            lines.append(_heading(row.split, name_size, sizes if index == 0 else (), left_out if index == 0 else 0))
+            lines.append(_heading(row.split, name_size, () if lines else sizes))
         line = _fixed(Text(row.name), name_size)
         for size, cell in zip(sizes, each, strict=True):
             line.append(GAP + " " * (size - cell.cell_len)).append_text(cell)
         line.rstrip()
         lines.append(line)
+    more = f"{GAP}+{left_out} more"
+    if left_out and width is not None and lines[0].cell_len + len(more) <= width:
+        lines[0].append(more, "dim")
     return lines
 
 
@@ -193,10 +196,9 @@ def _room(width: int | None, sizes: Sequence[int], longest: int) -> int:
     return longest if width is None else width - sum(size + len(GAP) for size in sizes)
 
 
-def _heading(split: str, name_size: int, sizes: Sequence[int], left_out: int) -> Text:
-    """A split's name and, on the first line, the columns' titles and how many rows there was no room for."""
-    note = f"{split}  +{left_out} more"
-    line = _fixed(Text(note if left_out and cell_len(note) <= name_size else split, "dim"), name_size)
+def _heading(split: str, name_size: int, sizes: Sequence[int]) -> Text:
+    """A split's name and, on the first line, the columns' titles."""
+    line = _fixed(Text(split, "dim"), name_size)
     for size, title in zip(sizes, TITLES, strict=False):
         line.append(GAP + title.rjust(size), "dim")
     line.rstrip()

@@ -6,10 +6,13 @@ time, also before `start`. An observer never stops a run: what it cannot show it
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self, final
+
+Waiting = Callable[[str, int, int], None]
+"""`Observer.waiting`, for those who work and know no observer."""
 
 
 @final
@@ -103,6 +106,10 @@ class Silent(Observer):
 
     def close(self) -> None:
         return
+
+
+def nobody(what: str, done: int, total: int) -> None:
+    """Hears what is waited for where nobody watches."""
 
 
 class Display(Observer):

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import final
 
+from wavalign.engine.run.callbacks import Waiting, nobody
 from wavalign.engine.run.rollouts import Roller
 from wavalign.engine.run.sampling import evaluation_options
 from wavalign.engine.run.seeds import generator
@@ -41,9 +42,13 @@ class Evaluator:
         self.roller, self.splits, self.metrics, self.num_samples = roller, splits, metrics, section.samples
         self.options = evaluation_options(section.sampling, max_new_tokens=max_new_tokens)
         self._ceilings: dict[str, dict[str, float]] = {}
+        self._waiting: Waiting = nobody
 
-    def run(self, policy: Policy, progress: Callable[[str, int, int], None]) -> Iterator[SplitResult]:
-        """Measure one split after the other."""
+    def run(
+        self, policy: Policy, progress: Callable[[str, int, int], None], waiting: Waiting = nobody
+    ) -> Iterator[SplitResult]:
+        """Measure one split after the other; `waiting` hears of every part of it."""
+        self._waiting = waiting
         for number, (split, dialogues) in enumerate(self.splits.items()):
             progress("measuring", number, len(self.splits))
             yield self._split(policy, split, dialogues)
@@ -52,7 +57,9 @@ class Evaluator:
     def _split(self, policy: Policy, split: str, dialogues: Sequence[Dialogue]) -> SplitResult:
         began = time.perf_counter()
         # The same draws every time: an evaluation must not be noisy.
+        self._waiting(f"{split}: sampling answers", 0, 0)
         groups = self.roller.sample(policy, dialogues, self.options, generator(0, "evaluation"))
+        self._waiting(f"{split}: decoding the sound of answers", 0, 0)
         groups = self.roller.with_sound(groups)
         values: dict[str, float] = {}
         for each in self._measure(groups):
@@ -78,6 +85,7 @@ class Evaluator:
         """All values; where two metrics use one name, the later one's gets its recipe name in front."""
         found: dict[str, Measurement] = {}
         for metric, plugin in self.metrics.items():
+            self._waiting(f"metric {metric}", 0, 0)
             for each in plugin.measure(groups):
                 name = f"{metric}.{each.name}" if each.name in found else each.name
                 found[name] = replace(each, name=name)

@@ -33,7 +33,7 @@ class Trainer:
 
     def __init__(self, plan: Plan, folder: RunFolder, world: World, observer: Observer) -> None:
         self.plan, self.folder, self.world, self.observer = plan, folder, world, observer
-        self.builder = Builder(plan, world, observer.progress)
+        self.builder = Builder(plan, world, observer.progress, observer.waiting)
         self.store = CheckpointStore(folder.checkpoints, keep=plan.runtime.keep_checkpoints)
         self.records = RecordMaker(folder.path)
         self.metrics: MetricsWriter | None = None
@@ -77,7 +77,7 @@ class Trainer:
     def _train(self, live: LiveStage, done: int) -> None:
         stage = live.plan
         self.observer.stage(stage.name, stage.steps)
-        executor = StepExecutor(live)
+        executor = StepExecutor(live, self.observer.waiting)
         evaluation = stage.stage.evaluation
         if done == 0 and evaluation.at_start:
             self._evaluate(live, 0)
@@ -175,7 +175,7 @@ class Trainer:
         when = "start" if step == 0 else "end" if step == live.plan.steps else "middle"
         with live.backend.full_parameters():
             if self.world.is_first and live.evaluator.metrics:
-                for result in live.evaluator.run(live.backend.policy, self.observer.progress):
+                for result in live.evaluator.run(live.backend.policy, self.observer.progress, self.observer.waiting):
                     self._write(result.values, stage=live.plan.name, step=number, split=result.split)
                     for line in self.records.lines(
                         result.samples, stage=live.plan.name, step=number, split=result.split
@@ -209,6 +209,7 @@ class Trainer:
             "rng": self.world.gather(rng_state()),
             **self._offsets(),
         }
+        self.observer.waiting("writing a checkpoint", 0, 0)
         return self.store.save(live.plan.first_step + step, live.backend.save, meta=state, world=self.world)
 
     def _offsets(self) -> dict[str, int]:
