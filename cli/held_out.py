@@ -14,7 +14,7 @@ from wavalign.engine.report.plots import number
 
 HEADLINES = ("text_accuracy", "heard_answer", "style_accuracy", "speech_quality")
 """Values that stand first where there is no room for all."""
-SECONDARY = ("content_accuracy", "heard_own_text", "speech_quality_overall", "style_measurable", "well_formed")
+SECONDARY = ("heard_own_text", "speech_quality_overall", "style_measurable", "well_formed")
 """Values that stand behind all others but the parts of one (`name/key=value`)."""
 NOISE = 1e-9
 """An interval's end that is this small beside the interval is the rounding of a zero."""

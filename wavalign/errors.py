@@ -174,10 +174,15 @@ class WorkersError(WavAlignError):
 @final
 @dataclass
 class Interrupted(BaseException):
-    """Ctrl-C or SIGTERM was honoured: a checkpoint was written, then the run stopped."""
+    """Ctrl-C, SIGTERM or a hang-up was honoured: a checkpoint was written, then the run stopped."""
 
     signal: int
     checkpoint: str = ""
+    """Folder of the newest checkpoint, empty when there is none."""
+    lost: int = 0
+    """Steps that were done and are in no checkpoint."""
+    at_once: bool = False
+    """Asked a second time: nothing more is written."""
     code: ClassVar[str] = "interrupted"
     extra: dict[str, str] = field(default_factory=dict)
 

@@ -94,7 +94,7 @@ def test_later_evaluation_stands_beside_the_first(board: Board) -> None:
 
 MANY = (
     "text_accuracy",
-    "content_accuracy",
+    "heard_own_text",
     "heard_answer",
     "style_accuracy",
     "style_accuracy/style=sad",
@@ -133,7 +133,7 @@ def test_result_is_whole_whatever_the_terminal(board: Board) -> None:
         console.print(board.result(width), soft_wrap=True)
         text = console.export_text()
         assert "…" not in text
-        assert [text.count(name) for name in ("content_accuracy", "style_accuracy/style=sad")] == [3, 3]
+        assert [text.count(name) for name in ("heard_own_text", "style_accuracy/style=sad")] == [3, 3]
         assert text.count("0.800") >= 3 * len(MANY)
 
 

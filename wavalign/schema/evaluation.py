@@ -27,4 +27,7 @@ class EvaluationSection(Section):
     limit: int | None = Field(default=None, ge=1)
     """At most so many dialogues per split."""
     samples: int = Field(default=8, ge=0)
-    """Answers per split kept with sound for the report."""
+    """Answers per split kept with sound for the report, the same dialogues every time."""
+    suspicious: int = Field(default=4, ge=0)
+    """Further answers per split kept with sound because something is odd about them: cut off, empty, repeating, or
+    heard otherwise than written."""
