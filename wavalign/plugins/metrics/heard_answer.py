@@ -34,7 +34,7 @@ class HeardAnswerParams(Params):
     """Text file of the sentences the recogniser may hear, one a line; null takes the embedded world's answers."""
     processes: int = Field(default=2, ge=1, le=64)
     """Listening processes."""
-    by: tuple[str, ...] = ()
+    by: tuple[str, ...] = Field(default=(), max_length=100)
     """Metadata keys to report `heard_answer` by."""
 
 

@@ -7,6 +7,8 @@ among answers with a measurable pitch, `style_measurable` says how many of all a
 from collections.abc import Sequence
 from typing import final
 
+from pydantic import Field
+
 from wavalign.plugins.api import Measurement, Metric
 from wavalign.plugins.batch import Rollout, RolloutGroup
 from wavalign.plugins.metrics.intervals import broken_down, first_rollouts, proportion
@@ -21,7 +23,7 @@ _MEASURABLE = "Pitch and pace could be measured at all, so that the style could 
 class StyleAccuracyParams(Params):
     """How it is broken down."""
 
-    by: tuple[str, ...] = ()
+    by: tuple[str, ...] = Field(default=(), max_length=100)
     """Metadata keys to report `style_accuracy` by, e.g. `[cue, style]`."""
 
 

@@ -6,6 +6,8 @@ Dialogues without a reference are left out and thus missing from the count.
 from collections.abc import Sequence
 from typing import final
 
+from pydantic import Field
+
 from wavalign.plugins.api import Measurement, Metric
 from wavalign.plugins.batch import RolloutGroup
 from wavalign.plugins.metrics.intervals import broken_down, first_rollouts, proportion
@@ -19,7 +21,7 @@ class TextAccuracyParams(Params):
 
     reference: str = "reference"
     """Metadata key of the right answer."""
-    by: tuple[str, ...] = ()
+    by: tuple[str, ...] = Field(default=(), max_length=100)
     """Metadata keys to report `text_accuracy` by, e.g. `[misconceived, category]`."""
 
 

@@ -21,7 +21,7 @@ from wavalign.schema.base import Params
 class WellFormedParams(Params):
     """What the codec makes of a code."""
 
-    codes_per_second: float | None = Field(default=None, gt=0.0)
+    codes_per_second: float | None = Field(default=None, gt=0.0, le=1e6)
     """Codes in a second of sound (frame rate times codes a frame); null asks only for some sound."""
 
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 class TensorBoardParams(Params):
     """Options of the tracker `tensorboard`."""
 
-    flush_seconds: int = Field(default=10, ge=1)
+    flush_seconds: int = Field(default=10, ge=1, le=86_400)
     """Longest time a value waits before it is on disk."""
 
 
