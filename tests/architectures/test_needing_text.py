@@ -1,7 +1,7 @@
 """Sampling for text alone changes neither what is learned from text nor what is read as text.
 
-Every family and layout, over rows of random weights and over rows dictated at random, the malformed ones among them: what
-`tokens: text` selects, with ids, log-probs and heads, and the answer's text are those of whole answers.
+Every family and layout, over rows of random weights and over rows dictated at random, the malformed ones among them:
+what `tokens: text` selects, with ids, log-probs and heads, and the answer's text are those of whole answers.
 """
 
 from collections.abc import Callable

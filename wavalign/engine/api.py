@@ -27,7 +27,7 @@ from wavalign.engine.state.distributed import World
 from wavalign.engine.state.folder import RunFolder
 from wavalign.errors import Interrupted, PreflightError, ResumeError, UsageError, WorkersError
 from wavalign.schema.dumping import dump_yaml
-from wavalign.schema.loading import LoadedRecipe, load_recipe
+from wavalign.schema.loading import LoadedRecipe, load_recipe, read_recipe
 
 __all__ = [
     "compile_recipe",
@@ -35,6 +35,7 @@ __all__ = [
     "export",
     "load_recipe",
     "preflight",
+    "read_recipe",
     "run",
     "run_rank",
     "trained_parts",

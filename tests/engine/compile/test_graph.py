@@ -114,7 +114,10 @@ def test_how_much_of_an_answer_is_sampled(tmp_path: Path) -> None:
     assert graph(tmp_path, put("objective.terms.rl.tokens", {"text": 1, "marks": 0.5})).rollout_need == "all"
     kl_on_sound = put("objective.terms.rl.loss.kl.coefficient", {"audio": 0.1})
     assert graph(tmp_path, kl_on_sound).rollout_need == "all"
-    assert graph(tmp_path, put("objective.terms.rl.tokens", {"type": "roles", "text": 1, "text_end": 0})).rollout_need == "text"
+    assert (
+        graph(tmp_path, put("objective.terms.rl.tokens", {"type": "roles", "text": 1, "text_end": 0})).rollout_need
+        == "text"
+    )
     assert graph(tmp_path, put("objective.terms.rl.tokens", {"type": "roles", "text_end": 1})).rollout_need == "text"
 
 
