@@ -63,7 +63,8 @@ class Graph(Section):
     nodes: tuple[Node, ...]
     pruned: tuple[Pruned, ...] = ()
     rollout_need: Literal["none", "text", "all"] = "none"
-    """How much of an answer somebody asks for; `text` lets sampling stop when no text can follow."""
+    """How much of an answer somebody asks for; `text` lets sampling stop when no text can follow, which changes neither
+    the text nor what a term over text learns from."""
 
     def has(self, kind: NodeKind) -> bool:
         """Whether any node is of this kind."""
