@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from wavalign.crash_log import run_folder
 from wavalign.engine.compile.adapter import adapter_line, count_weights, trained_line
 from wavalign.engine.compile.compiler import compile_recipe as _compile
 from wavalign.engine.compile.plan import Cluster, Plan
@@ -97,6 +98,7 @@ def run(
     """
     said: list[str] = []
     folder = open_run(plan, Resume() if resume is True else resume or None, said.append)
+    run_folder.set(folder.path)
     try:
         if plan.processes == 1:
             run_rank(plan, folder, resume=bool(resume), observer=observer, said=said)
@@ -119,6 +121,7 @@ def run_rank(
     watch_launcher()
     world = World.from_environment(plan.device)
     watcher = observer if observer is not None and world.is_first else Silent()
+    run_folder.set(folder.path)
     if world.is_first and LOCK in os.environ and folder.lock_descriptor is None:
         folder.inherit_lock(int(os.environ[LOCK]))
     try:

@@ -19,6 +19,7 @@ from types import FrameType
 from typing import final
 
 from wavalign.errors import LOST
+from wavalign.terminal import presentable
 
 GRACE = 15.0
 """Seconds that workers have to stop once one of them failed, beyond those in which a checkpoint is written."""
@@ -228,7 +229,7 @@ class _Group:
         if not any(line.strip() for line in lines):
             return
         text = "\n".join([f"process {rank} failed; the end of {self._log(rank)}:", *lines[-TAIL:]])
-        sys.stderr.write(text + "\n")
+        sys.stderr.write(presentable(text) + "\n")
 
 
 def _exit_code(code: int) -> int:

@@ -26,6 +26,7 @@ from wavalign.plugins.api import DataSource
 from wavalign.plugins.batch import Dialogue
 from wavalign.plugins.remote import LAYOUT, local_folder, local_path
 from wavalign.plugins.weights import PICKLES
+from wavalign.redaction import REDACTOR
 from wavalign.schema.shapes import Option, is_path, leaves
 
 WHOLE = 256 << 20
@@ -51,7 +52,7 @@ class InputReader:
         self._sums: dict[tuple[str, int, int, int], str] = {}
 
     def read(self) -> dict[str, Any]:
-        """Address -> `by` (who reads it), `bytes` and `sha256`, as JSON."""
+        """Address -> `by` (who reads it), `bytes` and `sha256`, as JSON; secrets are hidden."""
         self._models()
         for each in components(self._builder.plan):
             plugin = self._builder.registry.get(each.kind, each.component.type)
@@ -68,7 +69,8 @@ class InputReader:
         for label, sources in self._builder.used_sources():
             for source in sources:
                 self._source(label, self._builder.prepared_source(source))
-        return self._files
+        hidden: dict[str, Any] = REDACTOR.tree(self._files)  # as it will be read back
+        return hidden
 
     def _models(self) -> None:
         for stage in self._builder.plan.stages:

@@ -171,7 +171,9 @@ def _raised(plan: Plan, index: int) -> str:
         follow.append("the gate linear")
     text = f"stage {stage.name} now has {stage.steps} steps"
     if follow:
-        text += f"; from here on {' and '.join(follow)} is that of a run of {stage.steps} steps, not the one it began by"
+        text += (
+            f"; from here on {' and '.join(follow)} is that of a run of {stage.steps} steps, not the one it began by"
+        )
     return text
 
 

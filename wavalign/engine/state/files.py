@@ -12,6 +12,7 @@ from typing import Any
 from safetensors import SafetensorError
 
 from wavalign.errors import ResumeError, StorageError
+from wavalign.redaction import REDACTOR
 
 _TORCH_WRITER = ("PytorchStreamWriter", "unexpected pos")
 """How `torch.save` words a write that the disk refused."""
@@ -79,5 +80,5 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Replace `path` by `value` as indented JSON; NaN and infinity raise ValueError."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    """Replace `path` by `value` as indented JSON, secrets hidden; NaN and infinity raise ValueError."""
+    write_text(path, json.dumps(REDACTOR.tree(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
