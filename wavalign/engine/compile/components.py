@@ -1,11 +1,11 @@
 """Every plugin that a plan names, with the name a person knows it by."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import final
 
 from wavalign.engine.compile.plan import Plan, StagePlan
-from wavalign.schema.component import Component
+from wavalign.schema.component import Component, WeightedComponent
 
 
 @final
@@ -46,3 +46,17 @@ def _of_stage(stage: StagePlan) -> Iterator[Named]:
         yield Named(f"advantage.{advantage.type}", "advantage", advantage)
         if gate is not None:
             yield Named(f"gate.{gate.type}", "gate", gate)
+
+
+def used_sources(plan: Plan) -> list[tuple[str, Sequence[WeightedComponent]]]:
+    """The data sources that the stages read, by heading, in a fixed order."""
+    found: list[tuple[str, Sequence[WeightedComponent]]] = []
+    for stage in plan.stages:
+        data = stage.stage.data
+        if stage.graph.has("prompts"):
+            found.append(("data.prompts", data.prompts or ()))
+        if stage.graph.has("demonstrations") or stage.stage.type == "fit_codec":
+            found.append(("data.demonstrations", data.demonstrations or ()))
+        if stage.stage.type == "train" and stage.stage.evaluation.metrics:
+            found += [(f"data.evaluation.{name}", sources) for name, sources in data.evaluation.items()]
+    return found

@@ -9,6 +9,7 @@ import torch
 
 from wavalign.engine.backends.base import AdamSettings, Backend, Placement, Precision
 from wavalign.engine.backends.plain import PlainBackend
+from wavalign.engine.compile.components import used_sources
 from wavalign.engine.compile.plan import Plan, StagePlan, TermPlan
 from wavalign.engine.run.adapters import attach
 from wavalign.engine.run.callbacks import Waiting, nobody
@@ -201,24 +202,10 @@ class Builder:
         """A heading's sources, prepared; equal sources are prepared once."""
         return Feed([(self.prepared_source(each), each.weight) for each in sources], seed=seed)
 
-    def used_sources(self) -> list[tuple[str, Sequence[WeightedComponent]]]:
-        """The sources that the stages read, by heading; every rank prepares them in this order."""
-        found: list[tuple[str, Sequence[WeightedComponent]]] = []
-        for stage in self.plan.stages:
-            data = stage.stage.data
-            if stage.graph.has("prompts"):
-                found.append(("data.prompts", data.prompts or ()))
-            if stage.graph.has("demonstrations") or stage.stage.type == "fit_codec":
-                found.append(("data.demonstrations", data.demonstrations or ()))
-            if stage.stage.type == "train" and stage.stage.evaluation.metrics:
-                found += [(f"data.evaluation.{name}", sources) for name, sources in data.evaluation.items()]
-        return found
-
     def prepare_sources(self) -> None:
         """Prepare whatever the stages read; every rank calls it."""
-        for _, sources in self.used_sources():
-            for each in sources:
-                self.prepared_source(each)
+        for each in [source for _, sources in used_sources(self.plan) for source in sources]:
+            self.prepared_source(each)
 
     def trackers(self, folder: Path) -> list[Tracker]:
         """Where metrics go besides metrics.jsonl."""

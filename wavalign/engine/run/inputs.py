@@ -17,7 +17,7 @@ from typing import Any, final
 
 import fsspec
 
-from wavalign.engine.compile.components import components
+from wavalign.engine.compile.components import components, used_sources
 from wavalign.engine.run.builder import Builder
 from wavalign.engine.state.files import read_json
 from wavalign.engine.state.folder import RunFolder
@@ -66,7 +66,7 @@ class InputReader:
                     self._folder(value, Path(folder), each.label)
                 else:
                     self._path(value, each.label, folders=each.kind != "data")
-        for label, sources in self._builder.used_sources():
+        for label, sources in used_sources(self._builder.plan):
             for source in sources:
                 self._source(label, self._builder.prepared_source(source))
         hidden: dict[str, Any] = REDACTOR.tree(self._files)  # as it will be read back
