@@ -8,7 +8,7 @@ import traceback
 from pathlib import Path
 
 from wavalign import __version__
-from wavalign.errors import Interrupted, RecipeError, WavAlignError
+from wavalign.errors import Interrupted, PluginError, RecipeError, WavAlignError
 
 from .console import Format, complain, is_coloured, note, output_format, say, say_json
 
@@ -16,6 +16,9 @@ from .console import Format, complain, is_coloured, note, output_format, say, sa
 def show_error(error: WavAlignError) -> None:
     """Print an error with its hint, in the format that was asked for."""
     form = output_format.get()
+    if isinstance(error, PluginError) and error.trace and not error.kept_in:  # outside a run's folder
+        error.kept_in = str(_crash_log(error.trace))
+        error.hint = f"{error.hint}; the traceback is in {error.kept_in}".removeprefix("; ")
     if isinstance(error, RecipeError):
         _show_problems(error, form)
     elif form is Format.JSON:
@@ -38,15 +41,20 @@ def show_interrupted(stop: Interrupted) -> None:
 
 def show_crash(error: Exception) -> None:
     """Print one line about a fault of WavAlign itself; the traceback goes to a file."""
-    path = Path(tempfile.gettempdir()) / f"wavalign-{time.strftime('%Y%m%d-%H%M%S')}-crash.log"
-    text = f"wavalign {__version__}\n{''.join(traceback.format_exception(error))}"
-    path.write_text(text, encoding="utf-8")
+    path = _crash_log("".join(traceback.format_exception(error)))
     kind = type(error).__name__
     if output_format.get() is Format.JSON:
         say_json({"ok": False, "error": {"code": "crash", "message": f"{kind}: {error}", "hint": str(path)}})
         return
     complain(f"{kind}: {error}")
     note(f"  this is a fault in WavAlign or one of its parts, not in the recipe; the traceback is in {path}")
+
+
+def _crash_log(trace: str) -> Path:
+    """Keep a traceback where no run's folder is."""
+    path = Path(tempfile.gettempdir()) / f"wavalign-{time.strftime('%Y%m%d-%H%M%S')}-crash.log"
+    path.write_text(f"wavalign {__version__}\n{trace}", encoding="utf-8", errors="backslashreplace")
+    return path
 
 
 def _show_problems(error: RecipeError, form: Format) -> None:

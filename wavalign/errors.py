@@ -94,6 +94,15 @@ class PluginError(WavAlignError):
     exit_code = 4
     code = "plugin_failed"
 
+    def __init__(self, message: str, *, hint: str = "", trace: str = "", placed: bool = False) -> None:
+        super().__init__(message, hint=hint)
+        self.trace = trace
+        """Where it came from, for a file; empty where the message says it all."""
+        self.placed = placed
+        """Whether the message names the plugin already."""
+        self.kept_in = ""
+        """The file that holds `trace`, once it is written."""
+
 
 class PreflightError(WavAlignError):
     """The recipe is valid but what it points to (data, weights, disk, devices) is not ready."""

@@ -24,8 +24,9 @@ from wavalign.engine.run.exporting import Exported, ExportOptions, export_model
 from wavalign.engine.run.tools import PreflightTools
 from wavalign.engine.run.trainer import Trainer
 from wavalign.engine.state.distributed import World
+from wavalign.engine.state.faults import keep_trace
 from wavalign.engine.state.folder import RunFolder
-from wavalign.errors import Interrupted, PreflightError, ResumeError, UsageError, WorkersError
+from wavalign.errors import Interrupted, PluginError, PreflightError, ResumeError, UsageError, WorkersError
 from wavalign.schema.dumping import dump_yaml
 from wavalign.schema.loading import LoadedRecipe, load_recipe
 
@@ -113,6 +114,9 @@ def run_rank(plan: Plan, folder: RunFolder, *, resume: bool, observer: Observer 
     try:
         watcher.start(_info(plan, folder))
         _train(plan, folder, world, watcher, resume=resume)
+    except PluginError as error:
+        keep_trace(error, folder.faults)
+        raise
     finally:
         watcher.close()
         world.close()

@@ -6,8 +6,10 @@ from typing import final
 import torch
 
 from wavalign.engine.compile.plan import Graph, Node, NodeKind, Phase, Pruned, TermPlan
+from wavalign.engine.contracts.construct import construct
 from wavalign.plugins.api import Gate, Mask, Reward
 from wavalign.plugins.batch import AUDIO_ROLES, MARK_ROLES
+from wavalign.plugins.guard import origin_of
 from wavalign.plugins.registry import Registry
 from wavalign.schema.component import Component
 from wavalign.schema.stage import Stage
@@ -183,8 +185,7 @@ class GraphBuilder:
 
     def _mask(self, term: TermPlan) -> Mask:
         plugin = self.registry.get("mask", term.mask.type)
-        assert issubclass(plugin, Mask)
-        return plugin(plugin.Params.model_validate(dict(term.mask.params)))
+        return construct(Mask, plugin, origin_of(plugin, "mask", term.mask.type), term.mask.params, {})
 
 
 def _sound_roles() -> torch.Tensor:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import final
 
+from wavalign.engine.contracts.origins import close_all
 from wavalign.engine.run.rollouts import Roller
 from wavalign.engine.run.sampling import evaluation_options
 from wavalign.engine.run.seeds import generator
@@ -85,5 +86,4 @@ class Evaluator:
 
     def close(self) -> None:
         """Free the metrics."""
-        for metric in self.metrics.values():
-            metric.close()
+        close_all(metric.close for metric in self.metrics.values())

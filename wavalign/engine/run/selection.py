@@ -6,9 +6,11 @@ from typing import final
 import torch
 from torch import Tensor
 
+from wavalign.engine.contracts.origins import origin
 from wavalign.engine.run.further_heads import further_heads, spread, with_further_heads
 from wavalign.engine.run.live import LiveTerm
 from wavalign.engine.run.rows import MicroBatch
+from wavalign.errors import PluginError
 from wavalign.plugins.batch import TokenSpace
 
 
@@ -64,3 +66,13 @@ def by_row(batch: MicroBatch, table: Tensor, *, fill: float) -> Tensor:
         table[row.place] if row.place is not None else torch.tensor(fill, dtype=table.dtype) for row in batch.rows
     ]
     return torch.stack(values).to(batch.tokens.ids.device)
+
+
+def nothing_selected(term: LiveTerm, rows: int, place: str) -> PluginError:
+    """The error of a term none of whose rows, on all ranks, holds a token it learns from."""
+    mask = origin(term.mask)
+    return PluginError(
+        f"{mask}: selects no token of {rows} rows at {place}, so that term `{term.plan.name}` learns nothing",
+        hint="look at the term's `tokens` and at what the answers hold (rollouts.jsonl)",
+        placed=True,
+    )

@@ -19,11 +19,12 @@ from wavalign.engine.run.stage_model import leave_model
 from wavalign.engine.run.stopping import StopSignals
 from wavalign.engine.state.checkpoint import Checkpoint, CheckpointStore
 from wavalign.engine.state.distributed import World
+from wavalign.engine.state.faults import keep_trace
 from wavalign.engine.state.files import storage_errors
 from wavalign.engine.state.folder import RunFolder
 from wavalign.engine.state.metrics import METRICS_NULLABLE, ROLLOUTS_NULLABLE, MetricsWriter
 from wavalign.engine.state.rng import restore_rng, rng_state
-from wavalign.errors import ResumeError
+from wavalign.errors import ResumeError, WavAlignError
 from wavalign.plugins.api import Tracker
 
 
@@ -192,10 +193,16 @@ class Trainer:
         self.metrics.write({"stage": stage, "step": step, "split": split, "time": time, **values})
         for tracker in list(self.trackers):
             try:
-                tracker.log(values, step=step, split=split)
-            except (OSError, RuntimeError, ValueError) as error:
+                tracker.log(dict(values), step=step, split=split)
+            except WavAlignError as error:  # of whatever it raised the guard has made one
                 self.trackers.remove(tracker)
-                self.observer.message(f"tracker {type(tracker).__name__} failed and was switched off: {error}")
+                self._switched_off(error)
+
+    def _switched_off(self, error: WavAlignError) -> None:
+        """Say that a tracker failed; a tracker never stops a run."""
+        kept = keep_trace(error, self.folder.faults)
+        where = f"; the traceback is in {kept}" if kept else ""
+        self.observer.message(f"{error.message}; it was switched off{where}")
 
     # --- checkpoints --------------------------------------------------------------------------------------------------
 
@@ -259,7 +266,10 @@ class Trainer:
 
     def _close(self) -> None:
         for tracker in self.trackers:
-            tracker.close()
+            try:
+                tracker.close()
+            except WavAlignError as error:  # as in `_write`
+                self._switched_off(error)
         for writer in (self.metrics, self.rollouts):
             if writer is not None:
                 writer.close()
