@@ -24,7 +24,6 @@ MANY_PARAMETERS: dict[str, str] = {
     "cli/export.py::export": "each is an option of the command",
     "wavalign/engine/compile/graph.py::GraphBuilder._add": "the fields of a node",
     "wavalign/engine/contracts/rollouts.py::_sample": "the contract's own",
-    "wavalign/engine/contracts/values.py::number": "what a number may be",
     "wavalign/engine/compile/lowering.py::deepspeed_config": "each is a number or name of the plan; it reads no plan",
 }
 LONG_FILES: dict[str, str] = {

@@ -1,5 +1,6 @@
 """Whose code an object is, and guards for blocks in which it runs among much else."""
 
+import inspect
 import sys
 from collections.abc import Callable, Iterable
 
@@ -16,6 +17,12 @@ def origin(plugin: Plugin) -> Origin:
     plain = origin_of(type(plugin), plugin.kind, str(getattr(plugin, "type", type(plugin).__name__)))
     found = getattr(plugin, ATTRIBUTE, plain)
     return found if isinstance(found, Origin) else plain
+
+
+def written_at(plugin: Plugin, name: str) -> str:
+    """File and line where a plugin's method begins."""
+    function = inspect.unwrap(getattr(type(plugin), name))
+    return f"{function.__code__.co_filename}:{function.__code__.co_firstlineno}"
 
 
 def guarded_block(plugin: Plugin, moment: str) -> Guard:

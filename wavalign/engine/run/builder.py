@@ -160,7 +160,7 @@ class Builder:
         if isinstance(address, str) and local_path(address) is None:
             component = _with_checkpoint(component, local_folder(address, want="weights", progress=self.progress))
         codec = self.plugin(Codec, component, "model.codec")
-        listeners = [] if codec.can_decode else self._listeners(stage)
+        listeners = [] if codec.can_decode else _listeners(self.registry, stage)
         if listeners:
             raise PreflightError(
                 f"{', '.join(listeners)} must hear the answers, and codec {component.type} was given no decoder",
@@ -205,13 +205,6 @@ class Builder:
     def trackers(self, folder: Path) -> list[Tracker]:
         """Where metrics go besides metrics.jsonl."""
         return [self.plugin(Tracker, each, folder=str(folder)) for each in self.plan.runtime.trackers]
-
-    def _listeners(self, stage: StagePlan) -> list[str]:
-        """Rewards and metrics of the stage that need the sound of answers."""
-        rewards, metrics = stage.stage.rewards, stage.stage.evaluation.metrics
-        plugins = {f"reward `{x}`": self.registry.get("reward", rewards[x].type) for x in _used(stage)}
-        plugins |= {f"metric `{x}`": self.registry.get("metric", each.type) for x, each in metrics.items()}
-        return [x for x, each in plugins.items() if issubclass(each, Reward | Metric) and "waveform" in each.needs]
 
     def _source(self, component: WeightedComponent) -> DataSource:
         key = component.model_copy(update={"weight": 1.0}).model_dump_json()
@@ -318,6 +311,14 @@ def _with_checkpoint(component: Component, path: str) -> Component:
 
 def _silent(what: str, done: int, total: int) -> None:
     """Progress of ranks nobody watches."""
+
+
+def _listeners(registry: Registry, stage: StagePlan) -> list[str]:
+    """Rewards and metrics of the stage that need the sound of answers."""
+    rewards, metrics = stage.stage.rewards, stage.stage.evaluation.metrics
+    plugins = {f"reward `{x}`": registry.get("reward", rewards[x].type) for x in _used(stage)}
+    plugins |= {f"metric `{x}`": registry.get("metric", each.type) for x, each in metrics.items()}
+    return [x for x, each in plugins.items() if issubclass(each, Reward | Metric) and "waveform" in each.needs]
 
 
 def _used(stage: StagePlan) -> list[str]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from wavalign.engine.compile.plan import Geometry, Node
-from wavalign.engine.contracts.origins import guarded_block, origin
+from wavalign.engine.contracts.origins import guarded_block, origin, written_at
 from wavalign.engine.run import objective
 from wavalign.engine.run.live import LiveStage, LiveTerm
 from wavalign.engine.run.logprobs import score_batch
@@ -282,7 +282,7 @@ class StepExecutor:
             place = f"step {state.index + 1} of stage '{self.live.plan.name}'"
             raise PluginError(
                 f"{whose}: compute gave values that are no finite numbers from log-probs that are,"
-                f" so that the loss is {total} at {place} ({whose.file})",
+                f" so that the loss is {total} at {place} ({written_at(term.loss, 'compute')})",
                 hint="weights are as before this step; look for log(0), 0 / 0 and exp of large numbers in the loss",
                 placed=True,
             )
