@@ -38,4 +38,4 @@ def compiled(recipe: str, overrides: list[str] | None) -> "Plan":
     """Load and compile a recipe for this machine."""
     from wavalign.engine import api  # brings torch, which no `--help` shall wait for
 
-    return api.compile_recipe(api.load_recipe(recipe_path(recipe), tuple(overrides or ())), api.detect_cluster())
+    return api.compile_recipe(api.read_recipe(recipe_path(recipe), tuple(overrides or ())), api.detect_cluster())

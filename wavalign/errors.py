@@ -23,6 +23,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, final
 
+MOST_QUOTED, MOST_SAID = 80, 2000
+"""Letters of foreign text that a message repeats, and of a whole message."""
+
+
+def quoted(text: object, most: int = MOST_QUOTED) -> str:
+    """Text of somebody else as part of a message: of a long one the beginning, the end and how long it is."""
+    said = str(text)
+    if len(said) <= most:
+        return said
+    return f"{said[: most * 2 // 3]}... ({len(said):,} characters) ...{said[-(most // 4) :]}"
+
 
 @final
 @dataclass(frozen=True, slots=True)
@@ -54,6 +65,12 @@ class Problem:
     hint: str = ""
     where: Where | None = None
 
+    def __post_init__(self) -> None:
+        """Cut what is foreign and long, whoever wrote the problem."""
+        object.__setattr__(self, "path", quoted(self.path, 4 * MOST_QUOTED))
+        object.__setattr__(self, "message", quoted(self.message, MOST_SAID))
+        object.__setattr__(self, "hint", quoted(self.hint, MOST_SAID))
+
 
 class WavAlignError(Exception):
     """Base of every error a person can cause or must see; `hint` says what to do next."""
@@ -62,9 +79,8 @@ class WavAlignError(Exception):
     code: ClassVar[str] = "run_failed"
 
     def __init__(self, message: str, *, hint: str = "") -> None:
-        super().__init__(message)
-        self.message = message
-        self.hint = hint
+        self.message, self.hint = quoted(message, MOST_SAID), quoted(hint, MOST_SAID)
+        super().__init__(self.message)
 
 
 @final
@@ -183,10 +199,15 @@ class WorkersError(WavAlignError):
 @final
 @dataclass
 class Interrupted(BaseException):
-    """Ctrl-C or SIGTERM was honoured: a checkpoint was written, then the run stopped."""
+    """Ctrl-C, SIGTERM or a hang-up was honoured: a checkpoint was written, then the run stopped."""
 
     signal: int
     checkpoint: str = ""
+    """Folder of the newest checkpoint, empty when there is none."""
+    lost: int = 0
+    """Steps that were done and are in no checkpoint."""
+    at_once: bool = False
+    """Asked a second time: nothing more is written."""
     code: ClassVar[str] = "interrupted"
     extra: dict[str, str] = field(default_factory=dict)
 

@@ -11,6 +11,7 @@ SHORT = (
     *("--set", "steps=2", "--set", "data.prompts.limit=24", "--set", "data.evaluation.heldout.limit=12"),
     *("--set", "data.evaluation.unseen_voices.limit=4", "--set", "data.evaluation.unseen_facts.limit=4"),
     *("--set", "batch.prompts=4", "--set", "batch.demonstrations=4", "--set", "evaluation.samples=2"),
+    *("--set", "evaluation.suspicious=0"),
 )
 
 

@@ -50,7 +50,8 @@ def test_killed_and_resumed_equals_uninterrupted(uninterrupted: Path, tmp_path: 
     ours, theirs = (load_file(each / "model" / "model.safetensors") for each in (tmp_path / "run", uninterrupted))
     assert ours.keys() == theirs.keys()
     assert all(ours[name].equal(theirs[name]) for name in ours)
-    assert comparable(tmp_path / "run" / "rollouts.jsonl") == comparable(uninterrupted / "rollouts.jsonl")
+    for name in ("rollouts.jsonl", "evaluation.jsonl"):
+        assert comparable(tmp_path / "run" / name) == comparable(uninterrupted / name)
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -117,5 +118,5 @@ def test_a_stream_resumes_at_the_record(tmp_path: Path, monkeypatch: pytest.Monk
         assert here("run", cut).code == 130
     done = here("run", cut, "--resume")
     assert done.code == 0, done.output
-    for name in ("metrics.jsonl", "rollouts.jsonl"):
+    for name in ("metrics.jsonl", "rollouts.jsonl", "evaluation.jsonl"):
         assert comparable(tmp_path / "cut/run" / name) == comparable(tmp_path / "whole/run" / name)

@@ -173,6 +173,7 @@ def test_everything_at_once_and_in_file_order(bench: Bench, valid: str) -> None:
         ("out_of_range", "base.yaml:8:40", "rewards.answer.weight"),
         ("out_of_range", "--set:1:7", "steps"),
         ("bad_value", "--set:1:13", "optim.betas"),
+        ("out_of_range", "--set:1:14", "optim.betas.0"),
     ]
 
 

@@ -1,6 +1,7 @@
 """A toy world for end-to-end tests, as a person's own plugin file: text only, a second to train on."""
 
 import collections.abc
+import itertools
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -87,6 +88,33 @@ class Exact(Reward):
         return Scored(float(bool(words) and words[-1] == dialogue.metadata["answer"]))
 
 
+class LateParams(Params):
+    """When to fail."""
+
+    after: int
+    """Answers that are still scored."""
+
+
+@final
+class Late(Reward):
+    """1 for every answer, then the judge is gone."""
+
+    type = "toy_late"
+    Params = LateParams
+    needs: ClassVar[frozenset[str]] = frozenset({"text"})
+    range: ClassVar[tuple[float, float]] = (0.0, 1.0)
+
+    def __init__(self, params: LateParams) -> None:
+        super().__init__(params)
+        self._scored = itertools.count(1)
+
+    def score(self, rollout: Rollout, dialogue: Dialogue) -> Scored:
+        """Raise once `after` answers were scored."""
+        if next(self._scored) > self.params.after:
+            raise RuntimeError("the judge is gone")
+        return Scored(1.0)
+
+
 @final
 class Sharpen(Loss):
     """A loss of one's own: the policy gradient, weighted by the square of the advantage's size."""
@@ -171,7 +199,9 @@ class Accuracy(Metric):
         ]
         mean = sum(right) / len(right)
         spread = 1.96 * math.sqrt(mean * (1 - mean) / len(right))
-        return [Measurement("accuracy", mean, mean - spread, mean + spread, len(right))]
+        said = tuple(group.rollouts[0].answer.text for group in groups)
+        low, high = mean - spread, mean + spread
+        return [Measurement("accuracy", mean, low, high, len(right), items=tuple(right), details={"said": said})]
 
 
 @final

@@ -28,7 +28,7 @@ from wavalign.engine.state.faults import keep_trace
 from wavalign.engine.state.folder import RunFolder
 from wavalign.errors import Interrupted, PluginError, PreflightError, ResumeError, UsageError, WorkersError
 from wavalign.schema.dumping import dump_yaml
-from wavalign.schema.loading import LoadedRecipe, load_recipe
+from wavalign.schema.loading import LoadedRecipe, load_recipe, read_recipe
 
 __all__ = [
     "compile_recipe",
@@ -36,6 +36,7 @@ __all__ = [
     "export",
     "load_recipe",
     "preflight",
+    "read_recipe",
     "run",
     "run_rank",
     "trained_parts",

@@ -547,10 +547,14 @@ class Sampler(Plugin):
         """`options.group_size` answers to each prompt, with behaviour log-probs. Leaves the policy's mode as found."""
 
 
+Detail = str | float | None
+"""Something to show of one held-out item, e.g. the transcript that was heard; None where there is nothing to show."""
+
+
 @final
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """A named value with its interval and count."""
+    """A named value with its interval and count, and what it was made of."""
 
     name: str
     value: float
@@ -558,6 +562,13 @@ class Measurement:
     high: float
     count: int
     unit: str = ""
+    items: tuple[float | None, ...] = ()
+    """Outcome of every group handed to `measure`, in its order: 1 or 0 for a share, the number for a mean, None where
+    the group was left out. Two runs are compared item by item; empty where that makes no sense."""
+    details: Mapping[str, tuple[Detail, ...]] = field(default_factory=dict)
+    """By name, what to show beside an item's outcome, aligned with the groups likewise."""
+    says: str = ""
+    """The value in one sentence, for people; the class's docstring speaks for it where there is none."""
 
 
 class Metric(Plugin):
@@ -585,6 +596,14 @@ class Tracker(Plugin):
 
     def __init__(self, params: Any, *, folder: str) -> None:
         self.params, self.folder = params, folder
+
+    def resume(self, last: Mapping[str, int]) -> None:
+        """A run goes on from a checkpoint: `last` is by split the last step whose values stay.
+
+        What was logged of later steps, and of splits that `last` does not name, comes again. Called once, before the
+        first `log`, and only when a run is resumed.
+        """
+        return
 
     @abstractmethod
     def log(self, values: Mapping[str, float], *, step: int, split: str) -> None:

@@ -27,6 +27,7 @@ from wavalign.errors import (
     RankLostError,
     ResumeError,
     StorageError,
+    quoted,
 )
 
 SPEAKING = (PreflightError, NonFiniteError, RankLostError, ResumeError, StorageError)
@@ -191,7 +192,7 @@ def _words(error: BaseException, shown: traceback.TracebackException) -> str:
 
 
 def _shortened(text: str) -> str:
-    return text if len(text) <= LONGEST_TEXT else f"{text[:LONGEST_TEXT]}... ({len(text)} characters)"
+    return quoted(text, LONGEST_TEXT)
 
 
 @final

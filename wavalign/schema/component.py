@@ -6,6 +6,7 @@ from typing import Any, final
 from pydantic import Field, model_validator
 
 from wavalign.schema.base import Section
+from wavalign.schema.bounds import MOST_WEIGHT
 
 
 def split_component(value: object, own: frozenset[str]) -> object:
@@ -42,5 +43,5 @@ class Component(Section):
 class WeightedComponent(Component):
     """One of several sources mixed under a heading."""
 
-    weight: float = Field(default=1.0, gt=0)
+    weight: float = Field(default=1.0, gt=0, le=MOST_WEIGHT)
     """Share of draws from this source, relative to its neighbours."""

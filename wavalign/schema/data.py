@@ -6,6 +6,7 @@ from typing import Annotated, Any, final
 from pydantic import BeforeValidator, Field
 
 from wavalign.schema.base import Section
+from wavalign.schema.bounds import Name
 from wavalign.schema.component import WeightedComponent
 
 
@@ -18,7 +19,7 @@ def _as_splits(value: Any) -> Any:
     return {"heldout": value} if one else value
 
 
-Sources = Annotated[tuple[WeightedComponent, ...], BeforeValidator(_as_list), Field(min_length=1)]
+Sources = Annotated[tuple[WeightedComponent, ...], BeforeValidator(_as_list), Field(min_length=1, max_length=1000)]
 """One source, or a list of sources mixed by `weight`."""
 
 
@@ -30,5 +31,5 @@ class DataSection(Section):
     """What the policy answers in rollouts."""
     demonstrations: Sources | None = None
     """Dialogues with a target, for losses on demonstrations; may be fewer than the prompts, may be the same."""
-    evaluation: Annotated[Mapping[str, Sources], BeforeValidator(_as_splits)] = Field(default_factory=dict)
+    evaluation: Annotated[Mapping[Name, Sources], BeforeValidator(_as_splits)] = Field(default_factory=dict)
     """Held-out splits by name; a single source is the split `heldout`."""

@@ -6,6 +6,7 @@ from typing import final
 from pydantic import Field
 
 from wavalign.schema.base import Section
+from wavalign.schema.bounds import MOST_STEPS, Name, Steps
 from wavalign.schema.component import Component
 from wavalign.schema.sampling import EvaluationSampling
 
@@ -14,7 +15,7 @@ from wavalign.schema.sampling import EvaluationSampling
 class EvaluationSection(Section):
     """Metrics on every split of `data.evaluation`, beside the same metrics on the gold answers."""
 
-    metrics: Mapping[str, Component] = Field(default_factory=dict)
+    metrics: Mapping[Name, Component] = Field(default_factory=dict)
     """Metric plugins by name."""
     sampling: EvaluationSampling = EvaluationSampling()
     """How answers are sampled; greedy unless told otherwise."""
@@ -22,9 +23,12 @@ class EvaluationSection(Section):
     """Measure before the first step."""
     at_end: bool = True
     """Measure after the last step."""
-    every: int = Field(default=0, ge=0)
+    every: Steps = 0
     """Also every so many steps; 0 never."""
-    limit: int | None = Field(default=None, ge=1)
+    limit: int | None = Field(default=None, ge=1, le=MOST_STEPS)
     """At most so many dialogues per split."""
-    samples: int = Field(default=8, ge=0)
-    """Answers per split kept with sound for the report."""
+    samples: int = Field(default=8, ge=0, le=10_000)
+    """Answers per split kept with sound for the report, the same dialogues every time."""
+    suspicious: int = Field(default=4, ge=0, le=10_000)
+    """Further answers per split kept with sound because something is odd about them: cut off, empty, repeating, or
+    heard otherwise than written."""

@@ -51,7 +51,7 @@ def recipe_schema(components: Mapping[str, Mapping[str, type[Params]]]) -> Tree:
         del definitions[form.__name__]
     evaluation = definitions["DataSection"]["properties"]["evaluation"]
     definitions["DataSection"]["properties"]["evaluation"] = {
-        "anyOf": [evaluation, evaluation["additionalProperties"]],
+        "anyOf": [evaluation, *evaluation["patternProperties"].values()],
         "description": evaluation.pop("description"),
     }
     for kind in sorted(set(PLACES.values())):
@@ -138,6 +138,8 @@ def _relaxed(node: Tree) -> Tree:
             node.pop("required", None)
     if isinstance(node.get("default"), dict):
         del node["default"]
+    if isinstance(names := node.get("patternProperties"), dict) and len(names) == 1:
+        node["additionalProperties"] = False  # a name that does not match is a mistake, and no other key
     if node.get("type") == "array" and "minLength" in node:
         node["minItems"] = node.pop("minLength")
     return node
@@ -155,7 +157,7 @@ def _everywhere(value: Any, change: Callable[[Tree], Tree]) -> Any:
         return value
     result: Tree = {}
     for key, item in value.items():
-        if key in ("properties", "$defs") and isinstance(item, dict):
+        if key in ("properties", "patternProperties", "$defs") and isinstance(item, dict):
             result[key] = {name: _everywhere(each, change) for name, each in item.items()}
         elif key in ("default", "const", "enum", "required"):
             result[key] = item

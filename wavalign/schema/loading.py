@@ -6,13 +6,14 @@ from typing import Any, TypeVar, final
 
 from pydantic import BaseModel, ValidationError
 
-from wavalign.errors import Problem, RecipeError
+from wavalign.errors import Problem, RecipeError, quoted
 from wavalign.schema.anchoring import anchor
 from wavalign.schema.base import Tree
 from wavalign.schema.composer import Node, Path, dotted
 from wavalign.schema.marks import Source, in_file_order, locate, merge, source_of
 from wavalign.schema.recipe import Recipe
 from wavalign.schema.rendering import render_problems
+from wavalign.schema.salvage import NOTHING_BROKEN, Broken, salvage
 from wavalign.schema.source import scan_source
 from wavalign.schema.stage import Stage, StageSections
 from wavalign.schema.translation import conversion_problems, did_you_mean, problems_from_validation
@@ -20,8 +21,10 @@ from wavalign.schema.translation import conversion_problems, did_you_mean, probl
 __all__ = [
     "LoadedRecipe",
     "load_recipe",
+    "names_of",
     "problems_from_validation",
     "read_params",
+    "read_recipe",
     "render_problems",
 ]
 
@@ -40,10 +43,22 @@ class LoadedRecipe:
     recipe: Recipe
     source: Source
     """With stages merged: paths are those of `recipe`, marks point to where a person wrote it."""
+    broken: Broken = NOTHING_BROKEN
+    """What `recipe` lacks of what was written, because it is wrong."""
+    problems: tuple[Problem, ...] = ()
+    """What is wrong with that."""
 
 
 def load_recipe(path: str, overrides: Sequence[str] = ()) -> LoadedRecipe:
     """Read, merge and validate a recipe; raises RecipeError with every problem found."""
+    loaded = read_recipe(path, overrides)
+    if loaded.problems:
+        raise RecipeError(loaded.problems)
+    return loaded
+
+
+def read_recipe(path: str, overrides: Sequence[str] = ()) -> LoadedRecipe:
+    """Like `load_recipe`, but with mistakes gives what is whole; raises RecipeError where that is too little."""
     scanned = scan_source(path, overrides)
     source = merge_stages(scanned)
     recipe, problems = _validated(Recipe, source.tree, (), source)
@@ -51,9 +66,14 @@ def load_recipe(path: str, overrides: Sequence[str] = ()) -> LoadedRecipe:
     broken = {problem.path for problem in scanned.problems}  # their values became null, which is no second problem
     problems = [problem for problem in problems if not _lies_in(problem.path, broken)]
     problems += scanned.problems
-    if problems or recipe is None:
-        raise RecipeError(in_file_order(problems, _names(source)))
-    return LoadedRecipe(recipe, source)
+    if recipe is not None and not problems:
+        return LoadedRecipe(recipe, source)
+    found = in_file_order(problems, names_of(source))
+    spoilt = [each for each in source.marks if source.dotted(each) in broken]
+    rest, taken = salvage(source, spoilt, lambda tree: anchor(Recipe, tree, source))
+    if rest is None:
+        raise RecipeError(found)
+    return LoadedRecipe(rest, source, taken, found)
 
 
 def read_params(
@@ -125,12 +145,12 @@ def _stage_problems(source: Source) -> list[Problem]:
         name, start = (stage.get("name"), stage.get("start")) if isinstance(stage, dict) else (None, None)
         if isinstance(name, str) and name in seen:
             path: Path = ("stages", index, "name")
-            message, hint = f"two stages are named `{name}`", "rename one of them"
+            message, hint = f"two stages are named `{quoted(name)}`", "rename one of them"
             found.append(Problem("bad_value", dotted(source.written[path]), message, hint, source.marks[path]))
         if isinstance(start, str) and start not in seen:
             path = ("stages", index, "start")
-            before = ", ".join(f"`{earlier}`" for earlier in seen) or "none, this is the first"
-            message = f"`{start}` is not an earlier stage"
+            before = ", ".join(f"`{quoted(earlier)}`" for earlier in seen) or "none, this is the first"
+            message = f"`{quoted(start)}` is not an earlier stage"
             hint = did_you_mean(start, seen) or f"earlier stages: {before}"
             found.append(Problem("bad_value", dotted(source.written[path]), message, hint, source.marks[path]))
         if isinstance(name, str):
@@ -190,6 +210,6 @@ def _lies_in(path: str, places: set[str]) -> bool:
     return any(".".join(parts[:count]) in places for count in range(1, len(parts) + 1))
 
 
-def _names(source: Source) -> list[str]:
+def names_of(source: Source) -> list[str]:
     """Files as marks name them, the recipe first."""
     return list(dict.fromkeys([source.path, *(spot.file for spot in source.marks.values())]))

@@ -5,6 +5,7 @@ from typing import Literal, final
 from pydantic import Field
 
 from wavalign.schema.base import RecipePath, Section
+from wavalign.schema.bounds import MOST_WEIGHT
 from wavalign.schema.component import Component
 
 ParameterGroup = Literal["embed", "trunk", "text_head", "audio_head", "audio_branch", "mtp", "encoder", "projector"]
@@ -22,17 +23,17 @@ class AdapterSection(Section):
 
     type: Literal["lora", "dora"] = "lora"
     """`lora` adds B A; `dora` also trains the length of each row of W + alpha / rank B A."""
-    rank: int = Field(default=16, ge=1)
+    rank: int = Field(default=16, ge=1, le=1 << 16)
     """Rows of A and columns of B."""
-    alpha: float = Field(default=32.0, gt=0)
+    alpha: float = Field(default=32.0, gt=0, le=MOST_WEIGHT)
     """Scale: the product is multiplied by alpha / rank."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
     """Share of A's inputs set to 0 in training; never while sampling or for the reference."""
-    targets: tuple[str, ...] = Field(default=PROJECTIONS, min_length=1)
+    targets: tuple[str, ...] = Field(default=PROJECTIONS, min_length=1, max_length=100)
     """Last names of the linear layers that get one."""
-    groups: tuple[ParameterGroup, ...] = Field(default=("trunk",), min_length=1)
+    groups: tuple[ParameterGroup, ...] = Field(default=("trunk",), min_length=1, max_length=8)
     """Parameter groups whose layers get one: trunk, audio_branch, mtp, encoder, projector."""
-    also_train: tuple[ParameterGroup, ...] = ()
+    also_train: tuple[ParameterGroup, ...] = Field(default=(), max_length=8)
     """Parameter groups trained in full beside the adapter, e.g. projector or text_head."""
 
 
@@ -53,7 +54,7 @@ class ModelSection(Section):
     """Sound to tokens and back. Needed as soon as data holds audio or something listens."""
     nar: Component | None = None
     """Completes the codec's frames where the architecture writes only the first ids of each; never trained."""
-    freeze: tuple[ParameterGroup, ...] | None = None
+    freeze: tuple[ParameterGroup, ...] | None = Field(default=None, max_length=8)
     """Parameter groups that are not trained; omitted, those the architecture keeps frozen (an encoder)."""
     adapter: AdapterSection | None = None
     """Train low-rank adapters (LoRA, DoRA) instead of the weights themselves."""

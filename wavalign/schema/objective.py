@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, final
 from pydantic import BeforeValidator, Field
 
 from wavalign.schema.base import Section
+from wavalign.schema.bounds import Name, Weight
 from wavalign.schema.component import Component
 
 TokenKind = Literal["text", "audio", "marks"]
@@ -18,7 +19,7 @@ def _tokens(value: Any) -> Any:
     return value
 
 
-Tokens = Annotated[Literal["text", "audio", "all"] | Component | Mapping[TokenKind, float], BeforeValidator(_tokens)]
+Tokens = Annotated[Literal["text", "audio", "all"] | Component | Mapping[TokenKind, Weight], BeforeValidator(_tokens)]
 """Token kinds, weights by kind, or a mask plugin."""
 
 
@@ -35,7 +36,7 @@ class TermSection(Section):
     head, averaged, which keeps those modules in step with the trunk (losses on demonstrations only)."""
     share: str | float = 1.0
     """A number, `gate`, or `1 - gate`."""
-    weight: float = Field(default=1.0, ge=0)
+    weight: Weight = 1.0
     """Constant factor."""
     aggregation: Literal["token", "sequence", "fixed", "sum"] = "token"
     """Mean over all tokens; mean of sequence means; over sequences x `rollout.max_new_tokens`; sum per sequence."""
@@ -49,5 +50,5 @@ class ObjectiveSection(Section):
     """Rewards of a group to advantages."""
     gate: Component | None = None
     """The moving share `gate` that terms may refer to."""
-    terms: Mapping[str, TermSection] = Field(min_length=1)
+    terms: Mapping[Name, TermSection] = Field(min_length=1)
     """Terms by name."""

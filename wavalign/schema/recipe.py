@@ -5,6 +5,7 @@ from typing import final
 from pydantic import Field, model_validator
 
 from wavalign.schema.base import RecipePath, Section
+from wavalign.schema.bounds import Seed
 from wavalign.schema.runtime import RuntimeSection
 from wavalign.schema.stage import Stage
 
@@ -17,17 +18,17 @@ class Recipe(Section):
     omitted, which means one `train` stage named `train` made of them.
     """
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=100)
     """Name of the run's folder and of the report."""
     description: str = ""
     """One or two sentences for `wavalign recipes list` and the report."""
-    seed: int = Field(default=0, ge=0)
+    seed: Seed = 0
     """The one seed; every generator derives from it."""
-    plugins: tuple[RecipePath, ...] = ()
+    plugins: tuple[RecipePath, ...] = Field(default=(), max_length=100)
     """Python files with one's own plugins."""
     runtime: RuntimeSection = RuntimeSection()
     """Processes, precision, folders."""
-    stages: tuple[Stage, ...] = Field(min_length=1)
+    stages: tuple[Stage, ...] = Field(min_length=1, max_length=1000)
     """What is done, in order."""
 
     @model_validator(mode="after")

@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from wavalign.errors import Problem, Where
+from wavalign.errors import Problem, Where, quoted
 from wavalign.schema.marks import SET
 
 _WIDTH = 120
@@ -76,7 +76,7 @@ def _as_object(problem: Problem) -> dict[str, Any]:
         "file": where.file if where else None,
         "line": where.line if where else None,
         "column": where.column if where else None,
-        "text": where.text if where else None,
+        "text": quoted(where.text, 4 * _WIDTH) if where else None,
         "via": where.via if where else None,
     }
 

@@ -1,23 +1,26 @@
 """A reward as a recipe states it."""
 
-from typing import Literal, final
+from typing import Annotated, Literal, final
 
 from pydantic import Field, model_validator
 
+from wavalign.schema.bounds import DAY, MOST_WEIGHT
 from wavalign.schema.component import Component
+
+_Bound = Annotated[float, Field(ge=-MOST_WEIGHT, le=MOST_WEIGHT)]
 
 
 @final
 class RewardSection(Component):
     """A reward plugin, how much it counts and what happens when it cannot score."""
 
-    weight: float = Field(default=1.0, gt=0)
+    weight: float = Field(default=1.0, gt=0, le=MOST_WEIGHT)
     """Relative weight; weights are normalised to sum to 1, so that the total stays on the common scale."""
-    scale: tuple[float, float] | None = None
+    scale: tuple[_Bound, _Bound] | None = None
     """Map the plugin's own range linearly to this one, e.g. `[1, 5]`. Omitted, values stay as they are."""
     on_failure: Literal["drop_sample", "drop_group", "renormalize", "abort"] = "drop_sample"
     """When there is no value: drop the sample, drop its whole group, let the other rewards decide, or stop."""
-    timeout: float = Field(default=60.0, gt=0)
+    timeout: float = Field(default=60.0, ge=0.001, le=7 * DAY)
     """Seconds after which a call counts as failed."""
 
     @model_validator(mode="after")

@@ -6,6 +6,7 @@ from typing import final
 from pydantic import Field
 
 from wavalign.schema.base import Section
+from wavalign.schema.bounds import COOLEST, MOST_ROWS, MOST_TOKENS, TopK
 from wavalign.schema.component import Component
 from wavalign.schema.sampling import StreamSampling
 
@@ -16,17 +17,17 @@ class RolloutSection(Section):
 
     sampler: Component = Component(type="kv_cache")
     """What samples."""
-    group_size: int = Field(default=8, ge=1)
+    group_size: int = Field(default=8, ge=1, le=4096)
     """Answers per prompt (G)."""
-    temperature: float = Field(default=0.9, gt=0)
+    temperature: float = Field(default=0.9, ge=COOLEST, le=100)
     """Divides the logits."""
-    top_k: int = Field(default=0, ge=0)
+    top_k: TopK = 0
     """Keep the k most likely ids; 0 keeps all."""
     top_p: float = Field(default=1.0, gt=0, le=1)
     """Keep the smallest set of ids with this much probability."""
     streams: Mapping[str, StreamSampling] = Field(default_factory=dict)
     """What differs in single token streams, by their names: `mix` of vita; `text` and `audio` of kimi."""
-    max_new_tokens: int = Field(default=256, ge=1)
+    max_new_tokens: int = Field(default=256, ge=1, le=MOST_TOKENS)
     """Longest answer, counted in steps of the token streams."""
 
 
@@ -34,9 +35,9 @@ class RolloutSection(Section):
 class BatchSection(Section):
     """What one optimiser step sees, over all processes. Results do not depend on `micro_batch`."""
 
-    prompts: int = Field(default=16, ge=1)
+    prompts: int = Field(default=16, ge=1, le=MOST_ROWS)
     """Prompts a step; each gets `rollout.group_size` answers."""
-    demonstrations: int = Field(default=16, ge=1)
+    demonstrations: int = Field(default=16, ge=1, le=MOST_ROWS)
     """Demonstrations a step."""
-    micro_batch: int | None = Field(default=None, ge=1)
+    micro_batch: int | None = Field(default=None, ge=1, le=MOST_ROWS)
     """Rows per forward on one process; omitted, all rows of a process go at once."""

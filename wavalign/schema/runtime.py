@@ -5,6 +5,7 @@ from typing import Annotated, Literal, final
 from pydantic import Field
 
 from wavalign.schema.base import RecipePath, Section
+from wavalign.schema.bounds import Steps
 from wavalign.schema.component import Component
 
 
@@ -26,7 +27,7 @@ class RuntimeSection(Section):
 
     engine: EngineSection = EngineSection()
     """What runs the steps."""
-    processes: Annotated[int, Field(ge=1)] | Literal["auto"] = 1
+    processes: Annotated[int, Field(ge=1, le=1024)] | Literal["auto"] = 1
     """Processes on this machine; `auto` takes one per GPU, or one where there is none."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """`auto` takes a GPU where there is one."""
@@ -34,21 +35,21 @@ class RuntimeSection(Section):
     """Of weights' compute; optimiser states and master weights are float32."""
     gradient_checkpointing: bool = False
     """Keep only each decoder layer's input and compute the layer again for its gradient: less memory, more time."""
-    threads: int | None = Field(default=None, ge=1)
+    threads: int | None = Field(default=None, ge=1, le=1024)
     """CPU threads per process; omitted, the cores are divided among the processes."""
     folder: RecipePath | None = None
     """Exactly this folder for the run; omitted, a new one under `runs/<name>/`."""
-    checkpoint_every: int = Field(default=0, ge=0)
+    checkpoint_every: Steps = 0
     """Steps between checkpoints; 0 writes one at the end of each stage only."""
-    keep_checkpoints: int = Field(default=2, ge=1)
+    keep_checkpoints: int = Field(default=2, ge=1, le=10_000)
     """Newest checkpoints kept."""
-    trackers: tuple[Component, ...] = ()
+    trackers: tuple[Component, ...] = Field(default=(), max_length=100)
     """Where metrics go besides metrics.jsonl, e.g. `[tensorboard]`."""
-    reward_workers: int = Field(default=2, ge=1)
+    reward_workers: int = Field(default=2, ge=1, le=256)
     """Threads that score rollouts."""
     reward_failure_budget: float = Field(default=0.5, ge=0, le=1)
     """Share of a step's reward calls that may fail before the run stops."""
-    log_rollouts_every: int = Field(default=10, ge=0)
+    log_rollouts_every: Steps = 10
     """Steps between rollouts written to rollouts.jsonl; 0 writes none."""
     report: bool = True
     """Write report.html at the end."""

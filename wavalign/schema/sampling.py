@@ -6,21 +6,22 @@ from typing import final
 from pydantic import Field
 
 from wavalign.schema.base import Section
+from wavalign.schema.bounds import MOST_TOKENS, Temperature, TopK
 
 
 @final
 class StreamSampling(Section):
     """What differs in one token stream; a field left out is as beside `streams`."""
 
-    temperature: float | None = Field(default=None, ge=0)
+    temperature: Temperature | None = None
     """Divides the logits; 0 takes the likeliest id, which only evaluation may."""
-    top_k: int | None = Field(default=None, ge=0)
+    top_k: TopK | None = None
     """Keep the k most likely ids; 0 keeps all."""
     top_p: float | None = Field(default=None, gt=0, le=1)
     """Keep the smallest set of ids with this much probability."""
-    repetition_penalty: float = Field(default=1.0, ge=1)
+    repetition_penalty: float = Field(default=1.0, ge=1, le=100)
     """Before all else, divides positive logits of ids said lately and multiplies negative ones; evaluation only."""
-    repetition_window: int = Field(default=64, ge=1)
+    repetition_window: int = Field(default=64, ge=1, le=MOST_TOKENS)
     """Newest ids of the stream's answer that count as said lately; nothing is penalised before there are more."""
 
 
@@ -28,9 +29,9 @@ class StreamSampling(Section):
 class EvaluationSampling(Section):
     """The distribution held-out answers are drawn from: greedy unless told otherwise, the same draws every time."""
 
-    temperature: float = Field(default=0.0, ge=0)
+    temperature: Temperature = 0.0
     """Divides the logits; 0 takes the likeliest id."""
-    top_k: int = Field(default=0, ge=0)
+    top_k: TopK = 0
     """Keep the k most likely ids; 0 keeps all."""
     top_p: float = Field(default=1.0, gt=0, le=1)
     """Keep the smallest set of ids with this much probability."""

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import final
 
+from wavalign.schema.bounds import MOST_LETTERS, MOST_WEIGHT
+
 
 @final
 @dataclass(frozen=True, slots=True)
@@ -24,8 +26,9 @@ class Share:
             constant = float(words)
         except ValueError:
             constant = -1.0
-        if not 0 <= constant < float("inf"):
-            raise ValueError(f"a share is `gate`, `1 - gate` or a number from 0 up, not {share!r}")
+        if not 0 <= constant <= MOST_WEIGHT:
+            said = f"{share!r}" if len(str(share)) <= MOST_LETTERS else f"a text of {len(str(share))} letters"
+            raise ValueError(f"a share is `gate`, `1 - gate` or a number from 0 to {MOST_WEIGHT:g}, not {said}")
         return cls(constant, 0.0)
 
     @property

@@ -6,6 +6,7 @@ from typing import Literal, final
 from pydantic import Field
 
 from wavalign.schema.base import Section
+from wavalign.schema.bounds import MOST_STEPS, Name
 from wavalign.schema.data import DataSection
 from wavalign.schema.evaluation import EvaluationSection
 from wavalign.schema.model import ModelSection
@@ -30,7 +31,7 @@ class StageSections(Section):
     """Sampling."""
     batch: BatchSection = BatchSection()
     """Rows per step."""
-    rewards: Mapping[str, RewardSection] = Field(default_factory=dict)
+    rewards: Mapping[Name, RewardSection] = Field(default_factory=dict)
     """Reward plugins by name."""
     objective: ObjectiveSection | None = None
     """Terms, gate, advantage; a `train` stage needs it."""
@@ -38,7 +39,7 @@ class StageSections(Section):
     """Optimiser."""
     evaluation: EvaluationSection = EvaluationSection()
     """Metrics."""
-    steps: int = Field(default=100, ge=1)
+    steps: int = Field(default=100, ge=1, le=MOST_STEPS)
     """Optimiser steps of a `train` stage."""
 
 
@@ -46,7 +47,7 @@ class StageSections(Section):
 class Stage(StageSections):
     """One stage, complete."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")
+    name: Name
     """Its name; folders and `start` refer to it."""
     type: Literal["train", "fit_codec"] = "train"
     """`train` optimises the objective; `fit_codec` fits `model.codec` on the sound of `data.demonstrations`."""

@@ -9,7 +9,7 @@ from typing import Any, final
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from wavalign.errors import Problem
+from wavalign.errors import Problem, quoted
 from wavalign.schema.composer import Path, dotted
 from wavalign.schema.marks import Source, holds, locate, names_itself
 from wavalign.schema.shapes import Option, Options, as_yaml, describe, fits, inside, leaves, listed, one_of
@@ -141,7 +141,7 @@ class _Finder:
         kind = self.source.marks.get((*parent, "type"))
         if kind is not None and kind.file != where.file and where.via.startswith("from "):
             hint = f"it is inherited ({where.via}); put `!replace` before the mapping that changes `type`"
-        return Problem("unknown_key", self._shown(spot.path), f"unknown key `{spot.name}`", hint, where)
+        return Problem("unknown_key", self._shown(spot.path), f"unknown key `{quoted(spot.name)}`", hint, where)
 
     def _accepted(self, path: Path) -> Options:
         accepted: Options = (Option(self.model),)
@@ -155,7 +155,7 @@ class _Finder:
         allowed = [word.strip("'") for word in re.split(r", | or ", str(expected))] if expected else []
         hint = did_you_mean(spot.name, allowed) or (f"allowed: {one_of(allowed)}" if allowed else spot.said)
         where, path = self.source.keys[spot.path], self._shown(spot.path)
-        return Problem("unknown_key", path, f"unknown key `{spot.name}`", hint, where)
+        return Problem("unknown_key", path, f"unknown key `{quoted(spot.name)}`", hint, where)
 
     def _own_words(self, spot: _Spot) -> Problem:
         """A validator of ours said what is wrong; where its text begins with a key, that key is the place."""
@@ -181,7 +181,7 @@ class _Finder:
             message, code = f"{shown} is not a finite number", "non_finite"
         elif spot.kind == "union_tag_invalid":
             allowed = [word.strip("'") for word in str(context["expected_tags"]).split(", ")]
-            message = f"`{context['tag']}` is none of {listed(allowed)}"
+            message = f"`{quoted(context['tag'])}` is none of {listed(allowed)}"
             hint = did_you_mean(str(context["tag"]), allowed)
         else:
             message = spot.said[:1].lower() + spot.said[1:]
@@ -246,7 +246,7 @@ def show(value: Any) -> str:
     if isinstance(value, list | tuple):
         return f"a list of {_entries(len(value))}" if value else "an empty list"
     text = as_yaml(value)
-    text = text if len(text) <= 60 else text[:57] + "..."
+    text = quoted(text, 60)
     return f'the text "{text}"' if isinstance(value, str) else f"{text}"
 
 

@@ -204,7 +204,7 @@ def test_a_sampled_evaluation_draws_alike_every_time(tmp_path: Path) -> None:
     found: list[Any] = []
     for each in (live, live, greedy):
         (result,) = each.evaluator.run(each.backend.policy, lambda what, done, total: None)
-        found.append([group.rollouts[0].completion.ids.tolist() for group in result.samples])
+        found.append([item.group.rollouts[0].completion.ids.tolist() for item in result.samples])
     assert found[0] == found[1] != found[2]
     live.close()
     greedy.close()

@@ -7,7 +7,7 @@ import pytest
 
 from tests.plugins.spoken import dialogue, group, rollout, say
 from wavalign.plugins.api import Measurement
-from wavalign.plugins.batch import AudioClip, Message, Waveform
+from wavalign.plugins.batch import AudioClip, Message, RolloutGroup, Waveform
 from wavalign.plugins.metrics.heard_answer import HeardAnswer, HeardAnswerParams
 from wavalign.plugins.metrics.intervals import mean, proportion
 from wavalign.plugins.metrics.speech_quality import SpeechQuality, SpeechQualityParams
@@ -40,7 +40,7 @@ def test_nothing_measured_is_not_a_number() -> None:
     assert math.isnan(mean("x", [], "").value) and math.isnan(mean("x", [1.0], "").low)
 
 
-def test_text_is_counted_whole_by_word_and_by_group() -> None:
+def test_text_is_counted_whole_and_by_group() -> None:
     asked = [dialogue("it is twelve", misconceived=flag) for flag in (True, True, False, False)]
     said = ["it is twelve", "it is two", "It is twelve.", "so is twelve"]
     groups = [group(one, rollout(text)) for one, text in zip(asked, said, strict=True)]
@@ -49,7 +49,6 @@ def test_text_is_counted_whole_by_word_and_by_group() -> None:
         "text_accuracy": (0.5, 4),
         "text_accuracy/misconceived=true": (0.5, 2),
         "text_accuracy/misconceived=false": (0.5, 2),
-        "content_accuracy": (0.75, 4),
     }
 
 
@@ -83,6 +82,51 @@ def test_quality_averages_what_sounds() -> None:
     measured = SpeechQuality(SpeechQualityParams(overall=True)).measure(groups)
     assert [(each.name, each.count) for each in measured] == [("speech_quality", 2), ("speech_quality_overall", 2)]
     assert all(1.0 < each.low <= each.value <= each.high < 5.0 for each in measured)
+
+
+def test_every_value_says_what_came_of_every_item() -> None:
+    """None where a group is left out, also in a breakdown; the mean of the others is the value."""
+    text = "it is eleven"
+    none = RolloutGroup(dialogue(text, "sad", kind="a"), rollout("").completion, ())
+    groups = [
+        group(dialogue(text, "sad", kind="a"), rollout(text, say(text, "sad"), codes=1)),
+        none,
+        group(dialogue(text, "sad", kind="b"), rollout("it is three", say("it is three", "excited"), codes=1)),
+        group(dialogue("", "unheard of"), rollout(text, codes=1)),
+    ]
+    by = ("kind",)
+    metrics = [
+        TextAccuracy(TextAccuracyParams(by=by)),
+        HeardAnswer(HeardAnswerParams(by=by)),
+        StyleAccuracy(StyleAccuracyParams(by=by)),
+        SpeechQuality(SpeechQualityParams()),
+        WellFormed(WellFormedParams()),
+    ]
+    found = {each.name: each for metric in metrics for each in metric.measure(groups)}
+    assert {name: each.items for name, each in found.items() if name != "speech_quality"} == {
+        "text_accuracy": (1, None, 0, None),
+        "text_accuracy/kind=a": (1, None, None, None),
+        "text_accuracy/kind=b": (None, None, 0, None),
+        "heard_answer": (1, None, 0, None),
+        "heard_answer/kind=a": (1, None, None, None),
+        "heard_answer/kind=b": (None, None, 0, None),
+        "heard_own_text": (1, None, 1, 0),
+        "style_accuracy": (1, None, 0, None),
+        "style_accuracy/kind=a": (1, None, None, None),
+        "style_accuracy/kind=b": (None, None, 0, None),
+        "style_measurable": (1, None, 1, None),
+        "well_formed": (1, None, 1, 0),
+    }
+    assert [each is None for each in found["speech_quality"].items] == [False, True, False, True]
+    for each in found.values():
+        counted = [item for item in each.items if item is not None]
+        assert len(counted) == each.count and sum(counted) / len(counted) == pytest.approx(each.value)
+    assert found["heard_answer"].details == {"heard": ("it is eleven", None, "it is three", "")}
+    assert found["style_accuracy"].details == {
+        "style_asked": ("sad", "sad", "sad", None),
+        "style_measured": ("sad", None, "excited", None),
+    }
+    assert all(each.says for name, each in found.items() if "/" not in name)
 
 
 def test_whole_answers_end_speak_and_lose_no_code() -> None:

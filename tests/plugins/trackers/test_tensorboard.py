@@ -40,3 +40,21 @@ def test_missing_package_is_a_plugin_error(tmp_path: Path, monkeypatch: pytest.M
     with pytest.raises(PluginError, match="needs the package tensorboard") as caught:
         TensorBoard(TensorBoardParams(), folder=str(tmp_path))
     assert "pip install" in caught.value.hint
+
+
+def test_a_resumed_run_shows_every_step_once(tmp_path: Path) -> None:
+    """Values logged behind the checkpoint, and of a split that had none before it, are hidden."""
+    first = TensorBoard(TensorBoardParams(), folder=str(tmp_path))
+    for step in range(1, 7):
+        first.log({"loss": float(step)}, step=step, split="train")
+    first.log({"accuracy": 0.1}, step=5, split="heldout")
+    first.close()
+    second = TensorBoard(TensorBoardParams(), folder=str(tmp_path))
+    second.resume({"train": 4})
+    for step in range(5, 9):
+        second.log({"loss": 10.0 * step}, step=step, split="train")
+    second.log({"accuracy": 0.5}, step=5, split="heldout")
+    second.close()
+    loss = [(1, 1.0), (2, 2.0), (3, 3.0), (4, 4.0), (5, 50.0), (6, 60.0), (7, 70.0), (8, 80.0)]
+    assert scalars(tmp_path / "tensorboard/train") == {"loss": loss}
+    assert scalars(tmp_path / "tensorboard/heldout") == {"accuracy": [(5, 0.5)]}

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol, final
+from typing import ClassVar, Literal, Protocol, final
 
 import torch
 from torch import Tensor, nn
@@ -79,6 +79,9 @@ class Backend(ABC):
 
     divisor: float
     """1 for a backend that only sums; accumulation steps x ranks for one that averages."""
+
+    saves_alone: ClassVar[bool] = False
+    """Whether the first rank can `save` without the others."""
 
     @property
     @abstractmethod

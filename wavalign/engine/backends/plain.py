@@ -39,6 +39,7 @@ class PlainBackend(Backend):
     """One copy of everything per rank."""
 
     divisor = 1.0
+    saves_alone = True
 
     def __init__(
         self, module: nn.Module, *, policy: Policy, optimizer: AdamSettings, precision: Precision, ranks: Ranks

@@ -27,22 +27,41 @@ WHOLE_GROUPS = ("embed", "text_head", "audio_head")
 class StageChecks:
     """What the sections of one stage demand of each other."""
 
-    def __init__(self, stage: Stage, terms: Sequence[TermPlan], registry: Registry, note: Note) -> None:
-        self.stage, self.terms, self.registry, self.note = stage, terms, registry, note
+    def __init__(
+        self,
+        stage: Stage,
+        terms: Sequence[TermPlan],
+        registry: Registry,
+        note: Note,
+        *,
+        broken: frozenset[str] = frozenset(),
+    ) -> None:
+        """`broken` names sections of which something was taken out: rules that read one of them say nothing."""
+        self.stage, self.terms, self.registry, self.note, self._broken = stage, terms, registry, note, broken
 
     def run(self, *, weights: bool) -> None:
         """Note every rule that is broken; `weights` says that the stage starts from the model of an earlier one."""
-        self._model(weights)
+        if self._whole("model", "start"):
+            self._model(weights)
         if self.stage.type == "fit_codec":
-            self._fit_codec()
+            if self._whole("model", "data"):
+                self._fit_codec()
             return
-        if self.stage.objective is None:
+        if self._whole("objective") and self.stage.objective is None:
             hint = "add e.g. `objective: {terms: {sft: {loss: {type: cross_entropy}}}}`"
             self.note("missing_section", "a train stage needs an objective", ("objective",), hint)
-        self._data()
-        self._rollout()
-        self._rewards()
-        self._evaluation()
+        if self._whole("data", "objective", "rewards"):
+            self._data()
+        if self._whole("rollout"):
+            self._rollout()
+        if self._whole("rewards", "model", "objective", "data"):
+            self._rewards()
+        if self._whole("evaluation", "model", "data"):
+            self._evaluation()
+
+    def _whole(self, *sections: str) -> bool:
+        """Whether nothing was taken out of any of these sections, and the kind of stage is known."""
+        return not self._broken & {"type", *sections}
 
     def _model(self, weights: bool) -> None:
         model = self.stage.model

@@ -9,24 +9,51 @@ from wavalign.engine.compile.lowering import deepspeed_config
 from wavalign.engine.compile.plan import Cluster, Graph, Plan, StagePlan
 from wavalign.engine.compile.resolve import Resolver
 from wavalign.engine.compile.terms import TermPlanner
-from wavalign.errors import RecipeError
+from wavalign.errors import PluginError, Problem, RecipeError
 from wavalign.plugins.files import digest
 from wavalign.plugins.registry import Registry
-from wavalign.schema.loading import LoadedRecipe
+from wavalign.schema.loading import LoadedRecipe, names_of
 from wavalign.schema.marks import Path as TreePath
 from wavalign.schema.marks import in_file_order
 from wavalign.schema.runtime import RuntimeSection
+from wavalign.schema.salvage import Broken
 from wavalign.schema.stage import Stage
+
+READ_BY_GEOMETRY = {"type", "model", "data", "rollout", "batch", "rewards", "objective", "evaluation", "runtime"}
+"""Sections that graph and sizes are made of: where one lacks something, nothing is said of them."""
 
 
 def compile_recipe(loaded: LoadedRecipe, cluster: Cluster) -> Plan:
     """The plan of a loaded recipe for a cluster; RecipeError with every problem, PluginError for a broken plugin."""
-    return _Compiler(loaded, cluster).compile()
+    if not loaded.problems:
+        return _Compiler(loaded, cluster).compile()
+    raise RecipeError(in_file_order([*loaded.problems, *_further(loaded, cluster)], names_of(loaded.source)))
+
+
+def _further(loaded: LoadedRecipe, cluster: Cluster) -> list[Problem]:
+    """What the passes find in the parts of a recipe that the schema left whole."""
+    try:
+        _Compiler(loaded, cluster).compile()
+    except RecipeError as error:
+        return [problem for problem in error.problems if not _follows(problem, loaded.broken)]
+    except PluginError:
+        return []  # shown when the recipe is right: another kind of failure, with another exit code
+    return []
 
 
 def device_of(runtime: RuntimeSection, cluster: Cluster) -> str:
     """`cuda` or `cpu`."""
     return runtime.device if runtime.device != "auto" else ("cuda" if cluster.gpus else "cpu")
+
+
+def _follows(problem: Problem, broken: Broken) -> bool:
+    """Whether a problem would not be there without what was taken out."""
+    lacks = {path[-1] for path in broken.paths}
+    return (
+        broken.holds(problem)
+        or (problem.code == "missing_gate" and bool(lacks & {"gate", "objective"}))
+        or (problem.code == "unknown_type" and "plugins" in lacks)
+    )
 
 
 @final
@@ -35,6 +62,7 @@ class _Compiler:
 
     def __init__(self, loaded: LoadedRecipe, cluster: Cluster) -> None:
         self.recipe, self.source, self.cluster = loaded.recipe, loaded.source, cluster
+        self.broken = loaded.broken
         self.registry = Registry(self.recipe.plugins)
         self.resolver = Resolver(self.registry, self.source)
         self.device = device_of(self.recipe.runtime, cluster)
@@ -48,7 +76,7 @@ class _Compiler:
         for index, stage in enumerate(self.recipe.stages):
             done = stages[-1].first_step + stages[-1].steps if stages else 0
             stages.append(self._stage(stage, index, done, runtime))
-        problems = in_file_order(self.resolver.problems, [self.source.path])
+        problems = in_file_order(self.resolver.problems, names_of(self.source))
         if problems:
             raise RecipeError(problems)
         return Plan(
@@ -65,7 +93,8 @@ class _Compiler:
 
     def _runtime(self) -> RuntimeSection:
         runtime = self.recipe.runtime
-        check_runtime(runtime, self.cluster, self._note_at(()))
+        if "runtime" not in self.broken.sections(0):
+            check_runtime(runtime, self.cluster, self._note_at(()))
         trackers = tuple(
             self.resolver.component("tracker", each, ("runtime", "trackers", index))
             for index, each in enumerate(runtime.trackers)
@@ -79,9 +108,10 @@ class _Compiler:
         terms = TermPlanner(self.resolver, stage, path).plan() if stage.objective is not None else ()
         stage = self._objective(stage, path)
         note = self._note_at(path)
-        StageChecks(stage, terms, self.registry, note).run(weights=self._leaves_weights(stage, index))
+        broken = self.broken.sections(index)
+        StageChecks(stage, terms, self.registry, note, broken=broken).run(weights=self._leaves_weights(stage, index))
         plan = StagePlan(name=stage.name, first_step=first_step, stage=stage, terms=terms)
-        if len(self.resolver.problems) > before or stage.type != "train":
+        if len(self.resolver.problems) > before or stage.type != "train" or broken & READ_BY_GEOMETRY:
             return plan
         graph: Graph = GraphBuilder(stage, terms, self.registry).build()
         geometry = plan_geometry(stage, graph, self.processes, note)

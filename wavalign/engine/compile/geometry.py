@@ -4,9 +4,12 @@ from collections.abc import Callable
 from math import ceil
 
 from wavalign.engine.compile.plan import Geometry, Graph
+from wavalign.schema.bounds import MOST_ROWS
 from wavalign.schema.marks import Path
 from wavalign.schema.stage import Stage
 
+MOST_STEP_TOKENS = 1 << 31
+"""Of a process: what 32-bit indices of kernels and cells of a table can count."""
 Note = Callable[[str, str, Path, str], None]
 """Takes a problem's code, message, path and hint."""
 
@@ -15,6 +18,17 @@ def nearest_multiples(value: int, of: int) -> str:
     """The nearest values that divide by `of`, for a hint."""
     below, above = value // of * of, ceil(value / of) * of
     return f"{below} or {above}" if below > 0 else f"{above}"
+
+
+def _check_products(stage: Stage, rows: int, note: Note) -> None:
+    """Numbers that are fine by themselves and too many together."""
+    longest = stage.rollout.max_new_tokens
+    if rows > MOST_ROWS:
+        message = f"a step has {rows} rows a process, and {MOST_ROWS} is the most"
+        note("geometry", message, ("batch",), "lower batch.prompts, rollout.group_size or batch.demonstrations")
+    elif rows * longest > MOST_STEP_TOKENS:
+        message = f"a step has {rows} rows of up to {longest} tokens a process: more than {MOST_STEP_TOKENS} in all"
+        note("geometry", message, ("rollout", "max_new_tokens"), "lower it, batch.prompts or rollout.group_size")
 
 
 def plan_geometry(stage: Stage, graph: Graph, processes: int, note: Note) -> Geometry:
@@ -29,6 +43,7 @@ def plan_geometry(stage: Stage, graph: Graph, processes: int, note: Note) -> Geo
         message = "a group of 1 has no advantage: it is compared with itself"
         note("geometry", message, ("rollout", "group_size"), "2 or more; the papers use 4 and 8")
     rows = prompts // processes * stage.rollout.group_size + demonstrations // processes
+    _check_products(stage, rows, note)
     micro_batch = min(stage.batch.micro_batch or rows, rows) or 1
     return Geometry(
         processes=processes,

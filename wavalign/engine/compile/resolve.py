@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, TypeVar, final
 
-from wavalign.errors import Problem
+from wavalign.errors import Problem, quoted
 from wavalign.plugins.api import Architecture
 from wavalign.plugins.guard import Guard, origin_of
 from wavalign.plugins.registry import Registry
@@ -31,7 +31,7 @@ class Resolver:
         """
         if component.type not in self.registry.types(kind):
             hint = self.registry.suggestion(kind, component.type)
-            message = f"no {kind} named '{component.type}'"
+            message = f"no {kind} named '{quoted(component.type)}'"
             self.problems.append(self.problem("unknown_type", message, (*path, "type"), hint))
             return component
         plugin = self.registry.get(kind, component.type)

@@ -76,14 +76,14 @@ def _measure(plugin: Metric, own: Callable[..., Any], groups: Sequence[RolloutGr
     found = own(groups if origin(plugin).own else Lent(groups))
     if not isinstance(found, list | tuple):
         raise Broken(f"gave {named(found)} instead of a list of Measurement")
-    measured = [_measurement(each) for each in found]
+    measured = [_measurement(each, len(groups)) for each in found]
     twice = {each.name for each in measured if [other.name for other in measured].count(each.name) > 1}
     if twice:
         raise Broken(f"gave two values of the name {shown(min(twice))}")
     return measured
 
 
-def _measurement(found: object) -> Measurement:
+def _measurement(found: object, groups: int) -> Measurement:
     if not isinstance(found, Measurement):
         raise Broken(f"gave {named(found)} instead of a Measurement")
     if not isinstance(found.name, str) or not found.name:
@@ -94,7 +94,32 @@ def _measurement(found: object) -> Measurement:
         for each, what in ((found.value, ""), (found.low, "'s lower bound"), (found.high, "'s upper bound"))
     )
     want(found.unit, str, f"the unit of {found.name}")
-    return replace(found, value=value, low=low, high=high, count=count)
+    want(found.says, str, f"what {found.name} says")
+    want(found.details, Mapping, f"the details of {found.name}")
+    items = _column(found.items, f"the items of {found.name}", groups if found.items else 0)
+    return replace(
+        found,
+        value=value,
+        low=low,
+        high=high,
+        count=count,
+        items=tuple(None if each is None else number(each, f"an item of {found.name}") for each in items),
+        details={
+            text(key): tuple(
+                None if each is None else _detail(each) for each in _column(column, f"detail {key}", groups)
+            )
+            for key, column in found.details.items()
+        },
+    )
+
+
+def _column(found: object, what: str, length: int) -> Sequence[object]:
+    """One value for every group."""
+    if not isinstance(found, tuple | list):
+        raise Broken(f"gave {named(found)} as {what}, which is to be a tuple")
+    if len(found) != length:
+        raise Broken(f"gave {len(found)} values as {what} for {length} groups; None stands for one that was left out")
+    return found
 
 
 # --- rewards ----------------------------------------------------------------------------------------------------------

@@ -1,17 +1,44 @@
 """Held-out measurement: answers to every dialogue, every metric, and beside each the same one on the gold answers."""
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import final
+from dataclasses import dataclass, field, replace
+from numbers import Real
+from typing import Any, final
 
 from wavalign.engine.contracts.origins import close_all
+from wavalign.engine.report.suspicion import suspicions
 from wavalign.engine.run.rollouts import Roller
 from wavalign.engine.run.sampling import evaluation_options
 from wavalign.engine.run.seeds import generator
-from wavalign.plugins.api import Measurement, Metric, Policy
+from wavalign.errors import PluginError
+from wavalign.plugins.api import Detail, Measurement, Metric, Policy
 from wavalign.plugins.batch import Dialogue, RolloutGroup
 from wavalign.schema.evaluation import EvaluationSection
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What the metrics said of one answer."""
+
+    values: Mapping[str, float | None]
+    """By measurement: 1 or 0 for a share, the number for a mean, None where the answer was left out."""
+    details: Mapping[str, Detail] = field(default_factory=dict)
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One held-out dialogue with its answer."""
+
+    index: int
+    """Its place in the split, the same at every evaluation."""
+    group: RolloutGroup
+    verdict: Verdict
+    gold: Verdict | None = None
+    """The same metrics on the gold answer; None where there is none."""
 
 
 @final
@@ -22,8 +49,23 @@ class SplitResult:
     split: str
     values: Mapping[str, float]
     """Flat, as in metrics.jsonl."""
-    samples: Sequence[RolloutGroup]
-    """With sound, for the report; the same dialogues every time."""
+    items: Sequence[Item]
+    """All of them, in the order of the split."""
+    samples: Sequence[Item]
+    """Those to be kept with sound: the same ones every time, and of the others the first suspicious ones."""
+    measures: Mapping[str, Mapping[str, str]]
+    """By value: the metric that gave it, its unit, and what it says in a sentence."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class _Measured:
+    """Measurements of some groups under the names they are logged by."""
+
+    found: Mapping[str, Measurement]
+    origin: Mapping[str, str]
+    """Name -> name of its metric in the recipe."""
+    verdicts: Sequence[Verdict]
 
 
 @final
@@ -39,9 +81,9 @@ class Evaluator:
         section: EvaluationSection,
         max_new_tokens: int,
     ) -> None:
-        self.roller, self.splits, self.metrics, self.num_samples = roller, splits, metrics, section.samples
+        self.roller, self.splits, self.metrics, self.section = roller, splits, metrics, section
         self.options = evaluation_options(section.sampling, max_new_tokens=max_new_tokens)
-        self._ceilings: dict[str, dict[str, float]] = {}
+        self._golds: dict[str, tuple[dict[str, float], dict[int, Verdict]]] = {}
 
     def run(self, policy: Policy, progress: Callable[[str, int, int], None]) -> Iterator[SplitResult]:
         """Measure one split after the other."""
@@ -55,35 +97,118 @@ class Evaluator:
         # The same draws every time: an evaluation must not be noisy.
         groups = self.roller.sample(policy, dialogues, self.options, generator(0, "evaluation"))
         groups = self.roller.with_sound(groups)
+        measured = self._measure(groups)
         values: dict[str, float] = {}
-        for each in self._measure(groups):
-            values |= {each.name: each.value, f"{each.name}/low": each.low, f"{each.name}/high": each.high}
-            values[f"{each.name}/count"] = each.count
-        if split not in self._ceilings:
-            self._ceilings[split] = self._ceiling(dialogues)
-        values |= self._ceilings[split]
+        for name, each in measured.found.items():
+            values |= {name: each.value, f"{name}/low": each.low, f"{name}/high": each.high}
+            values[f"{name}/count"] = each.count
+        if split not in self._golds:
+            self._golds[split] = self._gold(dialogues)
+        ceilings, golds = self._golds[split]
+        values |= ceilings
         values["evaluation_seconds"] = time.perf_counter() - began
-        count = min(self.num_samples, len(groups))
-        return SplitResult(split, values, [groups[index * len(groups) // count] for index in range(count)])
+        verdicts = zip(groups, measured.verdicts, strict=True)
+        items = [Item(i, group, verdict, golds.get(i)) for i, (group, verdict) in enumerate(verdicts)]
+        return SplitResult(split, values, items, self._samples(items), self._measures(measured))
 
-    def _ceiling(self, dialogues: Sequence[Dialogue]) -> dict[str, float]:
+    def _samples(self, items: Sequence[Item]) -> list[Item]:
+        """`samples` spread evenly, and up to `suspicious` others that deserve an ear, in the order of the split."""
+        count = min(self.section.samples, len(items))
+        chosen = {index * len(items) // count for index in range(count)}
+        found = (each.index for each in items if each.index not in chosen and _suspicions(each))
+        chosen.update(index for index, _ in zip(found, range(self.section.suspicious), strict=False))
+        return [items[index] for index in sorted(chosen)]
+
+    def _gold(self, dialogues: Sequence[Dialogue]) -> tuple[dict[str, float], dict[int, Verdict]]:
+        """Ceilings, and the verdict on each gold answer by the place of its dialogue."""
+        places = [index for index, dialogue in enumerate(dialogues) if dialogue.target is not None]
         gold = self.roller.with_sound(self.roller.gold(dialogues))
-        values: dict[str, float] = {}
-        for each in self._measure(gold) if gold else []:
-            values[f"{each.name}/ceiling"] = each.value
-            values[f"{each.name}/ceiling_low"] = each.low
-            values[f"{each.name}/ceiling_high"] = each.high
-        return values
+        if not gold:
+            return {}, {}
+        measured, values = self._measure(gold), {}
+        for name, each in measured.found.items():
+            values[f"{name}/ceiling"] = each.value
+            values[f"{name}/ceiling_low"] = each.low
+            values[f"{name}/ceiling_high"] = each.high
+        return values, dict(zip(places, measured.verdicts, strict=True))
 
-    def _measure(self, groups: Sequence[RolloutGroup]) -> list[Measurement]:
+    def _measure(self, groups: Sequence[RolloutGroup]) -> _Measured:
         """All values; where two metrics use one name, the later one's gets its recipe name in front."""
         found: dict[str, Measurement] = {}
+        origin: dict[str, str] = {}
+        columns: dict[str, list[Detail]] = {}
         for metric, plugin in self.metrics.items():
             for each in plugin.measure(groups):
                 name = f"{metric}.{each.name}" if each.name in found else each.name
-                found[name] = replace(each, name=name)
-        return list(found.values())
+                found[name], origin[name] = replace(each, name=name), metric
+                for key, column in each.details.items():
+                    shown = f"{metric}.{key}" if key in columns else key
+                    columns[shown] = _aligned(column, groups, _detail, f"metric `{metric}`: detail `{key}`")
+        outcomes = {
+            name: _aligned(each.items, groups, _outcome, f"metric `{origin[name]}`: items of `{name}`")
+            for name, each in found.items()
+            if each.items
+        }
+        verdicts = [
+            Verdict(
+                # Of a breakdown an item has the values of its own kinds.
+                {name: row[i] for name, row in outcomes.items() if row[i] is not None or "/" not in name},
+                {key: column[i] for key, column in columns.items()},
+            )
+            for i in range(len(groups))
+        ]
+        return _Measured(found, origin, verdicts)
+
+    def _measures(self, measured: _Measured) -> dict[str, dict[str, str]]:
+        said = {}
+        for name, each in measured.found.items():
+            metric = measured.origin[name]
+            says = each.says or _first_line(self.metrics[metric].__doc__)
+            said[name] = {"metric": metric, "unit": each.unit, "says": says if "/" not in name else ""}
+        return said
 
     def close(self) -> None:
         """Free the metrics."""
         close_all(metric.close for metric in self.metrics.values())
+
+
+def _suspicions(item: Item) -> list[str]:
+    answer = item.group.rollouts[0].answer if item.group.rollouts else None
+    if answer is None:
+        return []
+    return suspicions(answer.text, finished=answer.finished, values=item.verdict.values, details=item.verdict.details)
+
+
+def _aligned(
+    column: Sequence[Any], groups: Sequence[RolloutGroup], check: Callable[[Any], Any], what: str
+) -> list[Any]:
+    """`column`, one for every group; raises PluginError naming `what` otherwise."""
+    if len(column) != len(groups):
+        raise PluginError(
+            f"{what}: {len(column)} for {len(groups)} groups", hint="give one for each, None where one was left out"
+        )
+    try:
+        return [check(each) for each in column]
+    except (TypeError, ValueError) as error:
+        raise PluginError(f"{what}: {error}", hint="see `Measurement` in wavalign/plugins/api.py") from None
+
+
+def _outcome(value: Any) -> float | None:
+    if value is None:
+        return None
+    if not isinstance(value, Real) or not math.isfinite(value):
+        raise ValueError(f"{value!r} is no number")
+    return float(value)
+
+
+def _detail(value: Any) -> Detail:
+    if value is None or isinstance(value, str):
+        return value
+    if not isinstance(value, Real):
+        raise TypeError(f"{type(value).__name__} is neither text nor a number")
+    # What is no finite number is shown in words: JSON has none.
+    return float(value) if math.isfinite(value) else str(value)
+
+
+def _first_line(text: str | None) -> str:
+    return (text or "").strip().split("\n", 1)[0]

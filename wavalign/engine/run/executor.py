@@ -21,7 +21,7 @@ from wavalign.engine.run.scoring import Call, Scores, check_budget, collect_scor
 from wavalign.engine.run.seeds import derive, generator, global_seed
 from wavalign.engine.run.selection import Selection, by_row, nothing_selected
 from wavalign.engine.run.step_metrics import StepTotals, collect_metrics
-from wavalign.errors import NonFiniteError, PluginError
+from wavalign.errors import NonFiniteError, PluginError, RewardBudgetError
 from wavalign.plugins.api import GateReading, LossInputs
 from wavalign.plugins.batch import Dialogue, RolloutGroup
 
@@ -81,8 +81,13 @@ class StepResult:
 class StepExecutor:
     """Executes the graph of one stage."""
 
-    def __init__(self, live: LiveStage) -> None:
+    def __init__(self, live: LiveStage, done: int = 0) -> None:
+        """Go on after `done` steps of the stage."""
         self.live = live
+        self.weights_of: int | None = done
+        """Steps that the weights have seen; None while they change."""
+        self.together = False
+        """Whether the error that `step` raised was raised on every rank."""
         self.graph = live.plan.graph
         self.space = live.architecture.tokens
         self._selection = Selection(live.terms, self.space)
@@ -163,7 +168,11 @@ class StepExecutor:
         self.live.rewards.wait([call for each in state.calls.values() for call in each])
         shape = (len(state.groups), self._geometry.group_size)
         state.scores = collect_scores(self.live.rewards.rewards, state.calls, shape)
-        _check_budget(self.live, state.scores, calls=self._geometry.prompts * self._geometry.group_size)
+        try:
+            _check_budget(self.live, state.scores, calls=self._geometry.prompts * self._geometry.group_size)
+        except RewardBudgetError:
+            self.together = True
+            raise
 
     def _advantage(self, node: Node, state: StepState) -> None:
         assert self.live.advantage is not None and state.scores is not None
@@ -188,11 +197,14 @@ class StepExecutor:
                 self._learners[node.kind](node, state, each)
         rate = learning_rate(self.live.plan.stage.optim, state.index, self.live.plan.steps)
         state.totals.learning_rate = rate
+        self.weights_of = None
         try:
             state.grad_norm = self.live.backend.step(rate)
         except NonFiniteError as error:
+            self.weights_of, self.together = state.index, True  # the norm is that of all ranks
             place = f"at step {state.index + 1} of stage '{self.live.plan.name}'"
             raise NonFiniteError(f"{error.message} ({place})", hint=error.hint) from error
+        self.weights_of = state.index + 1
 
     def _pass(self, state: StepState, number: int, batch: MicroBatch) -> _Pass:
         return _Pass(batch, number, self._selection.weights(batch), self._selection.row_valid(batch, state.valid))

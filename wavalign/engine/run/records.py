@@ -1,4 +1,4 @@
-"""Answers worth keeping: lines of rollouts.jsonl with their sound beside them."""
+"""Answers worth keeping: lines of rollouts.jsonl with their sound beside them, lines of evaluation.jsonl without."""
 
 import hashlib
 import math
@@ -9,9 +9,10 @@ from typing import Any, final
 
 from torch import Tensor
 
+from wavalign.engine.run.evaluation import Item, Verdict
 from wavalign.engine.run.scoring import Scores
 from wavalign.plugins import audio
-from wavalign.plugins.batch import AudioClip, Dialogue, Rollout, RolloutGroup
+from wavalign.plugins.batch import AudioClip, Dialogue, Message, Rollout, RolloutGroup
 
 LONGEST_NAME = 120
 """Characters of a file's name before it is cut."""
@@ -45,16 +46,19 @@ class RecordMaker:
                     line["advantage"] = float(advantages[p, g])
                 yield line
 
+    def sample(self, item: Item, *, stage: str, step: int, split: str) -> dict[str, Any]:
+        """A held-out answer with its sound, its verdict and that on the gold answer."""
+        dialogue, (rollout, *_) = item.group.dialogue, item.group.rollouts
+        name = f"{stage}-{step}-{split}-{item.index}-0-{dialogue.id}"
+        line = {"stage": stage, "step": step, "split": split, "item": item.index}
+        line |= self._answer(dialogue, rollout, name) | _verdict(item.verdict)
+        if item.gold is not None:
+            line |= {f"reference_{key}": value for key, value in _verdict(item.gold).items()}
+        return line
+
     def _answer(self, dialogue: Dialogue, rollout: Rollout, name: str) -> dict[str, Any]:
-        question = next((turn for turn in reversed(dialogue.messages) if turn.role == "user"), None)
-        line: dict[str, Any] = {
-            "dialogue": dialogue.id,
-            "question": question.text if question is not None else "",
-            "text": rollout.answer.text,
-            "reference": dialogue.target.text if dialogue.target is not None else None,
-            "finished": rollout.answer.finished,
-            "metadata": dict(dialogue.metadata),
-        }
+        question = _question(dialogue)
+        line = {**_said(dialogue, rollout), "metadata": dict(dialogue.metadata)}
         if rollout.waveform is not None and len(rollout.waveform.samples):
             path = self._path(name)
             audio.write(rollout.waveform, str(path))
@@ -79,6 +83,32 @@ class RecordMaker:
         path = self.folder / "audio" / f"{safe}.wav"
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
+
+
+def evaluation_line(item: Item, *, stage: str, step: int, split: str) -> dict[str, Any]:
+    """A held-out answer and its verdict, without its sound."""
+    line = {"stage": stage, "step": step, "split": split, "item": item.index}
+    return line | _said(item.group.dialogue, item.group.rollouts[0]) | _verdict(item.verdict)
+
+
+def _question(dialogue: Dialogue) -> Message | None:
+    """The last turn of the user."""
+    return next((turn for turn in reversed(dialogue.messages) if turn.role == "user"), None)
+
+
+def _said(dialogue: Dialogue, rollout: Rollout) -> dict[str, Any]:
+    question = _question(dialogue)
+    return {
+        "dialogue": dialogue.id,
+        "question": question.text if question is not None else "",
+        "text": rollout.answer.text,
+        "reference": dialogue.target.text if dialogue.target is not None else None,
+        "finished": rollout.answer.finished,
+    }
+
+
+def _verdict(verdict: Verdict) -> dict[str, Any]:
+    return {"values": dict(verdict.values), "details": dict(verdict.details)}
 
 
 def _scores(scores: Scores, p: int, g: int) -> dict[str, Any]:

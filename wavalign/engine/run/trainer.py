@@ -3,29 +3,26 @@
 import json
 import math
 import shutil
-from collections.abc import Mapping
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, final
+from typing import final
 
 from wavalign.engine.compile.plan import Plan, StagePlan
 from wavalign.engine.run.builder import Builder
 from wavalign.engine.run.callbacks import Observer
+from wavalign.engine.run.checkpointing import RunCheckpoints
 from wavalign.engine.run.codec_fitting import fit_codec
+from wavalign.engine.run.evaluation import SplitResult
 from wavalign.engine.run.executor import StepExecutor, StepResult
 from wavalign.engine.run.live import LiveStage
-from wavalign.engine.run.records import RecordMaker
+from wavalign.engine.run.records import RecordMaker, evaluation_line
+from wavalign.engine.run.run_log import RunLog
 from wavalign.engine.run.stage_model import leave_model
 from wavalign.engine.run.stopping import StopSignals
-from wavalign.engine.state.checkpoint import Checkpoint, CheckpointStore
+from wavalign.engine.state.checkpoint import Checkpoint
 from wavalign.engine.state.distributed import World
-from wavalign.engine.state.faults import keep_trace
 from wavalign.engine.state.files import storage_errors
 from wavalign.engine.state.folder import RunFolder
-from wavalign.engine.state.metrics import METRICS_NULLABLE, ROLLOUTS_NULLABLE, MetricsWriter
-from wavalign.engine.state.rng import restore_rng, rng_state
-from wavalign.errors import ResumeError, WavAlignError
-from wavalign.plugins.api import Tracker
+from wavalign.errors import RankLostError
 
 
 @final
@@ -35,24 +32,25 @@ class Trainer:
     def __init__(self, plan: Plan, folder: RunFolder, world: World, observer: Observer) -> None:
         self.plan, self.folder, self.world, self.observer = plan, folder, world, observer
         self.builder = Builder(plan, world, observer.progress)
-        self.store = CheckpointStore(folder.checkpoints, keep=plan.runtime.keep_checkpoints)
         self.records = RecordMaker(folder.path)
-        self.metrics: MetricsWriter | None = None
-        self.rollouts: MetricsWriter | None = None
-        self.trackers: list[Tracker] = []
-        self.stop = StopSignals(newest=self._newest, say=observer.message)
+        self.log = RunLog(folder, observer.message)
+        self.checkpoints = RunCheckpoints(plan, folder, world, self.log)
+        self.stop = StopSignals(self.checkpoints, say=observer.message)
+        self._together = False
+        """Whether every rank meets the error that ends the run."""
 
     def run(self, *, resume: bool) -> None:
         """From the beginning, or from the newest checkpoint."""
-        checkpoint = self._latest() if resume else None
-        self._open(checkpoint)
+        checkpoint = self.checkpoints.latest() if resume else None
         try:
+            if self.world.is_first:
+                self._open_log(checkpoint, resume=resume)
             with self.stop.listening():
                 for stage in self.plan.stages:
                     self._stage(stage, checkpoint)
                 self._finish()
         finally:
-            self._close()
+            self.log.close()
 
     # --- stages -------------------------------------------------------------------------------------------------------
 
@@ -69,16 +67,30 @@ class Trainer:
         try:
             first = stage.first_step
             mine = checkpoint is not None and checkpoint.step >= first and checkpoint.meta["stage"] == stage.name
-            done = self._restore(live, checkpoint) if mine and checkpoint is not None else 0
+            done = self.checkpoints.restore(live, checkpoint) if mine and checkpoint is not None else 0
             self._train(live, done)
             self._export(live, start)
         finally:
             live.close()
 
     def _train(self, live: LiveStage, done: int) -> None:
+        """Steps and evaluations; what ends them early leaves a checkpoint of the last complete step."""
+        self.observer.stage(live.plan.name, live.plan.steps)
+        executor = StepExecutor(live, done)
+        self.checkpoints.take(live, done)
+        try:
+            self._steps(live, executor, done)
+        except BaseException as error:
+            self.stop.waits = True
+            together = executor.together or self._together
+            self.checkpoints.rescue(error, weights_of=executor.weights_of, together=together, say=self.observer.message)
+            raise
+        finally:
+            self.stop.waits = False
+        self.checkpoints.forget()
+
+    def _steps(self, live: LiveStage, executor: StepExecutor, done: int) -> None:
         stage = live.plan
-        self.observer.stage(stage.name, stage.steps)
-        executor = StepExecutor(live)
         evaluation = stage.stage.evaluation
         if done == 0 and evaluation.at_start:
             self._evaluate(live, 0)
@@ -88,10 +100,11 @@ class Trainer:
             result = executor.step(index)
             step = index + 1
             self._log_step(live, step, result)
+            self.checkpoints.take(live, step)
             stop = self.world.any_true(self.stop.asked != 0)
             every = self.plan.runtime.checkpoint_every
             if stop or step == stage.steps or (every and step % every == 0):
-                written = self._checkpoint(live, step)
+                written = self.checkpoints.save()
                 if stop:
                     raise self.stop.interrupted(str(written))
             self.stop.waits = False
@@ -128,7 +141,7 @@ class Trainer:
     def _complete(self, stage: StagePlan) -> None:
         self.world.barrier()
         if self.world.is_first:
-            self.folder.write_json(self._complete_path(stage), {"stage": stage.name, **self._offsets()})
+            self.folder.write_json(self._complete_path(stage), {"stage": stage.name, "logs": self._safe_position()})
         self.world.barrier()
 
     def _complete_path(self, stage: StagePlan) -> Path:
@@ -150,19 +163,19 @@ class Trainer:
 
     def _log_step(self, live: LiveStage, step: int, result: StepResult) -> None:
         number = live.plan.first_step + step
-        self._write(result.metrics, stage=live.plan.name, step=number, split="train")
+        self.log.metrics(result.metrics, stage=live.plan.name, step=number, split="train")
         every = self.plan.runtime.log_rollouts_every
-        if self.rollouts is not None and result.groups and every and (step == 1 or step % every == 0):
-            lines = self.records.lines(
-                result.groups,
-                stage=live.plan.name,
-                step=number,
-                split="train",
-                scores=result.scores,
-                advantages=result.advantages,
+        if self.log.is_open and result.groups and every and (step == 1 or step % every == 0):
+            self.log.rollouts(
+                self.records.lines(
+                    result.groups,
+                    stage=live.plan.name,
+                    step=number,
+                    split="train",
+                    scores=result.scores,
+                    advantages=result.advantages,
+                )
             )
-            for line in lines:
-                self.rollouts.write(line)
         self.observer.step(result.metrics, step)
         if result.groups:
             group = result.groups[0]
@@ -171,110 +184,50 @@ class Trainer:
             self.observer.rollout(question, group.rollouts[0].answer.text, None if math.isnan(reward) else reward)
 
     def _evaluate(self, live: LiveStage, step: int) -> None:
-        """Measure on the first rank, while the others wait; every rank opens the parameters."""
+        """Measure on the first rank, while the others wait; every rank opens the parameters, and all end alike."""
+        complete = False
+        self.stop.waits = not self.world.is_first  # the first may stop at once, and the others then hear of it
+        try:
+            with live.backend.full_parameters():
+                if self.world.is_first and live.evaluator.metrics:
+                    self._measure(live, step)
+            complete = True
+        finally:
+            ends = self.world.gather([complete, self.stop.asked])
+            self._together = not all(end[0] for end in ends) or any(end[1] for end in ends)
+        self.stop.waits = False
+        if self._together:
+            self.stop.asked = self.stop.asked or max(end[1] for end in ends)
+            if self.stop.asked:
+                raise self.stop.interrupted()
+            raise RankLostError(
+                "another process of this run stopped while the first one measured",
+                hint="the log of the process that stopped first says why",
+            )
+
+    def _measure(self, live: LiveStage, step: int) -> None:
         number = live.plan.first_step + step
         when = "start" if step == 0 else "end" if step == live.plan.steps else "middle"
-        with live.backend.full_parameters():
-            if self.world.is_first and live.evaluator.metrics:
-                for result in live.evaluator.run(live.backend.policy, self.observer.progress):
-                    self._write(result.values, stage=live.plan.name, step=number, split=result.split)
-                    for line in self.records.lines(
-                        result.samples, stage=live.plan.name, step=number, split=result.split
-                    ):
-                        assert self.rollouts is not None
-                        self.rollouts.write(line)
-                    self.observer.evaluation(result.split, result.values, when)
-        self.world.barrier()
+        for result in live.evaluator.run(live.backend.policy, self.observer.progress):
+            self._log_evaluation(live.plan.name, number, result)
+            self.observer.evaluation(result.split, result.values, when)
 
-    def _write(self, values: Mapping[str, float], *, stage: str, step: int, split: str) -> None:
-        if self.metrics is None:
-            return
-        time = datetime.now(UTC).isoformat(timespec="milliseconds")
-        self.metrics.write({"stage": stage, "step": step, "split": split, "time": time, **values})
-        for tracker in list(self.trackers):
-            try:
-                tracker.log(dict(values), step=step, split=split)
-            except WavAlignError as error:  # of whatever it raised the guard has made one
-                self.trackers.remove(tracker)
-                self._switched_off(error)
+    def _log_evaluation(self, stage: str, step: int, result: SplitResult) -> None:
+        split = result.split
+        self.log.metrics(result.values, stage=stage, step=step, split=split)
+        self.log.outcomes(evaluation_line(item, stage=stage, step=step, split=split) for item in result.items)
+        self.log.rollouts(self.records.sample(item, stage=stage, step=step, split=split) for item in result.samples)
+        self.folder.add_measures(result.measures)
 
-    def _switched_off(self, error: WavAlignError) -> None:
-        """Say that a tracker failed; a tracker never stops a run."""
-        kept = keep_trace(error, self.folder.faults)
-        where = f"; the traceback is in {kept}" if kept else ""
-        self.observer.message(f"{error.message}; it was switched off{where}")
+    # --- the log ------------------------------------------------------------------------------------------------------
 
-    # --- checkpoints --------------------------------------------------------------------------------------------------
-
-    def _checkpoint(self, live: LiveStage, step: int) -> Path:
-        state: dict[str, Any] = {
-            "stage": live.plan.name,
-            "stage_step": step,
-            "fingerprint": self.plan.fingerprint,
-            "gate": live.gate.state_dict() if live.gate is not None else None,
-            "feeds": {name: feed.state_dict() for name, feed in live.feeds.items()},
-            "rng": self.world.gather(rng_state()),
-            **self._offsets(),
-        }
-        return self.store.save(live.plan.first_step + step, live.backend.save, meta=state, world=self.world)
-
-    def _offsets(self) -> dict[str, int]:
-        """Where the lines that are safe on the disk end."""
-        offsets = {}
-        for name, writer in (("metrics", self.metrics), ("rollouts", self.rollouts)):
-            if writer is not None:
-                writer.sync()
-                offsets[f"{name}_offset"] = writer.offset
-        return offsets
-
-    def _restore(self, live: LiveStage, checkpoint: Checkpoint) -> int:
-        self.store.load(checkpoint, live.backend.load, world=self.world)
-        meta = checkpoint.meta
-        if live.gate is not None:
-            live.gate.load_state_dict(meta["gate"])
-        for name, feed in live.feeds.items():
-            feed.load_state_dict(meta["feeds"][name])
-        restore_rng(meta["rng"][self.world.rank])
-        return int(meta["stage_step"])
-
-    def _latest(self) -> Checkpoint | None:
-        checkpoint = self.store.latest()
-        if checkpoint is None:
-            return None
-        theirs = checkpoint.meta["fingerprint"]
-        if theirs != self.plan.fingerprint:
-            raise ResumeError(
-                f"{checkpoint.folder} was written by plan {theirs}, and this is plan {self.plan.fingerprint}",
-                hint="`wavalign plan RECIPE --diff OLD_RECIPE` shows what differs; start a new run for a new plan",
-            )
-        return checkpoint
-
-    # --- opening and closing ------------------------------------------------------------------------------------------
-
-    def _open(self, checkpoint: Checkpoint | None) -> None:
-        if not self.world.is_first:
-            return
-        self.metrics = MetricsWriter(self.folder.metrics, nullable=METRICS_NULLABLE)
-        self.rollouts = MetricsWriter(self.folder.rollouts, nullable=ROLLOUTS_NULLABLE)
+    def _open_log(self, checkpoint: Checkpoint | None, *, resume: bool) -> None:
         # A complete stage is not run again, and its last lines stand behind its last checkpoint.
         paths = [self._complete_path(stage) for stage in self.plan.stages]
-        kept = [json.loads(path.read_text(encoding="utf-8")) for path in paths if path.exists()]
-        kept += [checkpoint.meta] if checkpoint is not None else []
-        for name, writer in (("metrics", self.metrics), ("rollouts", self.rollouts)):
-            writer.rewind(max((int(each[f"{name}_offset"]) for each in kept), default=0))
-        self.trackers = self.builder.trackers(self.folder.path)
+        kept = [json.loads(path.read_text(encoding="utf-8"))["logs"] for path in paths if path.exists()]
+        kept += [checkpoint.meta["logs"]] if checkpoint is not None else []
+        self.log.open(lambda: self.builder.trackers(self.folder.path), kept, resume=resume)
 
-    def _close(self) -> None:
-        for tracker in self.trackers:
-            try:
-                tracker.close()
-            except WavAlignError as error:  # as in `_write`
-                self._switched_off(error)
-        for writer in (self.metrics, self.rollouts):
-            if writer is not None:
-                writer.close()
-
-    def _newest(self) -> str:
-        """The newest checkpoint's folder, empty when there is none."""
-        steps = self.store.steps()
-        return str(self.folder.checkpoints / f"step-{steps[-1]}") if steps else ""
+    def _safe_position(self) -> dict[str, dict[str, int | str]]:
+        self.log.sync()
+        return self.log.position()

@@ -60,6 +60,10 @@ class World:
             dist.init_process_group(backend, init_method=address, rank=rank, world_size=size, timeout=patience)
         return world
 
+    def alone(self) -> "World":
+        """This process as if there were no other, where the others do not come along."""
+        return World(rank=0, size=1, local_rank=self.local_rank, device=self.device)
+
     @property
     def is_first(self) -> bool:
         """Whether this rank speaks and writes for all."""

@@ -5,6 +5,7 @@ import json
 import os
 import secrets
 import socket
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, final
@@ -76,6 +77,16 @@ class RunFolder:
         return self.path / "rollouts.jsonl"
 
     @property
+    def evaluation(self) -> Path:
+        """One line per held-out item of every evaluation."""
+        return self.path / "evaluation.jsonl"
+
+    @property
+    def measures(self) -> Path:
+        """What the held-out values mean."""
+        return self.path / "measures.json"
+
+    @property
     def audio(self) -> Path:
         """Sound of kept answers."""
         return self.path / "audio"
@@ -134,6 +145,12 @@ class RunFolder:
     def write_json(self, path: Path, value: dict[str, Any]) -> None:
         """Replace a file of this folder by JSON at once."""
         write_json(path, value)
+
+    def add_measures(self, measures: Mapping[str, Mapping[str, str]]) -> None:
+        """Say what held-out values mean, beside those said before."""
+        known = json.loads(self.measures.read_text(encoding="utf-8")) if self.measures.exists() else {}
+        if (merged := {**known, **measures}) != known:
+            write_json(self.measures, merged)
 
     def finish(self, *, steps: int) -> None:
         """Mark the run complete."""

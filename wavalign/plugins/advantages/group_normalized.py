@@ -20,7 +20,7 @@ class GroupNormalizedParams(Params):
 
     std: Literal["population", "sample", "none"] = "population"
     """Divide the squares by n, by n - 1, or do not scale at all."""
-    eps: Annotated[float, Field(gt=0)] = 1e-4
+    eps: Annotated[float, Field(ge=1e-12, le=1e6)] = 1e-4
     """Added to the deviation, in units of reward; keeps a group without spread at advantage 0."""
 
 

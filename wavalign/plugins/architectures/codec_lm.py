@@ -37,6 +37,7 @@ from wavalign.plugins.architectures.configs import check_given_sizes
 from wavalign.plugins.architectures.tokenizers import open_tokenizer
 from wavalign.plugins.batch import Answer, Dialogue, HeadSpec, Role, TokenSequence, TokenSpace
 from wavalign.schema.base import Params
+from wavalign.schema.bounds import Heads, Layers, Position, Width
 
 LAYOUT_FILES = (
     *("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"),
@@ -61,29 +62,29 @@ class CodecLmParams(Params):
     """Stands before a written question, e.g. what asks to read it aloud; None takes the template's."""
     feed_user_text: bool = False
     """Also write the text of a spoken user message into the prompt; false makes the model listen."""
-    codes_per_frame: int | None = Field(default=None, ge=1)
+    codes_per_frame: int | None = Field(default=None, ge=1, le=256)
     """Ids the codec gives per frame, each codebook's in a range of its own; None is one per stream."""
-    codebooks: int | None = Field(default=None, ge=1)
+    codebooks: int | None = Field(default=None, ge=1, le=256)
     """How many ids of a frame, from the first, the model writes; None is all of them. A NAR completes the others."""
     merge_repeats: bool = False
     """Write a unit that follows itself once, as SpeechGPT does."""
     trunk: Trunk | None = None
     """Kind of decoder layers; None takes the preset's."""
-    hidden_size: int | None = None
+    hidden_size: Width | None = None
     """Width of the states; None takes the preset's."""
-    num_layers: int | None = None
+    num_layers: Layers | None = None
     """Decoder layers; None takes the preset's."""
-    num_heads: int | None = None
+    num_heads: Heads | None = None
     """Query heads; None takes the preset's."""
-    num_key_value_heads: int | None = None
+    num_key_value_heads: Heads | None = None
     """Key and value heads; None takes the preset's."""
-    intermediate_size: int | None = None
+    intermediate_size: Width | None = None
     """Width of the feed-forward layers; None takes the preset's."""
-    num_codes: int | None = None
+    num_codes: Width | None = None
     """Units of the vocabulary; None takes the preset's."""
     tie_embeddings: bool | None = None
     """Use the embedding as output projection of the first stream too; None takes the preset's."""
-    delays: tuple[int, ...] | None = None
+    delays: tuple[Position, ...] | None = Field(default=None, min_length=1, max_length=256)
     """Per stream, how many positions its codebook comes late: (0, 1, 2) are three; None takes the preset's."""
 
     @model_validator(mode="after")

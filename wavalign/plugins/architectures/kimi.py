@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, final
 
 import torch
+from pydantic import Field
 
 from wavalign.errors import CheckpointError
 from wavalign.plugins.api import Architecture, Dimensions, EncodeAudio, ModelSource
@@ -37,6 +38,7 @@ from wavalign.plugins.architectures.kimi_audio.writer import DialogueWriter
 from wavalign.plugins.architectures.tokenizers import open_tokenizer
 from wavalign.plugins.batch import Answer, Dialogue, HeadSpec, TokenSequence, TokenSpace
 from wavalign.schema.base import Params, RecipePath
+from wavalign.schema.bounds import Heads, Layers, Position, Width
 
 
 class KimiParams(Params):
@@ -56,25 +58,25 @@ class KimiParams(Params):
     codes_only: bool = False
     """Let a network that was made to hear Whisper features beside the user's codes hear the codes alone; no Whisper
     model is needed then. For trials: the public checkpoints understand speech through the features."""
-    hidden_size: int | None = None
+    hidden_size: Width | None = None
     """Width of the states; None takes the preset's."""
-    num_layers: int | None = None
+    num_layers: Layers | None = None
     """Trunk layers; None takes the preset's."""
-    num_audio_layers: int | None = None
+    num_audio_layers: Layers | None = None
     """Layers of the audio branch; None takes the preset's."""
-    branch_layer: int | None = None
+    branch_layer: Position | None = None
     """Trunk layer, counted from 0, behind which the audio branch forks off; None takes the preset's."""
-    num_heads: int | None = None
+    num_heads: Heads | None = None
     """Query heads; None takes the preset's."""
-    num_key_value_heads: int | None = None
+    num_key_value_heads: Heads | None = None
     """Key and value heads; None takes the preset's."""
-    intermediate_size: int | None = None
+    intermediate_size: Width | None = None
     """Width of the feed-forward layers; None takes the preset's."""
-    audio_delay: int | None = None
+    audio_delay: Position | None = None
     """Blanks before the sound of an answer; None takes the preset's."""
-    feature_size: int | None = None
+    feature_size: int | None = Field(default=None, ge=0, le=1 << 20)
     """Width of the Whisper features beside the user's codes, 0 for none; None takes the preset's."""
-    num_codes: int | None = None
+    num_codes: Width | None = None
     """Size of the codec vocabulary; None takes the preset's."""
 
     def sizes(self) -> dict[str, Any]:

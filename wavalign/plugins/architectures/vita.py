@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Self, final
 
 import torch
-from pydantic import model_validator
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from wavalign.errors import CheckpointError
@@ -48,6 +48,7 @@ from wavalign.plugins.architectures.vita_audio.vocabulary import (
 )
 from wavalign.plugins.batch import Answer, Dialogue, HeadSpec, TokenSequence, TokenSpace
 from wavalign.schema.base import Params
+from wavalign.schema.bounds import Heads, Layers, Position, Width
 
 
 class VitaParams(Params):
@@ -56,28 +57,28 @@ class VitaParams(Params):
     A checkpoint fixes the sizes: repeating them is allowed, contradicting them is not.
     """
 
-    ratio: tuple[int, ...] = (1, 10, 4, 10)
+    ratio: tuple[Position, ...] = Field(default=(1, 10, 4, 10), max_length=1000)
     """Text tokens, audio positions (begin and end mark counted), and so on per chunk; in both the last repeats."""
-    decoding: tuple[int, ...] = (8192, 0)
+    decoding: tuple[Position, ...] = Field(default=(8192, 0), max_length=1000)
     """Tokens predicted by the main head, then by the MTP modules, and so on; the last pair repeats.
     (8192, 0) is the main head alone, (1, 10, 4, 10) what the public models call Boost."""
     system_prompt: str = ""
     """Opens dialogues that bring no system message; empty for none."""
     feed_user_text: bool = False
     """Also write the text of a spoken user message into the prompt; false makes the model listen."""
-    hidden_size: int | None = None
+    hidden_size: Width | None = None
     """Width of the states; None takes the preset's."""
-    num_layers: int | None = None
+    num_layers: Layers | None = None
     """Trunk layers, MTP layers not counted; None takes the preset's."""
-    num_heads: int | None = None
+    num_heads: Heads | None = None
     """Query heads; None takes the preset's."""
-    num_key_value_heads: int | None = None
+    num_key_value_heads: Heads | None = None
     """Key and value heads; None takes the preset's."""
-    intermediate_size: int | None = None
+    intermediate_size: Width | None = None
     """Width of the feed-forward layers; None takes the preset's."""
-    num_mtp_layers: int | None = None
+    num_mtp_layers: int | None = Field(default=None, ge=0, le=1024)
     """Multi-token-prediction modules; None takes the preset's."""
-    num_codes: int | None = None
+    num_codes: Width | None = None
     """Size of the codec vocabulary; None takes the preset's."""
     tie_embeddings: bool | None = None
     """Use the embedding as output projection too; None takes the preset's."""

@@ -28,11 +28,11 @@ class SourceFilterParams(Params):
 
     checkpoint: RecipePath | None = None
     """The codec's safetensors file: code books and sizes. Only a `fit_codec` stage, which writes one, goes without."""
-    num_content: int = Field(default=512, ge=1)
+    num_content: int = Field(default=512, ge=1, le=1 << 16)
     """Content ids to fit; a checkpoint brings its own number."""
-    num_prosody: int = Field(default=128, ge=1)
+    num_prosody: int = Field(default=128, ge=1, le=1 << 16)
     """Prosody ids to fit; a checkpoint brings its own number."""
-    frames_per_patch: int = Field(default=4, ge=1)
+    frames_per_patch: int = Field(default=4, ge=1, le=1000)
     """Frames of 20 ms to fit a pair of ids to; 4 are 12.5 pairs a second. A checkpoint brings its own number."""
 
 

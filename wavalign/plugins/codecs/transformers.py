@@ -27,7 +27,7 @@ class TransformersParams(Params):
 
     checkpoint: RecipePath
     """Folder with config.json and safetensors, such as encodec_24khz, mimi, dac_16khz or xcodec2-hf."""
-    codebooks: int | None = Field(default=None, ge=1)
+    codebooks: int | None = Field(default=None, ge=1, le=256)
     """How many of its code books are used, the coarsest first; null takes all."""
     device: str = "cpu"
     """Where the codec runs, e.g. `cuda`."""

@@ -13,7 +13,7 @@ Source: data format of MM-Speech/WavAlign at 5b680c3.
 
 from typing import Literal, final
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from wavalign.plugins.data.tables.files import Shard, find_files
 from wavalign.plugins.data.tables.folders import is_saved, saved_files
@@ -30,7 +30,7 @@ class ResearchJsonlParams(FileParams):
 
     audio_root: RecipePath | None = None
     """Folder that relative audio paths count from; without it the folder of the file."""
-    task_types: tuple[TaskType, ...] | None = None
+    task_types: tuple[TaskType, ...] | None = Field(default=None, min_length=1, max_length=6)
     """Keep records of these types only and leave the others out, counted; None keeps all. The research code: [s2s]."""
     instruction: Literal["own_message", "beside_sound"] = "own_message"
     """Where text before a user's `<|audio|>` goes: into a message of its own, which every architecture feeds, or into

@@ -18,6 +18,7 @@ from wavalign.plugins.data.records import read_records
 from wavalign.plugins.speech.world.script import MOST_RENDITIONS, Cue, Scene, Split
 from wavalign.plugins.speech.world.studio import prepared, world_cache
 from wavalign.schema.base import Params, RecipePath
+from wavalign.schema.bounds import MOST_STEPS, Seed
 
 TRANSCRIBE = "transcribe"
 """What asks for a transcript."""
@@ -31,7 +32,7 @@ class SpokenWorldParams(Params):
     """`base` (first training), `train` (prompts), `demonstrations`, `heldout`, `unseen_facts` or `unseen_voices`."""
     renditions: int = Field(default=1, ge=1, le=MOST_RENDITIONS)
     """How often each fact is asked in each of the five styles (in `demonstrations`: how often each fact is shown)."""
-    limit: int | None = Field(default=None, ge=1)
+    limit: int | None = Field(default=None, ge=1, le=MOST_STEPS)
     """Keep so many records; the first 213 ask each taught fact once, in turning styles."""
     demonstrations: int = Field(default=64, ge=1, le=213)
     """How many facts the split `demonstrations` shows; the run's seed chooses them."""
@@ -50,7 +51,7 @@ class SpokenWorldParams(Params):
     written an answer's words, their sound alone."""
     instruction: Literal["system", "user"] = "system"
     """Who says that a transcript is wanted; some model families know no system messages."""
-    world_seed: int = Field(default=0, ge=0)
+    world_seed: Seed = 0
     """Of renditions and noise; splits are disjoint only under the same one, so it is not the run's seed."""
     cache: RecipePath | None = None
     """Folder of the cache; without one WAVALIGN_CACHE from the environment, or the user's cache folder."""

@@ -24,11 +24,11 @@ class RolloutAdaptiveParams(Params):
 
     ceiling: Annotated[float, Field(ge=0, le=1)] = 0.8
     """Largest lambda; the other side of the mix keeps at least 1 - ceiling."""
-    threshold: float = 3.0
+    threshold: Annotated[float, Field(ge=-1e6, le=1e6)] = 3.0
     """Best reward at which the gate is half open, in the rewards' scale."""
-    slope: Annotated[float, Field(gt=0)] = 5.0
+    slope: Annotated[float, Field(gt=0, le=1e6)] = 5.0
     """Sharpness around the threshold, per unit of reward."""
-    max_variance: Annotated[float, Field(gt=0)] = 4.0
+    max_variance: Annotated[float, Field(ge=1e-12, le=1e12)] = 4.0
     """Variance at which a group counts as fully informative; 4 is the largest on a scale of 1 to 5."""
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.9
     """Weight of the previous value; 0 switches the smoothing off."""

@@ -17,8 +17,8 @@ from wavalign.plugins.ops import KLEstimator, clipped_surrogate, given, masked_m
 from wavalign.schema.base import Params, Section
 
 _LowerWidth = Annotated[float, Field(gt=0, lt=1)]
-_UpperWidth = Annotated[float, Field(gt=0)]
-_Coefficient = Annotated[float, Field(ge=0)]
+_UpperWidth = Annotated[float, Field(gt=0, le=1e6)]
+_Coefficient = Annotated[float, Field(ge=0, le=1e6)]
 
 
 @final

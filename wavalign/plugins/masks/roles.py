@@ -13,7 +13,7 @@ from wavalign.plugins.api import Mask
 from wavalign.plugins.batch import Role
 from wavalign.schema.base import Params
 
-_Weight = Annotated[float, Field(ge=0)]
+_Weight = Annotated[float, Field(ge=0, le=1e6)]
 
 
 @final

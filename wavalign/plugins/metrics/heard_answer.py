@@ -13,13 +13,15 @@ from pydantic import Field
 
 from wavalign.plugins.api import Measurement, Metric
 from wavalign.plugins.batch import RolloutGroup, Waveform
-from wavalign.plugins.metrics.intervals import first_rollouts, proportion, proportions
+from wavalign.plugins.metrics.intervals import broken_down, first_rollouts, proportion
 from wavalign.plugins.speech.recognizer import recognizer
 from wavalign.plugins.speech.sentences import load_sentences
 from wavalign.plugins.speech.wording import content_word
 from wavalign.schema.base import Params, RecipePath
 
 _NOTHING = Waveform(np.zeros(0, np.float32), 16_000)
+_RIGHT = "A recogniser hears the reference's answer word in the sound."
+_OWN = "A recogniser hears in the sound the answer word that the text says, right or wrong."
 
 
 @final
@@ -32,7 +34,7 @@ class HeardAnswerParams(Params):
     """Text file of the sentences the recogniser may hear, one a line; null takes the embedded world's answers."""
     processes: int = Field(default=2, ge=1, le=64)
     """Listening processes."""
-    by: tuple[str, ...] = ()
+    by: tuple[str, ...] = Field(default=(), max_length=100)
     """Metadata keys to report `heard_answer` by."""
 
 
@@ -49,14 +51,17 @@ class HeardAnswer(Metric):
         self._recognizer = recognizer(load_sentences(params.sentences), params.processes)
 
     def measure(self, groups: Sequence[RolloutGroup]) -> list[Measurement]:
-        shown = first_rollouts(groups)
-        heard = self._recognizer.hear_all([group.rollouts[0].waveform or _NOTHING for group in shown])
-        right, own = [], []
-        for group, words in zip(shown, heard, strict=True):
+        rollouts = first_rollouts(groups)
+        sounds = [(each.waveform if each is not None else None) or _NOTHING for each in rollouts]
+        heard = self._recognizer.hear_all(sounds)
+        right: list[bool | None] = []
+        own: list[bool | None] = []
+        for group, rollout, words in zip(groups, rollouts, heard, strict=True):
             wanted = content_word(str(group.dialogue.metadata.get(self.params.reference, "")))
-            written = content_word(group.rollouts[0].answer.text)
-            if wanted:
-                right.append((group.dialogue, content_word(words) == wanted))
-            if written:
-                own.append(content_word(words) == written)
-        return [*proportions("heard_answer", right, self.params.by), proportion("heard_own_text", own)]
+            written = content_word(rollout.answer.text) if rollout is not None else ""
+            right.append(content_word(words) == wanted if wanted and rollout is not None else None)
+            own.append(content_word(words) == written if written else None)
+        shown = tuple(None if rollout is None else words for rollout, words in zip(rollouts, heard, strict=True))
+        whole = proportion("heard_answer", right, details={"heard": shown}, says=_RIGHT)
+        parts = broken_down(whole, groups, self.params.by)
+        return [whole, *parts, proportion("heard_own_text", own, says=_OWN)]

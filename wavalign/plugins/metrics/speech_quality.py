@@ -13,6 +13,9 @@ from wavalign.plugins.metrics.intervals import first_rollouts, mean
 from wavalign.plugins.speech.quality import assess
 from wavalign.schema.base import Params
 
+_P808 = "Opinion score 1 to 5 that a network (DNSMOS, P.808) predicts for the sound; only differences mean something."
+_OVERALL = "Overall opinion score 1 to 5 that a network (DNSMOS, P.835) predicts for the sound."
+
 
 @final
 class SpeechQualityParams(Params):
@@ -31,11 +34,10 @@ class SpeechQuality(Metric):
     params: SpeechQualityParams
 
     def measure(self, groups: Sequence[RolloutGroup]) -> list[Measurement]:
-        waveforms = [group.rollouts[0].waveform for group in first_rollouts(groups)]
-        scores = [assess(each, overall=self.params.overall) for each in waveforms if each is not None]
-        found = [score for score in scores if score is not None]
-        measured = [mean("speech_quality", [score.p808 for score in found], "MOS")]
+        sounds = [None if rollout is None else rollout.waveform for rollout in first_rollouts(groups)]
+        scores = [None if sound is None else assess(sound, overall=self.params.overall) for sound in sounds]
+        measured = [mean("speech_quality", [None if x is None else x.p808 for x in scores], "MOS", says=_P808)]
         if self.params.overall:
-            values = [score.overall for score in found if score.overall is not None]
-            measured.append(mean("speech_quality_overall", values, "MOS"))
+            overall = [None if score is None else score.overall for score in scores]
+            measured.append(mean("speech_quality_overall", overall, "MOS", says=_OVERALL))
         return measured

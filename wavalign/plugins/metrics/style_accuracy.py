@@ -7,18 +7,23 @@ among answers with a measurable pitch, `style_measurable` says how many of all a
 from collections.abc import Sequence
 from typing import final
 
+from pydantic import Field
+
 from wavalign.plugins.api import Measurement, Metric
-from wavalign.plugins.batch import RolloutGroup
-from wavalign.plugins.metrics.intervals import first_rollouts, proportion, proportions
+from wavalign.plugins.batch import Rollout, RolloutGroup
+from wavalign.plugins.metrics.intervals import broken_down, first_rollouts, proportion
 from wavalign.plugins.speech.manner import STYLE_NAMES, judge
 from wavalign.schema.base import Params
+
+_RIGHT = "The sound's pitch and pace are nearest to those of the style that was asked for."
+_MEASURABLE = "Pitch and pace could be measured at all, so that the style could be told."
 
 
 @final
 class StyleAccuracyParams(Params):
     """How it is broken down."""
 
-    by: tuple[str, ...] = ()
+    by: tuple[str, ...] = Field(default=(), max_length=100)
     """Metadata keys to report `style_accuracy` by, e.g. `[cue, style]`."""
 
 
@@ -31,15 +36,27 @@ class StyleAccuracy(Metric):
     params: StyleAccuracyParams
 
     def measure(self, groups: Sequence[RolloutGroup]) -> list[Measurement]:
-        hits, measurable = [], []
-        for group in first_rollouts(groups):
-            asked = group.dialogue.metadata.get("style")
-            if asked not in STYLE_NAMES:
-                continue
-            rollout = group.rollouts[0]
-            manner = None if rollout.waveform is None else judge(rollout.waveform, rollout.answer.text)
-            measurable.append(manner is not None)
-            if manner is not None:
-                hits.append((group.dialogue, manner.nearest == asked))
-        measured = proportions("style_accuracy", hits, self.params.by)
-        return [*measured, proportion("style_measurable", measurable)]
+        styles = [_asked(group) for group in groups]
+        nearest = [
+            _nearest(rollout) if rollout is not None and style is not None else None
+            for rollout, style in zip(first_rollouts(groups), styles, strict=True)
+        ]
+        answered = [style is not None and bool(group.rollouts) for style, group in zip(styles, groups, strict=True)]
+        hits = [None if found is None else found == style for found, style in zip(nearest, styles, strict=True)]
+        measurable = [found is not None if there else None for found, there in zip(nearest, answered, strict=True)]
+        details = {"style_asked": tuple(styles), "style_measured": tuple(nearest)}
+        whole = proportion("style_accuracy", hits, details=details, says=_RIGHT)
+        parts = broken_down(whole, groups, self.params.by)
+        return [whole, *parts, proportion("style_measurable", measurable, says=_MEASURABLE)]
+
+
+def _asked(group: RolloutGroup) -> str | None:
+    """The style the dialogue asks for; None for none that is known here."""
+    style = group.dialogue.metadata.get("style")
+    return style if isinstance(style, str) and style in STYLE_NAMES else None
+
+
+def _nearest(rollout: Rollout) -> str | None:
+    """The style an answer sounds like; None without sound or measurable pitch."""
+    manner = None if rollout.waveform is None else judge(rollout.waveform, rollout.answer.text)
+    return None if manner is None else manner.nearest

@@ -1,16 +1,17 @@
-"""Share of right written answers: the whole sentence, and the word that carries the answer.
+"""Share of right written answers: those equal to the reference word by word.
 
-`text_accuracy` counts answers equal to the reference word by word, `content_accuracy` those whose last word is the
-reference's. Dialogues without a reference are left out and thus missing from the count.
+Dialogues without a reference are left out and thus missing from the count.
 """
 
 from collections.abc import Sequence
 from typing import final
 
+from pydantic import Field
+
 from wavalign.plugins.api import Measurement, Metric
 from wavalign.plugins.batch import RolloutGroup
-from wavalign.plugins.metrics.intervals import first_rollouts, proportions
-from wavalign.plugins.speech.wording import content_word, plain
+from wavalign.plugins.metrics.intervals import broken_down, first_rollouts, proportion
+from wavalign.plugins.speech.wording import plain
 from wavalign.schema.base import Params
 
 
@@ -20,25 +21,22 @@ class TextAccuracyParams(Params):
 
     reference: str = "reference"
     """Metadata key of the right answer."""
-    by: tuple[str, ...] = ()
+    by: tuple[str, ...] = Field(default=(), max_length=100)
     """Metadata keys to report `text_accuracy` by, e.g. `[misconceived, category]`."""
 
 
 @final
 class TextAccuracy(Metric):
-    """Exact answers and exact answer words, with Wilson intervals."""
+    """Exact answers, with Wilson intervals."""
 
     Params = TextAccuracyParams
     needs = frozenset({"text"})
     params: TextAccuracyParams
 
     def measure(self, groups: Sequence[RolloutGroup]) -> list[Measurement]:
-        whole, content = [], []
-        for group in first_rollouts(groups):
+        hits: list[bool | None] = []
+        for group, rollout in zip(groups, first_rollouts(groups), strict=True):
             wanted = plain(str(group.dialogue.metadata.get(self.params.reference, "")))
-            if wanted:
-                said = plain(group.rollouts[0].answer.text)
-                whole.append((group.dialogue, said == wanted))
-                content.append((group.dialogue, content_word(said) == content_word(wanted)))
-        exact = proportions("text_accuracy", whole, self.params.by)
-        return [*exact, *proportions("content_accuracy", content, ())]
+            hits.append(plain(rollout.answer.text) == wanted if wanted and rollout is not None else None)
+        whole = proportion("text_accuracy", hits, says="The written answer is the reference, word by word.")
+        return [whole, *broken_down(whole, groups, self.params.by)]

@@ -13,7 +13,7 @@ from pydantic import Field
 
 from wavalign.plugins.api import Measurement, Metric
 from wavalign.plugins.batch import Rollout, RolloutGroup
-from wavalign.plugins.metrics.intervals import first_rollouts, proportion
+from wavalign.plugins.metrics.intervals import proportion
 from wavalign.schema.base import Params
 
 
@@ -21,7 +21,7 @@ from wavalign.schema.base import Params
 class WellFormedParams(Params):
     """What the codec makes of a code."""
 
-    codes_per_second: float | None = Field(default=None, gt=0.0)
+    codes_per_second: float | None = Field(default=None, gt=0.0, le=1e6)
     """Codes in a second of sound (frame rate times codes a frame); null asks only for some sound."""
 
 
@@ -34,7 +34,10 @@ class WellFormed(Metric):
     params: WellFormedParams
 
     def measure(self, groups: Sequence[RolloutGroup]) -> list[Measurement]:
-        return [proportion("well_formed", [self._whole(group) for group in first_rollouts(groups)])]
+        whole = [self._whole(group) if group.rollouts else None for group in groups]
+        return [
+            proportion("well_formed", whole, says="The answer ended by itself, with the text and the sound it owes.")
+        ]
 
     def _whole(self, group: RolloutGroup) -> bool:
         rollout, target = group.rollouts[0], group.dialogue.target

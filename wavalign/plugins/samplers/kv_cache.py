@@ -27,7 +27,7 @@ SEED_RANGE = 2**62
 class KvCacheParams(Params):
     """How the batch is held; none of it changes what is sampled."""
 
-    max_rows: int = Field(default=1024, ge=1)
+    max_rows: int = Field(default=1024, ge=1, le=1 << 20)
     """Answers sampled at once; more prompts are taken in turns. A group is never split."""
     compact_below: float = Field(default=0.75, ge=0, le=1)
     """Drop finished rows once the live ones are less than this share of the batch."""

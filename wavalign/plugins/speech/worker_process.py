@@ -26,6 +26,7 @@ from wavalign.plugins.batch import Waveform
 from wavalign.plugins.speech import worker_side
 from wavalign.plugins.speech.worker_side.wavalign_worker import HEADER, PIPES, PROTOCOL, packed
 from wavalign.schema.base import Params, RecipePath
+from wavalign.schema.bounds import DAY
 
 _LAST_BYTES = 4096
 """Of what it printed, to be shown when the worker fails."""
@@ -42,11 +43,11 @@ class WorkerOptions(Params):
 
     python: RecipePath | None = None
     """Interpreter of the environment the worker needs; null is the one that runs WavAlign."""
-    arguments: tuple[str, ...] = ()
+    arguments: tuple[str, ...] = Field(default=(), max_length=1000)
     """What the script is given on its command line, as it stands here: write paths in full."""
-    start_timeout: float = Field(default=900.0, gt=0)
+    start_timeout: float = Field(default=900.0, gt=0, le=7 * DAY)
     """Seconds until it must have loaded its weights."""
-    timeout: float = Field(default=120.0, gt=0)
+    timeout: float = Field(default=120.0, gt=0, le=7 * DAY)
     """Seconds until it must have answered."""
 
 

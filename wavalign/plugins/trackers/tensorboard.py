@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 class TensorBoardParams(Params):
     """Options of the tracker `tensorboard`."""
 
-    flush_seconds: int = Field(default=10, ge=1)
+    flush_seconds: int = Field(default=10, ge=1, le=86_400)
     """Longest time a value waits before it is on disk."""
 
 
@@ -45,6 +45,11 @@ class TensorBoard(Tracker):
                 hint="pip install 'wavalign[tensorboard]', or set runtime.trackers to []",
             ) from error
         self._writers: dict[str, SummaryWriter] = {}
+        self._last: Mapping[str, int] | None = None
+
+    def resume(self, last: Mapping[str, int]) -> None:
+        """Let TensorBoard hide what comes again."""
+        self._last = last
 
     def log(self, values: Mapping[str, float], *, step: int, split: str) -> None:
         """Add `values` at `step`; raises OSError when the files cannot be written."""
@@ -63,5 +68,6 @@ class TensorBoard(Tracker):
             from torch.utils.tensorboard import SummaryWriter  # optional: comes with the extra `tensorboard`
 
             where = Path(self.folder) / "tensorboard" / split
-            self._writers[split] = SummaryWriter(str(where), flush_secs=self.params.flush_seconds)
+            purge = None if self._last is None else self._last.get(split, -1) + 1
+            self._writers[split] = SummaryWriter(str(where), purge_step=purge, flush_secs=self.params.flush_seconds)
         return self._writers[split]

@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from typing import final
+from typing import Annotated, final
 
 from pydantic import Field
 
@@ -20,14 +20,14 @@ class ReadingParams(Params):
 
     streaming: bool = False
     """Read as it goes instead of whole at the start: for more records than fit in memory."""
-    shuffle_buffer: int = Field(default=1000, ge=1)
+    shuffle_buffer: int = Field(default=1000, ge=1, le=10_000_000)
     """How many records of a stream are drawn from at a time; 1 keeps the order of the files."""
 
 
 class FileParams(ReadingParams):
     """Which files, and how they are gone through."""
 
-    path: RecipePath | tuple[RecipePath, ...]
+    path: RecipePath | Annotated[tuple[RecipePath, ...], Field(min_length=1, max_length=100_000)]
     """A file, a pattern with `*`, a folder or a list of these: paths or fsspec URLs."""
 
 

@@ -1,0 +1,97 @@
+"""What is left of a run that could not go on, and what a resume makes of it."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.e2e.runs import lines
+from tests.engine.run.test_trainer import assert_same_run, run
+from tests.toy.compiled import Change, put
+from wavalign.engine.backends.plain import PlainBackend
+from wavalign.engine.run.executor import StepExecutor
+from wavalign.engine.run.trainer import Trainer
+from wavalign.errors import NonFiniteError, RewardBudgetError
+
+LONG: tuple[Change, ...] = (
+    put("runtime.checkpoint_every", 0),
+    put("evaluation.every", 2),
+    put("objective.gate", {"type": "toy_counting"}),
+)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of six steps that went through."""
+    return run(tmp_path_factory.mktemp("whole"), *LONG)
+
+
+class Cut(BaseException):
+    """Something nobody foresaw."""
+
+
+@pytest.mark.parametrize(
+    ("owner", "method", "at", "kept"),
+    [
+        (StepExecutor, "_gate", 4, 3),  # feeds have moved on, the gate is about to
+        (StepExecutor, "_forward", 4, 3),  # the gate has moved on
+        (StepExecutor, "_backward", 4, 3),
+        (PlainBackend, "step", 4, None),  # whether the weights have moved is not known
+        (Trainer, "_measure", 3, 4),  # at the start, after two steps, after four
+    ],
+)
+def test_what_fails_leaves_the_last_complete_step(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, owner: type, method: str, at: int, kept: int | None
+) -> None:
+    """The checkpoint is the one that would have been written there: resumed, the run is as if nothing had happened."""
+    fail_at(monkeypatch, owner, method, at, Cut())
+    with monkeypatch.context(), pytest.raises(Cut):
+        run(tmp_path, *LONG)
+    monkeypatch.undo()
+    found = sorted(path.name for path in (tmp_path / "run" / "checkpoints").glob("*"))
+    assert found == ([f"step-{kept}"] if kept else [])
+    run(tmp_path, *LONG, resume=True)
+    assert_same_run(tmp_path / "run", whole)
+
+
+def fail_at(monkeypatch: pytest.MonkeyPatch, owner: Any, method: str, at: int, error: BaseException) -> None:
+    """Let the `at`-th call of a method raise."""
+    original, seen = getattr(owner, method), 0
+
+    def call(*arguments: Any, **named: Any) -> Any:
+        nonlocal seen
+        seen += 1
+        if seen == at:
+            raise error
+        return original(*arguments, **named)
+
+    monkeypatch.setattr(owner, method, call)
+
+
+def test_rewards_over_their_budget_leave_a_checkpoint_and_say_so(tmp_path: Path) -> None:
+    changes = (*LONG, put("rewards.exact", {"type": "toy_late", "scale": [1, 5], "after": 3 * 16}))
+    with pytest.raises(RewardBudgetError) as caught:
+        run(tmp_path, *changes)
+    assert "the checkpoint of step 3 was written: --resume goes on from there" in caught.value.hint
+    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-3"]
+    assert [line["step"] for line in lines(tmp_path / "run" / "metrics.jsonl") if line["split"] == "train"] == [1, 2, 3]
+
+
+def test_a_step_that_is_no_number_leaves_a_checkpoint(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A gradient of NaN: the backend leaves the weights, so the step before it can be kept."""
+    fail_at(monkeypatch, PlainBackend, "step", 3, NonFiniteError("the gradient norm is nan"))
+    with pytest.raises(NonFiniteError) as caught:
+        run(tmp_path, *LONG)
+    monkeypatch.undo()
+    assert "the checkpoint of step 2 was written" in caught.value.hint
+    run(tmp_path, *LONG, resume=True)
+    assert_same_run(tmp_path / "run", whole)
+
+
+def test_no_checkpoint_where_no_step_was_complete(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fail_at(monkeypatch, StepExecutor, "_gate", 1, Cut())
+    with pytest.raises(Cut):
+        run(tmp_path, *LONG)
+    assert not (tmp_path / "run" / "checkpoints").exists()

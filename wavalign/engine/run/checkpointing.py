@@ -1,0 +1,146 @@
+"""A run's checkpoints: the moments between steps, written when they are due and before a run that fails ends.
+
+A checkpoint is a moment (everything but the weights after a step: gate, places in the data, random states, where the
+logs end) and the weights of that step. The moment is taken at the end of every step, so that a failure in the middle
+of the next one, before the weights moved, still leaves the checkpoint that could have been written before it: resumed,
+the run repeats the step as if nothing had happened.
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, final
+
+from wavalign.engine.compile.plan import Plan
+from wavalign.engine.run.live import LiveStage
+from wavalign.engine.run.run_log import RunLog
+from wavalign.engine.state.checkpoint import Checkpoint, CheckpointStore
+from wavalign.engine.state.distributed import World
+from wavalign.engine.state.folder import RunFolder
+from wavalign.engine.state.rng import restore_rng, rng_state
+from wavalign.errors import Interrupted, ResumeError, WavAlignError
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """Everything but the weights after a step of a stage."""
+
+    live: LiveStage
+    stage_step: int
+    meta: Mapping[str, Any]
+
+    @property
+    def step(self) -> int:
+        """Counted over all stages."""
+        return self.live.plan.first_step + self.stage_step
+
+
+@final
+class RunCheckpoints:
+    """The checkpoints of a run on one rank; every rank calls every method alike, but for `rescue`."""
+
+    def __init__(self, plan: Plan, folder: RunFolder, world: World, log: RunLog) -> None:
+        self.plan, self.folder, self.world, self._log = plan, folder, world, log
+        self.store = CheckpointStore(folder.checkpoints, keep=plan.runtime.keep_checkpoints)
+        self._moment: Moment | None = None
+
+    def take(self, live: LiveStage, stage_step: int) -> None:
+        """Remember the moment after `stage_step` steps of a stage, once they are logged."""
+        meta = {
+            "stage": live.plan.name,
+            "stage_step": stage_step,
+            "fingerprint": self.plan.fingerprint,
+            "gate": _copied(live.gate.state_dict()) if live.gate is not None else None,
+            "feeds": {name: feed.state_dict() for name, feed in live.feeds.items()},
+            "rng": self.world.gather(rng_state()),
+            "logs": self._log.position(),
+        }
+        self._moment = Moment(live, stage_step, meta)
+
+    def forget(self) -> None:
+        """A stage is over: what fails from here on has no weights to keep."""
+        self._moment = None
+
+    def save(self) -> Path:
+        """Write the checkpoint of the moment, unless it is there; gives its folder."""
+        assert self._moment is not None
+        return self._save(self._moment, self.world)
+
+    def restore(self, live: LiveStage, checkpoint: Checkpoint) -> int:
+        """Bring a stage to a checkpoint of it; gives the steps of the stage that it has seen."""
+        self.store.load(checkpoint, live.backend.load, world=self.world)
+        meta = checkpoint.meta
+        if live.gate is not None:
+            live.gate.load_state_dict(meta["gate"])
+        for name, feed in live.feeds.items():
+            feed.load_state_dict(meta["feeds"][name])
+        restore_rng(meta["rng"][self.world.rank])
+        return int(meta["stage_step"])
+
+    def latest(self) -> Checkpoint | None:
+        """The checkpoint to go on from; raises ResumeError when it is of another plan."""
+        checkpoint = self.store.latest()
+        if checkpoint is None:
+            return None
+        theirs = checkpoint.meta["fingerprint"]
+        if theirs != self.plan.fingerprint:
+            raise ResumeError(
+                f"{checkpoint.folder} was written by plan {theirs}, and this is plan {self.plan.fingerprint}",
+                hint="`wavalign plan RECIPE --diff OLD_RECIPE` shows what differs; start a new run for a new plan",
+            )
+        return checkpoint
+
+    def newest(self) -> str:
+        """The newest checkpoint's folder, empty when there is none."""
+        steps = self.store.steps()
+        return str(self.folder.checkpoints / f"step-{steps[-1]}") if steps else ""
+
+    def lost(self) -> int:
+        """Steps that are logged and in no checkpoint."""
+        steps = self.store.steps()
+        done = self._moment.step if self._moment is not None else 0
+        return max(0, done - (steps[-1] if steps else 0))
+
+    def rescue(
+        self, error: BaseException, *, weights_of: int | None, together: bool, say: Callable[[str], None]
+    ) -> None:
+        """Write the checkpoint of the last complete step before `error` ends the run, and tell where it is.
+
+        `weights_of` are the steps that the weights have seen, None while they change; `together` says that every rank
+        came here. Otherwise the first rank writes alone, where its backend can. What cannot be written is told, and
+        never takes the place of `error`.
+        """
+        moment = self._moment
+        if isinstance(error, Interrupted) and error.at_once:
+            return
+        if moment is None or not moment.stage_step or weights_of != moment.stage_step:
+            return
+        alone = not together and self.world.size > 1
+        if alone and not (self.world.is_first and moment.live.backend.saves_alone):
+            return
+        try:
+            written = self._save(moment, self.world.alone() if alone else self.world)
+        except WavAlignError as problem:
+            say(f"no checkpoint of step {moment.step} could be written: {problem.message}")
+            return
+        if isinstance(error, Interrupted):
+            error.checkpoint, error.lost = str(written), 0
+        elif isinstance(error, WavAlignError):
+            kept = f"the checkpoint of step {moment.step} was written: --resume goes on from there"
+            error.hint = f"{error.hint}; {kept}" if error.hint else kept
+        else:
+            say(f"the checkpoint of step {moment.step} was written: {written}")
+
+    def _save(self, moment: Moment, world: World) -> Path:
+        self._log.sync()
+        there = self.folder.checkpoints / f"step-{moment.step}"
+        if moment.step in self.store.steps():
+            return there
+        return self.store.save(moment.step, moment.live.backend.save, meta=moment.meta, world=world)
+
+
+def _copied(state: Mapping[str, Any]) -> Any:
+    """A state of its own, as a checkpoint will give it back."""
+    return json.loads(json.dumps(state))
