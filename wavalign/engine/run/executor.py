@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from wavalign.engine.compile.plan import Geometry, Node
-from wavalign.engine.contracts.origins import guarded_block, origin, written_at
+from wavalign.engine.contracts.origins import guarded_block
 from wavalign.engine.run import objective
 from wavalign.engine.run.live import LiveStage, LiveTerm
 from wavalign.engine.run.logprobs import score_batch
@@ -19,9 +19,9 @@ from wavalign.engine.run.sampling import rollout_options
 from wavalign.engine.run.schedule import learning_rate
 from wavalign.engine.run.scoring import Call, Scores, check_budget, collect_scores
 from wavalign.engine.run.seeds import derive, generator, global_seed
-from wavalign.engine.run.selection import Selection, by_row, nothing_selected
+from wavalign.engine.run.selection import Selection, by_row, nothing_selected, refuse_broken_values
 from wavalign.engine.run.step_metrics import StepTotals, collect_metrics
-from wavalign.errors import NonFiniteError, PluginError, RewardBudgetError
+from wavalign.errors import NonFiniteError, RewardBudgetError
 from wavalign.plugins.api import GateReading, LossInputs
 from wavalign.plugins.batch import Dialogue, RolloutGroup
 
@@ -275,29 +275,14 @@ class StepExecutor:
         total = float(each.loss.detach()) / divisor
         if total != total or total in (float("inf"), float("-inf")):
             bad = [name for name, value in each.values.items() if not bool(torch.isfinite(value.detach()))]
-            self._blame_losses(bad, state, each, total)
+            place = f"at step {state.index + 1} of stage '{self.live.plan.name}'"
+            for term in (term for term in self.live.terms if term.plan.name in bad):
+                refuse_broken_values(term, self._inputs(term, state, each), each.weights[term.plan.name] > 0, place)
             raise NonFiniteError(
-                f"the loss is {total} at step {state.index + 1} of stage '{self.live.plan.name}'"
-                f" (term {', '.join(bad) or 'unknown'})",
+                f"the loss is {total} {place} (term {', '.join(bad) or 'unknown'})",
                 hint="weights are as before this step; lower optim.learning_rate or look at the data of this step",
             )
         state.totals.loss += total
-
-    def _blame_losses(self, bad: Sequence[str], state: StepState, each: _Pass, total: float) -> None:
-        """Raise PluginError where somebody's loss gave no number and what it was given are numbers."""
-        for term in (term for term in self.live.terms if term.plan.name in bad):
-            whose, used = origin(term.loss), each.weights[term.plan.name] > 0
-            inputs = self._inputs(term, state, each)
-            given = (inputs.logprobs, inputs.old_logprobs, inputs.ref_logprobs)
-            if whose.own or not all(bool(torch.isfinite(x.detach()[used]).all()) for x in given if x is not None):
-                continue
-            place = f"step {state.index + 1} of stage '{self.live.plan.name}'"
-            raise PluginError(
-                f"{whose}: compute gave values that are no finite numbers from log-probs that are,"
-                f" so that the loss is {total} at {place} ({written_at(term.loss, 'compute')})",
-                hint="weights are as before this step; look for log(0), 0 / 0 and exp of large numbers in the loss",
-                placed=True,
-            )
 
     def _backward(self, node: Node, state: StepState, each: _Pass) -> None:
         assert each.loss is not None
