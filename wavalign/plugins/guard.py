@@ -153,7 +153,7 @@ def fault(origin: Origin, moment: str, error: BaseException, *, code: CodeType |
         message, hint = f"{origin}{verb} {raised}{place}", ""
     if not hint:
         hint = f"this is a fault in WavAlign's {origin.kind} '{origin.type}'" if origin.own else "mend the plugin"
-    return PluginError(message, hint=hint, trace="".join(shown.format()), placed=True)
+    return PluginError(message, hint=hint, placed=True)
 
 
 def words(error: BaseException) -> str:

@@ -146,7 +146,7 @@ def _import(key: tuple[str, str], address: str) -> object:
     except ImportError as error:
         hint = "`pip install wavalign[speech]` brings what the spoken world needs; `wavalign doctor` checks it"
         failed = fault(origin, IMPORT, error)
-        raise PluginError(failed.message, hint=hint if own else "", trace=failed.trace, placed=True) from error
+        raise PluginError(failed.message, hint=hint if own else "", placed=True) from error
     if name not in found:
         raise PluginError(f"{key[0]} '{key[1]}': module {module} has no {name}")
     return found[name]

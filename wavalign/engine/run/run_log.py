@@ -6,11 +6,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, final
 
-from wavalign.engine.state.faults import keep_trace
+from wavalign.crash_log import keep_plugin_trace
 from wavalign.engine.state.folder import RunFolder
 from wavalign.engine.state.metrics import EVALUATION_NULLABLE, METRICS_NULLABLE, ROLLOUTS_NULLABLE, MetricsWriter
 from wavalign.errors import ResumeError, WavAlignError
 from wavalign.plugins.api import Tracker
+from wavalign.redaction import REDACTOR
 
 
 @final
@@ -23,7 +24,7 @@ class RunLog:
             "rollouts": (folder.rollouts, ROLLOUTS_NULLABLE),
             "evaluation": (folder.evaluation, EVALUATION_NULLABLE),
         }
-        self._say, self._faults = say, folder.faults
+        self._say = say
         self._writers: dict[str, MetricsWriter] = {}
         self._trackers: list[Tracker] = []
 
@@ -55,7 +56,8 @@ class RunLog:
             return
         time = datetime.now(UTC).isoformat(timespec="milliseconds")
         self._writers["metrics"].write({"stage": stage, "step": step, "split": split, "time": time, **values})
-        self._tell(lambda tracker: tracker.log(dict(values), step=step, split=split))
+        shown = REDACTOR.tree(values)
+        self._tell(lambda tracker: tracker.log(dict(shown), step=step, split=split))
 
     def rollouts(self, lines: Iterable[Mapping[str, Any]]) -> None:
         """Write lines of rollouts.jsonl."""
@@ -93,9 +95,8 @@ class RunLog:
                 what(tracker)
             except WavAlignError as error:  # of whatever it raised its guard has made one
                 self._trackers.remove(tracker)
-                kept = keep_trace(error, self._faults)
-                where = f"; the traceback is in {kept}" if kept else ""
-                self._say(f"{error.message}; it was switched off and the run goes on{where}")
+                keep_plugin_trace(error)
+                self._say(f"{error.message}; it was switched off and the run goes on; {error.hint}")
 
 
 def _last_steps(path: Path) -> dict[str, int]:

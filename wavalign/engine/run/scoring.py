@@ -18,10 +18,11 @@ from torch import Tensor
 from wavalign.engine.contracts.origins import close_all, origin
 from wavalign.engine.contracts.rollouts import lent_dialogue, lent_rollout, scored
 from wavalign.engine.contracts.values import text
+from wavalign.engine.run.callbacks import Waiting, nobody
 from wavalign.errors import PluginError, RewardBudgetError
 from wavalign.plugins.api import Reward
 from wavalign.plugins.batch import Dialogue, Rollout, RolloutGroup, Scored
-from wavalign.plugins.guard import fault, words
+from wavalign.plugins.guard import words
 from wavalign.schema.reward import RewardSection
 
 POLL_SECONDS = 0.05
@@ -55,8 +56,6 @@ class Call:
     place: tuple[int, int]
     started: float | None = None
     result: Scored | None = None
-    trace: str = ""
-    """Of an exception that the reward raised."""
 
 
 @final
@@ -96,10 +95,11 @@ class RewardPool:
             self._queue.put(call)
         return calls
 
-    def wait(self, calls: Sequence[Call]) -> None:
-        """Until every call has a result, by itself or because its time was up."""
+    def wait(self, calls: Sequence[Call], waiting: Waiting = nobody) -> None:
+        """Until every call has a result, by itself or because its time was up; tells `waiting` of which reward."""
         with self._finished:
             while any(call.result is None for call in calls):
+                waiting(*_pending(calls))
                 self._give_up_late(calls)
                 self._finished.wait(POLL_SECONDS)
 
@@ -134,6 +134,13 @@ class RewardPool:
                 self._start_thread()
 
 
+def _pending(calls: Sequence[Call]) -> tuple[str, int, int]:
+    """The first reward that is not through, how many of its calls are done, and of how many."""
+    name = next((call.live.name for call in calls if call.result is None), "")
+    done = [call.result is not None for call in calls if call.live.name == name]
+    return f"reward {name}", sum(done), len(done)
+
+
 def _scored(call: Call) -> Scored:
     """The reward's word, held against its contract."""
     reward = call.live.reward
@@ -144,8 +151,6 @@ def _scored(call: Call) -> Scored:
             rollout, dialogue = lent_rollout(rollout), lent_dialogue(dialogue)
         return scored(reward.score(rollout, dialogue), *reward.range)
     except BaseException as error:  # somebody else's code: its failure is a missing value, counted and shown
-        failed = fault(origin(reward), "score", error)
-        call.trace = failed.trace
         return Scored(None, text(words(error)))
 
 

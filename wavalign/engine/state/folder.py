@@ -117,11 +117,6 @@ class RunFolder:
         return self.path / "log.txt"
 
     @property
-    def faults(self) -> Path:
-        """Tracebacks of plugins that failed."""
-        return self.path / "faults"
-
-    @property
     def ranks(self) -> Path:
         """What the processes other than the first said."""
         return self.path / "ranks"
