@@ -3,8 +3,8 @@
 import json
 import sys
 
-from wavalign.crash_log import keep_plugin_trace, keep_traceback
-from wavalign.errors import Interrupted, RecipeError, WavAlignError
+from wavalign.crash_log import keep_traceback
+from wavalign.errors import Interrupted, PluginError, RecipeError, WavAlignError
 from wavalign.terminal import presentable
 
 from .console import Format, complain, is_coloured, note, note_painted, output_format, say, say_json
@@ -13,7 +13,8 @@ from .console import Format, complain, is_coloured, note, note_painted, output_f
 def show_error(error: WavAlignError) -> None:
     """Print an error with its hint, in the format that was asked for."""
     form = output_format.get()
-    keep_plugin_trace(error)
+    if isinstance(error, PluginError):
+        error.keep_traceback()
     if isinstance(error, RecipeError):
         _show_problems(error, form)
     elif form is Format.JSON:

@@ -12,7 +12,6 @@ from contextvars import ContextVar
 from pathlib import Path
 
 from wavalign import __version__
-from wavalign.errors import PluginError
 from wavalign.terminal import presentable
 
 run_folder: ContextVar[Path | None] = ContextVar("run_folder", default=None)
@@ -32,15 +31,6 @@ def keep_traceback(error: BaseException) -> Path | None:
         except OSError:
             continue  # full, read-only or gone: the next place
     return None
-
-
-def keep_plugin_trace(error: BaseException) -> None:
-    """Keep where a plugin's failure came from, once, and let its hint name the file."""
-    if isinstance(error, PluginError) and error.__cause__ is not None and not error.kept_in:
-        path = keep_traceback(error)
-        if path is not None:
-            error.kept_in = str(path)
-            error.hint = f"{error.hint}; the traceback is in {path}".removeprefix("; ")
 
 
 def _written(folder: Path, text: str) -> Path:

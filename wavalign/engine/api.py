@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from wavalign import __version__
-from wavalign.crash_log import keep_plugin_trace, run_folder
+from wavalign.crash_log import run_folder
 from wavalign.engine.compile.adapter import adapter_line, count_weights, trained_line
 from wavalign.engine.compile.compiler import compile_recipe as _compile
 from wavalign.engine.compile.plan import Cluster, Plan
@@ -118,7 +118,7 @@ def run_rank(plan: Plan, folder: RunFolder, *, resume: bool, observer: Observer 
         watcher.start(_info(plan, folder))
         _train(plan, folder, world, watcher, resume=resume)
     except PluginError as error:
-        keep_plugin_trace(error)
+        error.keep_traceback()
         raise
     finally:
         watcher.close()

@@ -6,10 +6,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, final
 
-from wavalign.crash_log import keep_plugin_trace
 from wavalign.engine.state.folder import RunFolder
 from wavalign.engine.state.metrics import EVALUATION_NULLABLE, METRICS_NULLABLE, ROLLOUTS_NULLABLE, MetricsWriter
-from wavalign.errors import ResumeError, WavAlignError
+from wavalign.errors import PluginError, ResumeError, WavAlignError
 from wavalign.plugins.api import Tracker
 from wavalign.redaction import REDACTOR
 
@@ -95,7 +94,8 @@ class RunLog:
                 what(tracker)
             except WavAlignError as error:  # of whatever it raised its guard has made one
                 self._trackers.remove(tracker)
-                keep_plugin_trace(error)
+                if isinstance(error, PluginError):
+                    error.keep_traceback()
                 self._say(f"{error.message}; it was switched off and the run goes on; {error.hint}")
 
 
