@@ -213,6 +213,7 @@ def test_what_is_remembered_is_there_or_not(tmp_path: Path) -> None:
     assert not second.is_there("heldout", 0)
 
 
+@pytest.mark.filterwarnings("ignore")  # theirs
 def test_real_mlflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("mlflow")
     pytest.importorskip("sqlalchemy")
@@ -227,6 +228,7 @@ def test_real_mlflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert found == [("train/loss", 0.5, 1), ("train/loss/rl", 0.25, 1)]
 
 
+@pytest.mark.filterwarnings("ignore")  # theirs
 def test_real_wandb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_MODE", "offline")
