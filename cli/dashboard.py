@@ -17,6 +17,7 @@ from rich.text import Text
 
 from wavalign.engine.report.plots import number
 from wavalign.engine.run.callbacks import RunInfo
+from wavalign.redaction import REDACTOR
 
 from .held_out import HeldOut
 
@@ -45,9 +46,9 @@ LEAST_TABLE = 5
 
 
 def printable(text: str, *, keep_indent: bool = False) -> str:
-    """`text` on one line, without control codes, direction marks or lone surrogates."""
+    """`text` on one line, without secrets, control codes, direction marks or lone surrogates."""
     shown = []
-    for letter in ESCAPES.sub("", text):
+    for letter in ESCAPES.sub("", REDACTOR.text(text)):
         category = unicodedata.category(letter)
         if category in ("Cc", "Zl", "Zp"):
             shown.append(" ")
