@@ -26,7 +26,7 @@ from wavalign.engine.run.trainer import Trainer
 from wavalign.engine.state.checkpoint import CheckpointStore
 from wavalign.engine.state.distributed import World
 from wavalign.engine.state.folder import RunFolder
-from wavalign.errors import Interrupted, PreflightError, UnfinishedError, WorkersError
+from wavalign.errors import Interrupted, PluginError, PreflightError, UnfinishedError, WorkersError
 from wavalign.schema.loading import LoadedRecipe, load_recipe, read_recipe
 
 __all__ = [
@@ -129,6 +129,9 @@ def run_rank(
         for text in said:
             watcher.message(text)
         _train(plan, folder, world, watcher, resume=resume)
+    except PluginError as error:
+        error.keep_traceback()
+        raise
     finally:
         watcher.close()
         world.close()
