@@ -9,7 +9,6 @@ import torch
 
 from wavalign.engine.backends.base import AdamSettings, Backend, Placement, Precision
 from wavalign.engine.backends.plain import PlainBackend
-from wavalign.engine.compile.components import used_sources
 from wavalign.engine.compile.plan import Plan, StagePlan, TermPlan
 from wavalign.engine.contracts.construct import construct
 from wavalign.engine.run.adapters import attach
@@ -204,11 +203,6 @@ class Builder:
     def feed(self, sources: Sequence[WeightedComponent], seed: int) -> Feed:
         """A heading's sources, prepared; equal sources are prepared once."""
         return Feed([(self.prepared_source(each), each.weight) for each in sources], seed=seed)
-
-    def prepare_sources(self) -> None:
-        """Prepare whatever the stages read; every rank calls it."""
-        for each in [source for _, sources in used_sources(self.plan) for source in sources]:
-            self.prepared_source(each)
 
     def trackers(self, folder: Path) -> list[Tracker]:
         """Where metrics go besides metrics.jsonl."""

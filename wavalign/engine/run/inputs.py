@@ -44,7 +44,7 @@ _SERVER = ("size", "ETag", "etag", "mtime", "LastModified", "last_modified", "ge
 
 @final
 class InputReader:
-    """Reads what a plan's stages will read; on the first rank, after `Builder.prepare_sources`."""
+    """Reads what a plan's stages will read; on the first rank, once every rank has prepared the sources."""
 
     def __init__(self, builder: Builder) -> None:
         self._builder = builder

@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 from typing import final
 
+from wavalign.engine.compile.components import used_sources
 from wavalign.engine.compile.plan import Plan, StagePlan
 from wavalign.engine.run.builder import Builder
 from wavalign.engine.run.callbacks import Observer
@@ -225,7 +226,8 @@ class Trainer:
 
     def _read_inputs(self, checkpoint: Checkpoint | None) -> None:
         """Sum up what the stages read, and hold it against what the run began with; every rank prepares the data."""
-        self.builder.prepare_sources()
+        for source in [each for _, sources in used_sources(self.plan) for each in sources]:
+            self.builder.prepared_source(source)
         if self.world.is_first:
             wanted = None if checkpoint is None else str(checkpoint.meta["inputs"])
             accepted = read_json(self.folder.plan).get("accepted", ()) if self.folder.plan.exists() else ()
