@@ -226,9 +226,8 @@ class Builder:
         data, feeds = stage.stage.data, {}
         if stage.graph.has("prompts") and data.prompts is not None:
             feeds["prompts"] = self.feed(data.prompts, feed_seed(self.plan.seed, stage.name, "prompts"))
-        if stage.graph.has("demonstrations") and data.demonstrations is not None:
-            seed = feed_seed(self.plan.seed, stage.name, "demonstrations")
-            feeds["demonstrations"] = self.feed(data.demonstrations, seed)
+        if stage.graph.has("demonstrations") and (found := data.demonstrations) is not None:
+            feeds["demonstrations"] = self.feed(found, feed_seed(self.plan.seed, stage.name, "demonstrations"))
         return feeds
 
     def _rewards(self, stage: StagePlan) -> RewardPool:
