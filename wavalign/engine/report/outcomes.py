@@ -1,0 +1,138 @@
+"""Lines of evaluation.jsonl: what came of every held-out item, and the same items of two evaluations side by side."""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, final
+
+from wavalign.engine.report.paired import PairedDifference, paired_seeds
+from wavalign.engine.state.folder import RunFolder
+
+Key = tuple[str, int]
+"""What tells an item: its dialogue's id and, where a split holds one several times, the how manieth it is."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """One held-out item at one evaluation."""
+
+    stage: str
+    step: int
+    split: str
+    item: int
+    dialogue: str
+    question: str
+    text: str
+    reference: str | None
+    finished: bool | None
+    values: Mapping[str, float | None]
+    details: Mapping[str, str | float | None]
+
+
+Split = Mapping[Key, Outcome]
+"""One evaluation of one split."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Ends:
+    """The first and the last evaluation of a split; the same where there was one only."""
+
+    first: Split
+    last: Split
+
+
+def read_outcomes(folder: Path, notes: list[str]) -> dict[str, Ends]:
+    """First and last evaluation of every split in a run's `folder`; what cannot be read is left out with a note."""
+    first: dict[str, list[Outcome]] = {}
+    last: dict[str, list[Outcome]] = {}
+    for each in _outcomes(RunFolder(folder).evaluation, notes):
+        known = first.setdefault(each.split, [])
+        if not known or _when(known[0]) == _when(each):
+            known.append(each)
+        newest = last.setdefault(each.split, [])
+        if newest and _when(newest[0]) != _when(each):
+            newest.clear()
+        newest.append(each)
+    return {split: Ends(_keyed(first[split]), _keyed(last[split])) for split in first}
+
+
+def compare(a: Sequence[Split], b: Sequence[Split], value: str) -> PairedDifference | None:
+    """How much `value` of `a` lies above that of `b`, on the items all have; one split a seed, seeds in one order.
+
+    None where the items or their outcomes were not kept, or none is common.
+    """
+    splits = [*a, *b]
+    if not splits or not all(splits):
+        return None
+    keys = [key for key in splits[0] if all(key in split for split in splits[1:])]
+    if not keys:
+        return None
+
+    def columns(chosen: Sequence[Split]) -> list[list[float | None]]:
+        return [[split[key].values.get(value) for key in keys] for split in chosen]
+
+    return paired_seeds(columns(a), columns(b))
+
+
+def _outcomes(path: Path, notes: list[str]) -> Iterator[Outcome]:
+    if not path.is_file():
+        return
+    with path.open(encoding="utf-8", errors="replace") as handle:
+        for number, line in enumerate(handle, start=1):
+            outcome = _outcome(line)
+            if outcome is None:
+                notes.append(f"{path.name}, line {number} is no outcome of an item; it was left out.")
+            else:
+                yield outcome
+
+
+def _outcome(line: str) -> Outcome | None:
+    try:
+        record = json.loads(line)
+        return Outcome(
+            stage=str(record["stage"]),
+            step=int(record["step"]),
+            split=str(record["split"]),
+            item=int(record["item"]),
+            dialogue=str(record["dialogue"]),
+            question=str(record.get("question") or ""),
+            text=str(record.get("text") or ""),
+            reference=record["reference"] if isinstance(record.get("reference"), str) else None,
+            finished=record.get("finished") if isinstance(record.get("finished"), bool) else None,
+            values=values_of(record.get("values")),
+            details=details_of(record.get("details")),
+        )
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def values_of(found: Any) -> dict[str, float | None]:
+    """The `values` of a line: finite numbers or None."""
+    items = found.items() if isinstance(found, dict) else ()
+    return {
+        str(name): float(value) if isinstance(value, (int, float)) and value - value == 0 else None
+        for name, value in items
+    }
+
+
+def details_of(found: Any) -> dict[str, str | float | None]:
+    """The `details` of a line."""
+    items = found.items() if isinstance(found, dict) else ()
+    return {str(name): value if isinstance(value, (str, float, int)) else None for name, value in items}
+
+
+def _when(outcome: Outcome) -> tuple[str, int]:
+    return outcome.stage, outcome.step
+
+
+def _keyed(outcomes: Iterable[Outcome]) -> dict[Key, Outcome]:
+    seen: dict[str, int] = {}
+    keyed = {}
+    for each in outcomes:
+        number = seen.get(each.dialogue, 0)
+        seen[each.dialogue] = number + 1
+        keyed[each.dialogue, number] = each
+    return keyed
