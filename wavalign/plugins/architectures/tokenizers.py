@@ -94,15 +94,21 @@ def open_tokenizer(path: str) -> PreTrainedTokenizerFast:
     file = place if place.is_file() else place / "tokenizer.json"
     if file.is_file():
         _check_json(file)
-    if place.is_file():
-        opened = fast(tokenizer_file=str(place))
-        return opened
-    if file.is_file():
-        opened = fast.from_pretrained(path, local_files_only=True)
-        return opened
-    if (place / "vocab.json").is_file() and (place / "merges.txt").is_file():
-        opened = Qwen2Tokenizer.from_pretrained(path, local_files_only=True)
-        return opened
+    try:
+        if place.is_file():
+            opened = fast(tokenizer_file=str(place))
+            return opened
+        if file.is_file():
+            opened = fast.from_pretrained(path, local_files_only=True)
+            return opened
+        if (place / "vocab.json").is_file() and (place / "merges.txt").is_file():
+            opened = Qwen2Tokenizer.from_pretrained(path, local_files_only=True)
+            return opened
+    except Exception as error:  # the tokenizers library raises nothing more special
+        said = quoted(error, 400)
+        raise CheckpointError(
+            f"{path}: the tokenizer cannot be opened: {said}", hint="fetch its files again"
+        ) from error
     raise CheckpointError(
         f"{path} holds no tokenizer", hint="expected tokenizer.json, or vocab.json with merges.txt, in the folder"
     )
@@ -111,8 +117,10 @@ def open_tokenizer(path: str) -> PreTrainedTokenizerFast:
 def _check_json(file: Path) -> None:
     """Raise CheckpointError where a tokenizer file is torn; the reader behind it would name no file."""
     try:
-        json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        if not isinstance(content, dict) or not isinstance(content.get("model"), dict):
+            raise ValueError("it holds no model of a tokenizer")
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{file} cannot be read: {error}", hint="expected a tokenizer.json") from error
 
 
