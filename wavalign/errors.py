@@ -23,13 +23,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, final
 
+from wavalign.redaction import REDACTOR
+
 MOST_QUOTED, MOST_SAID = 80, 2000
 """Letters of foreign text that a message repeats, and of a whole message."""
 
 
 def quoted(text: object, most: int = MOST_QUOTED) -> str:
     """Text of somebody else as part of a message: of a long one the beginning, the end and how long it is."""
-    said = str(text)
+    said = REDACTOR.text(str(text))  # before it is cut: half a secret is not recognised
     if len(said) <= most:
         return said
     return f"{said[: most * 2 // 3]}... ({len(said):,} characters) ...{said[-(most // 4) :]}"

@@ -19,6 +19,7 @@ from wavalign.engine.report.sound import SoundBox
 from wavalign.engine.report.summary import Row, fixed, rows, verdict
 from wavalign.engine.state.files import write_text
 from wavalign.engine.state.folder import RunFolder
+from wavalign.redaction import REDACTOR
 
 MOST_HEADLINES = 3
 """Figures in large type under the verdict."""
@@ -107,12 +108,18 @@ def environment() -> Environment:
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
         undefined=StrictUndefined,
+        finalize=_without_secrets,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     made.filters["fixed"] = fixed
     made.filters["number"] = number
     return made
+
+
+def _without_secrets(value: object) -> object:
+    """What a template writes, last of all; markup was made of texts that came through `read_run`."""
+    return REDACTOR.text(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def section_views(groups: Iterable[Section]) -> list[SectionView]:

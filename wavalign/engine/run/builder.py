@@ -11,6 +11,7 @@ from wavalign.engine.backends.base import AdamSettings, Backend, Placement, Prec
 from wavalign.engine.backends.plain import PlainBackend
 from wavalign.engine.compile.plan import Plan, StagePlan, TermPlan
 from wavalign.engine.run.adapters import attach
+from wavalign.engine.run.callbacks import Waiting, nobody
 from wavalign.engine.run.evaluation import Evaluator
 from wavalign.engine.run.feeding import CodeCache, Encoder, Feed, feed_seed
 from wavalign.engine.run.live import LiveStage, LiveTerm
@@ -56,14 +57,15 @@ Progress = Callable[[str, int, int], None]
 class Builder:
     """Constructs the plugins and stages of one plan on one rank."""
 
-    def __init__(self, plan: Plan, world: World, progress: Progress) -> None:
-        self.plan, self.world, self.progress = plan, world, progress
+    def __init__(self, plan: Plan, world: World, progress: Progress, waiting: Waiting = nobody) -> None:
+        self.plan, self.world, self.progress, self.waiting = plan, world, progress, waiting
         self.registry = Registry(plan.plugins)
         self._sources: dict[str, DataSource] = {}
 
     def stage(self, stage: StagePlan, start: Path | None) -> LiveStage:
         """A `train` stage, starting from the folder an earlier stage left, or from what `model` says."""
         section = stage.stage
+        self.waiting("building the model", 0, 0)
         codec = self.codec(stage, start)
         architecture = self.architecture(stage, start)
         check_streams(section, architecture.tokens)
@@ -214,6 +216,7 @@ class Builder:
         key = component.model_copy(update={"weight": 1.0}).model_dump_json()
         if key not in self._sources:
             source = self.source(component)
+            self.waiting(f"preparing data of type {component.type}", 0, 0)
             if self.world.is_first:
                 source.prepare(self.progress)
             self.world.barrier()  # the others find on disk what the first has built

@@ -8,6 +8,7 @@ from numbers import Real
 from typing import Any, final
 
 from wavalign.engine.report.suspicion import suspicions
+from wavalign.engine.run.callbacks import Waiting, nobody
 from wavalign.engine.run.rollouts import Roller
 from wavalign.engine.run.sampling import evaluation_options
 from wavalign.engine.run.seeds import generator
@@ -82,10 +83,14 @@ class Evaluator:
     ) -> None:
         self.roller, self.splits, self.metrics, self.section = roller, splits, metrics, section
         self.options = evaluation_options(section.sampling, max_new_tokens=max_new_tokens)
+        self._waiting: Waiting = nobody
         self._golds: dict[str, tuple[dict[str, float], dict[int, Verdict]]] = {}
 
-    def run(self, policy: Policy, progress: Callable[[str, int, int], None]) -> Iterator[SplitResult]:
-        """Measure one split after the other."""
+    def run(
+        self, policy: Policy, progress: Callable[[str, int, int], None], waiting: Waiting = nobody
+    ) -> Iterator[SplitResult]:
+        """Measure one split after the other; `waiting` hears of every part of it."""
+        self._waiting = waiting
         for number, (split, dialogues) in enumerate(self.splits.items()):
             progress("measuring", number, len(self.splits))
             yield self._split(policy, split, dialogues)
@@ -94,7 +99,9 @@ class Evaluator:
     def _split(self, policy: Policy, split: str, dialogues: Sequence[Dialogue]) -> SplitResult:
         began = time.perf_counter()
         # The same draws every time: an evaluation must not be noisy.
+        self._waiting(f"{split}: sampling answers", 0, 0)
         groups = self.roller.sample(policy, dialogues, self.options, generator(0, "evaluation"))
+        self._waiting(f"{split}: decoding the sound of answers", 0, 0)
         groups = self.roller.with_sound(groups)
         measured = self._measure(groups)
         values: dict[str, float] = {}
@@ -137,6 +144,7 @@ class Evaluator:
         origin: dict[str, str] = {}
         columns: dict[str, list[Detail]] = {}
         for metric, plugin in self.metrics.items():
+            self._waiting(f"metric {metric}", 0, 0)
             for each in plugin.measure(groups):
                 name = f"{metric}.{each.name}" if each.name in found else each.name
                 found[name], origin[name] = replace(each, name=name), metric

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from wavalign.engine.compile.plan import Geometry, Node
 from wavalign.engine.run import objective
+from wavalign.engine.run.callbacks import Waiting, nobody
 from wavalign.engine.run.live import LiveStage, LiveTerm
 from wavalign.engine.run.logprobs import score_batch
 from wavalign.engine.run.rows import MicroBatch, Row, demonstration_rows, micro_batches, rollout_rows
@@ -23,6 +24,16 @@ from wavalign.engine.run.step_metrics import StepTotals, collect_metrics
 from wavalign.errors import NonFiniteError, RewardBudgetError
 from wavalign.plugins.api import GateReading, LossInputs
 from wavalign.plugins.batch import Dialogue, RolloutGroup
+
+BUSY = {
+    "prompts": "reading prompts",
+    "demonstrations": "reading demonstrations",
+    "rollout": "sampling answers",
+    "decode_audio": "decoding the sound of answers",
+    "aggregate": "rewards",
+    "forward": "the reference model",
+}
+"""What a person is told a step is busy with, by kind of node."""
 
 
 @final
@@ -80,9 +91,9 @@ class StepResult:
 class StepExecutor:
     """Executes the graph of one stage."""
 
-    def __init__(self, live: LiveStage, done: int = 0) -> None:
+    def __init__(self, live: LiveStage, done: int = 0, waiting: Waiting = nobody) -> None:
         """Go on after `done` steps of the stage."""
-        self.live = live
+        self.live, self._waiting = live, waiting
         self.weights_of: int | None = done
         """Steps that the weights have seen; None while they change."""
         self.together = False
@@ -115,8 +126,10 @@ class StepExecutor:
         """Run step `index` of the stage and give what is worth logging."""
         state = StepState(index)
         for node in self._nodes("collect"):
+            self._waiting(BUSY.get(node.kind, ""), 0, 0)
             with _timed(state, node.kind):
                 self._collectors[node.kind](node, state)
+        self._waiting("learning", 0, 0)
         with _timed(state, "learn"):
             self._learn(state)
         metrics = collect_metrics(self.live, state)
@@ -163,7 +176,7 @@ class StepExecutor:
                 state.ref_logprobs.append(scored)
 
     def _aggregate(self, node: Node, state: StepState) -> None:
-        self.live.rewards.wait([call for each in state.calls.values() for call in each])
+        self.live.rewards.wait([call for each in state.calls.values() for call in each], self._waiting)
         shape = (len(state.groups), self._geometry.group_size)
         state.scores = collect_scores(self.live.rewards.rewards, state.calls, shape)
         try:

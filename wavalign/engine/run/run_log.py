@@ -10,6 +10,7 @@ from wavalign.engine.state.folder import RunFolder
 from wavalign.engine.state.metrics import EVALUATION_NULLABLE, METRICS_NULLABLE, ROLLOUTS_NULLABLE, MetricsWriter
 from wavalign.errors import ResumeError
 from wavalign.plugins.api import Tracker
+from wavalign.redaction import REDACTOR
 
 
 @final
@@ -54,7 +55,8 @@ class RunLog:
             return
         time = datetime.now(UTC).isoformat(timespec="milliseconds")
         self._writers["metrics"].write({"stage": stage, "step": step, "split": split, "time": time, **values})
-        self._tell(lambda tracker: tracker.log(values, step=step, split=split))
+        shown = REDACTOR.tree(values)
+        self._tell(lambda tracker: tracker.log(shown, step=step, split=split))
 
     def rollouts(self, lines: Iterable[Mapping[str, Any]]) -> None:
         """Write lines of rollouts.jsonl."""

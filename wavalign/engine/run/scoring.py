@@ -16,6 +16,7 @@ from typing import final
 import torch
 from torch import Tensor
 
+from wavalign.engine.run.callbacks import Waiting, nobody
 from wavalign.errors import RewardBudgetError
 from wavalign.plugins.api import Reward
 from wavalign.plugins.batch import Dialogue, Rollout, RolloutGroup, Scored
@@ -84,10 +85,11 @@ class RewardPool:
             self._queue.put(call)
         return calls
 
-    def wait(self, calls: Sequence[Call]) -> None:
-        """Until every call has a result, by itself or because its time was up."""
+    def wait(self, calls: Sequence[Call], waiting: Waiting = nobody) -> None:
+        """Until every call has a result, by itself or because its time was up; tells `waiting` of which reward."""
         with self._finished:
             while any(call.result is None for call in calls):
+                waiting(*_pending(calls))
                 self._give_up_late(calls)
                 self._finished.wait(POLL_SECONDS)
 
@@ -121,6 +123,13 @@ class RewardPool:
             if late and call.result is None:
                 call.result = Scored(None, f"no answer within {call.live.section.timeout:g} s")
                 self._start_thread()
+
+
+def _pending(calls: Sequence[Call]) -> tuple[str, int, int]:
+    """The first reward that is not through, how many of its calls are done, and of how many."""
+    name = next((call.live.name for call in calls if call.result is None), "")
+    done = [call.result is not None for call in calls if call.live.name == name]
+    return f"reward {name}", sum(done), len(done)
 
 
 def _scored(call: Call) -> Scored:
