@@ -41,7 +41,7 @@ def test_any_value_of_any_key_is_right_or_named(name: str, tmp_path: Path) -> No
             changed = {k: v for k, v in config.items() if k != key} if value is ... else {**config, key: value}
             (place / "config.json").write_text(json.dumps(changed), encoding="utf-8")
             try:
-                kind(params, source=ModelSource(str(place), None, None))  # type: ignore[call-arg]
+                kind(params, source=ModelSource(str(place), None, None))
             except CheckpointError as error:
                 refused.append((key, error.message))
     assert len(refused) > len(config)
