@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from numbers import Real
 from typing import Any, final
 
+from wavalign.engine.contracts.origins import close_all
 from wavalign.engine.report.suspicion import suspicions
 from wavalign.engine.run.callbacks import Waiting, nobody
 from wavalign.engine.run.rollouts import Roller
@@ -176,8 +177,7 @@ class Evaluator:
 
     def close(self) -> None:
         """Free the metrics."""
-        for metric in self.metrics.values():
-            metric.close()
+        close_all(metric.close for metric in self.metrics.values())
 
 
 def _suspicions(item: Item) -> list[str]:
