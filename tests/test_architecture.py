@@ -35,7 +35,6 @@ BROAD_HANDLERS: dict[str, str] = {
     "wavalign/engine/run/scoring.py": "a reward is somebody else's code: its failure is a counted missing value",
     "wavalign/plugins/speech/worker_side/wavalign_worker.py": "a worker's failure is an answer",
     "wavalign/plugins/architectures/tokenizers.py": "the tokenizers library raises bare Exceptions on a torn file",
-    "wavalign/plugins/registry.py": "what a plugin's file or package raises, even SystemExit, becomes a PluginError",
 }
 KEYWORD_TUNNELS: dict[str, str] = {
     "wavalign/engine/contracts/construct.py::_method.call": "a method keeps the signature of its contract",
