@@ -25,6 +25,7 @@ from wavalign.engine.run.tools import PreflightTools
 from wavalign.engine.run.trainer import Trainer
 from wavalign.engine.state.checkpoint import CheckpointStore
 from wavalign.engine.state.distributed import World
+from wavalign.engine.state.files import full_disk
 from wavalign.engine.state.folder import RunFolder
 from wavalign.errors import Interrupted, PluginError, PreflightError, UnfinishedError, WorkersError
 from wavalign.schema.loading import LoadedRecipe, load_recipe, read_recipe
@@ -128,7 +129,8 @@ def run_rank(
         watcher.start(_info(plan, folder))
         for text in said:
             watcher.message(text)
-        _train(plan, folder, world, watcher, resume=resume)
+        with full_disk(str(folder.path)):
+            _train(plan, folder, world, watcher, resume=resume)
     except PluginError as error:
         error.keep_traceback()
         raise

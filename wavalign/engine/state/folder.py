@@ -8,6 +8,7 @@ import secrets
 import shutil
 import socket
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, final
@@ -231,7 +232,8 @@ class RunFolder:
         """Let go of the folder; harmless when it is not held."""
         if self._lock is not None:
             if not self._inherited:
-                os.ftruncate(self._lock, 0)
+                with suppress(OSError):  # what it says of the holder is only for people
+                    os.ftruncate(self._lock, 0)
             os.close(self._lock)
             self._lock = None
 
