@@ -128,6 +128,11 @@ class RunFolder:
         return self.path / "model"
 
     @property
+    def best(self) -> Path:
+        """Which weights `model` holds, where the best are kept: their step, and the value they were chosen by."""
+        return self.path / "best.json"
+
+    @property
     def report(self) -> Path:
         """The run's page."""
         return self.path / "report.html"
