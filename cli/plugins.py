@@ -37,9 +37,9 @@ def list_(kind: KindArgument = None, file: FileOption = None) -> None:
 
     What is built in is read, not imported; `wavalign plugins check` says what can be used here.
     """
-    from importlib.metadata import entry_points
+    from importlib.metadata import entry_points  # `--help` shall not wait for it
 
-    from wavalign.plugins.catalog import CATALOG, ENTRY_POINT_GROUP  # `--help` shall not wait for it
+    from wavalign.plugins.catalog import CATALOG, ENTRY_POINT_GROUP  # nor for this
 
     kinds = _kinds(kind)
     rows = {key: _first_paragraph(_written(address)) for key, address in CATALOG.items() if key[0] in kinds}
