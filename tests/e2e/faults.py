@@ -47,7 +47,7 @@ def _child(arguments: tuple[str, ...], folder: str, log: str, fault: Fault, at: 
         count.value += 1
         if fault == "kill" and count.value == at:
             os._exit(KILLED)
-        if fault == "full" and count.value >= at and event not in ("os.remove", "os.rmdir"):
+        if fault == "full" and count.value >= at and event not in ("os.remove", "os.rmdir", "os.truncate"):
             raise OSError(errno.ENOSPC, "No space left on device")
 
     sys.addaudithook(watch)

@@ -109,6 +109,8 @@ class RunCheckpoints:
             self.watches.load_state_dict(meta["watches"])
             best = self.watches.best
             self.store.protected = live.plan.first_step + best.step if best is not None and best.step else None
+        if self.world.is_first:
+            self.store.prune()
         restore_rng(meta["rng"][self.world.rank])
         return int(meta["stage_step"])
 

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, final
 
-from wavalign.engine.compile.components import used_sources
 from wavalign.engine.compile.plan import Plan, StagePlan
 from wavalign.engine.run.builder import Builder
 from wavalign.engine.run.callbacks import Observer
@@ -14,7 +13,7 @@ from wavalign.engine.run.checkpointing import RunCheckpoints
 from wavalign.engine.run.codec_fitting import fit_codec
 from wavalign.engine.run.evaluation import SplitResult
 from wavalign.engine.run.executor import StepExecutor, StepResult
-from wavalign.engine.run.inputs import InputReader, recorded
+from wavalign.engine.run.inputs import check_read
 from wavalign.engine.run.live import LiveStage
 from wavalign.engine.run.progress import is_complete
 from wavalign.engine.run.records import RecordMaker, evaluation_line
@@ -48,7 +47,8 @@ class Trainer:
         if resume and checkpoint is None and not all(is_complete(self.folder, stage) for stage in self.plan.stages):
             self.observer.message("no checkpoint was written before: what is not complete starts at its first step")
         try:
-            self._read_inputs(checkpoint)
+            wanted = None if checkpoint is None else str(checkpoint.meta["inputs"])
+            self.checkpoints.inputs = check_read(self.builder, self.folder, wanted)
             if self.world.is_first:
                 self._open_log(checkpoint, resume=resume)
             with self.stop.listening():
@@ -263,16 +263,6 @@ class Trainer:
         self.folder.add_measures(result.measures)
 
     # --- the log ------------------------------------------------------------------------------------------------------
-
-    def _read_inputs(self, checkpoint: Checkpoint | None) -> None:
-        """Sum up what the stages read, and hold it against what the run began with; every rank prepares the data."""
-        for source in [each for _, sources in used_sources(self.plan) for each in sources]:
-            self.builder.prepared_source(source)
-        if self.world.is_first:
-            wanted = None if checkpoint is None else str(checkpoint.meta["inputs"])
-            accepted = read_json(self.folder.plan).get("accepted", ()) if self.folder.plan.exists() else ()
-            found = InputReader(self.builder).read()
-            self.checkpoints.inputs = recorded(self.folder, found, accepted=accepted, wanted=wanted)
 
     def _open_log(self, checkpoint: Checkpoint | None, *, resume: bool) -> None:
         # A complete stage is not run again, and its last lines stand behind its last checkpoint.

@@ -172,6 +172,11 @@ class CheckpointStore:
         for path in self._folder.glob(f"{_ASIDE}*"):
             shutil.rmtree(path)
 
+    def prune(self) -> None:
+        """Remove what a save that was cut short had not yet removed; the first rank alone calls it."""
+        with storage_errors(str(self._folder)):
+            self._prune()
+
     def _prune(self) -> None:
         for step in self.steps()[: -self._keep]:
             if step == self.protected:
