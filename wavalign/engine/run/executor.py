@@ -257,6 +257,7 @@ class StepExecutor:
             denominators=state.denominators[name],
         )
         state.totals.add_term(name, each.values[name])
+        state.totals.add_maxima(name, objective.metric_maxima(output.maxima, weights=weights, row_valid=row_valid))
         if output.metrics:
             state.totals.add_metrics(name, objective.metric_sums(output.metrics, weights=weights, row_valid=row_valid))
 
