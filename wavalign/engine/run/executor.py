@@ -213,7 +213,21 @@ class StepExecutor:
             self.weights_of, self.together = state.index, True  # the norm is that of all ranks
             place = f"at step {state.index + 1} of stage '{self.live.plan.name}'"
             raise NonFiniteError(f"{error.message} ({place})", hint=error.hint) from error
+        self._check_weights(state)
         self.weights_of = state.index + 1
+
+    def _check_weights(self, state: StepState) -> None:
+        """Raise NonFiniteError on every rank where the update left a weight that is no number on any of them."""
+        broken = self.live.backend.broken()
+        if not self.live.world.any_true(bool(broken)):
+            return
+        self.together = True
+        name = next(each for each in self.live.world.gather(broken) if each)
+        raise NonFiniteError(
+            f"the update of step {state.index + 1} of stage '{self.live.plan.name}' made weights NaN or infinite"
+            f" ({name} among them), though its gradient norm was {state.grad_norm:.3g}; they were not saved",
+            hint="lower optim.learning_rate (a new run), or look at optim.epsilon and at this step's data",
+        )
 
     def _pass(self, state: StepState, number: int, batch: MicroBatch) -> _Pass:
         return _Pass(batch, number, self._selection.weights(batch), self._selection.row_valid(batch, state.valid))
