@@ -155,9 +155,10 @@ def as_long_as(pair: GoldenPair, policy: KimiPolicy, steps: int) -> Tensor:
     def cached(row: Tensor, heard: Heard | None) -> Tensor:
         states, words = embed(row, heard), row[:, TEXT]
         left_out = (words == 0) & (torch.arange(words.shape[1]) >= start)
-        return states - policy.model.embed_tokens(words) * left_out[:, :, None]
+        result: Tensor = states - policy.model.embed_tokens(words) * left_out[:, :, None]
+        return result
 
-    policy.model.embed = cached  # type: ignore[method-assign]
+    policy.model.embed = cached  # type: ignore[method-assign, assignment]
     blank, small = policy.layout.blank, torch.zeros(1, 2, 1, dtype=torch.int8)
     for step in range(steps):
         batch = TokenBatch(

@@ -4,7 +4,9 @@ from collections.abc import Mapping, Sequence
 from typing import final
 
 from wavalign.engine.compile.plan import Graph, Node, NodeKind, Phase, Pruned, TermPlan
+from wavalign.engine.contracts.construct import construct
 from wavalign.plugins.api import Gate, Loss, Mask, Reward
+from wavalign.plugins.guard import origin_of
 from wavalign.plugins.registry import Registry
 from wavalign.schema.component import Component
 from wavalign.schema.stage import Stage
@@ -194,10 +196,8 @@ class GraphBuilder:
 
     def _loss(self, term: TermPlan) -> Loss:
         plugin = self.registry.get("loss", term.loss.type)
-        assert issubclass(plugin, Loss)
-        return plugin(plugin.Params.model_validate(dict(term.loss.params)))
+        return construct(Loss, plugin, origin_of(plugin, "loss", term.loss.type), term.loss.params, {})
 
     def _mask(self, term: TermPlan) -> Mask:
         plugin = self.registry.get("mask", term.mask.type)
-        assert issubclass(plugin, Mask)
-        return plugin(plugin.Params.model_validate(dict(term.mask.params)))
+        return construct(Mask, plugin, origin_of(plugin, "mask", term.mask.type), term.mask.params, {})
