@@ -15,7 +15,7 @@ from wavalign.engine.compile.streams import missing_heads, unknown_streams
 from wavalign.errors import WavAlignError
 from wavalign.plugins.api import Architecture, Mask
 from wavalign.plugins.batch import Dialogue, TokenSequence
-from wavalign.plugins.weights import StoredTensor, check_fit
+from wavalign.plugins.weights import StoredTensor, check_fit, check_types, check_values
 from wavalign.schema.component import WeightedComponent
 
 HEAD = 32
@@ -142,18 +142,24 @@ class _Inspection:
             return
         wanted = architecture.parameter_shapes()
 
-        def fits() -> bool:
+        def fits() -> str | None:
             stored = self.tools.tensors(stage)
             if stored is None:
                 message = f"{checkpoint} holds pickles; whether they fit shows when they are fetched"
                 self._add(stage.name, "weights", "warning", message)
-                return False
+                return None
             check_fit(stored, wanted, architecture.ignored_keys, where=checkpoint)
-            return True
+            with torch.device("meta"):
+                lasting = architecture.empty_policy().state_dict()
+            floating = [name for name in wanted if name in lasting and lasting[name].is_floating_point()]
+            check_types(stored, floating, where=checkpoint)
+            return check_values(stored, floating, where=checkpoint)
 
-        if self._try(stage.name, "weights", fits):
+        unread = self._try(stage.name, "weights", fits)
+        if unread is not None:
             count = sum(torch.Size(shape).numel() for shape in wanted.values())
-            self._add(stage.name, "weights", "ok", f"{len(wanted)} tensors, {count / 1e6:.2f} M parameters")
+            message = f"{len(wanted)} tensors, {count / 1e6:.2f} M parameters"
+            self._add(stage.name, "weights", "ok", f"{message}; {unread}" if unread else message)
 
     def _masks(self, stage: StagePlan, rows: dict[str, list[tuple[TokenSequence, TokenSequence | None]]]) -> None:
         """How many tokens of gold answers each term would train; for rollouts they stand in for the samples."""
