@@ -10,7 +10,7 @@ import torch
 from wavalign.engine.compile.adapter import count_weights, trained_line
 from wavalign.engine.compile.graph import live_terms
 from wavalign.engine.compile.memory import estimate_memory
-from wavalign.engine.compile.plan import Cluster, Memory, Plan, StagePlan, TermPlan
+from wavalign.engine.compile.plan import MARGIN, Cluster, Memory, Plan, StagePlan, TermPlan
 from wavalign.engine.compile.streams import missing_heads, unknown_streams
 from wavalign.errors import WavAlignError
 from wavalign.plugins.api import Architecture, Mask
@@ -206,10 +206,11 @@ class _Inspection:
             cluster=self.cluster,
         )
         self.memory.append((stage.name, memory))
-        fits = not memory.capacity or memory.total < memory.capacity
-        hint = "" if fits else FEWER_BYTES
+        levels: dict[str, Level] = {"yes": "ok", "tight": "warning", "no": "error"}
         message = f"about {memory.total / 2**30:.2f} of {memory.capacity / 2**30:.1f} GiB a process"
-        self._add(stage.name, "memory", "ok" if fits else "error", message, hint)
+        if memory.fits == "tight":
+            message += f": less than {MARGIN:.0%} to spare, so that it may not fit"
+        self._add(stage.name, "memory", levels[memory.fits], message, "" if memory.fits == "yes" else FEWER_BYTES)
 
     def _try(self, stage: str, what: str, look: Callable[[], T]) -> T | None:
         try:
