@@ -45,7 +45,7 @@ class Busy(Display):
 
 def test_what_a_run_is_busy_with(tmp_path: Path) -> None:
     busy = Busy()
-    api.run(compiled(tmp_path, put("steps", 1)), observer=busy)
+    api.run(compiled(tmp_path, put("steps", 1), put("runtime.report", True)), observer=busy)
     measured = ["heldout: sampling answers", "heldout: decoding the sound of answers", "heldout: metric accuracy"]
     assert {"building the model", "preparing data of type toy_sums"} <= set(busy.told[:3])
     first = busy.told.index("evaluation")
@@ -53,4 +53,10 @@ def test_what_a_run_is_busy_with(tmp_path: Path) -> None:
     step = busy.told[first : busy.told.index("step")]
     assert {"reading prompts", "reading demonstrations", "sampling answers", "rewards"} <= set(step)
     assert "learning" in step
-    assert busy.told[busy.told.index("step") :] == ["step", "writing a checkpoint", *measured, "evaluation"]
+    assert busy.told[busy.told.index("step") :] == [
+        "step",
+        "writing a checkpoint",
+        *measured,
+        "evaluation",
+        "writing the report",
+    ]
