@@ -4,7 +4,7 @@ import json
 import sys
 
 from wavalign.crash_log import keep_traceback
-from wavalign.errors import Interrupted, RecipeError, WavAlignError
+from wavalign.errors import Interrupted, PluginError, RecipeError, WavAlignError
 from wavalign.terminal import presentable
 
 from .console import Format, complain, is_coloured, note, note_painted, output_format, say, say_json
@@ -13,6 +13,8 @@ from .console import Format, complain, is_coloured, note, note_painted, output_f
 def show_error(error: WavAlignError) -> None:
     """Print an error with its hint, in the format that was asked for."""
     form = output_format.get()
+    if isinstance(error, PluginError):
+        error.keep_traceback()
     if isinstance(error, RecipeError):
         _show_problems(error, form)
     elif form is Format.JSON:

@@ -26,7 +26,7 @@ from wavalign.engine.run.tools import PreflightTools
 from wavalign.engine.run.trainer import Trainer
 from wavalign.engine.state.distributed import World
 from wavalign.engine.state.folder import RunFolder
-from wavalign.errors import Interrupted, PreflightError, ResumeError, UsageError, WorkersError
+from wavalign.errors import Interrupted, PluginError, PreflightError, ResumeError, UsageError, WorkersError
 from wavalign.schema.dumping import dump_yaml
 from wavalign.schema.loading import LoadedRecipe, load_recipe, read_recipe
 
@@ -117,6 +117,9 @@ def run_rank(plan: Plan, folder: RunFolder, *, resume: bool, observer: Observer 
     try:
         watcher.start(_info(plan, folder))
         _train(plan, folder, world, watcher, resume=resume)
+    except PluginError as error:
+        error.keep_traceback()
+        raise
     finally:
         watcher.close()
         world.close()

@@ -4,7 +4,9 @@ from collections.abc import Mapping, Sequence
 from typing import final
 
 from wavalign.engine.compile.plan import Graph, Node, NodeKind, Phase, Pruned, TermPlan
+from wavalign.engine.contracts.construct import construct
 from wavalign.plugins.api import Gate, Mask, Reward
+from wavalign.plugins.guard import origin_of
 from wavalign.plugins.registry import Registry
 from wavalign.schema.component import Component
 from wavalign.schema.stage import Stage
@@ -190,5 +192,4 @@ class GraphBuilder:
 
     def _mask(self, term: TermPlan) -> Mask:
         plugin = self.registry.get("mask", term.mask.type)
-        assert issubclass(plugin, Mask)
-        return plugin(plugin.Params.model_validate(dict(term.mask.params)))
+        return construct(Mask, plugin, origin_of(plugin, "mask", term.mask.type), term.mask.params, {})

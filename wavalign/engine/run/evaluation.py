@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from numbers import Real
 from typing import Any, final
 
+from wavalign.engine.contracts.origins import close_all
 from wavalign.engine.report.suspicion import suspicions
 from wavalign.engine.run.callbacks import Waiting, nobody
 from wavalign.engine.run.rollouts import Roller
@@ -128,7 +129,7 @@ class Evaluator:
     def _gold(self, dialogues: Sequence[Dialogue]) -> tuple[dict[str, float], dict[int, Verdict]]:
         """Ceilings, and the verdict on each gold answer by the place of its dialogue."""
         places = [index for index, dialogue in enumerate(dialogues) if dialogue.target is not None]
-        gold = self.roller.with_sound(self.roller.gold(dialogues))
+        gold = self.roller.with_sound(self.roller.gold(dialogues)) if self.section.ceiling else []
         if not gold:
             return {}, {}
         measured, values = self._measure(gold), {}
@@ -176,8 +177,7 @@ class Evaluator:
 
     def close(self) -> None:
         """Free the metrics."""
-        for metric in self.metrics.values():
-            metric.close()
+        close_all(metric.close for metric in self.metrics.values())
 
 
 def _suspicions(item: Item) -> list[str]:

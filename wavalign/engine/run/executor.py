@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from wavalign.engine.compile.plan import Geometry, Node
+from wavalign.engine.contracts.origins import guarded_block
 from wavalign.engine.run import objective
 from wavalign.engine.run.callbacks import Waiting, nobody
 from wavalign.engine.run.live import LiveStage, LiveTerm
@@ -19,7 +20,7 @@ from wavalign.engine.run.sampling import rollout_options
 from wavalign.engine.run.schedule import learning_rate
 from wavalign.engine.run.scoring import Call, Scores, check_budget, collect_scores
 from wavalign.engine.run.seeds import derive, generator, global_seed
-from wavalign.engine.run.selection import Selection, by_row
+from wavalign.engine.run.selection import Selection, by_row, nothing_selected, refuse_broken_values
 from wavalign.engine.run.step_metrics import StepTotals, collect_metrics
 from wavalign.errors import NonFiniteError, RewardBudgetError
 from wavalign.plugins.api import GateReading, LossInputs
@@ -162,7 +163,8 @@ class StepExecutor:
     def _reference(self, node: Node, state: StepState) -> None:
         self._ensure_batches(state)
         assert self.live.reference is not None
-        with self.live.reference.scoring() as reference:
+        moment = "the reference's forward pass"
+        with self.live.reference.scoring() as reference, guarded_block(self.live.architecture, moment):
             for batch in state.batches:
                 select = self._selection.union(batch, self._selection.weights(batch), only="ref_logprobs")
                 scored = score_batch(
@@ -194,6 +196,8 @@ class StepExecutor:
         rewards = None if state.scores is None else self.live.world.all_gather_rows(state.scores.total)
         progress = state.index / max(1, self.live.plan.steps - 1)
         state.gate = self.live.gate.update(rewards, progress=progress)
+        if state.index == 0:
+            self.live.gate.state_dict()  # one that no checkpoint can hold shows now, not when the first is written
 
     # Learn
 
@@ -232,11 +236,16 @@ class StepExecutor:
         )
         total = self.live.world.all_reduce_sum(local)
         state.denominators = dict(zip(names, total, strict=True))
+        for term in self.live.terms:
+            tokens, rows = state.denominators[term.plan.name].tolist()
+            if rows and not tokens and not term.plan.brought_by:  # a pull on tokens nobody said pulls on nothing
+                raise nothing_selected(term, int(rows), f"step {state.index + 1} of stage '{self.live.plan.name}'")
 
     def _forward(self, node: Node, state: StepState, each: _Pass) -> None:
         select = self._selection.union(each.batch, each.weights)
         batch = each.batch
-        with _drawn_from(self.live, "dropout", state.index, each.number):
+        dropout = _drawn_from(self.live, "dropout", state.index, each.number)
+        with guarded_block(self.live.architecture, "the forward pass"), dropout:
             each.logprobs = self.live.backend.forward(
                 batch.tokens, select, temperature=batch.temperature, support=batch.support
             )
@@ -279,16 +288,19 @@ class StepExecutor:
         total = float(each.loss.detach()) / divisor
         if total != total or total in (float("inf"), float("-inf")):
             bad = [name for name, value in each.values.items() if not bool(torch.isfinite(value.detach()))]
+            place = f"at step {state.index + 1} of stage '{self.live.plan.name}'"
+            for term in (term for term in self.live.terms if term.plan.name in bad):
+                refuse_broken_values(term, self._inputs(term, state, each), each.weights[term.plan.name] > 0, place)
             raise NonFiniteError(
-                f"the loss is {total} at step {state.index + 1} of stage '{self.live.plan.name}'"
-                f" (term {', '.join(bad) or 'unknown'})",
+                f"the loss is {total} {place} (term {', '.join(bad) or 'unknown'})",
                 hint="weights are as before this step; lower optim.learning_rate or look at the data of this step",
             )
         state.totals.loss += total
 
     def _backward(self, node: Node, state: StepState, each: _Pass) -> None:
         assert each.loss is not None
-        self.live.backend.backward(each.loss, last=each.number == len(state.batches) - 1)
+        with guarded_block(self.live.architecture, "the backward pass"):
+            self.live.backend.backward(each.loss, last=each.number == len(state.batches) - 1)
         each.loss, each.logprobs = None, None  # let the graph's memory go before the next forward
 
     # Rows, weights, advantages
