@@ -34,6 +34,7 @@ BROAD_HANDLERS: dict[str, str] = {
     "cli/app.py": "the one place where an unexpected error becomes a message, a log file and exit code 1",
     "wavalign/engine/run/scoring.py": "a reward is somebody else's code: its failure is a counted missing value",
     "wavalign/plugins/speech/worker_side/wavalign_worker.py": "a worker's failure is an answer",
+    "wavalign/plugins/architectures/tokenizers.py": "the tokenizers library raises bare Exceptions on a torn file",
 }
 KEYWORD_TUNNELS: dict[str, str] = {
     "wavalign/engine/contracts/construct.py::_method.call": "a method keeps the signature of its contract",
