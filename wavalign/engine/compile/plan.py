@@ -201,6 +201,7 @@ class Plan(Section):
             "reward_workers",
             "threads",
             "gradient_checkpointing",
+            "clips",
         ):
             content["runtime"].pop(key)  # changes nothing that is learned
         content.pop("description")
