@@ -22,6 +22,7 @@ LONG_FUNCTIONS: dict[str, str] = {}
 MANY_PARAMETERS: dict[str, str] = {
     "cli/data.py::check": "the options of a command, each with its own help",
     "cli/export.py::export": "each is an option of the command",
+    "cli/run.py::run": "each is an option of the command",
     "wavalign/engine/compile/graph.py::GraphBuilder._add": "the fields of a node",
     "wavalign/engine/contracts/rollouts.py::_sample": "the contract's own",
     "wavalign/engine/compile/lowering.py::deepspeed_config": "each is a number or name of the plan; it reads no plan",
