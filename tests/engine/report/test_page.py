@@ -12,9 +12,9 @@ import soundfile
 
 from tests.engine.report import synthetic
 from tests.engine.report.page_reader import Page
+from wavalign.engine.report.cards import before_and_after
 from wavalign.engine.report.data import read_run
-from wavalign.engine.report.page import duration, highlighted, write_report
-from wavalign.engine.report.samples import sample_views
+from wavalign.engine.report.page import COLUMNS, card_views, duration, highlighted, write_report
 from wavalign.engine.report.sound import SoundBox
 from wavalign.errors import DataError
 
@@ -98,7 +98,7 @@ def test_sound_is_inside_as_16_bit_mono(page: Page) -> None:
     seconds = []
     for clip in clips:
         head, encoded = (clip["src"] or "").split(",", 1)
-        assert head == "data:audio/wav;base64"
+        assert head == "data:audio/flac;base64"
         with soundfile.SoundFile(io.BytesIO(base64.b64decode(encoded))) as sound:
             assert (sound.subtype, sound.channels, sound.samplerate) == ("PCM_16", 1, 16_000)
             seconds.append(round(len(sound) / sound.samplerate, 1))
@@ -107,13 +107,15 @@ def test_sound_is_inside_as_16_bit_mono(page: Page) -> None:
 
 
 def test_sound_beyond_the_budget_is_left_out_and_said(run_folder: Path) -> None:
-    one_clip = 4 * (1.2 * 16_000 * 2 + 44) / 3
-    box = SoundBox(budget=round(2.2 * one_clip))
-    views, _, _ = sample_views(read_run(run_folder), box)
-    assert (box.embedded, box.left_out) == (2, 5)
+    whole = SoundBox()
+    question = whole.player(whole.read(run_folder / "audio/q0.wav"), 1.2)
+    assert question is not None
+    box = SoundBox(budget=round(1.01 * (len(question.url) - len("data:audio/flac;base64,"))))
+    views, _ = card_views(before_and_after(read_run(run_folder)), COLUMNS, box, {})
+    assert (box.embedded, box.left_out) == (1, 6)
     assert views[0].sound is not None
     assert views[0].sides[0].sound is None
-    assert views[0].sides[0].sound_note == "The sound of this answer is not in this page."
+    assert views[0].sides[0].sound_note == "Its sound is not in this page."
 
 
 def test_fast_sound_is_brought_down(tmp_path: Path) -> None:
@@ -147,9 +149,9 @@ def test_run_without_held_out_samples_shows_rollouts(run_folder: Path) -> None:
     lines = [line | {"split": "train"} for line in synthetic.rollout_lines(run_folder)]
     synthetic.write_lines(run_folder / "rollouts.jsonl", lines)
     page = Page(write_report(run_folder))
-    assert "The last training rollouts that were kept." in page.words
+    assert "Training answers" in page.words
     assert "It is Paris." in page.words
-    assert "The capital is." not in page.words
+    assert 'href="#samples"' not in page.source
 
 
 def test_folder_with_metrics_alone_gives_a_page(tmp_path: Path) -> None:
