@@ -6,6 +6,7 @@ budget, 7 the checkpoint belongs to another plan, 130 / 143 interrupted after a 
 Command modules import nothing heavy at their top (pydantic, torch, the engine): `wavalign --help` answers at once.
 """
 
+import os
 import sys
 from collections.abc import Sequence
 from typing import Annotated
@@ -13,7 +14,10 @@ from typing import Annotated
 import typer
 
 from wavalign import __version__
+from wavalign.crash_log import run_folder
 from wavalign.errors import Interrupted, WavAlignError
+from wavalign.redaction import REDACTOR
+from wavalign.terminal import redacted_streams
 
 from . import data, doctor, export, plan, plugins, recipes, report, run, schema, validate, worker
 from .console import Format, output_format, say
@@ -57,7 +61,14 @@ def wavalign(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and give its exit code."""
+    REDACTOR.learn_environment(os.environ)
+    with redacted_streams():
+        return _main(arguments)
+
+
+def _main(arguments: Sequence[str] | None) -> int:
     output_format.set(Format.TEXT)
+    run_folder.set(None)
     try:
         app(arguments)
     except SystemExit as stop:  # how typer ends, also when all is well; its usage errors carry 2

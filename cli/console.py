@@ -10,9 +10,12 @@ import sys
 from collections.abc import Sequence
 from contextvars import ContextVar
 from enum import StrEnum
-from typing import IO, Any, final
+from typing import IO, Any, TextIO, final
 
 import typer
+
+from wavalign.redaction import REDACTOR
+from wavalign.terminal import bare, presentable, visible
 
 
 @final
@@ -33,32 +36,43 @@ def is_coloured(stream: IO[str]) -> bool:
     return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
+def _put(text: str, stream: TextIO) -> None:
+    """Write what was made presentable, as it is: looked at as a whole once more, JSON might not stay JSON."""
+    typer.echo(text, file=bare(stream))
+
+
 def say(text: str) -> None:
-    """Print a result."""
-    typer.echo(text)
+    """Print a result; secrets in it are hidden, control characters written out."""
+    _put(presentable(text), sys.stdout)
 
 
 def note(text: str) -> None:
     """Print something about the command: not a result."""
-    typer.echo(text, err=True)
+    _put(presentable(text), sys.stderr)
+
+
+def note_painted(text: str) -> None:
+    """Print a note with colours of ours in it, whose other parts were made presentable before."""
+    _put(text, sys.stderr)
 
 
 def complain(message: str) -> None:
     """Print what went wrong."""
     word = typer.style("error:", fg="red", bold=True) if is_coloured(sys.stderr) else "error:"
-    typer.echo(f"{word} {message}", err=True)
+    _put(f"{word} {presentable(message)}", sys.stderr)
 
 
 def say_json(value: Any) -> None:
     """Print one JSON value."""
-    typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
+    _put(visible(json.dumps(REDACTOR.tree(value), indent=2, ensure_ascii=False)), sys.stdout)
 
 
 def say_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print rows: as a table on a terminal, as aligned columns without borders, header or wrapping in a pipe."""
+    rows = [[presentable(cell, keep="") for cell in row] for row in rows]
     if not sys.stdout.isatty():
         for line in aligned(rows):
-            typer.echo(line)
+            _put(line, sys.stdout)
         return
     from rich import box  # `--help` shall not wait for it
     from rich.console import Console

@@ -1,4 +1,4 @@
-"""The picture that `RichDisplay` shows: what is remembered of a run and how it is laid out in 80 columns or more."""
+"""The picture that `RichDisplay` shows: what is remembered of a run and how it is laid out in the room there is."""
 
 import math
 import re
@@ -6,23 +6,28 @@ import threading
 import unicodedata
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
 from typing import final
 
+from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
-from rich.progress_bar import ProgressBar
-from rich.table import Table
+from rich.control import Control
 from rich.text import Text
 
 from wavalign.engine.report.plots import number
 from wavalign.engine.run.callbacks import RunInfo
+from wavalign.redaction import REDACTOR
+
+from .held_out import HeldOut
 
 BARS = "▁▂▃▄▅▆▇█"
 HISTORY = 400
 """Values kept per curve for its sparkline."""
 PACE = 20
 """Steps whose mean length makes the estimate of what is left."""
+PATIENCE = 3.0
+"""Seconds that something takes before it is said what is waited for."""
 STYLES = {"text": "dodger_blue1", "audio": "dark_orange", "marks": "medium_purple"}
 """The colours of the token kinds, as in the report."""
 FACTORS = ("gate/raw", "gate/direction", "gate/information")
@@ -31,40 +36,19 @@ ESCAPES = re.compile(r"\x1b\[[0-9;:?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b
 """Terminal commands: colours, cursor, titles."""
 NARROW = 60
 """Columns below which curves give way to numbers."""
-ROOM_FOR_INTERVALS = 72
-"""Columns from which held-out values carry their intervals."""
 ROOMY = 110
 """Columns from which parts get sparklines of their own."""
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class Measure:
-    """One held-out value with its interval, the gold answers' value and the number of items."""
-
-    value: float
-    low: float
-    high: float
-    gold: float | None
-    count: int | None
-
-
-def measures(values: Mapping[str, float]) -> dict[str, Measure]:
-    """The values of an evaluation line, by name."""
-    found = {}
-    for name, value in values.items():
-        if f"{name}/low" in values or f"{name}/ceiling" in values:
-            count = values.get(f"{name}/count")
-            low, high = values.get(f"{name}/low", value), values.get(f"{name}/high", value)
-            gold = values.get(f"{name}/ceiling")
-            found[name] = Measure(value, low, high, gold, None if count is None else int(count))
-    return found
+GAP = "  "
+LABEL = 8
+"""Cells of the names of the metrics' rows."""
+LEAST_TABLE = 5
+"""Lines the held-out table takes before anything but the bar gets more than three."""
 
 
 def printable(text: str, *, keep_indent: bool = False) -> str:
-    """`text` on one line, without control codes, direction marks or lone surrogates."""
+    """`text` on one line, without secrets, control codes, direction marks or lone surrogates."""
     shown = []
-    for letter in ESCAPES.sub("", text):
+    for letter in ESCAPES.sub("", REDACTOR.text(text)):
         category = unicodedata.category(letter)
         if category in ("Cc", "Zl", "Zp"):
             shown.append(" ")
@@ -91,7 +75,7 @@ def sparkline(values: Sequence[float], width: int) -> str:
     edges = [round(index * len(values) / bars) for index in range(bars + 1)]
     means = [math.fsum(values[a:b]) / (b - a) for a, b in pairwise(edges)]
     low, high = min(means), max(means)
-    if high == low:
+    if high - low <= 1e-9 * max(abs(high), abs(low)):  # means of equal values differ in their last bits
         return BARS[3] * bars
     return "".join(BARS[min(7, int((mean - low) / (high - low) * 8))] for mean in means)
 
@@ -110,21 +94,22 @@ class Board:
         self._history: dict[str, deque[float]] = {}
         self._paces: deque[float] = deque(maxlen=PACE)
         self._stepped = clock()
-        self._before: dict[tuple[str, str], Measure] = {}
-        self._latest: dict[tuple[str, str], Measure] = {}
+        self._held_out = HeldOut()
         self._rollout: tuple[str, str, float | None] | None = None
         self._progress: tuple[str, int, int] | None = None
+        self._waiting: tuple[str, str, float] | None = None
 
     def start(self, run: RunInfo) -> None:
-        """Take the run's facts."""
+        """Take the run's facts, and of one that goes on what it has measured."""
         with self._lock:
             self._run, self._stepped = run, self._clock()
+            self._held_out.restore(Path(run.folder) / "metrics.jsonl")
 
     def stage(self, name: str, steps: int) -> None:
         """Turn to a stage."""
         with self._lock:
-            self._stage, self._stage_steps = name, steps
-            self._steps_done, self._stepped, self._progress = 0, self._clock(), None
+            self._stage, self._stage_steps = printable(name), steps
+            self._steps_done, self._stepped, self._progress, self._waiting = 0, self._clock(), None, None
             self._paces.clear()
 
     def step(self, values: Mapping[str, float], steps_done: int) -> None:
@@ -132,7 +117,8 @@ class Board:
         with self._lock:
             now = self._clock()
             self._paces.append(values.get("step_seconds", now - self._stepped))
-            self._stepped, self._steps_done, self._last, self._progress = now, steps_done, dict(values), None
+            self._stepped, self._steps_done, self._last = now, steps_done, dict(values)
+            self._progress = self._waiting = None
             for key, value in values.items():
                 if math.isfinite(value):
                     self._history.setdefault(key, deque(maxlen=HISTORY)).append(value)
@@ -140,10 +126,8 @@ class Board:
     def evaluation(self, split: str, values: Mapping[str, float], when: str) -> None:
         """Take a split's values: those of the first start stand as before, later ones as the latest."""
         with self._lock:
-            self._stepped, self._progress = self._clock(), None
-            for name, part in measures(values).items():
-                first = when == "start" and (split, name) not in self._before
-                (self._before if first else self._latest)[split, name] = part
+            self._stepped, self._progress, self._waiting = self._clock(), None, None
+            self._held_out.take(printable(split), {printable(name): each for name, each in values.items()}, when)
 
     def rollout(self, question: str, answer: str, reward: float | None) -> None:
         """Take an answer to show."""
@@ -155,141 +139,162 @@ class Board:
         with self._lock:
             self._progress = (printable(what), done, total) if done < total else None
 
+    def waiting(self, what: str, done: int, total: int) -> None:
+        """Take what the run is busy with; the same thing further on began when it began."""
+        with self._lock:
+            count = f" {done:,}/{total:,}" if total else ""
+            began = self._waiting[2] if self._waiting is not None and self._waiting[0] == what else self._clock()
+            self._waiting = (what, printable(what) + count, began) if what else None
+
     def view(self) -> RenderableType:
         """The picture; its size is known only when it is drawn."""
         return _View(self)
 
+    def result(self, width: int) -> RenderableType:
+        """Everything that is known, in as many lines as it takes."""
+        with self._lock:
+            return Group(*self._lines(width, None))
+
     def draw(self, width: int, height: int) -> RenderableType:
         """Lay out what is known in `width` columns; what matters least goes when `height` is short."""
         with self._lock:
-            parts: list[tuple[int, RenderableType]] = [(2, self._header(width)), (2, self._bar(width))]
-            if self._last:
-                metrics = self._metrics(width)
-                parts.append((metrics.row_count + 1, Group("", metrics)))
-            if self._before or self._latest:
-                table = self._evaluations(width)
-                parts.append((table.row_count + 2, Group("", table)))
-            if self._rollout is not None:
-                parts.append((3, Group("", self._answer())))
-        shown, used = [], 0
-        for lines, part in parts:
-            if used + lines <= max(4, height - 1):
-                shown.append(part)
-                used += lines
-        return Group(*shown)
+            return Group(*self._lines(width, max(4, height - 1)))
+
+    def _lines(self, width: int, room: int | None) -> list[Text]:
+        metrics, answer = self._metrics(width), self._answer()
+        whole = self._held_out.table(width)
+        waiting = self._wait()
+        wanted = {"table": len(whole), "metrics": len(metrics), "answer": len(answer)}
+        wanted["gap"] = sum(1 for name in ("table", "metrics", "answer") if wanted[name])
+        given = wanted if room is None else _shared(wanted, room - 2 - len(waiting), base=self._rows())
+        table = whole if room is None else self._held_out.table(width, given["table"])
+        lines, gaps = [self._header(width), self._bar(width), *waiting], given["gap"]
+        for part in (metrics[: given["metrics"]], table, answer[: given["answer"]]):
+            if part and gaps:
+                lines.append(Text(""))
+                gaps -= 1
+            lines += part
+        return [_cut(line, width) for line in lines] if room is not None else lines
 
     def _header(self, width: int) -> Text:
         if self._run is None:
             return Text("starting")
-        line = Text.assemble((printable(self._run.name), "bold"), ("  ", ""), overflow="ellipsis", no_wrap=True)
+        line = Text.assemble((printable(self._run.name), "bold"), (GAP, ""))
         seed = f"seed {self._run.seed}" if self._run.seed is not None else ""
-        line.append("  ".join(fact for fact in (seed, printable(self._run.hardware)) if fact), "dim")
-        if width >= ROOMY:
-            line.append(f"  {printable(self._run.folder)}", "dim")
+        line.append(GAP.join(fact for fact in (seed, printable(self._run.hardware)) if fact), "dim")
+        folder = GAP + printable(self._run.folder)
+        return line.append(folder, "dim") if line.cell_len + cell_len(folder) <= width else line
+
+    def _bar(self, width: int) -> Text:
+        what, done, total, rest = self._stage, self._steps_done, self._stage_steps, self._pace()
+        count = f"{done}/{total}" if total else ""
+        if self._progress is not None:
+            what, done, total = self._progress
+            count, rest = f"{done:,}/{total:,}", []
+        what = what[:24]
+        size = max(4, min(44, width - 56))
+        line = Text(what + GAP)
+        filled = round(size * done / max(1, total))
+        line.append("━" * filled, "cyan").append("─" * (size - filled), "dim").append(GAP + count)
+        for words in rest:  # the longest that fits
+            if line.cell_len + len(GAP) + len(words) <= width:
+                return line.append(GAP + words, "dim")
         return line
 
-    def _bar(self, width: int) -> Table:
-        row = Table.grid(padding=(0, 2))
-        row.add_column(no_wrap=True)
-        row.add_column(width=None if width >= NARROW else 4)
-        row.add_column(no_wrap=True, min_width=len(str(self._stage_steps)) * 2 + 1)
-        row.add_column(no_wrap=True, overflow="ellipsis")
-        done, total = self._steps_done, self._stage_steps
-        bar_width = max(4, min(44, width - 56))
-        if self._progress is not None:
-            what, part, whole = self._progress
-            row.add_row(
-                what[:24], ProgressBar(whole, part, width=bar_width, complete_style="cyan"), f"{part:,}/{whole:,}", ""
-            )
-        else:
-            row.add_row(
-                self._stage,
-                ProgressBar(max(1, total), done, width=bar_width, complete_style="cyan"),
-                f"{done}/{total}",
-                self._pace(),
-            )
-        return row
-
-    def _pace(self) -> Text:
+    def _pace(self) -> list[str]:
+        """How fast it goes and how long it will take, in fewer and fewer words."""
         left = self._stage_steps - self._steps_done
         if not self._paces or left <= 0:
-            return Text("")
+            return []
         pace = math.fsum(self._paces) / len(self._paces)
-        rest = max(0.0, pace * left - (self._clock() - self._stepped))
-        return Text(f"{number(pace)} s a step, {span(rest)} left", "dim")
+        rest = span(max(0.0, pace * left - (self._clock() - self._stepped)))
+        return [f"{number(pace)} s a step, {rest} left", f"{rest} left", rest]
 
-    def _metrics(self, width: int) -> Table:
-        grid = Table.grid(padding=(0, 2))
-        bars = 24 if width >= ROOMY else 12 if width >= NARROW else 0
-        grid.add_column(style="dim", no_wrap=True, min_width=8)
-        grid.add_column(justify="right", no_wrap=True, min_width=8)
-        grid.add_column(no_wrap=True, min_width=bars, width=bars or None, style="cyan")
-        grid.add_column(overflow="ellipsis", no_wrap=True)
-        for label, key, prefix in (
-            ("loss", "loss", "loss/"),
-            ("reward", "reward", "reward/"),
-            ("gate λ", "gate", "gate/"),
-        ):
+    def _wait(self) -> list[Text]:
+        """What is waited for, once that takes its time."""
+        if self._waiting is None:
+            return []
+        seconds = self._clock() - self._waiting[2]
+        return [Text(f"{self._waiting[1]}, {span(seconds)}", "dim")] if seconds >= PATIENCE else []
+
+    def _rows(self) -> int:
+        """Rows of metrics, each of which has at least one line."""
+        return len(self._described())
+
+    def _described(self) -> list[tuple[str, str, list[tuple[str, str]]]]:
+        """Rows of metrics: label, key of its value, (name, key) of its parts."""
+        rows: list[tuple[str, str, list[tuple[str, str]]]] = []
+        for label, key in (("loss", "loss"), ("reward", "reward"), ("gate λ", "gate")):
             if key in self._last:
-                grid.add_row(label, self._number(key), self._spark(key, bars), self._parts(prefix, width))
-        if any(key.startswith("kl/") for key in self._last):
-            grid.add_row("KL", "", "", self._parts("kl/", width))
+                rows.append((label, key, self._parts(f"{key}/")))
+        kl = self._parts("kl/")
+        if kl:
+            rows.append(("KL", "", kl))
         if "tokens_per_second" in self._last:
-            key = "tokens_per_second"
-            grid.add_row("tokens/s", self._number(key), self._spark(key, bars), self._lengths())
-        return grid
+            rows.append(("tokens/s", "tokens_per_second", []))
+        return rows
 
-    def _parts(self, prefix: str, width: int) -> Text:
-        line = Text()
+    def _metrics(self, width: int) -> list[Text]:
+        """The last step's values with their curves; parts that do not fit beside them go on below."""
+        rows = self._described()
+        numbers = [self._number(key) if key else Text("") for _, key, _ in rows]
+        column = max([6, *(each.cell_len for each in numbers)])
+        bars = 24 if width >= ROOMY else 12 if width >= NARROW else 0
+        indent = LABEL + len(GAP) + column + (bars + len(GAP) if bars else 0)
+        lines: list[Text] = []
+        for (label, key, parts), value in zip(rows, numbers, strict=True):
+            line = Text.assemble((label.ljust(LABEL) + GAP, "dim"), " " * (column - value.cell_len), value)
+            if bars:
+                line.append(GAP + self._spark(key, bars).ljust(bars), "cyan")
+            room = width - indent - len(GAP)
+            units = self._units(parts, room if width >= ROOMY else 0) if parts else self._lengths(key)
+            lines += _beside(line, units, width=width, indent=indent)
+        return lines
+
+    def _parts(self, prefix: str) -> list[tuple[str, str]]:
         found = [key for key in self._last if key.startswith(prefix) and key.count("/") == 1]
-        for key in sorted(found, key=lambda key: key not in FACTORS):
-            value = self._last[key]
-            name = key.removeprefix(prefix)
-            line.append(f"{name} ", STYLES.get(name, "dim"))
-            line.append(number(value) if math.isfinite(value) else "nan", "" if math.isfinite(value) else "bold red")
-            if width >= ROOMY:
-                line.append(f" {self._spark(key, 8)}", STYLES.get(name, "cyan"))
-            line.append("  ")
-        line.rstrip()
-        return line
+        return [(key.removeprefix(prefix), key) for key in sorted(found, key=lambda key: key not in FACTORS)]
 
-    def _lengths(self) -> Text:
+    def _units(self, parts: Sequence[tuple[str, str]], room: int) -> list[Text]:
+        """Each part's name, value and, where all fit in `room` cells with them, curves of one length."""
+        units = [
+            Text.assemble((f"{printable(name)} ", STYLES.get(name, "dim")), self._number(key, plain=True))
+            for name, key in parts
+        ]
+        spare = room - sum(unit.cell_len for unit in units) - len(GAP) * (len(units) - 1)
+        bars = min(8, spare // max(1, len(units)) - 1)
+        if bars >= 4:
+            for unit, (name, key) in zip(units, parts, strict=True):
+                unit.append(f" {self._spark(key, bars)}", STYLES.get(name, "cyan"))
+        return units
+
+    def _lengths(self, key: str) -> list[Text]:
+        if key != "tokens_per_second":
+            return []
         words = []
         if "rollout_length" in self._last:
-            words.append(f"length {number(self._last['rollout_length'])}")
+            words.append(Text(f"length {number(self._last['rollout_length'])}"))
         if "truncated" in self._last:
-            words.append(f"cut off {self._last['truncated']:.0%}")
-        return Text("  ".join(words))
+            words.append(Text(f"cut off {self._last['truncated']:.0%}"))
+        return words
 
-    def _number(self, key: str) -> Text:
+    def _number(self, key: str, *, plain: bool = False) -> Text:
         value = self._last[key]
-        return Text(number(value), "bold") if math.isfinite(value) else Text("nan", "bold red")
+        style = "" if plain else "bold"
+        return Text(number(value), style) if math.isfinite(value) else Text("nan", "bold red")
 
     def _spark(self, key: str, bars: int) -> str:
         return sparkline(tuple(self._history.get(key, ())), bars)
 
-    def _evaluations(self, width: int) -> Table:
-        table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
-        table.add_column("held-out", overflow="ellipsis", no_wrap=True)
-        for title in ("before", "now", "gold"):
-            table.add_column(title, justify="right", no_wrap=True)
-        for split, name in dict.fromkeys([*self._before, *self._latest]):
-            before, latest = self._before.get((split, name)), self._latest.get((split, name))
-            known = latest or before
-            gold = number(known.gold) if known is not None and known.gold is not None else ""
-            table.add_row(printable(f"{split} {name}"), _cell(before, width), _cell(latest, width, before), gold)
-        return table
-
-    def _answer(self) -> Group:
+    def _answer(self) -> list[Text]:
         if self._rollout is None:
-            return Group()
+            return []
         question, answer, reward = self._rollout
-        asked = Text.assemble(("asked  ", "dim"), question, overflow="ellipsis", no_wrap=True)
-        said = Text.assemble(("said   ", "dim"), (answer, STYLES["text"]), overflow="ellipsis", no_wrap=True)
-        if reward is not None:
-            said = Text.assemble((f"said ({number(reward)})  ", "dim"), (answer, STYLES["text"]))
-            said.overflow, said.no_wrap = "ellipsis", True
-        return Group(asked, said)
+        said = "said   " if reward is None else f"said ({number(reward)})  "
+        return [
+            Text.assemble(("asked  ", "dim"), question),
+            Text.assemble((said, "dim"), (answer, STYLES["text"])),
+        ]
 
 
 @final
@@ -298,16 +303,51 @@ class _View:
 
     def __init__(self, board: Board) -> None:
         self._board = board
+        self._size: tuple[int, int] | None = None
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        size = (console.size.width, console.size.height)
+        if self._size not in (None, size):
+            # The terminal has wrapped what stood there, so that nobody knows how many lines it takes now: start afresh.
+            yield Control.clear()
+            yield Control.home()
+        self._size = size
         yield self._board.draw(options.max_width, options.max_height)
 
 
-def _cell(part: Measure | None, width: int, before: Measure | None = None) -> Text:
-    """Value and interval; bold where it lies apart from `before`."""
-    if part is None:
-        return Text("")
-    apart = before is not None and (part.low > before.high or part.high < before.low)
-    text = Text(number(part.value), "bold" if apart else "")
-    text.append(f" [{number(part.low)}, {number(part.high)}]" if width >= ROOM_FOR_INTERVALS else "", "dim")
-    return text
+def _shared(wanted: Mapping[str, int], room: int, *, base: int) -> dict[str, int]:
+    """How many of `room` lines each part gets; `base` is the number of the metrics' rows."""
+    given = dict.fromkeys(wanted, 0)
+    shares = (
+        ("table", 3), ("metrics", min(3, base)), ("table", LEAST_TABLE), ("metrics", base), ("gap", 1), ("answer", 2),
+        ("gap", 3), ("metrics", wanted["metrics"]), ("table", wanted["table"]),
+    )  # fmt: skip
+    for name, most in shares:
+        more = min(most, wanted[name]) - given[name]
+        if name == "answer" and more > room:
+            continue
+        more = max(0, min(more, room))
+        given[name] += more
+        room -= more
+    return given
+
+
+def _beside(line: Text, units: Sequence[Text], *, width: int, indent: int) -> list[Text]:
+    """`line` with `units` behind it, whole ones only; what does not fit goes on in further lines."""
+    lines = [line]
+    for unit in units:
+        if lines[-1].cell_len + len(GAP) + unit.cell_len > width:
+            # Where the column is narrow, the whole line is the better place.
+            start = indent if indent + len(GAP) + max(each.cell_len for each in units) <= width else LABEL
+            lines.append(Text(" " * start))
+        lines[-1].append(GAP).append_text(unit)
+    for each in lines:
+        each.rstrip()
+    return lines
+
+
+def _cut(line: Text, width: int) -> Text:
+    """`line` in at most `width` cells, on one line."""
+    line.truncate(width, overflow="ellipsis")
+    line.no_wrap, line.overflow = True, "ellipsis"
+    return line

@@ -2,26 +2,25 @@
 
 import json
 import sys
-import tempfile
-import time
-import traceback
-from pathlib import Path
 
-from wavalign import __version__
-from wavalign.errors import Interrupted, RecipeError, WavAlignError
+from wavalign.crash_log import keep_traceback
+from wavalign.errors import Interrupted, PluginError, RecipeError, WavAlignError
+from wavalign.terminal import presentable
 
-from .console import Format, complain, is_coloured, note, output_format, say, say_json
+from .console import Format, complain, is_coloured, note, note_painted, output_format, say, say_json
 
 
 def show_error(error: WavAlignError) -> None:
     """Print an error with its hint, in the format that was asked for."""
     form = output_format.get()
+    if isinstance(error, PluginError):
+        error.keep_traceback()
     if isinstance(error, RecipeError):
         _show_problems(error, form)
     elif form is Format.JSON:
         say_json({"ok": False, "error": _as_object(error)})
     elif form is Format.GITHUB:
-        say(f"::error title={error.code}::{_escaped(_joined(error.message, error.hint))}")
+        say(f"::error title={error.code}::{_escaped(presentable(_joined(error.message, error.hint)))}")
     else:
         complain(error.message)
         if error.hint:
@@ -38,15 +37,17 @@ def show_interrupted(stop: Interrupted) -> None:
 
 def show_crash(error: Exception) -> None:
     """Print one line about a fault of WavAlign itself; the traceback goes to a file."""
-    path = Path(tempfile.gettempdir()) / f"wavalign-{time.strftime('%Y%m%d-%H%M%S')}-crash.log"
-    text = f"wavalign {__version__}\n{''.join(traceback.format_exception(error))}"
-    path.write_text(text, encoding="utf-8")
-    kind = type(error).__name__
-    if output_format.get() is Format.JSON:
-        say_json({"ok": False, "error": {"code": "crash", "message": f"{kind}: {error}", "hint": str(path)}})
-        return
-    complain(f"{kind}: {error}")
-    note(f"  this is a fault in WavAlign or one of its parts, not in the recipe; the traceback is in {path}")
+    path = keep_traceback(error)
+    place = f"the traceback is in {path}" if path is not None else "there was no place for its traceback"
+    said = f"{type(error).__name__}: {error}"
+    form = output_format.get()
+    if form is Format.JSON:
+        say_json({"ok": False, "error": {"code": "crash", "message": said, "hint": place}})
+    elif form is Format.GITHUB:
+        say(f"::error title=crash::{_escaped(presentable(_joined(said, place)))}")
+    else:
+        complain(said)
+        note(f"  this is a fault in WavAlign or one of its parts, not in the recipe; {place}")
 
 
 def _show_problems(error: RecipeError, form: Format) -> None:
@@ -58,7 +59,7 @@ def _show_problems(error: RecipeError, form: Format) -> None:
     elif form is Format.GITHUB:
         say(render_problems(error.problems, format="github"))
     else:
-        note(render_problems(error.problems, color=is_coloured(sys.stderr)))
+        note_painted(render_problems(error.problems, color=is_coloured(sys.stderr)))
         complain(error.message)
 
 

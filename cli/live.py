@@ -5,9 +5,11 @@ A display never stops a run and never leaves a terminal behind without its curso
 
 import atexit
 import math
+import threading
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
+from pathlib import Path
 from typing import TextIO, final
 
 from rich.console import Console
@@ -17,10 +19,13 @@ from rich.text import Text
 from wavalign.engine.report.plots import number
 from wavalign.engine.run.callbacks import Display, Observer, RunInfo, Silent
 
-from .dashboard import Board, measures, printable
+from .dashboard import Board, printable, span
+from .held_out import HeldOut, measures, shown_number
 
 REFRESHES = 4
 """Redraws a second."""
+QUIET_SECONDS = 30.0
+"""Seconds without a line before a pipe is told what is waited for; then after twice, four times, ... as many."""
 
 
 def make_display(*, quiet: bool, stream: TextIO, environment: Mapping[str, str]) -> Observer:
@@ -44,8 +49,11 @@ class PlainDisplay(Display):
         self._steps = 0
         self._widths: dict[str, int] = {}
         self._progress = ""
+        self._held_out = HeldOut()
+        self._patience = _Patience(self._still)
 
     def start(self, run: RunInfo) -> None:
+        self._held_out.restore(Path(run.folder) / "metrics.jsonl")
         facts = [f"seed {run.seed}" if run.seed is not None else "", run.hardware, f"{run.total_steps} steps"]
         self._say(f"run {run.name}: " + ", ".join(fact for fact in facts if fact))
         self._say(f"folder {run.folder}")
@@ -63,14 +71,15 @@ class PlainDisplay(Display):
         self._say("  ".join(parts))
 
     def evaluation(self, split: str, values: Mapping[str, float], when: str) -> None:
+        self._held_out.take(printable(split), {printable(name): each for name, each in values.items()}, when)
         found = measures(values)
         name_width = max((len(name) for name in found), default=0)
         self._say(f"held-out {split}, {when} of the stage:")
         for name, part in found.items():
-            interval = f"[{_ascii(part.low)}, {_ascii(part.high)}]"
-            gold = f"gold {_ascii(part.gold):>8}" if part.gold is not None else ""
+            gold = f"gold {shown_number(part.gold):>8}" if part.gold is not None else ""
             count = f"n {part.count}" if part.count is not None else ""
-            self._say(f"  {name:<{name_width}}  {_ascii(part.value):>8}  {interval:<20}  {gold:<13}  {count}")
+            value = f"{name:<{name_width}}  {shown_number(part.value):>8}"
+            self._say(_plain(f"  {value}  {part.interval:<20}  {gold:<13}  {count}"))
 
     def rollout(self, question: str, answer: str, reward: float | None) -> None:
         score = f"  (reward {_ascii(reward)})" if reward is not None else ""
@@ -89,15 +98,26 @@ class PlainDisplay(Display):
             self._progress = what
             self._say(f"{what}: {done}/{total} ...")
 
+    def waiting(self, what: str, done: int, total: int) -> None:
+        self._patience.wait_for(printable(what), done, total)
+
     def finish(self, summary: str) -> None:
         self._say("finished")
+        for row in self._held_out.table(None):
+            self._say(_plain(row.plain))
         for line in summary.splitlines():
             self._say(line)
 
     def close(self) -> None:
+        self._patience.close()
         self._stream = None
 
-    def _say(self, text: str) -> None:
+    def _still(self, text: str) -> None:
+        self._say(f"still at {text}", patient=True)
+
+    def _say(self, text: str, *, patient: bool = False) -> None:
+        if not patient:
+            self._patience.heard()
         if self._stream is None:
             return
         encoding = self._stream.encoding or "utf-8"
@@ -110,8 +130,56 @@ class PlainDisplay(Display):
 
 
 @final
+class _Patience:
+    """Says what is waited for when nothing was said for long; one thread, started with the first thing waited for."""
+
+    def __init__(self, say: Callable[[str], None], clock: Callable[[], float] = time.monotonic) -> None:
+        self._say, self._clock = say, clock
+        self._lock = threading.Lock()
+        self._what: tuple[str, float, str] | None = None
+        self._after = QUIET_SECONDS
+        self._ended = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def wait_for(self, what: str, done: int, total: int) -> None:
+        """The run is busy with `what`; empty for nothing in particular."""
+        with self._lock:
+            count = f" {done}/{total}" if total else ""
+            known = self._what is not None and self._what[0] == what
+            began = self._what[1] if self._what is not None and known else self._clock()
+            self._what = (what, began, count) if what else None
+            if not known:
+                self._after = QUIET_SECONDS
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._work, name="patience", daemon=True)
+            self._thread.start()
+
+    def heard(self) -> None:
+        """Something was said."""
+        with self._lock:
+            self._what, self._after = None, QUIET_SECONDS
+
+    def close(self) -> None:
+        """Say no more."""
+        self._ended.set()
+
+    def tell(self) -> None:
+        """Say what is waited for if it is time to."""
+        with self._lock:
+            if self._what is None or (seconds := self._clock() - self._what[1]) < self._after:
+                return
+            what, _, count = self._what
+            self._after *= 2
+        self._say(f"{what}{count}, {span(seconds)}")
+
+    def _work(self) -> None:
+        while not self._ended.wait(1.0):
+            self.tell()
+
+
+@final
 class RichDisplay(Display):
-    """A dashboard that redraws in place; messages scroll above it."""
+    """A dashboard that redraws in place; messages scroll above it, and what stands at the end is everything."""
 
     def __init__(self, console: Console, *, clock: Callable[[], float] = time.monotonic) -> None:
         self.board = Board(clock)
@@ -125,6 +193,7 @@ class RichDisplay(Display):
             get_renderable=self.board.view,
             refresh_per_second=REFRESHES,
             vertical_overflow="crop",
+            transient=True,  # the last picture, which is cut to the terminal, gives way to the whole one
         )
         atexit.register(self.close)
         self._guard(live.start)
@@ -148,8 +217,11 @@ class RichDisplay(Display):
     def progress(self, what: str, done: int, total: int) -> None:
         self.board.progress(what, done, total)
 
+    def waiting(self, what: str, done: int, total: int) -> None:
+        self.board.waiting(what, done, total)
+
     def finish(self, summary: str) -> None:
-        """Leave the last picture standing and say what to look at next."""
+        """Leave the whole result standing and say what to look at next."""
         self._stop()
         for line in summary.splitlines():
             self._print(Text(printable(line)))
@@ -161,7 +233,9 @@ class RichDisplay(Display):
     def _stop(self) -> None:
         live, self._live = self._live, None
         if live is not None:
+            self.board.waiting("", 0, 0)
             self._guard(live.stop)
+            self._guard(lambda: self._console.print(self.board.result(self._console.width), soft_wrap=True))
 
     def _print(self, line: Text) -> None:
         self._guard(partial(self._console.print, line, soft_wrap=True))
@@ -186,4 +260,9 @@ def step_keys(values: Mapping[str, float]) -> list[str]:
 
 
 def _ascii(value: float) -> str:
-    return number(value).replace("−", "-") if math.isfinite(value) else str(value)
+    return _plain(number(value)) if math.isfinite(value) else str(value)
+
+
+def _plain(text: str) -> str:
+    """Minus and dash as every pipe can carry them."""
+    return text.replace("−", "-").replace("–", "-")

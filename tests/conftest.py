@@ -11,6 +11,8 @@ import pytest
 from safetensors.torch import load_file
 from torch import Tensor
 
+from wavalign.redaction import REDACTOR
+
 
 @dataclass(frozen=True, slots=True)
 class GoldenPair:
@@ -29,6 +31,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="folder of NAME.json + NAME.safetensors recordings",
     )
     parser.addoption("--update-golden", action="store_true", help="write the golden plans of tests/recipes again")
+
+
+@pytest.fixture(autouse=True)
+def no_secrets_of_other_tests() -> Iterator[None]:
+    """A process never forgets a secret; the tests are many processes in one."""
+    yield
+    REDACTOR.forget()
 
 
 @pytest.fixture(scope="session")

@@ -23,6 +23,7 @@ MANY_PARAMETERS: dict[str, str] = {
     "cli/data.py::check": "the options of a command, each with its own help",
     "cli/export.py::export": "each is an option of the command",
     "wavalign/engine/compile/graph.py::GraphBuilder._add": "the fields of a node",
+    "wavalign/engine/contracts/rollouts.py::_sample": "the contract's own",
     "wavalign/engine/compile/lowering.py::deepspeed_config": "each is a number or name of the plan; it reads no plan",
 }
 LONG_FILES: dict[str, str] = {
@@ -33,9 +34,10 @@ BROAD_HANDLERS: dict[str, str] = {
     "cli/app.py": "the one place where an unexpected error becomes a message, a log file and exit code 1",
     "wavalign/engine/run/scoring.py": "a reward is somebody else's code: its failure is a counted missing value",
     "wavalign/plugins/speech/worker_side/wavalign_worker.py": "a worker's failure is an answer",
-    "wavalign/plugins/registry.py": "what a plugin's file or package raises, even SystemExit, becomes a PluginError",
 }
 KEYWORD_TUNNELS: dict[str, str] = {
+    "wavalign/engine/contracts/construct.py::_method.call": "a method keeps the signature of its contract",
+    "wavalign/engine/contracts/model.py::_policy": "the same for the two ways to make a network",
     "wavalign/engine/run/builder.py::Builder.plugin": "what a plugin gets beside its Params differs by kind",
 }
 INNER_IMPORTS: dict[str, str] = {

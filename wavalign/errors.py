@@ -23,13 +23,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, final
 
+from wavalign.crash_log import keep_traceback
+from wavalign.redaction import REDACTOR
+
 MOST_QUOTED, MOST_SAID = 80, 2000
 """Letters of foreign text that a message repeats, and of a whole message."""
 
 
 def quoted(text: object, most: int = MOST_QUOTED) -> str:
     """Text of somebody else as part of a message: of a long one the beginning, the end and how long it is."""
-    said = str(text)
+    said = REDACTOR.text(str(text))  # before it is cut: half a secret is not recognised
     if len(said) <= most:
         return said
     return f"{said[: most * 2 // 3]}... ({len(said):,} characters) ...{said[-(most // 4) :]}"
@@ -109,6 +112,20 @@ class PluginError(WavAlignError):
 
     exit_code = 4
     code = "plugin_failed"
+
+    def __init__(self, message: str, *, hint: str = "", placed: bool = False) -> None:
+        super().__init__(message, hint=hint)
+        self.placed = placed
+        """Whether the message names the plugin already."""
+        self.kept_in = ""
+        """The file that holds the traceback, once it is written."""
+
+    def keep_traceback(self) -> None:
+        """Write where the failure came from, once, and let the hint name the file."""
+        path = keep_traceback(self) if self.__cause__ is not None and not self.kept_in else None
+        if path is not None:
+            self.kept_in = str(path)
+            self.hint = f"{self.hint}; the traceback is in {path}".removeprefix("; ")
 
 
 class PreflightError(WavAlignError):

@@ -4,14 +4,17 @@ The sparklines are counted by hand: twelve values in equal steps fall on bars 0 
 """
 
 import io
+import json
 import math
+from pathlib import Path
 
 import pytest
 from rich.cells import cell_len
-from rich.console import Console
+from rich.console import Console, ConsoleDimensions
 
 from wavalign.engine.run.callbacks import RunInfo
-from wavalign_cli.dashboard import BARS, Board, Measure, measures, printable, span, sparkline
+from wavalign_cli.dashboard import BARS, Board, printable, span, sparkline
+from wavalign_cli.held_out import Measure, measures
 
 
 def shown(board: Board, *, width: int, height: int = 40) -> list[str]:
@@ -46,22 +49,22 @@ def board() -> Board:
 def test_picture_at_80_columns(board: Board) -> None:
     lines = [line.rstrip() for line in shown(board, width=80)]
     assert lines == [
-        "hybrid  seed 7  2 x H200, bf16",
+        "hybrid  seed 7  2 x H200, bf16  runs/hybrid/1",
         lines[1],
         "",
-        "loss          1.50  ██▇▆▆▅▄▃▃▂▁▁  rl −0.0200  sft 1.50",
-        "reward        3.50  ▁▁▂▃▃▄▅▆▆▇██  answer 3.50",
-        "gate λ       0.600  ▁▁▂▃▃▄▅▆▆▇██  raw 0.700  direction 0.900  information 0.500",
-        "KL                                text 0.0200  audio 0.00500",
-        "tokens/s     3,129  ▄▄▄▄▄▄▄▄▄▄▄▄  length 59.4  cut off 12%",
+        "loss        1.50  ██▇▆▆▅▄▃▃▂▁▁  rl −0.0200  sft 1.50",
+        "reward      3.50  ▁▁▂▃▃▄▅▆▆▇██  answer 3.50",
+        "gate λ     0.600  ▁▁▂▃▃▄▅▆▆▇██  raw 0.700  direction 0.900  information 0.500",
+        "KL                              text 0.0200  audio 0.00500",
+        "tokens/s   3,129  ▄▄▄▄▄▄▄▄▄▄▄▄  length 59.4  cut off 12%",
         "",
-        "held-out                        before  now   gold",
-        "heldout accuracy  0.250 [0.190, 0.310]       0.970",
+        "heldout                 before  now   gold",
+        "accuracy  0.250 [0.190, 0.310]       0.970",
         "",
         "asked  How many legs does a spider (蜘蛛) have?",
         "said (4.50)  It has eight. It has eight. It has eight. It has eight. It has eig…",
     ]
-    assert lines[1].startswith("align  ━━")
+    assert lines[1].startswith("align  ━━━──")
     assert " ".join(lines[1].split()).endswith("12/100 1.50 s a step, 2 min 12 s left")
 
 
@@ -85,8 +88,118 @@ def test_picture_fits_low_terminals(board: Board, height: int) -> None:
 
 def test_later_evaluation_stands_beside_the_first(board: Board) -> None:
     board.evaluation("heldout", {"accuracy": 0.75, "accuracy/low": 0.7, "accuracy/high": 0.8}, "end")
-    row = next(line for line in shown(board, width=80) if line.startswith("heldout accuracy"))
+    row = next(line for line in shown(board, width=80) if line.startswith("accuracy"))
     assert "0.250 [0.190, 0.310]  0.750 [0.700, 0.800]" in row
+
+
+MANY = (
+    "text_accuracy",
+    "heard_own_text",
+    "heard_answer",
+    "style_accuracy",
+    "style_accuracy/style=sad",
+    "speech_quality",
+)
+
+
+def three_splits(board: Board, when: str, value: float) -> None:
+    """The quickstart's evaluation: three splits, more values than lines."""
+    for split in ("heldout", "unseen_voices", "unseen_facts"):
+        values: dict[str, float] = {}
+        for name in MANY:
+            values |= {name: value, f"{name}/low": value - 0.05, f"{name}/high": value + 0.05, f"{name}/ceiling": 1.0}
+        board.evaluation(split, values, when)
+
+
+@pytest.mark.parametrize(("width", "height", "rows"), [(80, 24, 8), (100, 30, 13), (40, 15, 4), (80, 8, 2)])
+def test_table_shrinks_to_its_headlines(board: Board, width: int, height: int, rows: int) -> None:
+    three_splits(board, "start", 0.4)
+    lines = shown(board, width=width, height=height)
+    assert len(lines) < height
+    begin = next(index for index, line in enumerate(lines) if line.startswith("heldout"))
+    assert "before" in lines[begin] and "now" in lines[begin]
+    table = [line for line in lines[begin + 1 :] if "0.400" in line]
+    headlines = ("text_accuracy", "heard_answer", "style_accuracy", "speech_quality")
+    assert [line.split()[0] for line in table[: len(headlines)]] == list(headlines[: len(table)])
+    assert len(table) >= rows
+    assert ("0.400 [0.350, 0.450]" in table[0]) is (width >= 60), "intervals give way to narrow terminals"
+
+
+def test_result_is_whole_whatever_the_terminal(board: Board) -> None:
+    three_splits(board, "start", 0.4)
+    three_splits(board, "end", 0.8)
+    for width in (30, 80, 200):
+        console = Console(file=io.StringIO(), record=True, width=width, height=5, _environ={})
+        console.print(board.result(width), soft_wrap=True)
+        text = console.export_text()
+        assert "…" not in text
+        assert [text.count(name) for name in ("heard_own_text", "style_accuracy/style=sad")] == [3, 3]
+        assert text.count("0.800") >= 3 * len(MANY)
+
+
+@pytest.mark.parametrize("width", [24, 60, 80, 100, 110, 130, 200])
+def test_curves_and_parts_are_whole_at_every_width(board: Board, width: int) -> None:
+    board.step({"loss": 1.0, "gate": 0.5, "gate/raw": -0.00123, "gate/best": 3.5, "gate/variance": 1234.0}, 13)
+    lines = shown(board, width=width)
+    start = next(index for index, line in enumerate(lines) if line.startswith("loss"))
+    rows = lines[start : next(index for index in range(start, len(lines)) if not lines[index].strip())]
+    assert not any("…" in line for line in rows)
+    for part in ("raw −0.00123", "best 3.50", "variance 1,234"):
+        assert sum(part in line for line in rows) == 1
+
+
+def test_parts_are_drawn_where_all_of_them_can_be(board: Board) -> None:
+    (row,) = [line for line in shown(board, width=150) if line.startswith("gate")]
+    assert row.split("direction")[0].rstrip().endswith("▄▄▄▄▄▄▄▄")
+
+
+def test_equal_values_are_level_though_their_means_differ_in_the_last_bit() -> None:
+    assert sparkline([0.7] * 29, 8) == BARS[3] * 8
+
+
+def test_end_of_an_interval_that_is_a_rounding_is_zero() -> None:
+    assert Measure(0.02, 3.47e-18, 0.04, None, 9).interval == "[0, 0.0400]"
+    assert Measure(3e-12, 1e-12, 5e-12, None, 9).interval == "[1.00e-12, 5.00e-12]"
+    assert Measure(math.nan, 0.0, 1.0, None, 0).interval == ""
+
+
+def test_what_takes_long_is_named_with_its_seconds() -> None:
+    now = [0.0]
+    board = Board(lambda: now[0])
+    board.stage("align", 10)
+    board.waiting("reward judge", 3, 64)
+    assert not any("judge" in line for line in shown(board, width=80)), "what is quick does not flicker"
+    now[0] = 90.0
+    board.waiting("reward judge", 12, 64)
+    assert "reward judge 12/64, 1 min 30 s" in shown(board, width=80)
+    board.waiting("", 0, 0)
+    assert not any("judge" in line for line in shown(board, width=80))
+
+
+def test_run_that_goes_on_keeps_what_was_measured_before(tmp_path: Path) -> None:
+    lines = [
+        {"stage": "align", "step": 0, "split": "heldout", "accuracy": 0.25, "accuracy/low": 0.2, "accuracy/high": 0.3},
+        {"stage": "align", "step": 1, "split": "train", "loss": 2.0},
+        {"stage": "align", "step": 1, "split": "heldout", "accuracy": 0.5, "accuracy/low": 0.4, "accuracy/high": 0.6},
+    ]
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    (tmp_path / "metrics.jsonl").write_text(text + '{"stage": "al', encoding="utf-8")
+    board = Board(lambda: 0.0)
+    board.start(RunInfo("hybrid", str(tmp_path), 100))
+    (row,) = [line for line in shown(board, width=80) if line.startswith("accuracy")]
+    assert row.split() == ["accuracy", "0.250", "[0.200,", "0.300]", "0.500", "[0.400,", "0.600]"]
+
+
+def test_terminal_of_another_size_is_drawn_afresh(board: Board) -> None:
+    console = Console(file=io.StringIO(), force_terminal=True, width=80, height=30, color_system="256", _environ={})
+    view = board.view()
+    console.print(view)
+    console.print(view)
+    assert isinstance(console.file, io.StringIO)
+    assert "\x1b[2J" not in console.file.getvalue()
+    console.size = ConsoleDimensions(60, 30)
+    console.print(view)
+    assert "\x1b[2J\x1b[H" in console.file.getvalue()
 
 
 def test_progress_takes_the_bar_until_it_is_through(board: Board) -> None:

@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from wavalign.engine.run.callbacks import Observer, RunInfo, Silent
-from wavalign_cli.live import PlainDisplay, RichDisplay, make_display, step_keys
+from wavalign_cli.live import PlainDisplay, RichDisplay, _Patience, make_display, step_keys
 
 INFO = RunInfo("hybrid", "runs/hybrid/1", 120, seed=7, fingerprint="07ab", hardware="2 x H200, bf16")
 STEP = {
@@ -72,6 +72,8 @@ def test_plain_lines() -> None:
         "  said:  Eight 蜘蛛  (reward 4.50)",
         "checkpoint written",
         "finished",
+        "heldout                 before  now   gold",
+        "accuracy  0.250 [0.190, 0.310]       0.970",
         "runs/hybrid/1",
     ]
 
@@ -181,6 +183,36 @@ def test_finish_leaves_the_picture_and_the_summary() -> None:
     display.close()
     assert stream.getvalue().rstrip().endswith("runs/hybrid/1/report.html")
     assert "checkpoint written" in stream.getvalue()
+
+
+def test_end_of_a_run_in_a_small_terminal_is_the_whole_result() -> None:
+    stream = io.StringIO()
+    display = RichDisplay(terminal(stream, width=40, height=8))
+    display.start(INFO)
+    display.stage("align", 100)
+    names = [f"value_{index}" for index in range(20)]
+    for name in names:
+        display.evaluation("heldout", {name: 0.25, f"{name}/low": 0.2, f"{name}/high": 0.3}, "start")
+    display.close()
+    last = stream.getvalue().rpartition("heldout")[2]
+    assert [name for name in names if name not in last] == []
+
+
+def test_pipe_is_told_what_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    said: list[str] = []
+    patience = _Patience(said.append, clock=lambda: now[0])
+    patience.wait_for("reward judge", 0, 64)
+    for seconds in (10.0, 29.0, 31.0, 40.0, 61.0, 90.0, 121.0):
+        now[0] = seconds
+        patience.wait_for("reward judge", int(seconds) // 2, 64)
+        patience.tell()
+    assert said == ["reward judge 15/64, 31 s", "reward judge 30/64, 1 min 01 s", "reward judge 60/64, 2 min 01 s"]
+    patience.heard()
+    now[0] = 1000.0
+    patience.tell()
+    assert len(said) == 3
+    patience.close()
 
 
 def test_hostile_text_cannot_command_the_terminal() -> None:

@@ -113,17 +113,19 @@ def test_rewards_within_their_budget(tmp_path: Path) -> None:
 
 
 def test_a_loss_that_breaks(tmp_path: Path) -> None:
-    """Exit 1 naming term and step; the checkpoint before it is whole, and the run resumes from there."""
+    """Exit 4 naming loss, term and step; the checkpoint before it is whole, and the run resumes from there."""
     broken = put("objective.terms.odd", {"loss": {"type": "toy_broken", "after": 4}, "weight": 0.1})
     recipe = written(tmp_path, broken, put("runtime.checkpoint_every", 3))
     ended = here("run", recipe)
-    assert ended.code == 1, ended.output
-    assert "the loss is nan at step 5 of stage 'train' (term odd)" in ended.output
-    assert "hint" in ended.output
+    assert ended.code == 4, ended.output
+    assert "loss 'toy_broken' (objective.terms.odd.loss): compute gave values that are no finite" in ended.output
+    assert "at step 5 of stage 'train' (" in ended.output
+    assert "plugins.py:" in ended.output
+    assert "learning_rate" not in ended.output
     run = tmp_path / "run"
-    assert sorted(each.name for each in (run / "checkpoints").iterdir()) == ["step-3"]
+    assert sorted(each.name for each in (run / "checkpoints").iterdir()) == ["step-3", "step-4"]
     assert [line["step"] for line in lines(run / "metrics.jsonl") if line["split"] == "train"] == [1, 2, 3, 4]
-    # The loss of the new process counts anew, and so the three steps that are left are fine.
+    # The loss of the new process counts anew, and so the two steps that are left are fine.
     assert here("run", recipe, "--resume").code == 0
     assert [line["step"] for line in lines(run / "metrics.jsonl") if line["split"] == "train"] == [1, 2, 3, 4, 5, 6]
 
@@ -239,7 +241,7 @@ def test_a_damaged_checkpoint_is_refused(tmp_path: Path) -> None:
     """Exit 5, naming the file and the older checkpoint that is whole."""
     broken = put("objective.terms.odd", {"loss": {"type": "toy_broken", "after": 4}, "weight": 0.1})
     recipe = written(tmp_path, broken)
-    assert here("run", recipe).code == 1
+    assert here("run", recipe).code == 4
     file = next((tmp_path / "run" / "checkpoints" / "step-4").glob("*.safetensors"))
     content = bytearray(file.read_bytes())
     content[-1] ^= 1

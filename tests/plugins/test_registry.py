@@ -81,7 +81,7 @@ def test_an_entry_point_that_cannot_be(monkeypatch: pytest.MonkeyPatch, name: st
 
 
 BAD = {
-    "no module": ("no_such_package:Own", "", "failed to import: No module named"),
+    "no module": ("no_such_package:Own", "", "failed to import: ModuleNotFoundError: No module named"),
     "no class": ("bad_package:Other", GATE, "has no Other"),
     "raises": ("bad_package:Own", "raise KeyError('of its own')\n", "failed to import: KeyError"),
     "syntax": ("bad_package:Own", "class\n", "failed to import: SyntaxError"),

@@ -7,16 +7,9 @@ import pytest
 
 from tests.schema.conftest import Bench
 from wavalign.errors import PreflightError
+from wavalign.redaction import HIDDEN, REDACTOR
 from wavalign.schema.dumping import dump_yaml, recipe_tree
-from wavalign.schema.environment import (
-    HIDDEN,
-    Secret,
-    redact,
-    redact_text,
-    resolve_secrets,
-    reveal,
-    secret_names,
-)
+from wavalign.schema.environment import Secret, redact, remember, resolve_secrets, reveal, secret_names
 
 ENVIRON = {"KEY": "s3cr3t", "OTHER": "s3cr3t-longer", "EMPTY": ""}
 
@@ -54,8 +47,21 @@ def test_texts_under_telling_keys_are_hidden() -> None:
     assert redact(tree) == {**tree, "api_key": HIDDEN, "judge_api_key": HIDDEN}
 
 
-def test_redact_text_takes_the_longest_first() -> None:
-    assert redact_text("k=s3cr3t-longer s3cr3t", ["KEY", "OTHER", "EMPTY"], ENVIRON) == "k=${env:OTHER} ${env:KEY}"
+def test_the_longest_value_is_hidden_first() -> None:
+    remember(["KEY", "OTHER", "EMPTY"], ENVIRON)
+    assert REDACTOR.text("k=s3cr3t-longer s3cr3t") == "k=${env:OTHER} ${env:KEY}"
+
+
+def test_what_is_revealed_is_hidden_from_then_on() -> None:
+    assert REDACTOR.text("it was s3cr3t") == "it was s3cr3t"
+    reveal("${env:KEY}", ENVIRON)
+    assert REDACTOR.text("it was s3cr3t") == "it was ${env:KEY}"
+
+
+def test_a_value_too_short_to_be_hidden_is_refused() -> None:
+    with pytest.raises(PreflightError, match="KEY holds fewer than 4 characters") as caught:
+        reveal("${env:KEY}", {"KEY": "q7 "})
+    assert "q7" not in caught.value.message + caught.value.hint
 
 
 def test_a_recipe_keeps_the_placeholder(bench: Bench, valid: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from wavalign import __version__
+from wavalign.crash_log import run_folder
 from wavalign.engine.compile.adapter import adapter_line, count_weights, trained_line
 from wavalign.engine.compile.compiler import compile_recipe as _compile
 from wavalign.engine.compile.plan import Cluster, Plan
@@ -25,7 +26,7 @@ from wavalign.engine.run.tools import PreflightTools
 from wavalign.engine.run.trainer import Trainer
 from wavalign.engine.state.distributed import World
 from wavalign.engine.state.folder import RunFolder
-from wavalign.errors import Interrupted, PreflightError, ResumeError, UsageError, WorkersError
+from wavalign.errors import Interrupted, PluginError, PreflightError, ResumeError, UsageError, WorkersError
 from wavalign.schema.dumping import dump_yaml
 from wavalign.schema.loading import LoadedRecipe, load_recipe, read_recipe
 
@@ -88,6 +89,7 @@ def trained_parts(plan: Plan) -> dict[str, str]:
 def run(plan: Plan, *, resume: bool = False, observer: Observer | None = None, worker: Sequence[str] = WORKER) -> Path:
     """Run a plan on this machine and give its folder; `worker` is the command each of several processes is."""
     folder = _folder(plan, resume=resume)
+    run_folder.set(folder.path)
     if resume:
         folder.write_text(folder.plan, plan.to_json())  # equal but for options that change nothing that is learned
     else:
@@ -109,11 +111,15 @@ def run_rank(plan: Plan, folder: RunFolder, *, resume: bool, observer: Observer 
     torch.set_num_threads(plan.runtime.threads or max(1, (os.cpu_count() or 1) // plan.processes))
     world = World.from_environment(plan.device)
     watcher = observer if observer is not None and world.is_first else Silent()
+    run_folder.set(folder.path)
     if world.is_first:
         folder.lock()
     try:
         watcher.start(_info(plan, folder))
         _train(plan, folder, world, watcher, resume=resume)
+    except PluginError as error:
+        error.keep_traceback()
+        raise
     finally:
         watcher.close()
         world.close()

@@ -16,6 +16,8 @@ from pathlib import Path
 from types import FrameType
 from typing import final
 
+from wavalign.terminal import presentable
+
 GRACE = 15.0
 """Seconds that workers have to stop once one of them failed."""
 TAIL = 40
@@ -139,7 +141,7 @@ class _Group:
     def _show_tail(self, rank: int) -> None:
         lines = self._log(rank).read_text(encoding="utf-8", errors="replace").splitlines()
         text = "\n".join([f"process {rank} failed; the end of {self._log(rank)}:", *lines[-TAIL:]])
-        sys.stderr.write(text + "\n")
+        sys.stderr.write(presentable(text) + "\n")
 
 
 def _free_port() -> int:

@@ -7,16 +7,21 @@ from wavalign.engine.api import run_rank
 from wavalign.engine.compile.plan import Plan
 from wavalign.engine.state.folder import RunFolder
 from wavalign.errors import Interrupted, WavAlignError
+from wavalign.terminal import presentable, redacted_streams
 
 
 def main(arguments: list[str]) -> int:
     """Run this rank's part; the exit code is the error's."""
-    folder = RunFolder(Path(arguments[0]))
+    with redacted_streams():
+        return _run(RunFolder(Path(arguments[0])), resume="--resume" in arguments)
+
+
+def _run(folder: RunFolder, *, resume: bool) -> int:
     plan = Plan.from_json(folder.plan.read_text(encoding="utf-8"))
     try:
-        run_rank(plan, folder, resume="--resume" in arguments)
+        run_rank(plan, folder, resume=resume)
     except WavAlignError as error:
-        sys.stderr.write(f"{error.code}: {error.message}\n{error.hint}\n")
+        sys.stderr.write(presentable(f"{error.code}: {error.message}\n{error.hint}") + "\n")
         return error.exit_code
     except Interrupted as interrupted:
         return interrupted.exit_code

@@ -106,7 +106,8 @@ class Policy(nn.Module, ABC):
     ) -> DecodingState:
         """Prefill each prompt once, repeat it `group_size` times and stand ready to sample.
 
-        `need="text"` lets a row finish as soon as the layout shows that no text can follow.
+        `need="text"` lets a row finish as soon as the layout shows that no text can follow. Up to there it is the row
+        that `need="all"` gives, and behind it that row has neither TEXT nor TEXT_END.
         """
 
 
@@ -337,7 +338,8 @@ class Reward(Plugin):
 
     kind = "reward"
     needs: ClassVar[frozenset[str]]
-    """Subset of {"text", "waveform"}: `waveform` makes the engine decode the answer's sound."""
+    """Subset of {"text", "waveform"}: `waveform` makes the engine decode the answer's sound. A reward that needs the
+    text alone may be shown answers that were sampled no further than their text."""
     range: ClassVar[tuple[float, float]]
     """Lowest and highest value `score` can give; a recipe's `scale` maps it linearly."""
 
@@ -371,6 +373,14 @@ class Mask(Plugin):
     @abstractmethod
     def weights(self, roles: Tensor) -> Tensor:
         """Float32 weights [B, S, T] >= 0 of `roles` [B, S, T]; 0 for PAD, PROMPT and FORCED."""
+
+    @property
+    def text_alone(self) -> bool:
+        """Whether weights are 0 off TEXT and TEXT_END and do not depend on what stands behind the text.
+
+        Only where every mask says so, sampling may stop when no text can follow.
+        """
+        return False
 
 
 class Advantage(Plugin):

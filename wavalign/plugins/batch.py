@@ -21,8 +21,10 @@ class Role(IntEnum):
     PROMPT = 1
     TEXT = 2
     TEXT_END = 3
+    """Ends the text of an answer: directly behind it, or in its place where there is none."""
     AUDIO = 4
     AUDIO_MARK = 5
+    """Opens or closes sound, an answer that ends in sound too; also whatever the model says there that is no code."""
     FORCED = 6
     """Put there by the layout, not chosen by the model; never scored."""
 
@@ -190,7 +192,8 @@ class Answer:
     text: str
     codes: tuple[int, ...]
     finished: bool
-    """False where the token limit cut it off."""
+    """False where the token limit cut off what was asked for: the whole answer, or its text where sampling was asked
+    for text alone. An answer whose text was cut is finished in neither case."""
 
 
 @final

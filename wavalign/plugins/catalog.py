@@ -32,5 +32,8 @@ CATALOG: dict[tuple[str, str], str] = {
     ("metric", "style_accuracy"): "wavalign.plugins.metrics.style_accuracy:StyleAccuracy",
     ("metric", "speech_quality"): "wavalign.plugins.metrics.speech_quality:SpeechQuality",
     ("metric", "well_formed"): "wavalign.plugins.metrics.well_formed:WellFormed",
+    ("tracker", "mlflow"): "wavalign.plugins.trackers.mlflow:Mlflow",
     ("tracker", "tensorboard"): "wavalign.plugins.trackers.tensorboard:TensorBoard",
+    ("tracker", "trackio"): "wavalign.plugins.trackers.trackio:Trackio",
+    ("tracker", "wandb"): "wavalign.plugins.trackers.wandb:Wandb",
 }

@@ -5,18 +5,17 @@ Nothing is skipped: an import failure, a duplicate name or a broken contract is 
 
 import difflib
 import importlib
-import importlib.util
 import inspect
-import sys
 from collections.abc import Iterable
 from importlib.metadata import entry_points
 from pathlib import Path
-from types import ModuleType
 from typing import ClassVar, final, get_origin
 
 from wavalign.errors import PluginError
 from wavalign.plugins import api
 from wavalign.plugins.catalog import CATALOG
+from wavalign.plugins.files import load_file
+from wavalign.plugins.guard import IMPORT, OURS, Guard, Origin, fault
 from wavalign.schema.base import Params
 
 ENTRY_POINT_GROUP = "wavalign.plugins"
@@ -117,24 +116,6 @@ class Registry:
             self._classes[kind, type_] = checked(kind, type_, value)
 
 
-def load_file(path: Path) -> ModuleType:
-    """Run a Python file as a module of its own; a failure is a PluginError that names it."""
-    if not path.is_file():
-        raise PluginError(f"plugin file {path} does not exist", hint="`plugins:` takes paths relative to the recipe")
-    name = f"wavalign_user_{path.stem}_{abs(hash(str(path.resolve()))):x}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        raise PluginError(f"{path} is not a Python file", hint="name it something.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # pydantic and pickling look classes up by module name
-    try:
-        spec.loader.exec_module(module)
-    except (Exception, SystemExit) as error:  # whatever a person's file raises must end the compile, named
-        del sys.modules[name]
-        raise PluginError(f"{path} failed to import: {type(error).__name__}: {error}") from error
-    return module
-
-
 def checked(kind: str, type_: str, value: object) -> type[api.Plugin]:
     """Hold a class against its kind's contract."""
     base = KINDS[kind]
@@ -157,16 +138,15 @@ def _is_of_class(base: type, name: str) -> bool:
 
 def _import(key: tuple[str, str], address: str) -> object:
     module, _, name = address.partition(":")
+    own = module.partition(".")[0] == OURS
+    origin = Origin(*key, file="", name=address, own=own)
     try:
-        found = vars(importlib.import_module(module))
+        with Guard(origin, IMPORT, passes=(ImportError,)):
+            found = vars(importlib.import_module(module))
     except ImportError as error:
-        raise PluginError(
-            f"{key[0]} '{key[1]}' ({address}) failed to import: {error}",
-            hint="`pip install wavalign[speech]` brings what the spoken world needs; `wavalign doctor` checks it",
-        ) from error
-    except (Exception, SystemExit) as error:  # as for a file: whatever a package raises must end the compile, named
-        message = f"{key[0]} '{key[1]}' ({address}) failed to import: {type(error).__name__}: {error}"
-        raise PluginError(message) from error
+        hint = "`pip install wavalign[speech]` brings what the spoken world needs; `wavalign doctor` checks it"
+        failed = fault(origin, IMPORT, error)
+        raise PluginError(failed.message, hint=hint if own else "", placed=True) from error
     if name not in found:
         raise PluginError(f"{key[0]} '{key[1]}': module {module} has no {name}")
     return found[name]

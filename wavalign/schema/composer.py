@@ -21,6 +21,7 @@ import yaml
 from yaml import events
 
 from wavalign.errors import Problem, Where
+from wavalign.schema.masking import masked
 from wavalign.schema.yaml_errors import explain_yaml_error
 
 Path = tuple[str | int, ...]
@@ -57,7 +58,7 @@ class Place:
     def __init__(self, file: str, text: str, *, via: str = "", offset: int = 0) -> None:
         """`via` starts the account of how values came here; `offset` is where YAML begins on the first line."""
         self.file, self.via, self.offset = file, via, offset
-        self.lines = _BREAK.split(text)
+        self.lines = masked(_BREAK.split(text))
 
     def where(self, line: int, column: int) -> Where:
         """`line` and `column` count from 0, as PyYAML's marks do."""

@@ -5,19 +5,19 @@ option at the moment it needs the value; an unset variable is a problem then, an
 """
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from typing import Any, final
 
 from wavalign.errors import PreflightError, Problem, Where
+from wavalign.redaction import CERTAIN, HIDDEN, REDACTOR, SHORTEST, names_secret, url_secrets
 from wavalign.schema.composer import Path, dotted
 
 PLACEHOLDER = re.compile(r"\$\{env:([A-Za-z_][A-Za-z0-9_]*)\}\Z")
 _BEGINNING = "${env:"
-_SENSITIVE = re.compile(
-    r"(?:^|.*[_-])(?:api_?key|password|passwd|secret|credentials?|(?:access|auth|bearer|hf)_token|authorization)\Z",
-    re.IGNORECASE,
-)
-HIDDEN = "[redacted]"
+_BLANK_LOGIN = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^/?#@:]*:([^/?#]*\s[^/?#]*)@")
+"""A login in a URL with a blank in its password, which belongs percent-encoded."""
+_NAMED_BY_PEOPLE = ("rewards", "metrics", "terms", "evaluation")
+"""Sections whose keys are names that a person chose."""
 
 
 @final
@@ -62,9 +62,21 @@ def reveal(value: str, environ: Mapping[str, str]) -> str:
     name = secret_name(value)
     if name is None:
         return value
-    if not environ.get(name):
+    if not environ.get(name, "").strip():
         raise PreflightError(f"the environment variable {name} is not set", hint=f"export {name}=... before the run")
+    if len(environ[name].strip()) < SHORTEST:
+        raise PreflightError(
+            f"the environment variable {name} holds fewer than {SHORTEST} characters, too few to be kept out of logs",
+            hint="`${env:...}` is for secrets; write anything else into the recipe itself",
+        )
+    remember([name], environ)
     return Secret(environ[name], name)
+
+
+def remember(names: Iterable[str], environ: Mapping[str, str]) -> None:
+    """Let the process's redactor know what the variables `names` hold, before anybody uses it."""
+    for name in names:
+        REDACTOR.learn(environ.get(name, ""), f"${{env:{name}}}")
 
 
 def resolve_secrets(tree: Any, environ: Mapping[str, str]) -> Any:
@@ -85,36 +97,88 @@ def redact(tree: Any) -> Any:
     return tree.placeholder if isinstance(tree, Secret) else tree
 
 
-def redact_text(text: str, names: Iterable[str], environ: Mapping[str, str]) -> str:
-    """`text`, such as a log line, with the values of the variables `names` put back to placeholders, longest first."""
-    known = sorted(((environ[name], name) for name in names if environ.get(name)), key=lambda pair: -len(pair[0]))
-    for value, name in known:
-        text = text.replace(value, f"${{env:{name}}}")
-    return text
+def environment_problems(tree: object, marks: Mapping[Path, Where], environ: Mapping[str, str]) -> list[Problem]:
+    """Placeholders that are misspelt or only a part of a text, and secrets that a recipe spells out.
 
-
-def environment_problems(tree: object, marks: Mapping[Path, Where]) -> list[Problem]:
-    """Placeholders that are misspelt or only a part of a text."""
+    What is found spelt out is hidden from now on; no problem repeats it.
+    """
+    used = secret_names(tree)
+    remember(used, environ)
+    in_clear = {environ[name]: name for name in used if len(environ.get(name, "")) >= CERTAIN}
     found: list[Problem] = []
-    for path, value in _texts(tree, ()):
-        if _BEGINNING in value and secret_name(value) is None:
-            message = "`${env:NAME}` must be the whole value, with NAME of letters, digits and _"
-            hint = "put the whole text into the variable"
-            found.append(Problem("bad_secret", dotted(path), message, hint, marks[path]))
+    scalars = list(_scalars(tree, ()))
+    components = {path[:-1] for path, _ in scalars if path and path[-1] == "type"}
+    for path, value in scalars:
+        problem = _problem(value, _secret_key(path, value, components), in_clear)
+        if problem is not None:
+            found.append(Problem("bad_secret", dotted(path), *problem, marks[path]))
     return found
+
+
+def _problem(value: str | float, key: str | None, in_clear: Mapping[str, str]) -> tuple[str, str] | None:
+    """What is wrong with one value, and what to do; None when nothing is."""
+    if secret_name(value) is not None:
+        return None
+    if key is not None and value != "":
+        REDACTOR.learn(str(value))
+        message = f"`{key}` holds a secret, and a recipe is no place for one"
+        name = re.sub(r"(?<=[a-z])(?=[A-Z])|[^A-Za-z0-9]+", "_", key).upper()
+        return message, f"export {name}=... before the run, and write `{key}: ${{env:{name}}}`"
+    if not isinstance(value, str):
+        return None
+    if _BEGINNING in value:
+        message = "`${env:NAME}` must be the whole value, with NAME of letters, digits and _"
+        return message, "put the whole text into the variable"
+    blank = _BLANK_LOGIN.match(value)
+    carried = [part for part in (*url_secrets(value), blank[1] if blank else "") if part]
+    if carried:
+        for part in (value, *carried):
+            REDACTOR.learn(part)
+        message = "the address carries a login or a key, which plans and logs would keep"
+        return message, "leave it out (netrc, AWS_... and such say who you are), or write `${env:NAME}` for all of it"
+    name = next((name for secret, name in in_clear.items() if secret in value), "")
+    if name:
+        return f"it spells out what the variable {name} holds, a secret of this recipe", f"write `${{env:{name}}}`"
+    return None
+
+
+def _secret_key(path: Path, value: str | float, components: Container[Path]) -> str | None:
+    """The key, above a value or further up, that says that it is a secret; None where none does."""
+    for index, part in enumerate(path):
+        chosen = index > 0 and path[index - 1] in _NAMED_BY_PEOPLE  # a reward may be called anything
+        named = isinstance(part, str) and not chosen and path[: index + 1] not in components
+        if isinstance(part, str) and named and _holds_secret(part, value):
+            return part
+    return None
+
+
+def _holds_secret(name: str, value: str | float) -> bool:
+    return names_secret(name) and not (name.lower().endswith("token") and _is_of_vocabulary(value))
+
+
+def _is_of_vocabulary(value: str | float) -> bool:
+    """Whether something under `..._token` is a token of a vocabulary (`<pad>`, `[SEP]`, an id) or a kind of them."""
+    if not isinstance(value, str) or len(value) < SHORTEST:
+        return True
+    return value[0] + value[-1] in ("<>", "[]", "||") or value in ("text", "audio", "marks")
 
 
 def _shown(key: str, value: Any) -> Any:
     plain = isinstance(value, str) and not isinstance(value, Secret) and secret_name(value) is None
-    return HIDDEN if plain and value and _SENSITIVE.match(key) else redact(value)
+    return HIDDEN if plain and value and _holds_secret(key, value) else redact(value)
 
 
 def _texts(value: object, path: Path) -> Iterator[tuple[Path, str]]:
+    yield from ((at, item) for at, item in _scalars(value, path) if isinstance(item, str))
+
+
+def _scalars(value: object, path: Path) -> Iterator[tuple[Path, str | float]]:
+    """Texts and numbers."""
     if isinstance(value, Mapping):
         for key, item in value.items():
-            yield from _texts(item, (*path, key))
+            yield from _scalars(item, (*path, key))
     elif isinstance(value, list | tuple):
         for index, item in enumerate(value):
-            yield from _texts(item, (*path, index))
-    elif isinstance(value, str):
+            yield from _scalars(item, (*path, index))
+    elif isinstance(value, str | int | float) and not isinstance(value, bool):
         yield path, value

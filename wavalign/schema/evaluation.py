@@ -23,6 +23,8 @@ class EvaluationSection(Section):
     """Measure before the first step."""
     at_end: bool = True
     """Measure after the last step."""
+    ceiling: bool = True
+    """Also measure the gold answers: what the metrics can reach at most."""
     every: Steps = 0
     """Also every so many steps; 0 never."""
     limit: int | None = Field(default=None, ge=1, le=MOST_STEPS)

@@ -5,7 +5,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from wavalign.errors import Problem, Where, quoted
+from wavalign.redaction import REDACTOR
 from wavalign.schema.marks import SET
+from wavalign.terminal import presentable, visible
 
 _WIDTH = 120
 _BOLD, _RED, _CYAN, _DIM, _PLAIN = "\x1b[1m", "\x1b[31m", "\x1b[36m", "\x1b[2m", "\x1b[0m"
@@ -51,8 +53,8 @@ def _as_text(problem: Problem, paint: Callable[[str, str], str]) -> str:
 
 def _excerpt(where: Where, paint: Callable[[str, str], str]) -> str:
     """The offending line with a caret under the column; a long line is cut to what surrounds it."""
-    text = _printable(where.text.expandtabs(1))
-    column = min(where.column - 1, len(text))
+    line = REDACTOR.cover(where.text.expandtabs(1))
+    column, text = len(visible(line[: where.column - 1], keep="")), visible(line, keep="")
     start = max(0, column - _WIDTH // 2) if len(text) > _WIDTH else 0
     shown = ("..." if start else "") + text[start : start + _WIDTH] + ("..." if start + _WIDTH < len(text) else "")
     number = "" if where.file == SET else str(where.line)
@@ -62,8 +64,8 @@ def _excerpt(where: Where, paint: Callable[[str, str], str]) -> str:
 
 
 def _printable(text: str) -> str:
-    """Control characters could repaint the terminal; they are shown as `?`."""
-    return "".join(character if character.isprintable() else "?" for character in text)
+    """`text` without secrets; control characters could repaint the terminal and are written out."""
+    return presentable(text, keep="")
 
 
 def _as_object(problem: Problem) -> dict[str, Any]:
@@ -71,12 +73,12 @@ def _as_object(problem: Problem) -> dict[str, Any]:
     return {
         "code": problem.code,
         "path": problem.path,
-        "message": problem.message,
-        "hint": problem.hint,
+        "message": REDACTOR.text(problem.message),
+        "hint": REDACTOR.text(problem.hint),
         "file": where.file if where else None,
         "line": where.line if where else None,
         "column": where.column if where else None,
-        "text": quoted(where.text, 4 * _WIDTH) if where else None,
+        "text": quoted(REDACTOR.cover(where.text), 4 * _WIDTH) if where else None,
         "via": where.via if where else None,
     }
 
@@ -93,6 +95,7 @@ def _as_command(problem: Problem) -> str:
 
 
 def _data(text: str) -> str:
+    text = presentable(text, keep="\r\n")
     return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
 
 

@@ -41,7 +41,7 @@ def scan_source(path: str, overrides: Sequence[str] = ()) -> Source:
         root = _override(root, argument, reader.problems)
     files = tuple(os.path.abspath(name) for name in reader.names)
     source = source_of(root, path=path, files=files)
-    reader.problems += environment_problems(source.tree, source.marks)
+    reader.problems += environment_problems(source.tree, source.marks, os.environ)
     return replace(source, problems=in_file_order(reader.problems, reader.names))
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.toy.compiled import Change, compiled, drop, graph, only_stage, put
+from tests.toy.world import PLUGINS
 from wavalign.engine.compile.plan import Graph
 
 LISTENS: tuple[Change, ...] = (
@@ -113,6 +114,54 @@ def test_how_much_of_an_answer_is_sampled(tmp_path: Path) -> None:
     assert graph(tmp_path, put("objective.terms.rl.tokens", {"text": 1, "marks": 0.5})).rollout_need == "all"
     kl_on_sound = put("objective.terms.rl.loss.kl.coefficient", {"audio": 0.1})
     assert graph(tmp_path, kl_on_sound).rollout_need == "all"
+    assert (
+        graph(tmp_path, put("objective.terms.rl.tokens", {"type": "roles", "text": 1, "text_end": 0})).rollout_need
+        == "text"
+    )
+    assert graph(tmp_path, put("objective.terms.rl.tokens", {"type": "roles", "text_end": 1})).rollout_need == "text"
+
+
+OWN_PLUGINS = """
+import torch
+from wavalign.plugins.api import Mask, Reward
+from wavalign.plugins.batch import Role, Scored
+
+class Before(Mask):
+    '''Text, the less of it the longer the whole answer is.'''
+    type = "before"
+    def weights(self, roles):
+        return (roles == int(Role.TEXT)) / (roles > int(Role.PROMPT)).sum(dim=(1, 2), keepdim=True).clamp(min=1)
+
+class JustText(Before):
+    '''The same, and says that it looks at text alone.'''
+    type = "just_text"
+    text_alone = True
+
+class Short(Reward):
+    '''Looks at the completion itself, which has no name in `needs`.'''
+    type = "short"
+    needs = frozenset()
+    range = (0.0, 1.0)
+    def score(self, rollout, dialogue):
+        return Scored(1.0 / rollout.completion.length)
+"""
+
+
+def test_whole_answers_are_sampled_for_whoever_does_not_say_that_text_is_enough(tmp_path: Path) -> None:
+    """A mask of one's own may read what stands behind the text, a reward without needs may look at anything."""
+    file = tmp_path / "own.py"
+    file.write_text(OWN_PLUGINS, encoding="utf-8")
+    plugins = put("plugins", [str(PLUGINS), str(file)])
+    own = graph(tmp_path, plugins, TEXT_ONLY, put("objective.terms.rl.tokens", {"type": "before"}))
+    assert own.rollout_need == "all"
+    assert next(node for node in own.nodes if node.name == "rollout").detail == "whole answers, for term.rl"
+    assert "rollout.sound" not in pruned(own)
+    said = graph(tmp_path, plugins, TEXT_ONLY, put("objective.terms.rl.tokens", {"type": "just_text"}))
+    assert said.rollout_need == "text"
+    assert "the same without it" in pruned(said)["rollout.sound"]
+    looks = graph(tmp_path, plugins, put("rewards.short", {"type": "short"}))
+    assert looks.rollout_need == "all"
+    assert next(node for node in looks.nodes if node.name == "rollout").detail == "whole answers, for reward.short"
 
 
 def test_a_listening_reward_that_nobody_uses_does_not_lengthen_answers(tmp_path: Path) -> None:

@@ -123,3 +123,9 @@ def test_of_the_others_the_suspicious_ones_are_kept_too(tmp_path: Path) -> None:
         item(4, "fine"), item(5, "fine", heard="other words"), item(6, ""), item(7, "fine"),
     ]  # fmt: skip
     assert [each.index for each in made._samples(items)] == [0, 2, 4, 5]
+
+
+def test_the_gold_answers_may_be_left_unmeasured(tmp_path: Path) -> None:
+    api.run(compiled(tmp_path, put("evaluation.ceiling", False)))
+    held = [line for line in lines(tmp_path / "run" / "metrics.jsonl") if line["split"] != "train"]
+    assert held and not any("ceiling" in key for line in held for key in line)

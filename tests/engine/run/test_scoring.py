@@ -91,6 +91,25 @@ def scored(
     return collect_scores(made, calls, (len(answers), len(answers[0].rollouts)))
 
 
+def test_who_waits_is_told_for_which_reward_and_how_far_it_is(pools: list[RewardPool]) -> None:
+    slow = Scripted(Params())
+    made = [live("quick"), live("judge", reward=slow)]
+    pool = RewardPool(made, 2)
+    pools.append(pool)
+    answers = groups(["1", "hang"])
+    calls = [call for each in made[1:] for call in pool.submit(each, answers)]
+    told: list[tuple[str, int, int]] = []
+
+    def waiting(what: str, done: int, total: int) -> None:
+        told.append((what, done, total))
+        if done == 1:
+            slow.release.set()
+
+    pool.wait(calls, waiting)
+    assert ("reward judge", 1, 2) in told
+    assert {what for what, _, _ in told} == {"reward judge"}
+
+
 FAILURES: dict[str, tuple[Any, str]] = {
     "raises": (RuntimeError("the judge is down"), "RuntimeError: the judge is down"),
     "none": (Scored(None, "it was silent"), "it was silent"),

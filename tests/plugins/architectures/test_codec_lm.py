@@ -51,7 +51,8 @@ def test_speechgpt_writes_the_published_chain_of_modality(tmp_path: Path) -> Non
     dialogue = target("w3 w4", [3, 1, 4], Message("system", "w9"), heard("7,8", "w1 w2"))
     assert prompted(model, dialogue) == "w9 / [Human] : ^ 7 8 $ <eoh> . [SpeechGPT] :"
     assert answered(model, dialogue) == ["w1 w2 ; [ta] w3 w4 ; [ua] ^ 3 1 4 $ <eoa>"]
-    assert roles_of(model, dialogue) == ["ttttttttmaaame"]
+    assert roles_of(model, dialogue) == ["ttttttttmaaamm"]
+    assert roles_of(model, target("w3", [])) == ["te"]
     assert answered(model, target("w3", [])) == ["w3 <eoa>"]
     assert answered(model, target("", [3, 1])) == ["^ 3 1 $ <eoa>"]
     assert answered(model, target("w3", [3])) == ["[ta] w3 ; [ua] ^ 3 $ <eoa>"], "nothing was said to transcribe"
@@ -62,14 +63,14 @@ def test_anygpt_and_speechalign_are_written_as_published(tmp_path: Path) -> None
     dialogue = target("w3 w4", [3, 1], Message("system", "w9"), heard("7"))
     assert prompted(model, dialogue) == "w9 / [Human] : ^ 7 $ <eoh> / [MMGPT] :"
     assert answered(model, dialogue) == ["w3 w4 <eot> / ^ 3 1 $ <eos>"]
-    assert roles_of(model, dialogue) == ["ttttmaame"]
+    assert roles_of(model, dialogue) == ["ttttmaamm"]
     assert model.vocabulary.tokenizer.convert_tokens_to_ids("<🗣️3>") == model.vocabulary.layout.first_code + 3
     model = small_codec_lm(tmp_path, template="speechalign")
     dialogue = target("w3 w4", [3, 1], Message("user", "w3 w4"))
     asked = "Read this text and give me a speech response : w3 w4"
     assert prompted(model, dialogue) == f"[Human] : {asked} <eoh> [SpeechGPT] :"
     assert answered(model, dialogue) == ["^ 3 1 $ <eoa>"]
-    assert roles_of(model, dialogue) == ["maame"]
+    assert roles_of(model, dialogue) == ["maamm"]
     plain = small_codec_lm(tmp_path, template="speechalign", instruction="")
     assert prompted(plain, dialogue) == "[Human] : w3 w4 <eoh> [SpeechGPT] :"
 
@@ -101,7 +102,7 @@ def test_delays_shift_the_codebooks_and_stream_0_waits_for_the_latest(tmp_path: 
         "B B B B B B 2 5 B B B",
         "B B B B B B B B 3 6 B",
     ]
-    assert roles_of(model, dialogue) == ["ttttmaamffe", "ffffffaafff", "ffffffffaaf"]
+    assert roles_of(model, dialogue) == ["ttttmaamffm", "ffffffaafff", "ffffffffaaf"]
     asked = picture(model, model.encode_prompt(dialogue, codes_of).ids)
     assert asked[0] == "[Human] : ^ 7 $ B B <eoh> . [SpeechGPT] :"
     assert asked[1] == "B B B B 8 B B B B B B" and asked[2] == "B B B B B B 9 B B B B"

@@ -77,8 +77,9 @@ def test_target_interleaves_and_names_the_role_of_every_position(vita: VitaAudio
     row = vita.encode_target(target("w1 w2 w3", list(range(10))), codes_of)
     assert " ".join(names(vita, row)) == "w1 [ 0 1 2 3 4 5 6 7 ] w2 w3 \n [ 8 9 ] >"
     text, audio, mark = [int(Role.TEXT)], [int(Role.AUDIO)], [int(Role.AUDIO_MARK)]
-    expected = text + mark + 8 * audio + mark + 3 * text + mark + 2 * audio + mark + [int(Role.TEXT_END)]
+    expected = text + mark + 8 * audio + mark + 3 * text + mark + 2 * audio + mark + mark
     assert row.roles[0].tolist() == expected
+    assert vita.encode_target(target("w1 w2", []), codes_of).roles[0].tolist() == 2 * text + [int(Role.TEXT_END)]
     assert row.roles.dtype == torch.int8
 
 
@@ -97,7 +98,7 @@ def test_an_answer_cut_off_is_not_finished_and_unused_rows_write_nothing(tmp_pat
     assert not vita.decode_completion(cut).finished
     unused = torch.tensor([[vita.tokens.vocabulary_size - 1]])
     assert vita.tokens.vocabulary_size - 1 >= len(vita.vocabulary.tokenizer)
-    assert vita.decode_completion(TokenSequence(unused, unused)).text == ""
+    assert vita.decode_completion(TokenSequence(unused, torch.full_like(unused, int(Role.TEXT)))).text == ""
 
 
 def test_what_a_dialogue_cannot_say_is_an_error_that_names_it(vita: VitaAudio) -> None:

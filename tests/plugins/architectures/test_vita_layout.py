@@ -44,7 +44,9 @@ def test_deinterleave_undoes_interleave_for_all_small_sizes(ratio: tuple[int, ..
     for text, audio in product(range(31), range(31)):
         words, codes = [40 + i for i in range(text)], list(range(audio))
         ids = made.interleave(words, codes)
-        assert made.deinterleave([*ids, END]) == (words, codes)
+        roles = made.roles(torch.tensor([*ids, END]), made.role_table(168))
+        assert made.deinterleave([*ids, END], roles.tolist()) == (words, codes)
+        assert roles[-1] == (Role.AUDIO_MARK if codes else Role.TEXT_END)
         assert ids.count(BOA) == ids.count(EOA)
 
 
@@ -79,7 +81,8 @@ def watch(made: VitaLayout, ids: list[int]) -> list[bool]:
     found = []
     for x in ids:
         row: Tensor = torch.stack([other, torch.tensor(x), other])
-        found.append(bool(seen.append(row, table[row])[1]))
+        seen.append(row, table[row])
+        found.append(bool(seen.over[1]))
     return found
 
 
@@ -100,6 +103,7 @@ def test_text_watch_knows_short_and_merged_chunks() -> None:
     made = layout(1, 4, 4, 4)
     assert watch(made, [40, BOA]) == [False, False]
     assert watch(made, [40, BOA, 100, EOA, 40, 40, BOA]) == [False] * 6 + [True]
+    assert watch(made, [40, 40, BOA, 100, EOA, 40, END]) == [False] * 2 + [True] * 5  # over stays over
     assert watch(made, [40, BOA, 100, EOA, 40, 40, 40, 40, 40, BOA]) == [False] * 9 + [True]
     assert watch(made, [40, 40, BOA]) == [False, False, True]
     assert watch(made, [BOA]) == [True]

@@ -244,3 +244,23 @@ def test_the_environment_names_the_cache(tmp_path: Path, monkeypatch: pytest.Mon
     source.prepare(lambda what, done, total: None)
     written = next((tmp_path / "spoken_world").iterdir()) / "records.jsonl"
     assert json.loads(written.read_text())["id"] == source.record(0).id
+
+
+def test_demonstrated_facts_are_those_of_the_demonstrations_and_stay_in_their_splits_sound() -> None:
+    for seed in (0, 3):
+        shown = {line.fact.id for line in lines(replace(SCENE, split="demonstrations", seed=seed))}
+        asked = list(lines(replace(SCENE, facts="demonstrated", renditions=4, limit=1280, seed=seed)))
+        assert {line.fact.id for line in asked} == shown and len(shown) == 64
+        assert len({line.question.name for line in asked}) == len(asked) == 1280  # no question twice in the same sound
+        every = {line.question.name for line in lines(replace(SCENE, renditions=4, seed=seed))}
+        assert {line.question.name for line in asked} <= every
+        heldout = {line.question.name for line in lines(replace(SCENE, split="heldout"))}
+        assert not heldout & {line.question.name for line in asked}
+    with pytest.raises(ValidationError, match="no unseen fact is demonstrated"):
+        SpokenWorldParams(split="unseen_facts", facts="demonstrated")
+
+
+def test_more_demonstrations_hold_the_fewer_unchanged() -> None:
+    few = list(lines(replace(SCENE, split="demonstrations", seed=1)))
+    many = list(lines(replace(SCENE, split="demonstrations", seed=1, demonstrations=213)))
+    assert many[:64] == few and len({line.fact.id for line in many}) == 213

@@ -166,3 +166,12 @@ def test_an_answer_owes_what_its_target_has() -> None:
     assert whole(Message("assistant", " ", AudioClip("a.wav"))) == [1, 1, 0, 0, 0, 0, 0, 0]
     assert whole(Message("assistant", "it is twelve")) == [1, 0, 0, 0, 1, 0, 0, 0]
     assert whole(Message("assistant", "it is twelve", AudioClip("a.wav"))) == [1, 0, 0, 0, 0, 0, 0, 0]
+
+
+def test_references_may_be_numbers_and_lists_and_numbers_are_compared_by_value() -> None:
+    asked = [replace(dialogue(), metadata={"reference": value}) for value in (12, ["a dozen", "it is 12"], -5, None)]
+    groups = [
+        group(each, rollout(text)) for each, text in zip(asked, ["Twelve.", "It is twelve", "5", "x"], strict=True)
+    ]
+    measured = TextAccuracy(TextAccuracyParams()).measure(groups)[0]
+    assert measured.items == (1.0, 1.0, 0.0, None) and measured.count == 3

@@ -7,7 +7,6 @@ import pytest
 from tests.plugins.spoken import dialogue, rollout, say
 from wavalign.errors import DataError
 from wavalign.plugins.batch import Waveform
-from wavalign.plugins.rewards.answer_match import AnswerMatch, AnswerMatchParams
 from wavalign.plugins.rewards.asr_consistency import AsrConsistency, AsrConsistencyParams
 from wavalign.plugins.rewards.speaking_style import SpeakingStyle, SpeakingStyleParams
 from wavalign.plugins.rewards.speech_quality import SpeechQuality
@@ -15,34 +14,6 @@ from wavalign.plugins.speech.manner import STYLE_NAMES
 from wavalign.schema.base import Params
 
 SILENCE = Waveform(np.zeros(16_000, np.float32), 16_000)
-
-
-@pytest.mark.parametrize(
-    ("text", "value"),
-    [
-        ("it is twelve", 5.0),
-        ("It is twelve.\n", 5.0),
-        ("it is two", 2.0),
-        ("the answer must be twelve", 3.0),
-        ("twelve is it", 1.0),
-        ("", 1.0),
-    ],
-)
-def test_answers_are_graded(text: str, value: float) -> None:
-    reward = AnswerMatch(AnswerMatchParams(partial=2.0, contains=3.0))
-    assert reward.score(rollout(text), dialogue("it is twelve")).value == value
-
-
-def test_by_default_only_the_right_answer_is_worth_anything() -> None:
-    reward = AnswerMatch(AnswerMatchParams())
-    scores = [reward.score(rollout(text), dialogue("it is twelve")).value for text in ("it is twelve", "it is two")]
-    assert scores == [5.0, 1.0] and reward.range == (1.0, 5.0)
-
-
-def test_without_a_reference_there_is_no_score() -> None:
-    assert AnswerMatch(AnswerMatchParams()).score(rollout("a"), dialogue("")).value is None
-    by_target = AnswerMatch(AnswerMatchParams(reference=None))
-    assert by_target.score(rollout("it is two"), dialogue("it is two")).value == 5.0
 
 
 def test_sound_that_says_the_text_scores_and_another_answers_sound_does_not() -> None:

@@ -1,14 +1,18 @@
 """Pass 2: rules between sections, each with a place and a remedy."""
 
+import inspect
+import math
 from collections.abc import Callable, Sequence
 from typing import final
 
 from wavalign.engine.compile.graph import live_terms
 from wavalign.engine.compile.plan import Cluster, TermPlan
+from wavalign.engine.contracts.rollouts import range_problem
 from wavalign.plugins.api import Gate, Metric, Reward
 from wavalign.plugins.registry import Registry
 from wavalign.schema.marks import Path
 from wavalign.schema.model import AdapterSection
+from wavalign.schema.reward import RewardSection
 from wavalign.schema.runtime import RuntimeSection
 from wavalign.schema.stage import Stage
 
@@ -127,10 +131,26 @@ class StageChecks:
                 hint = "leave it at 1; evaluation.sampling.streams may have one"
                 self.note("bad_value", message, (*path, "repetition_penalty"), hint)
 
+    def _range(self, name: str, reward: RewardSection, plugin: type[Reward]) -> None:
+        """What a reward's class says it can give, and whether a scale can map it; an object's shows when it is made."""
+        declared = inspect.getattr_static(plugin, "range", None)
+        if not isinstance(declared, tuple | list) or len(declared) != 2:
+            return
+        path: Path = ("rewards", name)
+        if problem := range_problem(*declared):
+            hint = f"its class declares `range`: the lowest and the highest value it can give ({plugin.__module__})"
+            self.note("bad_plugin", f"reward `{name}` ({reward.type}) {problem}", path, hint)
+        elif reward.scale is not None and not math.isfinite(declared[1] - declared[0]):
+            message = f"reward `{name}` ({reward.type}) goes from {declared[0]:g} to {declared[1]:g}"
+            hint = "remove the scale, or declare a finite range on the reward's class"
+            self.note("conflict", f"{message}, which no scale can map", (*path, "scale"), hint)
+
     def _rewards(self) -> None:
         objective, codec = self.stage.objective, self.stage.model.codec
         for name, reward in self.stage.rewards.items():
             plugin = self._plugin("reward", reward.type)
+            if plugin is not None and issubclass(plugin, Reward):
+                self._range(name, reward, plugin)
             if plugin is not None and issubclass(plugin, Reward) and "waveform" in plugin.needs and codec is None:
                 hint = "add model.codec, which turns audio tokens into sound"
                 self.note("missing_section", f"reward `{name}` listens, and there is no codec", ("rewards", name), hint)

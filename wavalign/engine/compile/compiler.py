@@ -1,7 +1,5 @@
 """Recipe to Plan: the passes in order, every problem collected."""
 
-import hashlib
-from pathlib import Path
 from typing import final
 
 from wavalign.engine.compile.checks import StageChecks, check_runtime
@@ -12,6 +10,7 @@ from wavalign.engine.compile.plan import Cluster, Graph, Plan, StagePlan
 from wavalign.engine.compile.resolve import Resolver
 from wavalign.engine.compile.terms import TermPlanner
 from wavalign.errors import PluginError, Problem, RecipeError
+from wavalign.plugins.files import digest
 from wavalign.plugins.registry import Registry
 from wavalign.schema.loading import LoadedRecipe, names_of
 from wavalign.schema.marks import Path as TreePath
@@ -88,7 +87,7 @@ class _Compiler:
             processes=self.processes,
             runtime=runtime,
             plugins=self.recipe.plugins,
-            plugin_digests=tuple(hashlib.sha256(Path(file).read_bytes()).hexdigest() for file in self.recipe.plugins),
+            plugin_digests=tuple(digest(file) for file in self.recipe.plugins),
             stages=tuple(stages),
         )
 

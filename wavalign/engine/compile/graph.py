@@ -3,11 +3,10 @@
 from collections.abc import Mapping, Sequence
 from typing import final
 
-import torch
-
 from wavalign.engine.compile.plan import Graph, Node, NodeKind, Phase, Pruned, TermPlan
+from wavalign.engine.contracts.construct import construct
 from wavalign.plugins.api import Gate, Mask, Reward
-from wavalign.plugins.batch import AUDIO_ROLES, MARK_ROLES
+from wavalign.plugins.guard import origin_of
 from wavalign.plugins.registry import Registry
 from wavalign.schema.component import Component
 from wavalign.schema.stage import Stage
@@ -72,9 +71,14 @@ class GraphBuilder:
     def _rollout_need(self, on_rollouts: Sequence[TermPlan]) -> str:
         if not on_rollouts and not self._gate_reads_rewards():
             return "none"
-        sounding = self._needs_rewards(on_rollouts) and bool(self.listening_rewards())
-        scored = any(self._mask(term).weights(_sound_roles()).sum() > 0 for term in on_rollouts)
-        return "all" if sounding or scored else "text"
+        return "all" if self._reasons_for_sound(on_rollouts) else "text"
+
+    def _reasons_for_sound(self, on_rollouts: Sequence[TermPlan]) -> list[str]:
+        """Who needs more of an answer than its text."""
+        used = list(self.stage.rewards.items()) if self._needs_rewards(on_rollouts) else []
+        # One that says of nothing that it needs it may look at anything.
+        beyond = [f"reward.{name}" for name, each in used if self._reward(each).needs != frozenset({"text"})]
+        return beyond + [f"term.{term.name}" for term in on_rollouts if not self._mask(term).text_alone]
 
     # Nodes
 
@@ -92,7 +96,12 @@ class GraphBuilder:
             self._gate(needs=())
             return
         self._add("prompts", "prompts", "collect", "host", gives={"prompts": "[P]"})
-        detail = "stops when no text can follow" if need == "text" else "whole answers"
+        detail = "stops when no text can follow"
+        if need == "text":
+            why = "no term weighs it, no reward listens, and text, its end and their log-probs are the same without it"
+            self._prune("rollout.sound", why)
+        else:
+            detail = f"whole answers, for {', '.join(self._reasons_for_sound(on_rollouts))}"
         gives = {"rollouts": ROLLOUTS, "old_logprobs": TOKENS}
         self._add("rollout", "rollout", "collect", "device", needs=("prompts",), gives=gives, detail=detail)
         if self._needs_rewards(on_rollouts):
@@ -183,10 +192,4 @@ class GraphBuilder:
 
     def _mask(self, term: TermPlan) -> Mask:
         plugin = self.registry.get("mask", term.mask.type)
-        assert issubclass(plugin, Mask)
-        return plugin(plugin.Params.model_validate(dict(term.mask.params)))
-
-
-def _sound_roles() -> torch.Tensor:
-    """Roles [1, 1, T] of positions that carry sound, to ask a mask whether it weighs any."""
-    return torch.tensor([*AUDIO_ROLES, *MARK_ROLES], dtype=torch.int8).view(1, 1, -1)
+        return construct(Mask, plugin, origin_of(plugin, "mask", term.mask.type), term.mask.params, {})

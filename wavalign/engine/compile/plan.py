@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from typing import Any, Literal, final
 
@@ -9,6 +10,7 @@ from pydantic import Field
 
 from wavalign.schema.base import Section
 from wavalign.schema.component import Component
+from wavalign.schema.environment import remember, secret_names
 from wavalign.schema.runtime import RuntimeSection
 from wavalign.schema.stage import Stage
 
@@ -61,7 +63,8 @@ class Graph(Section):
     nodes: tuple[Node, ...]
     pruned: tuple[Pruned, ...] = ()
     rollout_need: Literal["none", "text", "all"] = "none"
-    """How much of an answer somebody asks for; `text` lets sampling stop when no text can follow."""
+    """How much of an answer somebody asks for; `text` lets sampling stop when no text can follow, which changes neither
+    the text nor what a term over text learns from."""
 
     def has(self, kind: NodeKind) -> bool:
         """Whether any node is of this kind."""
@@ -215,5 +218,6 @@ class Plan(Section):
     def from_json(cls, text: str) -> "Plan":
         """Read `to_json`'s text."""
         content = json.loads(text)
+        remember(secret_names(content), os.environ)
         content.pop("fingerprint", None)
         return cls.model_validate(content)

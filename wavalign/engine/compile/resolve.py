@@ -5,6 +5,7 @@ from typing import Any, TypeVar, final
 
 from wavalign.errors import Problem, quoted
 from wavalign.plugins.api import Architecture
+from wavalign.plugins.guard import Guard, origin_of
 from wavalign.plugins.registry import Registry
 from wavalign.schema.component import Component
 from wavalign.schema.loading import read_params
@@ -35,11 +36,13 @@ class Resolver:
             return component
         plugin = self.registry.get(kind, component.type)
         beside = tuple(name for name in type(component).model_fields if name != "params")
-        params, problems = read_params(plugin.Params, component.params, prefix=path, source=self.source, beside=beside)
+        with Guard(origin_of(plugin, kind, component.type), "options"):  # its validators are its own code
+            params, problems = read_params(
+                plugin.Params, component.params, prefix=path, source=self.source, beside=beside
+            )
+            content = None if params is None else params.model_dump(mode="json")
         self.problems.extend(problems)
-        if params is None:
-            return component
-        return component.model_copy(update={"params": params.model_dump(mode="json")})
+        return component if content is None else component.model_copy(update={"params": content})
 
     def mapping(self, kind: str, components: Mapping[str, C], path: Path) -> dict[str, C]:
         """Each component of a mapping."""

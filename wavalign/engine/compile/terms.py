@@ -5,8 +5,10 @@ from typing import Any, final
 
 from wavalign.engine.compile.plan import TermPlan
 from wavalign.engine.compile.resolve import Resolver
+from wavalign.engine.contracts.construct import construct
 from wavalign.errors import PluginError
 from wavalign.plugins.api import Loss, Regularizer
+from wavalign.plugins.guard import origin_of
 from wavalign.schema.component import Component
 from wavalign.schema.marks import Path
 from wavalign.schema.objective import TermSection
@@ -96,9 +98,7 @@ class TermPlanner:
 
     def _instance(self, loss: Component) -> Loss:
         plugin = self.resolver.registry.get("loss", loss.type)
-        if not issubclass(plugin, Loss):
-            raise PluginError(f"loss '{loss.type}' is not a Loss")
-        made = plugin(plugin.Params.model_validate(dict(loss.params)))
+        made = construct(Loss, plugin, origin_of(plugin, "loss", loss.type), loss.params, {})
         known = KNOWN_NEEDS if made.rows == "rollouts" else KNOWN_NEEDS - OF_ROLLOUTS
         if not made.needs <= known:
             unknown = ", ".join(sorted(made.needs - known))

@@ -5,6 +5,7 @@ is skipped silently; every line or file that could not be used becomes a note.
 """
 
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,8 @@ import yaml
 from wavalign.engine.report.outcomes import Ends, details_of, read_outcomes, values_of
 from wavalign.engine.state.folder import RunFolder
 from wavalign.errors import DataError
+from wavalign.redaction import REDACTOR
+from wavalign.schema.environment import remember, secret_names
 
 Json = Mapping[str, Any]
 """An object of a file the engine wrote; keys as in the file."""
@@ -166,10 +169,11 @@ def read_run(folder: Path) -> RunData:
         )
     notes: list[str] = []
     plan = _read_object(place.plan, notes)
+    remember(secret_names(plan), os.environ)
     lines = _last_of_each(_metric_lines(place.metrics, notes), notes)
     stages = tuple(_stage(stage) for stage in plan.get("stages", ()))
     seed = plan.get("seed")
-    recipe = place.recipe.read_text(encoding="utf-8") if place.recipe.is_file() else ""
+    recipe = REDACTOR.text(place.recipe.read_text(encoding="utf-8")) if place.recipe.is_file() else ""
     return RunData(
         folder=folder,
         name=str(plan.get("name", folder.name)),
@@ -221,7 +225,7 @@ def _read_object(path: Path, notes: list[str]) -> Json:
     if not isinstance(value, dict):
         notes.append(f"{path.name} does not hold an object.")
         return {}
-    return value
+    return dict(REDACTOR.tree(value))
 
 
 def _objects(path: Path, notes: list[str]) -> Iterator[Json]:
@@ -238,7 +242,7 @@ def _objects(path: Path, notes: list[str]) -> Iterator[Json]:
             except ValueError:
                 value = None
             if isinstance(value, dict):
-                yield value
+                yield REDACTOR.tree(value)
             else:
                 torn = "is torn (writing stopped in the middle)" if not line.endswith("\n") else "is no JSON object"
                 notes.append(f"{path.name}, line {number} {torn}; it was left out.")

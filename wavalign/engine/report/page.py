@@ -22,6 +22,7 @@ from wavalign.engine.report.summary import fixed, headline, rows, verdict
 from wavalign.engine.report.training import steps, worries
 from wavalign.engine.state.files import write_text
 from wavalign.engine.state.folder import RunFolder
+from wavalign.redaction import REDACTOR
 
 MOST_HEADLINES = 4
 """Figures in large type under the verdict."""
@@ -121,6 +122,7 @@ def environment() -> Environment:
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
         undefined=StrictUndefined,
+        finalize=_without_secrets,
         trim_blocks=True,
         lstrip_blocks=True,
     )
@@ -151,6 +153,11 @@ def filters(cards: Sequence[CardView]) -> list[tuple[str, str, int]]:
     }
     counted = {tag: sum(tag in card.tags.split() for card in cards) for tag in named}
     return [("", "all", len(cards)), *((tag, named[tag], count) for tag, count in counted.items() if count)]
+
+
+def _without_secrets(value: object) -> object:
+    """What a template writes, last of all; markup was made of texts that came through `read_run`."""
+    return REDACTOR.text(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def section_views(groups: Iterable[Section]) -> list[SectionView]:

@@ -28,7 +28,7 @@ BUDGET = 12_000_000
 class Player:
     """What the page needs to play one clip."""
 
-    url: str
+    url: Markup
     seconds: float
     share: float
     """Length as part of the longest clip beside it."""
@@ -70,4 +70,4 @@ class SoundBox:
         self.left -= len(encoded)
         self.embedded += 1
         share = clip.seconds / longest
-        return Player(f"data:audio/flac;base64,{encoded}", clip.seconds, share, waveform(clip.samples, share))
+        return Player(Markup(f"data:audio/flac;base64,{encoded}"), clip.seconds, share, waveform(clip.samples, share))

@@ -10,7 +10,9 @@ import torch
 from wavalign.engine.backends.base import AdamSettings, Backend, Placement, Precision
 from wavalign.engine.backends.plain import PlainBackend
 from wavalign.engine.compile.plan import Plan, StagePlan, TermPlan
+from wavalign.engine.contracts.construct import construct
 from wavalign.engine.run.adapters import attach
+from wavalign.engine.run.callbacks import Waiting, nobody
 from wavalign.engine.run.evaluation import Evaluator
 from wavalign.engine.run.feeding import CodeCache, Encoder, Feed, feed_seed
 from wavalign.engine.run.live import LiveStage, LiveTerm
@@ -43,6 +45,7 @@ from wavalign.plugins.api import (
     Tracker,
 )
 from wavalign.plugins.cache import cache_folder
+from wavalign.plugins.guard import origin_of
 from wavalign.plugins.registry import Registry
 from wavalign.plugins.remote import Want, local_folder, local_path
 from wavalign.schema.component import Component, WeightedComponent
@@ -56,14 +59,15 @@ Progress = Callable[[str, int, int], None]
 class Builder:
     """Constructs the plugins and stages of one plan on one rank."""
 
-    def __init__(self, plan: Plan, world: World, progress: Progress) -> None:
-        self.plan, self.world, self.progress = plan, world, progress
+    def __init__(self, plan: Plan, world: World, progress: Progress, waiting: Waiting = nobody) -> None:
+        self.plan, self.world, self.progress, self.waiting = plan, world, progress, waiting
         self.registry = Registry(plan.plugins)
         self._sources: dict[str, DataSource] = {}
 
     def stage(self, stage: StagePlan, start: Path | None) -> LiveStage:
         """A `train` stage, starting from the folder an earlier stage left, or from what `model` says."""
         section = stage.stage
+        self.waiting("building the model", 0, 0)
         codec = self.codec(stage, start)
         architecture = self.architecture(stage, start)
         check_streams(section, architecture.tokens)
@@ -74,10 +78,11 @@ class Builder:
         if isinstance(reference, AdapterOff):
             reference.follow(backend)
         encoder = Encoder(architecture, None if codec is None else CodeCache(codec, cache_folder() / "codes.sqlite"))
-        sampler = self.plugin(Sampler, section.rollout.sampler)
+        sampler = self.plugin(Sampler, section.rollout.sampler, "rollout.sampler")
         roller = Roller(architecture, encoder, sampler, codec, self.nar(stage, architecture, codec))
         objective = section.objective
         assert objective is not None
+        place, wants_advantage = "objective", stage.graph.has("advantage")
         wants_gate = objective.gate is not None and stage.graph.has("gate")
         return LiveStage(
             plan=stage,
@@ -90,20 +95,20 @@ class Builder:
             roller=roller,
             feeds=self._feeds(stage),
             rewards=self._rewards(stage),
-            advantage=self.plugin(Advantage, objective.advantage) if stage.graph.has("advantage") else None,
-            gate=self.plugin(Gate, objective.gate) if wants_gate and objective.gate is not None else None,
+            advantage=self.plugin(Advantage, objective.advantage, f"{place}.advantage") if wants_advantage else None,
+            gate=self.plugin(Gate, objective.gate, f"{place}.gate")
+            if wants_gate and objective.gate is not None
+            else None,
             terms=[self._term(term) for term in stage.terms if f"term.{term.name}" in _names(stage)],
             evaluator=self._evaluator(stage, roller),
         )
 
-    def plugin(self, base: type[P], component: Component, **runtime: object) -> P:
-        """Construct a plugin: its Params and the runtime objects its kind names."""
+    def plugin(self, base: type[P], component: Component, name: str = "", **runtime: object) -> P:
+        """Construct a plugin, guarded: its Params and the runtime objects its kind names; `name` is the recipe's."""
         plugin = self.registry.get(base.kind, component.type)
-        params = plugin.Params.model_validate(resolve_secrets(dict(component.params), os.environ))
-        made = plugin(params, **runtime)  # type: ignore[call-arg]  # the kind's documented constructor
-        if not isinstance(made, base):
-            raise PluginError(f"{base.kind} '{component.type}' is not a {base.__name__}")
-        return made
+        params = resolve_secrets(dict(component.params), os.environ)
+        origin = origin_of(plugin, base.kind, component.type, name)
+        return construct(base, plugin, origin, params, runtime)
 
     def architecture(self, stage: StagePlan, start: Path | None, *, want: Want = "weights") -> Architecture:
         """The stage's architecture, over its starting checkpoint; `layout` is enough of it to encode dialogues."""
@@ -113,7 +118,7 @@ class Builder:
         if tokenizer is not None and checkpoint is None:
             tokenizer = local_folder(tokenizer, want="layout", progress=self.progress)
         source = ModelSource(checkpoint, None if checkpoint else model.preset, tokenizer, device=str(self.world.device))
-        return self.plugin(Architecture, model.architecture, source=source)
+        return self.plugin(Architecture, model.architecture, "model.architecture", source=source)
 
     def policy(self, stage: StagePlan, architecture: Architecture) -> Policy:
         """The stage's network with its starting weights, frozen groups frozen, adapters on it."""
@@ -156,8 +161,8 @@ class Builder:
         address = component.params.get("checkpoint")
         if isinstance(address, str) and local_path(address) is None:
             component = _with_checkpoint(component, local_folder(address, want="weights", progress=self.progress))
-        codec = self.plugin(Codec, component)
-        listeners = [] if codec.can_decode else self._listeners(stage)
+        codec = self.plugin(Codec, component, "model.codec")
+        listeners = [] if codec.can_decode else _listeners(self.registry, stage)
         if listeners:
             raise PreflightError(
                 f"{', '.join(listeners)} must hear the answers, and codec {component.type} was given no decoder",
@@ -177,7 +182,7 @@ class Builder:
             if written is not None and (stage.stage.evaluation.metrics or stage.graph.has("decode_audio")):
                 raise nothing_completes(written, codec)
             return None
-        nar, whole = self.plugin(Nar, component), codec.codes_per_frame
+        nar, whole = self.plugin(Nar, component, "model.nar"), codec.codes_per_frame
         if (nar.codes_given, nar.codes_per_frame) != (written, whole):
             raise PluginError(
                 f"nar '{component.type}' makes {nar.codes_per_frame} ids of {nar.codes_given} in every frame; "
@@ -203,17 +208,11 @@ class Builder:
         """Where metrics go besides metrics.jsonl."""
         return [self.plugin(Tracker, each, folder=str(folder)) for each in self.plan.runtime.trackers]
 
-    def _listeners(self, stage: StagePlan) -> list[str]:
-        """Rewards and metrics of the stage that need the sound of answers."""
-        rewards, metrics = stage.stage.rewards, stage.stage.evaluation.metrics
-        plugins = {f"reward `{x}`": self.registry.get("reward", rewards[x].type) for x in _used(stage)}
-        plugins |= {f"metric `{x}`": self.registry.get("metric", each.type) for x, each in metrics.items()}
-        return [x for x, each in plugins.items() if issubclass(each, Reward | Metric) and "waveform" in each.needs]
-
     def _source(self, component: WeightedComponent) -> DataSource:
         key = component.model_copy(update={"weight": 1.0}).model_dump_json()
         if key not in self._sources:
             source = self.source(component)
+            self.waiting(f"preparing data of type {component.type}", 0, 0)
             if self.world.is_first:
                 source.prepare(self.progress)
             self.world.barrier()  # the others find on disk what the first has built
@@ -233,7 +232,9 @@ class Builder:
 
     def _rewards(self, stage: StagePlan) -> RewardPool:
         live = [
-            LiveReward(name, self.plugin(Reward, stage.stage.rewards[name]), stage.stage.rewards[name])
+            LiveReward(
+                name, self.plugin(Reward, stage.stage.rewards[name], f"rewards.{name}"), stage.stage.rewards[name]
+            )
             for name in _used(stage)
         ]
         return RewardPool(live, self.plan.runtime.reward_workers)
@@ -247,7 +248,9 @@ class Builder:
             aggregation=term.aggregation,
             fixed_length=term.fixed_length if term.aggregation == "fixed" else None,
         )
-        return LiveTerm(term, spec, self.plugin(Loss, term.loss), self.plugin(Mask, term.mask))
+        place = f"objective.terms.{term.name}"
+        loss = self.plugin(Loss, term.loss, f"{place}.loss")
+        return LiveTerm(term, spec, loss, self.plugin(Mask, term.mask, f"{place}.tokens"))
 
     def _evaluator(self, stage: StagePlan, roller: Roller) -> Evaluator:
         section = stage.stage
@@ -257,7 +260,10 @@ class Builder:
             feeds = {name: self.feed(sources, 0) for name, sources in section.data.evaluation.items()}
             if self.world.is_first:
                 splits = {name: feed.all(section.evaluation.limit) for name, feed in feeds.items()}
-                metrics = {name: self.plugin(Metric, each) for name, each in section.evaluation.metrics.items()}
+                metrics = {
+                    name: self.plugin(Metric, each, f"evaluation.metrics.{name}")
+                    for name, each in section.evaluation.metrics.items()
+                }
         return Evaluator(
             roller,
             splits,
@@ -308,6 +314,14 @@ def _with_checkpoint(component: Component, path: str) -> Component:
 
 def _silent(what: str, done: int, total: int) -> None:
     """Progress of ranks nobody watches."""
+
+
+def _listeners(registry: Registry, stage: StagePlan) -> list[str]:
+    """Rewards and metrics of the stage that need the sound of answers."""
+    rewards, metrics = stage.stage.rewards, stage.stage.evaluation.metrics
+    plugins = {f"reward `{x}`": registry.get("reward", rewards[x].type) for x in _used(stage)}
+    plugins |= {f"metric `{x}`": registry.get("metric", each.type) for x, each in metrics.items()}
+    return [x for x, each in plugins.items() if issubclass(each, Reward | Metric) and "waveform" in each.needs]
 
 
 def _used(stage: StagePlan) -> list[str]:

@@ -6,10 +6,13 @@ time, also before `start`. An observer never stops a run: what it cannot show it
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self, final
+
+Waiting = Callable[[str, int, int], None]
+"""`Observer.waiting`, for those who work and know no observer."""
 
 
 @final
@@ -60,6 +63,13 @@ class Observer(ABC):
         """A rollout worth showing was sampled; `reward` None where it has none."""
         return
 
+    def waiting(self, what: str, done: int, total: int) -> None:
+        """The run is busy with `what`, `done` of `total` where that is counted (else 0 of 0); empty: with nothing.
+
+        Comes often and from the thread that works: a display shows it only when it lasts.
+        """
+        return
+
     @abstractmethod
     def finish(self, summary: str) -> None:
         """The run is complete; `summary` says where to look next, one thing a line."""
@@ -96,6 +106,10 @@ class Silent(Observer):
 
     def close(self) -> None:
         return
+
+
+def nobody(what: str, done: int, total: int) -> None:
+    """Hears what is waited for where nobody watches."""
 
 
 class Display(Observer):

@@ -4,11 +4,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from wavalign.engine.compile.plan import StagePlan
+from wavalign.engine.contracts.construct import guarded
 from wavalign.engine.run.seeds import generator
 from wavalign.errors import DataError
 from wavalign.plugins import audio
 from wavalign.plugins.api import Codec
 from wavalign.plugins.batch import Dialogue, Waveform
+from wavalign.plugins.guard import origin_of
 
 if TYPE_CHECKING:
     from wavalign.engine.run.builder import Builder
@@ -22,13 +24,13 @@ def fit_codec(builder: "Builder", stage: StagePlan, folder: Path) -> None:
     if builder.world.is_first:
         folder.mkdir(parents=True, exist_ok=True)
         plugin = builder.registry.get("codec", component.type)
-        assert issubclass(plugin, Codec)
+        fitted = guarded(plugin, Codec, origin_of(plugin, "codec", component.type, "model.codec"))
         waveforms = [sound for dialogue in feed.all(None) for sound in _sounds(dialogue)]
         if not waveforms:
             raise DataError("no dialogue of data.demonstrations has sound", hint="a codec is fitted on sound")
         params = plugin.Params.model_validate(dict(component.params))
         rng = generator(builder.plan.seed, stage.name, "codec")
-        plugin.fit(params, waveforms, generator=rng, path=str(folder / "codec.safetensors"))
+        fitted.fit(params, waveforms, generator=rng, path=str(folder / "codec.safetensors"))
     builder.world.barrier()
 
 

@@ -6,6 +6,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from wavalign.engine.compile.plan import Plan, StagePlan
+from wavalign.engine.contracts.construct import construct
 from wavalign.engine.run.builder import Builder
 from wavalign.engine.run.inspection import CountTokens, DataLook, Heading, look_at
 from wavalign.engine.run.tools import PreflightTools
@@ -13,6 +14,7 @@ from wavalign.engine.state.distributed import World
 from wavalign.errors import UsageError
 from wavalign.plugins.api import DataSource
 from wavalign.plugins.batch import Dialogue
+from wavalign.plugins.guard import origin_of
 from wavalign.plugins.registry import Registry
 from wavalign.schema.component import WeightedComponent
 
@@ -20,16 +22,16 @@ from wavalign.schema.component import WeightedComponent
 def check_source(type_: str, options: Mapping[str, Any], *, limit: int | None, sounds: bool) -> DataLook:
     """Look at one data source; raises UsageError where its options are wrong."""
     plugin = Registry().get(DataSource.kind, type_)
-    assert issubclass(plugin, DataSource)
+    origin = origin_of(plugin, DataSource.kind, type_)
     try:
-        params = plugin.Params.model_validate(dict(options))
+        source = construct(DataSource, plugin, origin, options, {"seed": 0})
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         place = ".".join(map(str, first["loc"])) or "options"
         hint = f"`wavalign plugins show data.{type_}` lists its options; --type names another source"
         raise UsageError(f"source {type_}: {place}: {first['msg']}", hint=hint) from error
     label = f"{options.get('path', type_)} ({type_})"
-    return look_at([Heading("data", [(label, plugin(params, seed=0))])], limit=limit, sounds=sounds)
+    return look_at([Heading("data", [(label, source)])], limit=limit, sounds=sounds)
 
 
 def check_recipe(plan: Plan, *, only: Sequence[str] = (), limit: int | None, sounds: bool, tokens: bool) -> DataLook:

@@ -7,7 +7,9 @@ from dataclasses import dataclass, field, replace
 from numbers import Real
 from typing import Any, final
 
+from wavalign.engine.contracts.origins import close_all
 from wavalign.engine.report.suspicion import suspicions
+from wavalign.engine.run.callbacks import Waiting, nobody
 from wavalign.engine.run.rollouts import Roller
 from wavalign.engine.run.sampling import evaluation_options
 from wavalign.engine.run.seeds import generator
@@ -82,10 +84,14 @@ class Evaluator:
     ) -> None:
         self.roller, self.splits, self.metrics, self.section = roller, splits, metrics, section
         self.options = evaluation_options(section.sampling, max_new_tokens=max_new_tokens)
+        self._waiting: Waiting = nobody
         self._golds: dict[str, tuple[dict[str, float], dict[int, Verdict]]] = {}
 
-    def run(self, policy: Policy, progress: Callable[[str, int, int], None]) -> Iterator[SplitResult]:
-        """Measure one split after the other."""
+    def run(
+        self, policy: Policy, progress: Callable[[str, int, int], None], waiting: Waiting = nobody
+    ) -> Iterator[SplitResult]:
+        """Measure one split after the other; `waiting` hears of every part of it."""
+        self._waiting = waiting
         for number, (split, dialogues) in enumerate(self.splits.items()):
             progress("measuring", number, len(self.splits))
             yield self._split(policy, split, dialogues)
@@ -94,7 +100,9 @@ class Evaluator:
     def _split(self, policy: Policy, split: str, dialogues: Sequence[Dialogue]) -> SplitResult:
         began = time.perf_counter()
         # The same draws every time: an evaluation must not be noisy.
+        self._waiting(f"{split}: sampling answers", 0, 0)
         groups = self.roller.sample(policy, dialogues, self.options, generator(0, "evaluation"))
+        self._waiting(f"{split}: decoding the sound of answers", 0, 0)
         groups = self.roller.with_sound(groups)
         measured = self._measure(groups)
         values: dict[str, float] = {}
@@ -121,7 +129,7 @@ class Evaluator:
     def _gold(self, dialogues: Sequence[Dialogue]) -> tuple[dict[str, float], dict[int, Verdict]]:
         """Ceilings, and the verdict on each gold answer by the place of its dialogue."""
         places = [index for index, dialogue in enumerate(dialogues) if dialogue.target is not None]
-        gold = self.roller.with_sound(self.roller.gold(dialogues))
+        gold = self.roller.with_sound(self.roller.gold(dialogues)) if self.section.ceiling else []
         if not gold:
             return {}, {}
         measured, values = self._measure(gold), {}
@@ -137,6 +145,7 @@ class Evaluator:
         origin: dict[str, str] = {}
         columns: dict[str, list[Detail]] = {}
         for metric, plugin in self.metrics.items():
+            self._waiting(f"metric {metric}", 0, 0)
             for each in plugin.measure(groups):
                 name = f"{metric}.{each.name}" if each.name in found else each.name
                 found[name], origin[name] = replace(each, name=name), metric
@@ -168,8 +177,7 @@ class Evaluator:
 
     def close(self) -> None:
         """Free the metrics."""
-        for metric in self.metrics.values():
-            metric.close()
+        close_all(metric.close for metric in self.metrics.values())
 
 
 def _suspicions(item: Item) -> list[str]:

@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 
 from wavalign.engine.compile.plan import Geometry, Node
+from wavalign.engine.contracts.origins import guarded_block
 from wavalign.engine.run import objective
+from wavalign.engine.run.callbacks import Waiting, nobody
 from wavalign.engine.run.live import LiveStage, LiveTerm
 from wavalign.engine.run.logprobs import score_batch
 from wavalign.engine.run.rows import MicroBatch, Row, demonstration_rows, micro_batches, rollout_rows
@@ -18,11 +20,21 @@ from wavalign.engine.run.sampling import rollout_options
 from wavalign.engine.run.schedule import learning_rate
 from wavalign.engine.run.scoring import Call, Scores, check_budget, collect_scores
 from wavalign.engine.run.seeds import derive, generator, global_seed
-from wavalign.engine.run.selection import Selection, by_row
+from wavalign.engine.run.selection import Selection, by_row, nothing_selected, refuse_broken_values
 from wavalign.engine.run.step_metrics import StepTotals, collect_metrics
 from wavalign.errors import NonFiniteError, RewardBudgetError
 from wavalign.plugins.api import GateReading, LossInputs
 from wavalign.plugins.batch import Dialogue, RolloutGroup
+
+BUSY = {
+    "prompts": "reading prompts",
+    "demonstrations": "reading demonstrations",
+    "rollout": "sampling answers",
+    "decode_audio": "decoding the sound of answers",
+    "aggregate": "rewards",
+    "forward": "the reference model",
+}
+"""What a person is told a step is busy with, by kind of node."""
 
 
 @final
@@ -80,9 +92,9 @@ class StepResult:
 class StepExecutor:
     """Executes the graph of one stage."""
 
-    def __init__(self, live: LiveStage, done: int = 0) -> None:
+    def __init__(self, live: LiveStage, done: int = 0, waiting: Waiting = nobody) -> None:
         """Go on after `done` steps of the stage."""
-        self.live = live
+        self.live, self._waiting = live, waiting
         self.weights_of: int | None = done
         """Steps that the weights have seen; None while they change."""
         self.together = False
@@ -115,8 +127,10 @@ class StepExecutor:
         """Run step `index` of the stage and give what is worth logging."""
         state = StepState(index)
         for node in self._nodes("collect"):
+            self._waiting(BUSY.get(node.kind, ""), 0, 0)
             with _timed(state, node.kind):
                 self._collectors[node.kind](node, state)
+        self._waiting("learning", 0, 0)
         with _timed(state, "learn"):
             self._learn(state)
         metrics = collect_metrics(self.live, state)
@@ -149,7 +163,8 @@ class StepExecutor:
     def _reference(self, node: Node, state: StepState) -> None:
         self._ensure_batches(state)
         assert self.live.reference is not None
-        with self.live.reference.scoring() as reference:
+        moment = "the reference's forward pass"
+        with self.live.reference.scoring() as reference, guarded_block(self.live.architecture, moment):
             for batch in state.batches:
                 select = self._selection.union(batch, self._selection.weights(batch), only="ref_logprobs")
                 scored = score_batch(
@@ -163,7 +178,7 @@ class StepExecutor:
                 state.ref_logprobs.append(scored)
 
     def _aggregate(self, node: Node, state: StepState) -> None:
-        self.live.rewards.wait([call for each in state.calls.values() for call in each])
+        self.live.rewards.wait([call for each in state.calls.values() for call in each], self._waiting)
         shape = (len(state.groups), self._geometry.group_size)
         state.scores = collect_scores(self.live.rewards.rewards, state.calls, shape)
         try:
@@ -181,6 +196,8 @@ class StepExecutor:
         rewards = None if state.scores is None else self.live.world.all_gather_rows(state.scores.total)
         progress = state.index / max(1, self.live.plan.steps - 1)
         state.gate = self.live.gate.update(rewards, progress=progress)
+        if state.index == 0:
+            self.live.gate.state_dict()  # one that no checkpoint can hold shows now, not when the first is written
 
     # Learn
 
@@ -219,11 +236,16 @@ class StepExecutor:
         )
         total = self.live.world.all_reduce_sum(local)
         state.denominators = dict(zip(names, total, strict=True))
+        for term in self.live.terms:
+            tokens, rows = state.denominators[term.plan.name].tolist()
+            if rows and not tokens and not term.plan.brought_by:  # a pull on tokens nobody said pulls on nothing
+                raise nothing_selected(term, int(rows), f"step {state.index + 1} of stage '{self.live.plan.name}'")
 
     def _forward(self, node: Node, state: StepState, each: _Pass) -> None:
         select = self._selection.union(each.batch, each.weights)
         batch = each.batch
-        with _drawn_from(self.live, "dropout", state.index, each.number):
+        dropout = _drawn_from(self.live, "dropout", state.index, each.number)
+        with guarded_block(self.live.architecture, "the forward pass"), dropout:
             each.logprobs = self.live.backend.forward(
                 batch.tokens, select, temperature=batch.temperature, support=batch.support
             )
@@ -266,16 +288,19 @@ class StepExecutor:
         total = float(each.loss.detach()) / divisor
         if total != total or total in (float("inf"), float("-inf")):
             bad = [name for name, value in each.values.items() if not bool(torch.isfinite(value.detach()))]
+            place = f"at step {state.index + 1} of stage '{self.live.plan.name}'"
+            for term in (term for term in self.live.terms if term.plan.name in bad):
+                refuse_broken_values(term, self._inputs(term, state, each), each.weights[term.plan.name] > 0, place)
             raise NonFiniteError(
-                f"the loss is {total} at step {state.index + 1} of stage '{self.live.plan.name}'"
-                f" (term {', '.join(bad) or 'unknown'})",
+                f"the loss is {total} {place} (term {', '.join(bad) or 'unknown'})",
                 hint="weights are as before this step; lower optim.learning_rate or look at the data of this step",
             )
         state.totals.loss += total
 
     def _backward(self, node: Node, state: StepState, each: _Pass) -> None:
         assert each.loss is not None
-        self.live.backend.backward(each.loss, last=each.number == len(state.batches) - 1)
+        with guarded_block(self.live.architecture, "the backward pass"):
+            self.live.backend.backward(each.loss, last=each.number == len(state.batches) - 1)
         each.loss, each.logprobs = None, None  # let the graph's memory go before the next forward
 
     # Rows, weights, advantages

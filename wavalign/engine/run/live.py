@@ -6,6 +6,7 @@ from typing import final
 
 from wavalign.engine.backends.base import Backend
 from wavalign.engine.compile.plan import StagePlan, TermPlan
+from wavalign.engine.contracts.origins import close_all
 from wavalign.engine.run.evaluation import Evaluator
 from wavalign.engine.run.feeding import Feed
 from wavalign.engine.run.objective import TermSpec
@@ -51,6 +52,4 @@ class LiveStage:
 
     def close(self) -> None:
         """Free threads, processes and files."""
-        self.rewards.close()
-        self.evaluator.close()
-        self.backend.close()
+        close_all((self.rewards.close, self.evaluator.close, self.backend.close))

@@ -13,6 +13,7 @@ from wavalign.engine.run.evaluation import Item, Verdict
 from wavalign.engine.run.scoring import Scores
 from wavalign.plugins import audio
 from wavalign.plugins.batch import AudioClip, Dialogue, Message, Rollout, RolloutGroup
+from wavalign.redaction import REDACTOR
 
 LONGEST_NAME = 120
 """Characters of a file's name before it is cut."""
@@ -78,6 +79,7 @@ class RecordMaker:
         return {key: str(path.relative_to(self.folder))}
 
     def _path(self, name: str) -> Path:
+        name = REDACTOR.text(name)
         safe = re.sub(r"[^A-Za-z0-9._-]+", "_", name)
         if safe != name or len(safe) > LONGEST_NAME:
             safe = f"{safe[:LONGEST_NAME]}-{_digest(name)}"  # two names must not become one file

@@ -8,8 +8,9 @@ from typing import Any, final
 
 from wavalign.engine.state.folder import RunFolder
 from wavalign.engine.state.metrics import EVALUATION_NULLABLE, METRICS_NULLABLE, ROLLOUTS_NULLABLE, MetricsWriter
-from wavalign.errors import ResumeError
+from wavalign.errors import PluginError, ResumeError, WavAlignError
 from wavalign.plugins.api import Tracker
+from wavalign.redaction import REDACTOR
 
 
 @final
@@ -41,7 +42,7 @@ class RunLog:
         self._trackers = list(make_trackers())
         if resume:
             last = _last_steps(self._paths["metrics"][0])
-            self._tell(lambda tracker: tracker.resume(last))
+            self._tell(lambda tracker: tracker.resume(dict(last)))
 
     @property
     def is_open(self) -> bool:
@@ -54,7 +55,8 @@ class RunLog:
             return
         time = datetime.now(UTC).isoformat(timespec="milliseconds")
         self._writers["metrics"].write({"stage": stage, "step": step, "split": split, "time": time, **values})
-        self._tell(lambda tracker: tracker.log(values, step=step, split=split))
+        shown = REDACTOR.tree(values)
+        self._tell(lambda tracker: tracker.log(dict(shown), step=step, split=split))
 
     def rollouts(self, lines: Iterable[Mapping[str, Any]]) -> None:
         """Write lines of rollouts.jsonl."""
@@ -75,9 +77,8 @@ class RunLog:
 
     def close(self) -> None:
         """Let go of files and trackers."""
-        trackers, self._trackers = self._trackers, []
-        for tracker in trackers:
-            tracker.close()
+        self._tell(lambda tracker: tracker.close())
+        self._trackers = []
         for writer in self._writers.values():
             writer.close()
         self._writers = {}
@@ -91,9 +92,11 @@ class RunLog:
         for tracker in list(self._trackers):
             try:
                 what(tracker)
-            except (OSError, RuntimeError, ValueError) as error:
+            except WavAlignError as error:  # of whatever it raised its guard has made one
                 self._trackers.remove(tracker)
-                self._say(f"tracker {type(tracker).__name__} failed and was switched off: {error}")
+                if isinstance(error, PluginError):
+                    error.keep_traceback()
+                self._say(f"{error.message}; it was switched off and the run goes on; {error.hint}")
 
 
 def _last_steps(path: Path) -> dict[str, int]:

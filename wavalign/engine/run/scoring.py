@@ -10,15 +10,19 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from numbers import Real
 from typing import final
 
 import torch
 from torch import Tensor
 
-from wavalign.errors import RewardBudgetError
+from wavalign.engine.contracts.origins import close_all, origin
+from wavalign.engine.contracts.rollouts import lent_dialogue, lent_rollout, scored
+from wavalign.engine.contracts.values import text
+from wavalign.engine.run.callbacks import Waiting, nobody
+from wavalign.errors import PluginError, RewardBudgetError
 from wavalign.plugins.api import Reward
 from wavalign.plugins.batch import Dialogue, Rollout, RolloutGroup, Scored
+from wavalign.plugins.guard import words
 from wavalign.schema.reward import RewardSection
 
 POLL_SECONDS = 0.05
@@ -32,6 +36,13 @@ class LiveReward:
     name: str
     reward: Reward
     section: RewardSection
+
+    def __post_init__(self) -> None:
+        """Refuse a range that the scale cannot map, where the reward's object has set it."""
+        low, high = self.reward.range
+        if self.section.scale is not None and not math.isfinite(high - low):
+            message = f"{origin(self.reward)}: its range {low:g} to {high:g} cannot be mapped to {self.section.scale}"
+            raise PluginError(message, hint="remove the scale, or declare a finite range", placed=True)
 
 
 @final
@@ -84,10 +95,11 @@ class RewardPool:
             self._queue.put(call)
         return calls
 
-    def wait(self, calls: Sequence[Call]) -> None:
-        """Until every call has a result, by itself or because its time was up."""
+    def wait(self, calls: Sequence[Call], waiting: Waiting = nobody) -> None:
+        """Until every call has a result, by itself or because its time was up; tells `waiting` of which reward."""
         with self._finished:
             while any(call.result is None for call in calls):
+                waiting(*_pending(calls))
                 self._give_up_late(calls)
                 self._finished.wait(POLL_SECONDS)
 
@@ -95,8 +107,7 @@ class RewardPool:
         """Let the threads end and the rewards free what they hold."""
         for _ in range(self._workers):
             self._queue.put(None)
-        for live in self.rewards:
-            live.reward.close()
+        close_all(live.reward.close for live in self.rewards)
 
     def _start_thread(self) -> None:
         # Daemons: a thread that hangs in somebody's reward must not keep the process alive.
@@ -123,25 +134,24 @@ class RewardPool:
                 self._start_thread()
 
 
+def _pending(calls: Sequence[Call]) -> tuple[str, int, int]:
+    """The first reward that is not through, how many of its calls are done, and of how many."""
+    name = next((call.live.name for call in calls if call.result is None), "")
+    done = [call.result is not None for call in calls if call.live.name == name]
+    return f"reward {name}", sum(done), len(done)
+
+
 def _scored(call: Call) -> Scored:
     """The reward's word, held against its contract."""
     reward = call.live.reward
+    own = origin(reward).own  # of somebody else's code nobody knows what it does to what it is handed
     try:
-        scored = reward.score(call.rollout, call.dialogue)
-    except Exception as error:  # a reward is somebody else's code: its failure is a missing value, counted and shown
-        return Scored(None, f"{type(error).__name__}: {error}")
-    if not isinstance(scored, Scored):
-        return Scored(None, f"gave {type(scored).__name__} instead of Scored")
-    if scored.value is None:
-        return scored
-    if not isinstance(scored.value, Real):
-        return Scored(None, f"gave {type(scored.value).__name__} instead of a number", scored.details)
-    if not math.isfinite(scored.value):
-        return Scored(None, f"gave {scored.value}", scored.details)
-    low, high = reward.range
-    if not low <= scored.value <= high:
-        return Scored(None, f"gave {scored.value:g}, outside its range {low:g} to {high:g}", scored.details)
-    return scored
+        rollout, dialogue = call.rollout, call.dialogue
+        if not own:
+            rollout, dialogue = lent_rollout(rollout), lent_dialogue(dialogue)
+        return scored(reward.score(rollout, dialogue), *reward.range)
+    except BaseException as error:  # somebody else's code: its failure is a missing value, counted and shown
+        return Scored(None, text(words(error)))
 
 
 def collect_scores(

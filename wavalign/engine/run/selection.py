@@ -6,9 +6,12 @@ from typing import final
 import torch
 from torch import Tensor
 
+from wavalign.engine.contracts.origins import origin, written_at
 from wavalign.engine.run.further_heads import further_heads, spread, with_further_heads
 from wavalign.engine.run.live import LiveTerm
 from wavalign.engine.run.rows import MicroBatch
+from wavalign.errors import PluginError
+from wavalign.plugins.api import LossInputs
 from wavalign.plugins.batch import TokenSpace
 
 
@@ -64,3 +67,29 @@ def by_row(batch: MicroBatch, table: Tensor, *, fill: float) -> Tensor:
         table[row.place] if row.place is not None else torch.tensor(fill, dtype=table.dtype) for row in batch.rows
     ]
     return torch.stack(values).to(batch.tokens.ids.device)
+
+
+def nothing_selected(term: LiveTerm, rows: int, place: str) -> PluginError:
+    """The error of a term none of whose rows, on all ranks, holds a token it learns from."""
+    mask = origin(term.mask)
+    return PluginError(
+        f"{mask}: selects no token of {rows} rows at {place}, so that term `{term.plan.name}` learns nothing",
+        hint="look at the term's `tokens` and at what the answers hold (rollouts.jsonl)",
+        placed=True,
+    )
+
+
+def refuse_broken_values(term: LiveTerm, inputs: LossInputs, used: Tensor, place: str) -> None:
+    """Raise PluginError where somebody's loss gave no number and all it was given, where `used`, are numbers.
+
+    WavAlign's own overflow only where the policy has run away, which is the learning rate's doing.
+    """
+    loss, given = origin(term.loss), (inputs.logprobs, inputs.old_logprobs, inputs.ref_logprobs)
+    if loss.own or not all(bool(torch.isfinite(each.detach()[used]).all()) for each in given if each is not None):
+        return
+    raise PluginError(
+        f"{loss}: compute gave values that are no finite numbers from log-probs that are, {place}"
+        f" ({written_at(term.loss, 'compute')})",
+        hint="weights are as before this step; look for log(0), 0 / 0 and exp of large numbers in the loss",
+        placed=True,
+    )

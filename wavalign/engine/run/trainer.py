@@ -31,7 +31,7 @@ class Trainer:
 
     def __init__(self, plan: Plan, folder: RunFolder, world: World, observer: Observer) -> None:
         self.plan, self.folder, self.world, self.observer = plan, folder, world, observer
-        self.builder = Builder(plan, world, observer.progress)
+        self.builder = Builder(plan, world, observer.progress, observer.waiting)
         self.records = RecordMaker(folder.path)
         self.log = RunLog(folder, observer.message)
         self.checkpoints = RunCheckpoints(plan, folder, world, self.log)
@@ -76,7 +76,7 @@ class Trainer:
     def _train(self, live: LiveStage, done: int) -> None:
         """Steps and evaluations; what ends them early leaves a checkpoint of the last complete step."""
         self.observer.stage(live.plan.name, live.plan.steps)
-        executor = StepExecutor(live, done)
+        executor = StepExecutor(live, done, self.observer.waiting)
         self.checkpoints.take(live, done)
         try:
             self._steps(live, executor, done)
@@ -104,6 +104,7 @@ class Trainer:
             stop = self.world.any_true(self.stop.asked != 0)
             every = self.plan.runtime.checkpoint_every
             if stop or step == stage.steps or (every and step % every == 0):
+                self.observer.waiting("writing a checkpoint", 0, 0)
                 written = self.checkpoints.save()
                 if stop:
                     raise self.stop.interrupted(str(written))
@@ -208,7 +209,7 @@ class Trainer:
     def _measure(self, live: LiveStage, step: int) -> None:
         number = live.plan.first_step + step
         when = "start" if step == 0 else "end" if step == live.plan.steps else "middle"
-        for result in live.evaluator.run(live.backend.policy, self.observer.progress):
+        for result in live.evaluator.run(live.backend.policy, self.observer.progress, self.observer.waiting):
             self._log_evaluation(live.plan.name, number, result)
             self.observer.evaluation(result.split, result.values, when)
 

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any, final
 
 from wavalign.engine.state.distributed import World
-from wavalign.engine.state.files import fsync_folder, storage_errors, write_json
+from wavalign.engine.state.files import fsync_folder, storage_errors, write_text
 from wavalign.errors import CheckpointError, StorageError
+from wavalign.redaction import REDACTOR
 
 MANIFEST = "checkpoint.json"
 _ASIDE = ".tmp-"
@@ -62,8 +63,11 @@ class CheckpointStore:
                 world.barrier()
                 files = self._seal(aside, world)
                 if world.is_first:
-                    manifest = {"format": 1, "step": step, "meta": dict(meta), "files": files}
-                    write_json(aside / MANIFEST, {**manifest, "sha256": _digest(manifest)})
+                    manifest = {"format": 1, "step": step, "meta": REDACTOR.tree(meta), "files": files}
+                    sealed = {**manifest, "sha256": _digest(manifest)}
+                    write_text(
+                        aside / MANIFEST, json.dumps(sealed, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+                    )
                     for folder in sorted({aside, *(path.parent for path in aside.rglob("*"))}):
                         fsync_folder(folder)
                     self._move_away(target)

@@ -12,6 +12,7 @@ from typing import Any
 from safetensors import SafetensorError
 
 from wavalign.errors import StorageError
+from wavalign.redaction import REDACTOR
 
 _TORCH_WRITER = ("PytorchStreamWriter", "unexpected pos")
 """How `torch.save` words a write that the disk refused."""
@@ -65,5 +66,5 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Replace `path` by `value` as indented JSON; NaN and infinity raise ValueError."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    """Replace `path` by `value` as indented JSON, secrets hidden; NaN and infinity raise ValueError."""
+    write_text(path, json.dumps(REDACTOR.tree(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n")

@@ -11,6 +11,7 @@ from typing import Any, final
 
 from wavalign.engine.state.files import storage_errors
 from wavalign.errors import NonFiniteError, ResumeError, StorageError
+from wavalign.redaction import REDACTOR
 
 METRICS_NULLABLE = ("reward", "reward_std", "reward/*")
 """Keys that are null where no answer of a step was given a reward."""
@@ -48,8 +49,11 @@ class MetricsWriter:
         return self._sum.hexdigest()
 
     def write(self, line: Mapping[str, Any]) -> None:
-        """Append one object; raises NonFiniteError naming the key, and StorageError leaving whole lines only."""
-        values = {key: self._checked(key, value, line) for key, value in line.items()}
+        """Append one object, secrets hidden.
+
+        Raises NonFiniteError naming the key, and StorageError leaving whole lines only.
+        """
+        values = REDACTOR.tree({key: self._checked(key, value, line) for key, value in line.items()})
         data = (json.dumps(values, ensure_ascii=False, allow_nan=False) + "\n").encode()
         self._check_there()
         try:

@@ -5,7 +5,8 @@
     log p(answer | prompt) = sum over streams k and t of log softmax(W_k h_{t-1})[s^k_t]
 
 h comes from a plain Llama or Qwen2 trunk, as the checkpoint's `model_type` says. Text is TEXT, what closes an answer
-TEXT_END, units are AUDIO, <sosp> and <eosp> AUDIO_MARK; blanks that the layout puts are FORCED and scored nowhere.
+without sound TEXT_END, units are AUDIO, <sosp>, <eosp> and what closes a spoken answer AUDIO_MARK; blanks that the
+layout puts are FORCED and scored nowhere.
 A model that writes the first codebook alone (`codebooks: 1`) needs `model.nar` to complete the others for the codec.
 Source: SpeechGPT (arXiv 2305.11000), AnyGPT (arXiv 2402.12226), SpeechAlign (arXiv 2404.05600) and MusicGen's delay
 pattern (arXiv 2306.05284).
@@ -35,7 +36,7 @@ from wavalign.plugins.architectures.codec_language_model.vocabulary import add_t
 from wavalign.plugins.architectures.codec_language_model.writer import CodecLmWriter
 from wavalign.plugins.architectures.configs import check_given_sizes
 from wavalign.plugins.architectures.tokenizers import open_tokenizer
-from wavalign.plugins.batch import Answer, Dialogue, HeadSpec, Role, TokenSequence, TokenSpace
+from wavalign.plugins.batch import Answer, Dialogue, HeadSpec, TokenSequence, TokenSpace
 from wavalign.schema.base import Params
 from wavalign.schema.bounds import Heads, Layers, Position, Width
 
@@ -169,15 +170,13 @@ class CodecLm(Architecture):
         if dialogue.target is None:
             raise ValueError(f"dialogue {dialogue.id} has no target to encode")
         ids = self._writer.answer(dialogue, dialogue.target, encode_audio)
-        roles = self._role_table[ids]
-        if len(self.sizes.delays) > 1:
-            roles[ids == self.vocabulary.layout.blank] = int(Role.FORCED)
-        return TokenSequence(ids, roles)
+        return TokenSequence(ids, self.vocabulary.layout.roles(ids, self._role_table))
 
     def decode_completion(self, completion: TokenSequence) -> Answer:
         """Text before the sound, and the codes of complete frames."""
         layout, ids = self.vocabulary.layout, completion.ids.tolist()
-        text = self._writer.text_of(self.vocabulary.decode(layout.text(ids[0])))
+        words = layout.text(ids[0], completion.roles[0].tolist())
+        text = self._writer.text_of(self.vocabulary.decode(words))
         return Answer(text, tuple(layout.codes(ids)), bool(ids[0]) and ids[0][-1] in layout.ends)
 
     def parameter_group(self, name: str) -> str:

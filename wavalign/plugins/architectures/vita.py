@@ -17,7 +17,6 @@ from typing import Any, ClassVar, Self, final
 
 import torch
 from pydantic import Field, model_validator
-from torch import Tensor
 
 from wavalign.errors import CheckpointError
 from wavalign.plugins.api import Architecture, Dimensions, EncodeAudio, ModelSource
@@ -168,13 +167,13 @@ class VitaAudio(Architecture):
         """The demonstration, interleaved, with its closing token."""
         if dialogue.target is None:
             raise ValueError(f"dialogue {dialogue.id} has no target to encode")
-        ids = torch.tensor([self._writer.answer(dialogue.target, dialogue.id, encode_audio)])
-        return TokenSequence(ids, self._roles(ids))
+        ids = torch.tensor(self._writer.answer(dialogue.target, dialogue.id, encode_audio))
+        return TokenSequence(ids[None], self.vocabulary.layout.roles(ids, self._role_table)[None])
 
     def decode_completion(self, completion: TokenSequence) -> Answer:
         """Text and codes of an answer; what the user said is not part of a completion."""
         layout, ids = self.vocabulary.layout, completion.ids[0].tolist()
-        text, codes = layout.deinterleave(ids)
+        text, codes = layout.deinterleave(ids, completion.roles[0].tolist())
         finished = bool(ids) and ids[-1] in (layout.end_turn, layout.end_text)
         return Answer(self.vocabulary.decode(text), tuple(codes), finished)
 
@@ -228,10 +227,6 @@ class VitaAudio(Architecture):
         if self._hearing is not None:
             (place / STATISTICS_FILE).write_text(self._hearing.normalization.text, encoding="utf-8")
         self.vocabulary.tokenizer.save_pretrained(folder)
-
-    def _roles(self, ids: Tensor) -> Tensor:
-        """Roles of answer ids, same shape."""
-        return self._role_table[ids]
 
     def _check_sizes(self, folder: str) -> None:
         """Sizes in the recipe may repeat those of the checkpoint; raise CheckpointError where they contradict them."""

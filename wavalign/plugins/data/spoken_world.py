@@ -10,12 +10,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal, final
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from wavalign.plugins.api import DataSource
 from wavalign.plugins.batch import Dialogue, Message
 from wavalign.plugins.data.records import read_records
-from wavalign.plugins.speech.world.script import MOST_RENDITIONS, Cue, Scene, Split
+from wavalign.plugins.speech.world.script import MOST_RENDITIONS, Cue, Facts, Scene, Split
 from wavalign.plugins.speech.world.studio import prepared, world_cache
 from wavalign.schema.base import Params, RecipePath
 from wavalign.schema.bounds import MOST_STEPS, Seed
@@ -35,7 +35,10 @@ class SpokenWorldParams(Params):
     limit: int | None = Field(default=None, ge=1, le=MOST_STEPS)
     """Keep so many records; the first 213 ask each taught fact once, in turning styles."""
     demonstrations: int = Field(default=64, ge=1, le=213)
-    """How many facts the split `demonstrations` shows; the run's seed chooses them."""
+    """How many facts the split `demonstrations` shows; the run's seed chooses them, the first of one order: more show
+    the same ones and others."""
+    facts: Facts = "all"
+    """`demonstrated` leaves of a split only the facts that `demonstrations` shows under the run's seed."""
     voices: int = Field(default=1, ge=1, le=2)
     """User voices; two are harder to understand than one. `unseen_voices` has its own two."""
     cue: Cue = "both"
@@ -55,6 +58,12 @@ class SpokenWorldParams(Params):
     """Of renditions and noise; splits are disjoint only under the same one, so it is not the run's seed."""
     cache: RecipePath | None = None
     """Folder of the cache; without one WAVALIGN_CACHE from the environment, or the user's cache folder."""
+
+    @model_validator(mode="after")
+    def _has_facts(self) -> "SpokenWorldParams":
+        if self.facts == "demonstrated" and self.split == "unseen_facts":
+            raise ValueError("no unseen fact is demonstrated: take facts: all, or another split")
+        return self
 
 
 @final

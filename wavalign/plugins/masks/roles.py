@@ -25,9 +25,9 @@ class RolesParams(Params):
     audio: _Weight = 0.0
     """Weight of audio tokens."""
     marks: _Weight = 0.0
-    """Weight of the marks around audio."""
+    """Weight of the marks around audio; what closes an answer behind its sound is one of them."""
     text_end: _Weight | None = None
-    """Weight of the end-of-text token; null follows `text`."""
+    """Weight of the token that ends an answer's text directly behind it; null follows `text`."""
 
     @model_validator(mode="after")
     def _selects_something(self) -> Self:
@@ -42,6 +42,10 @@ class Roles(Mask):
 
     Params = RolesParams
     params: RolesParams
+
+    @property
+    def text_alone(self) -> bool:
+        return not (self.params.audio or self.params.marks)
 
     def weights(self, roles: Tensor) -> Tensor:
         chosen = self.params

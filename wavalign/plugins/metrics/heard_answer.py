@@ -16,7 +16,7 @@ from wavalign.plugins.batch import RolloutGroup, Waveform
 from wavalign.plugins.metrics.intervals import broken_down, first_rollouts, proportion
 from wavalign.plugins.speech.recognizer import recognizer
 from wavalign.plugins.speech.sentences import load_sentences
-from wavalign.plugins.speech.wording import content_word
+from wavalign.plugins.speech.wording import content_word, references
 from wavalign.schema.base import Params, RecipePath
 
 _NOTHING = Waveform(np.zeros(0, np.float32), 16_000)
@@ -29,7 +29,7 @@ class HeardAnswerParams(Params):
     """Who listens, for what, and how it is broken down."""
 
     reference: str = "reference"
-    """Metadata key of the right answer."""
+    """Metadata key of the right answer: a text, a number, true or false, or a list of accepted ones."""
     sentences: RecipePath | None = None
     """Text file of the sentences the recogniser may hear, one a line; null takes the embedded world's answers."""
     processes: int = Field(default=2, ge=1, le=64)
@@ -57,9 +57,9 @@ class HeardAnswer(Metric):
         right: list[bool | None] = []
         own: list[bool | None] = []
         for group, rollout, words in zip(groups, rollouts, heard, strict=True):
-            wanted = content_word(str(group.dialogue.metadata.get(self.params.reference, "")))
+            wanted = tuple(map(content_word, references(group.dialogue.metadata.get(self.params.reference))))
             written = content_word(rollout.answer.text) if rollout is not None else ""
-            right.append(content_word(words) == wanted if wanted and rollout is not None else None)
+            right.append(content_word(words) in wanted if wanted and rollout is not None else None)
             own.append(content_word(words) == written if written else None)
         shown = tuple(None if rollout is None else words for rollout, words in zip(rollouts, heard, strict=True))
         whole = proportion("heard_answer", right, details={"heard": shown}, says=_RIGHT)

@@ -1,4 +1,4 @@
-"""Share of right written answers: those equal to the reference word by word.
+"""Share of right written answers: those equal to an accepted one, compared as `speech.wording` says.
 
 Dialogues without a reference are left out and thus missing from the count.
 """
@@ -11,7 +11,7 @@ from pydantic import Field
 from wavalign.plugins.api import Measurement, Metric
 from wavalign.plugins.batch import RolloutGroup
 from wavalign.plugins.metrics.intervals import broken_down, first_rollouts, proportion
-from wavalign.plugins.speech.wording import plain
+from wavalign.plugins.speech.wording import references, tokens
 from wavalign.schema.base import Params
 
 
@@ -20,7 +20,7 @@ class TextAccuracyParams(Params):
     """What is compared and how it is broken down."""
 
     reference: str = "reference"
-    """Metadata key of the right answer."""
+    """Metadata key of the right answer: a text, a number, true or false, or a list of accepted ones."""
     by: tuple[str, ...] = Field(default=(), max_length=100)
     """Metadata keys to report `text_accuracy` by, e.g. `[misconceived, category]`."""
 
@@ -36,7 +36,7 @@ class TextAccuracy(Metric):
     def measure(self, groups: Sequence[RolloutGroup]) -> list[Measurement]:
         hits: list[bool | None] = []
         for group, rollout in zip(groups, first_rollouts(groups), strict=True):
-            wanted = plain(str(group.dialogue.metadata.get(self.params.reference, "")))
-            hits.append(plain(rollout.answer.text) == wanted if wanted and rollout is not None else None)
+            wanted = tuple(map(tokens, references(group.dialogue.metadata.get(self.params.reference))))
+            hits.append(tokens(rollout.answer.text) in wanted if wanted and rollout is not None else None)
         whole = proportion("text_accuracy", hits, says="The written answer is the reference, word by word.")
         return [whole, *broken_down(whole, groups, self.params.by)]

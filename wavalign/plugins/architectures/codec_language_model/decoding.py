@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from wavalign.plugins.api import DecodingState
+from wavalign.plugins.architectures.answer_roles import placed_roles
 from wavalign.plugins.architectures.caching import PaddedSlots
 from wavalign.plugins.architectures.codec_language_model.layout import CodecLmLayout
 from wavalign.plugins.architectures.codec_language_model.network import Backbone
@@ -40,6 +41,10 @@ class CodecLmDecodingState(DecodingState):
         self._slots = PaddedSlots(model.trunk(), model.rotary_emb, lengths, like=weight)
         self._roles = layout.role_table().to(device)
         self._finished = torch.zeros(count, dtype=torch.bool, device=device)
+        self._ends = torch.tensor(layout.ends, device=device)
+        self._behind_text = torch.ones(count, dtype=torch.bool, device=device)
+        self._text_over = torch.zeros(count, dtype=torch.bool, device=device)
+        """Whether stream 0 has begun to speak."""
         self._waits = torch.zeros(count, dtype=torch.int64, device=device)
         """Blanks that stream 0 still owes behind the end of speech."""
         self._spoke = torch.zeros((count, max(layout.delays) + 1), dtype=torch.bool, device=device)
@@ -70,6 +75,7 @@ class CodecLmDecodingState(DecodingState):
     def append(self, ids: Tensor) -> Tensor:
         """Take `ids` [B, S] and return their roles [B, S] int8."""
         layout, roles = self._layout, self._roles[ids]
+        roles[:, 0] = placed_roles(roles[:, 0], room_for_text=~self._text_over, behind_text=self._behind_text)
         # A further stream has no words: whatever it says beside codec ids is a mark.
         roles[:, 1:] = torch.where(roles[:, 1:] == int(Role.AUDIO), roles[:, 1:], int(Role.AUDIO_MARK))
         roles = torch.where(self._idle(), int(Role.FORCED), roles).to(torch.int8)
@@ -81,9 +87,11 @@ class CodecLmDecodingState(DecodingState):
         self._spoke[:, 1:] = self._spoke[:, :-1].clone()
         if self._spoke.shape[1] > 1:
             self._spoke[:, 1] = first == int(Role.AUDIO)
-        self._finished = self._finished | (first == int(Role.TEXT_END))
+        self._behind_text = first == int(Role.TEXT)
+        self._text_over = self._text_over | (chosen == layout.begin_speech)
+        self._finished = self._finished | ((first != int(Role.FORCED)) & torch.isin(chosen, self._ends))
         if self._text_is_enough:
-            self._finished = self._finished | (chosen == layout.begin_speech)
+            self._finished = self._finished | self._text_over
         self._newest, self._ready = ids[:, :, None], None
         return roles
 
@@ -94,6 +102,7 @@ class CodecLmDecodingState(DecodingState):
     def keep(self, rows: Tensor) -> None:
         """Go on with `rows` (indices) only."""
         self._finished, self._waits, self._spoke = self._finished[rows], self._waits[rows], self._spoke[rows]
+        self._behind_text, self._text_over = self._behind_text[rows], self._text_over[rows]
         self._newest = self._newest[rows]
         self._ready = None if self._ready is None else self._ready[rows]
         self._slots.select(rows)

@@ -17,6 +17,7 @@ from typing import final
 import torch
 from torch import Tensor
 
+from wavalign.plugins.architectures.answer_roles import roles_of_row
 from wavalign.plugins.batch import Role
 
 Column = tuple[int, ...]
@@ -67,21 +68,27 @@ class CodecLmLayout:
         columns[len(frames)][0] = self.end_speech
         return [tuple(column) for column in columns]
 
+    def roles(self, ids: Tensor, table: Tensor) -> Tensor:
+        """Roles [S, T] int8 of a whole answer `ids` [S, T]: behind the begin of its sound nothing is text."""
+        kinds = table[ids]
+        if len(self.delays) > 1:
+            kinds[ids == self.blank] = int(Role.FORCED)
+        begins = ids[0] == self.begin_speech
+        kinds[0] = roles_of_row(kinds[0], begins.cumsum(0) == 0)
+        return kinds
+
     def role_table(self) -> Tensor:
-        """Role [V] int8 of every id that stream 0 may choose."""
+        """What [V] int8 every id is where it belongs on stream 0; where it stands decides, see `answer_roles`."""
         table = torch.full((self.vocabulary_size,), int(Role.TEXT), dtype=torch.int8)
         table[self.first_code : self.first_code + self.num_codes] = int(Role.AUDIO)
         table[list(self.ends)] = int(Role.TEXT_END)
         table[[self.begin_speech, self.end_speech]] = int(Role.AUDIO_MARK)
         return table
 
-    def text(self, words: Sequence[int]) -> list[int]:
-        """Ids of stream 0 that write the text of an answer: those before its sound."""
-        before = words[: words.index(self.begin_speech)] if self.begin_speech in words else words
-        other = {self.end_speech, *self.ends, *self.silent}
-        if len(self.delays) > 1:
-            other.add(self.blank)
-        return [x for x in before if x not in other and not self._is_code(x)]
+    def text(self, ids: Sequence[int], roles: Sequence[int]) -> list[int]:
+        """Ids of stream 0 that write the text of an answer with `roles`: those before its sound."""
+        other = self.silent | {self.blank} if len(self.delays) > 1 else self.silent
+        return [x for x, role in zip(ids, roles, strict=True) if role == Role.TEXT and x not in other]
 
     def codes(self, ids: Sequence[Sequence[int]]) -> list[int]:
         """Codec ids (0-based), frame by frame; a frame that lacks one is left out. The inverse of `speech`."""

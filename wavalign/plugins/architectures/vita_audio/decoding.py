@@ -18,7 +18,7 @@ from wavalign.plugins.api import DecodingState
 from wavalign.plugins.architectures.caching import GROWTH, SPARE_SLOTS, PaddedSlots
 from wavalign.plugins.architectures.vita_audio.layout import TextWatch, VitaLayout, head_schedule
 from wavalign.plugins.architectures.vita_audio.network import VitaNetwork
-from wavalign.plugins.batch import Role, SoundSegment, TokenSequence
+from wavalign.plugins.batch import SoundSegment, TokenSequence
 
 
 @final
@@ -67,10 +67,10 @@ class VitaDecodingState(DecodingState):
         self._ready: Tensor | None = self._prefill(modules, [prompt.sounds for prompt in prompts])
         rows = torch.arange(len(prompts), device=device).repeat_interleave(group_size)
         self._finished = torch.zeros(len(prompts), dtype=torch.bool, device=device)
-        self._watch: TextWatch | None = None
+        self._ends = torch.tensor([layout.end_turn, layout.end_text], device=device)
+        self._watch = TextWatch(layout, len(prompts), device)
+        self._text_is_enough = need == "text"
         self.keep(rows)
-        if need == "text":
-            self._watch = TextWatch(layout, len(rows), device)
 
     def heads(self) -> tuple[int, ...]:
         """Index of the head whose turn it is."""
@@ -93,10 +93,10 @@ class VitaDecodingState(DecodingState):
         chosen = ids[:, 0]
         self._tokens[:, self._length] = chosen
         self._length += 1
-        roles = self._roles[chosen]
-        self._finished = self._finished | (roles == int(Role.TEXT_END))
-        if self._watch is not None:
-            self._finished = self._finished | self._watch.append(chosen, roles)
+        roles = self._watch.append(chosen, self._roles[chosen])
+        self._finished = self._finished | torch.isin(chosen, self._ends)
+        if self._text_is_enough:
+            self._finished = self._finished | self._watch.over
         self._head = next(self._schedule)
         self._ready = None
         return roles[:, None]
@@ -111,8 +111,7 @@ class VitaDecodingState(DecodingState):
         self._pending = [states[rows] for states in self._pending]
         self._ready = None if self._ready is None else self._ready[rows]
         self._slots.select(rows)
-        if self._watch is not None:
-            self._watch.keep(rows)
+        self._watch.keep(rows)
 
     def _prefill(self, modules: int, sounds: Sequence[Sequence[SoundSegment]]) -> Tensor:
         """Run every prompt through the trunk and, as far as its tokens are known, the MTP modules."""

@@ -12,6 +12,7 @@ from typing import final
 import torch
 from torch import Tensor
 
+from wavalign.plugins.architectures.answer_roles import placed_roles, roles_of_row
 from wavalign.plugins.batch import Role
 
 MARKS_PER_CHUNK = 2
@@ -65,15 +66,28 @@ class VitaLayout:
             answer += [*words, self.begin_audio, *sounds, self.end_audio]
         return answer
 
-    def deinterleave(self, ids: Sequence[int]) -> tuple[list[int], list[int]]:
-        """Text ids and codec ids of an answer; the inverse of `interleave` for every ratio."""
-        last = self.first_code + self.num_codes
-        control = {self.begin_audio, self.end_audio, self.end_turn, self.end_text}
-        text = [x for x in ids if x not in control and not self.first_code <= x < last]
-        return text, [x - self.first_code for x in ids if self.first_code <= x < last]
+    def deinterleave(self, ids: Sequence[int], roles: Sequence[int]) -> tuple[list[int], list[int]]:
+        """Text ids and codec ids of an answer with `roles`; the inverse of `interleave` for every ratio."""
+        pairs = list(zip(ids, roles, strict=True))
+        text = [x for x, role in pairs if role == Role.TEXT]
+        return text, [x - self.first_code for x, role in pairs if role == Role.AUDIO]
+
+    def roles(self, ids: Tensor, table: Tensor) -> Tensor:
+        """Roles [T] int8 of a whole answer `ids` [T], as `TextWatch` gives them one by one."""
+        room, chunk, count, inside, over = list[bool](), 0, 0, False, False
+        quotas, kinds = chunk_quotas(self.ratio)[0], table[ids]
+        for x, kind in zip(ids.tolist(), kinds.tolist(), strict=True):
+            room.append(not (inside or over))
+            if x == self.begin_audio and not inside:
+                over, inside = over or count != quotas[min(chunk, len(quotas) - 1)], True
+            elif x == self.end_audio and inside:
+                chunk, count, inside = chunk + 1, 0, False
+            elif kind == Role.TEXT and room[-1]:
+                count += 1
+        return roles_of_row(kinds, torch.tensor(room, dtype=torch.bool))
 
     def role_table(self, vocabulary_size: int) -> Tensor:
-        """Role [V] int8 of every id inside an answer."""
+        """What [V] int8 every id is where it belongs; where it stands decides, see `answer_roles`."""
         table = torch.full((vocabulary_size,), int(Role.TEXT), dtype=torch.int8)
         table[self.first_code : self.first_code + self.num_codes] = int(Role.AUDIO)
         table[[self.begin_audio, self.end_audio]] = int(Role.AUDIO_MARK)
@@ -83,10 +97,11 @@ class VitaLayout:
 
 @final
 class TextWatch:
-    """Per row, whether text can still follow, for a batch of answers under construction.
+    """Per row, what the coming id is and whether text can still follow, for a batch of answers under construction.
 
     Text is over at the begin mark of a chunk whose text part is not exactly that chunk's quota: a shorter part means
-    that the text has ended, a longer one that the rest of it was merged into this last chunk.
+    that the text has ended, a longer one that the rest of it was merged into this last chunk. Between the marks of
+    sound and once it is over a word is no text.
     """
 
     def __init__(self, layout: VitaLayout, rows: int, device: torch.device) -> None:
@@ -96,21 +111,28 @@ class TextWatch:
         self._count = torch.zeros(rows, dtype=torch.int64, device=device)
         self._inside = torch.zeros(rows, dtype=torch.bool, device=device)
         """Between a begin mark and its end mark."""
+        self._behind_text = torch.ones(rows, dtype=torch.bool, device=device)
+        self.over = torch.zeros(rows, dtype=torch.bool, device=device)
+        """[B], True where no text can follow."""
 
-    def append(self, ids: Tensor, roles: Tensor) -> Tensor:
-        """Take the chosen `ids` [B] with `roles` [B]; bool [B], True where no text can follow."""
+    def append(self, ids: Tensor, kinds: Tensor) -> Tensor:
+        """Take the chosen `ids` [B], which are of `kinds` [B], and return their roles [B] int8."""
+        room = ~(self._inside | self.over)
+        roles = placed_roles(kinds, room_for_text=room, behind_text=self._behind_text)
+        self._behind_text = roles == int(Role.TEXT)
         begins, ends = ids == self._layout.begin_audio, ids == self._layout.end_audio
         quota = self._quotas[self._chunk.clamp(max=len(self._quotas) - 1)]
-        over = begins & ~self._inside & (self._count != quota)
+        self.over = self.over | (begins & ~self._inside & (self._count != quota))
         closes = ends & self._inside
-        self._count = torch.where(closes, 0, self._count + ((roles == int(Role.TEXT)) & ~self._inside))
+        self._count = torch.where(closes, 0, self._count + self._behind_text)
         self._chunk = self._chunk + closes
         self._inside = (self._inside | begins) & ~ends
-        return over
+        return roles
 
     def keep(self, rows: Tensor) -> None:
         """Go on with `rows` (indices) only."""
         self._chunk, self._count, self._inside = self._chunk[rows], self._count[rows], self._inside[rows]
+        self._behind_text, self.over = self._behind_text[rows], self.over[rows]
 
 
 def head_schedule(decoding: Sequence[int], num_mtp_layers: int) -> Iterator[int]:

@@ -20,6 +20,7 @@ from wavalign.plugins.speech.world.styles import ANSWER_JITTER, STYLES, TAUGHT_V
 
 Split = Literal["base", "train", "demonstrations", "heldout", "unseen_facts", "unseen_voices"]
 Cue = Literal["words", "prosody", "both"]
+Facts = Literal["all", "demonstrated"]
 MOST_RENDITIONS = 64
 _HANDS: dict[str, int] = {
     "base": 0, "train": 1, "demonstrations": 2, "heldout": 3, "unseen_facts": 4, "unseen_voices": 4,
@@ -51,6 +52,7 @@ class Scene:
     """Of renditions and noise: the same for everything that must not overlap."""
     seed: int
     """Of the choice of demonstrations."""
+    facts: Facts = "all"
 
 
 @final
@@ -94,13 +96,16 @@ def lines(scene: Scene) -> Iterator[Line]:
 
 def _cast(scene: Scene) -> Iterator[tuple[Fact, Style, int]]:
     facts = world().unseen if scene.split == "unseen_facts" else world().taught
+    generator = np.random.default_rng([scene.world_seed, scene.seed])
+    shown = generator.permutation(len(world().taught))[: scene.demonstrations].tolist()
     if scene.split == "demonstrations":
-        generator = np.random.default_rng([scene.world_seed, scene.seed])
-        for index in generator.permutation(len(facts))[: scene.demonstrations]:
+        for index in shown:
             style = STYLES[int(generator.integers(len(STYLES)))]
             for rendition in generator.permutation(MOST_RENDITIONS)[: scene.renditions]:
                 yield facts[index], style, int(rendition)
         return
+    if scene.facts == "demonstrated":
+        facts = tuple(facts[index] for index in sorted(shown))
     for rendition, turn in product(range(scene.renditions), range(len(STYLES))):
         for index, fact in enumerate(facts):
             yield fact, STYLES[(index + turn) % len(STYLES)], rendition

@@ -1,0 +1,56 @@
+"""A run says what it is busy with, so that a display can name it when it lasts."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from tests.toy.compiled import compiled, put
+from wavalign.engine import api
+from wavalign.engine.run.callbacks import Display, RunInfo
+
+
+class Busy(Display):
+    """Keeps what is waited for, each time it changes."""
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+
+    def start(self, run: RunInfo) -> None:
+        return
+
+    def stage(self, name: str, steps: int) -> None:
+        return
+
+    def step(self, values: Mapping[str, float], steps_done: int) -> None:
+        self.told.append("step")
+
+    def evaluation(self, split: str, values: Mapping[str, float], when: str) -> None:
+        self.told.append("evaluation")
+
+    def message(self, text: str) -> None:
+        return
+
+    def progress(self, what: str, done: int, total: int) -> None:
+        return
+
+    def waiting(self, what: str, done: int, total: int) -> None:
+        if what and self.told[-1:] != [what]:
+            self.told.append(what)
+
+    def finish(self, summary: str) -> None:
+        return
+
+    def close(self) -> None:
+        return
+
+
+def test_what_a_run_is_busy_with(tmp_path: Path) -> None:
+    busy = Busy()
+    api.run(compiled(tmp_path, put("steps", 1)), observer=busy)
+    measured = ["heldout: sampling answers", "heldout: decoding the sound of answers", "metric accuracy", "evaluation"]
+    assert busy.told[:2] == ["building the model", "preparing data of type toy_sums"]
+    first = busy.told.index("evaluation") + 1
+    assert busy.told[first - len(measured) : first] == measured
+    step = busy.told[first : busy.told.index("step")]
+    assert {"reading prompts", "reading demonstrations", "sampling answers", "rewards"} <= set(step)
+    assert "learning" in step
+    assert busy.told[busy.told.index("step") :] == ["step", "writing a checkpoint", *measured]

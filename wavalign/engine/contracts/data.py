@@ -1,0 +1,103 @@
+"""Contract of data sources and of their streams."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, final
+
+from wavalign.engine.contracts.origins import origin
+from wavalign.engine.contracts.values import named, want, whole
+from wavalign.errors import DataError
+from wavalign.plugins.api import DataSource, Place, Placed, StreamSource
+from wavalign.plugins.batch import AudioClip, Dialogue, Message
+from wavalign.plugins.guard import Broken, Guard, Origin
+
+ROLES = ("system", "user", "assistant")
+
+
+def dialogue(found: object, what: str) -> Dialogue:
+    """A dialogue whose fields have their types."""
+    if not isinstance(found, Dialogue):
+        raise Broken(f"gave {named(found)} as {what}, which is to be a Dialogue")
+    want(found.id, str, f"the id of {what}")
+    want(found.messages, tuple, f"the messages of {what}")
+    for place, message in enumerate(found.messages):
+        _message(message, f"message {place} of {what}")
+    if found.target is not None:
+        _message(found.target, f"the target of {what}")
+    want(found.metadata, Mapping, f"the metadata of {what}")
+    return found
+
+
+def _message(found: object, what: str) -> None:
+    if not isinstance(found, Message):
+        raise Broken(f"gave {named(found)} as {what}, which is to be a Message")
+    want(found.text, str, f"the text of {what}")
+    if found.role not in ROLES:
+        raise Broken(f"gave the role {found.role!r} in {what}; roles are {', '.join(ROLES)}")
+    if found.audio is not None:
+        want(found.audio, AudioClip, f"the audio of {what}")
+        want(found.audio.url, str, f"the url of the audio of {what}")
+
+
+def _record(_plugin: DataSource, own: Callable[[int], Any], index: int) -> Dialogue:
+    return dialogue(own(index), f"record {index}")
+
+
+def _length(_plugin: DataSource, own: Callable[[], Any]) -> int:
+    return whole(own(), "its length")
+
+
+def _stream(plugin: DataSource, own: Callable[[], Any]) -> StreamSource | None:
+    found = own()
+    if found is None:
+        return None
+    if not isinstance(found, StreamSource):
+        raise Broken(f"gave {named(found)} instead of a StreamSource")
+    return GuardedStream(found, origin(plugin))
+
+
+def _inspect(_plugin: DataSource, own: Callable[[], Any]) -> Iterator[tuple[str, Dialogue | DataError | None]]:
+    for item in own():
+        if not isinstance(item, tuple) or len(item) != 2 or not isinstance(item[0], str):
+            raise Broken(f"gave {named(item)} instead of a place and what stands there")
+        where, found = item
+        yield where, found if found is None or isinstance(found, DataError) else dialogue(found, where)
+
+
+@final
+class GuardedStream(StreamSource):
+    """A stream each of whose calls runs in a guard."""
+
+    def __init__(self, stream: StreamSource, origin: Origin) -> None:
+        self._stream, self._origin = stream, origin
+        with Guard(origin, "shuffle_buffer"):
+            self.shuffle_buffer = whole(stream.shuffle_buffer, "shuffle_buffer", low=1)
+
+    def shards(self) -> Sequence[str]:
+        """The plugin's, held against the contract."""
+        with Guard(self._origin, "shards"):
+            found = list(self._stream.shards())
+            for each in found:
+                want(each, str, "the name of a shard")
+            return found
+
+    def open(self, shard: int, place: Place) -> Iterator[Placed]:
+        """The plugin's, item by item."""
+        with Guard(self._origin, f"open({shard})"):
+            items = iter(self._stream.open(shard, place))
+        while True:
+            with Guard(self._origin, f"open({shard})"):
+                found = next(items, None)
+                if found is not None:
+                    want(found, Placed, "a record")
+                    dialogue(found.dialogue, f"the record at {found.start}")
+            if found is None:
+                return
+            yield found
+
+
+AROUND: Mapping[tuple[str, str], Callable[..., Any]] = {
+    ("data", "record"): _record,
+    ("data", "__len__"): _length,
+    ("data", "stream"): _stream,
+    ("data", "inspect"): _inspect,
+}

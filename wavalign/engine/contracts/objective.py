@@ -1,0 +1,162 @@
+"""Contracts of masks, advantages, gates and losses. Shapes: B sequences, S streams, T tokens, P prompts, G group."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from wavalign.engine.contracts.values import (
+    Unchanged,
+    finite,
+    json_value,
+    named,
+    names,
+    number,
+    shown,
+    tensor,
+    want,
+)
+from wavalign.plugins.api import Advantage, Gate, GateReading, Loss, LossInputs, LossOutput, Mask, Regularizer
+from wavalign.plugins.batch import SCORED_ROLES
+from wavalign.plugins.guard import Broken
+
+COLUMNS = ("old_logprobs", "ref_logprobs", "advantages", "mask")
+"""Of `LossInputs`, those that come where `needs` names them."""
+
+
+def _weights(_plugin: Mask, own: Callable[[Tensor], Tensor], roles: Tensor) -> Tensor:
+    lent = Unchanged({"roles": roles})
+    weights = tensor(own(roles), "weights", shape=roles.shape, dtype=torch.float32)
+    lent.check()
+    if weights.device != roles.device:
+        raise Broken(f"gave weights on {weights.device}, the roles are on {roles.device}")
+    scored = torch.zeros_like(roles, dtype=torch.bool)
+    for role in SCORED_ROLES:
+        scored |= roles == role
+    good = torch.isfinite(weights) & (weights >= 0) & (scored | (weights == 0))
+    if bool(good.all()):  # one question to the device where all is well
+        return weights
+    finite(weights, "weights")
+    place = tuple(int(index) for index in (~good).nonzero()[0])
+    if float(weights[place]) < 0:
+        raise Broken(f"gave the weight {float(weights[place]):g} at {list(place)}; weights are 0 or more")
+    hint = "only TEXT, TEXT_END, AUDIO and AUDIO_MARK are the model's own choice"
+    raise Broken(f"weighs role {int(roles[place])} at {list(place)}, which is never scored", hint=hint)
+
+
+def _compute_advantages(_plugin: Advantage, own: Callable[[Tensor], Any], rewards: Tensor) -> tuple[Tensor, Tensor]:
+    lent = Unchanged({"rewards": rewards})
+    found = own(rewards)
+    lent.check()
+    if not isinstance(found, tuple | list) or len(found) != 2:
+        raise Broken(f"gave {named(found)} instead of advantages and validity")
+    advantages = tensor(found[0], "advantages", shape=rewards.shape)
+    valid = tensor(found[1], "validity", shape=rewards.shape, dtype=torch.bool)
+    finite(advantages, "advantages", where=valid)
+    if bool((valid & rewards.isnan()).any()):
+        raise Broken("calls an advantage valid whose reward is absent (NaN)")
+    if bool((torch.where(valid, 0.0, advantages) != 0).any()):
+        raise Broken("gave an advantage other than 0 that it does not call valid")
+    return advantages, valid
+
+
+def _update(_plugin: Gate, own: Callable[..., Any], rewards: Tensor | None, *, progress: float) -> GateReading:
+    lent = Unchanged({"rewards": rewards})
+    reading = own(rewards, progress=progress)
+    lent.check()
+    if not isinstance(reading, GateReading):
+        raise Broken(f"gave {named(reading)} instead of a GateReading")
+    want(reading.factors, Mapping, "factors")
+    factors = {}
+    for name, value in reading.factors.items():
+        want(name, str, "the name of a factor")
+        factors[name] = number(value, f"factor {name}")
+    return GateReading(number(reading.value, "its value", low=0, high=1), factors)
+
+
+def _state_dict(_plugin: Gate, own: Callable[[], Any]) -> dict[str, Any]:
+    state = own()
+    if not isinstance(state, dict):
+        raise Broken(f"gave {named(state)}, which is to be a dict")
+    json_value(state, "state")
+    return state
+
+
+def _gate_made(gate: Gate) -> None:
+    """A state that no checkpoint can hold shows before the first step."""
+    gate.state_dict()
+
+
+def _needs(_plugin: Loss, own: Callable[[], Any]) -> frozenset[str]:
+    return names(own(), "needs")
+
+
+def _compute_loss(plugin: Loss, own: Callable[[LossInputs], Any], inputs: LossInputs) -> LossOutput:
+    lent = Unchanged({"logprobs": inputs.logprobs, **{name: _column(inputs, name) for name in COLUMNS}})
+    try:
+        output = own(inputs)
+    except (TypeError, AttributeError, AssertionError) as error:
+        missing = _read_undeclared(inputs, error)
+        if not missing:
+            raise
+        raise Broken(
+            f"reads {missing}, which its `needs` does not name, so that it is None ({type(error).__name__}: {error})",
+            hint=f"add {missing} to what `needs` gives",
+        ) from error
+    lent.check()
+    if not isinstance(output, LossOutput):
+        raise Broken(f"gave {named(output)} instead of a LossOutput")
+    whole = inputs.logprobs.shape
+    shape = whole if plugin.unit == "token" else whole[:1]
+    values = tensor(output.values, f"values (its unit is {plugin.unit})", shape=shape)
+    if inputs.logprobs.requires_grad and not values.requires_grad:
+        raise Broken("gave values without a gradient", hint="compute them from `inputs.logprobs`, not detached")
+    want(output.metrics, Mapping, "metrics")
+    for name, value in output.metrics.items():
+        want(name, str, "the name of a metric")
+        want(value, Tensor, f"metric {name}")
+        if value.shape != shape:
+            raise Broken(f"gave metric {name} of shape {list(value.shape)}, which is to be {list(shape)}")
+    return output
+
+
+def _column(inputs: LossInputs, name: str) -> Tensor | None:
+    column: Tensor | None = {
+        "old_logprobs": inputs.old_logprobs,
+        "ref_logprobs": inputs.ref_logprobs,
+        "advantages": inputs.advantages,
+        "mask": inputs.mask,
+    }[name]
+    return column
+
+
+def _read_undeclared(inputs: LossInputs, error: BaseException) -> str:
+    """Columns that did not come and that the code the error came through reads."""
+    read: set[str] = set()
+    if not isinstance(error, AssertionError) and "NoneType" not in str(error):
+        return ""
+    trace = error.__traceback__
+    while trace is not None:
+        read.update(trace.tb_frame.f_code.co_names)
+        trace = trace.tb_next
+    return ", ".join(f"`{name}`" for name in COLUMNS if name in read and _column(inputs, name) is None)
+
+
+def _regularizers(_plugin: Loss, own: Callable[[], Any]) -> tuple[Regularizer, ...]:
+    found = own()
+    if not isinstance(found, tuple | list) or not all(isinstance(each, Regularizer) for each in found):
+        raise Broken(f"gave {shown(found)} instead of a tuple of Regularizer")
+    return tuple(found)
+
+
+AROUND: Mapping[tuple[str, str], Callable[..., Any]] = {
+    ("mask", "weights"): _weights,
+    ("advantage", "compute"): _compute_advantages,
+    ("gate", "update"): _update,
+    ("gate", "state_dict"): _state_dict,
+    ("loss", "needs"): _needs,
+    ("loss", "compute"): _compute_loss,
+    ("loss", "regularizers"): _regularizers,
+}
+MADE: Mapping[str, Callable[[Any], None]] = {"gate": _gate_made}

@@ -1,0 +1,261 @@
+"""Contracts of samplers, rewards and metrics, and the copies that somebody's code is handed."""
+
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, final, overload
+
+import torch
+from torch import Generator, Tensor
+
+from wavalign.engine.contracts.model import answer, token_sequence
+from wavalign.engine.contracts.origins import guarded_block, origin
+from wavalign.engine.contracts.values import named, names, number, shown, tensor, text, want, whole
+from wavalign.plugins.api import Architecture, Measurement, Metric, Policy, Reward, Sampler, SamplingOptions
+from wavalign.plugins.batch import Dialogue, Rollout, RolloutGroup, Scored, TokenSequence, TokenSpace, Waveform
+from wavalign.plugins.guard import Broken
+
+TOLERANCE = 1e-4
+"""How far above 0 rounding may lift a log-prob."""
+
+
+# --- samplers ---------------------------------------------------------------------------------------------------------
+
+
+def _sample(
+    _plugin: Sampler,
+    own: Callable[..., Any],
+    policy: Policy,
+    architecture: Architecture,
+    prompts: Sequence[tuple[Dialogue, TokenSequence]],
+    options: SamplingOptions,
+    generator: Generator,
+) -> list[RolloutGroup]:
+    with guarded_block(architecture, "sampling"):  # the policy and its decoding state are its objects
+        groups = own(policy, architecture, prompts, options, generator)
+    if not isinstance(groups, list | tuple) or not all(isinstance(each, RolloutGroup) for each in groups):
+        raise Broken(f"gave {shown(groups)} instead of a list of RolloutGroup")
+    if len(groups) != len(prompts):
+        raise Broken(f"gave {len(groups)} groups for {len(prompts)} prompts")
+    space = architecture.tokens
+    for (dialogue, prompt), group in zip(prompts, groups, strict=True):
+        what = f"the group of dialogue '{dialogue.id}'"
+        if group.dialogue is not dialogue and group.dialogue.id != dialogue.id:
+            raise Broken(f"gave dialogue '{group.dialogue.id}' where '{dialogue.id}' was asked: keep the order")
+        if group.prompt is not prompt and not torch.equal(group.prompt.ids, prompt.ids):
+            raise Broken(f"gave another prompt in {what}")
+        if len(group.rollouts) != options.group_size:
+            raise Broken(f"gave {len(group.rollouts)} answers in {what}; group_size is {options.group_size}")
+        for place, rollout in enumerate(group.rollouts):
+            _rollout(rollout, space, f"answer {place} of {what}")
+    return list(groups)
+
+
+def _rollout(found: object, space: TokenSpace, what: str) -> None:
+    if not isinstance(found, Rollout):
+        raise Broken(f"gave {named(found)} as {what}, which is to be a Rollout")
+    token_sequence(found.completion, space, what)
+    answer(found.answer, what)
+    shape = found.completion.ids.shape
+    logprobs = tensor(found.logprobs, f"log-probs of {what}", shape=shape)
+    if logprobs.numel() and not bool(((logprobs <= TOLERANCE) & (logprobs > -torch.inf)).all()):
+        low, high = float(logprobs.min()), float(logprobs.max())
+        raise Broken(f"gave log-probs from {low:g} to {high:g} in {what}; they are finite and not above 0")
+    if found.support is not None:
+        want(found.support, Tensor, f"the support of {what}")
+        if found.support.dim() != 3 or found.support.shape[:2] != shape:
+            raise Broken(
+                f"gave a support of shape {list(found.support.shape)} in {what}, which is to be {[*shape, 'K']}"
+            )
+
+
+# --- metrics ----------------------------------------------------------------------------------------------------------
+
+
+def _measure(plugin: Metric, own: Callable[..., Any], groups: Sequence[RolloutGroup]) -> list[Measurement]:
+    found = own(groups if origin(plugin).own else Lent(groups))
+    if not isinstance(found, list | tuple):
+        raise Broken(f"gave {named(found)} instead of a list of Measurement")
+    measured = [_measurement(each, len(groups)) for each in found]
+    twice = {each.name for each in measured if [other.name for other in measured].count(each.name) > 1}
+    if twice:
+        raise Broken(f"gave two values of the name {shown(min(twice))}")
+    return measured
+
+
+def _measurement(found: object, groups: int) -> Measurement:
+    if not isinstance(found, Measurement):
+        raise Broken(f"gave {named(found)} instead of a Measurement")
+    if not isinstance(found.name, str) or not found.name:
+        raise Broken(f"gave {shown(found.name)} as the name of a value")
+    count = whole(found.count, f"the count of {found.name}")
+    value, low, high = (
+        number(each, f"{found.name}{what}", nan=count == 0)
+        for each, what in ((found.value, ""), (found.low, "'s lower bound"), (found.high, "'s upper bound"))
+    )
+    want(found.unit, str, f"the unit of {found.name}")
+    want(found.says, str, f"what {found.name} says")
+    want(found.details, Mapping, f"the details of {found.name}")
+    items = _column(found.items, f"the items of {found.name}", groups if found.items else 0)
+    return replace(
+        found,
+        value=value,
+        low=low,
+        high=high,
+        count=count,
+        items=tuple(None if each is None else number(each, f"an item of {found.name}") for each in items),
+        details={
+            text(key): tuple(
+                None if each is None else _detail(each) for each in _column(column, f"detail {key}", groups)
+            )
+            for key, column in found.details.items()
+        },
+    )
+
+
+def _column(found: object, what: str, length: int) -> Sequence[object]:
+    """One value for every group."""
+    if not isinstance(found, tuple | list):
+        raise Broken(f"gave {named(found)} as {what}, which is to be a tuple")
+    if len(found) != length:
+        raise Broken(f"gave {len(found)} values as {what} for {length} groups; None stands for one that was left out")
+    return found
+
+
+# --- rewards ----------------------------------------------------------------------------------------------------------
+
+
+def scored(found: object, low: float, high: float) -> Scored:
+    """A reward's word as plain numbers and text; what is no value in its range becomes None with the reason."""
+    if not isinstance(found, Scored):
+        return Scored(None, f"gave {type(found).__name__} instead of Scored")
+    said = details(found.details)
+    if found.value is None:
+        return Scored(None, text(found.reason), said)
+    try:
+        value = number(float(found.value) if isinstance(found.value, bool) else found.value, "value")
+    except Broken as broken:
+        return Scored(None, _in_words(broken), said)
+    if not low <= value <= high:
+        return Scored(None, f"gave {value:g}, outside its range {low:g} to {high:g}", said)
+    return Scored(value, text(found.reason), said)
+
+
+def details(found: object) -> dict[str, float | str]:
+    """What is worth showing beside a value, as JSON can hold it: what is neither finite number nor text is put so."""
+    if not isinstance(found, Mapping):
+        return {"details": text(found)}
+    return {text(key): _detail(value) for key, value in found.items()}
+
+
+def _detail(value: object) -> float | str:
+    if isinstance(value, str) or value is None:
+        return text(value)
+    try:
+        return number(value, "detail")
+    except Broken:
+        return text(value)
+
+
+def _in_words(broken: Broken) -> str:
+    """Why there is no value, without saying of what."""
+    return broken.text.replace(" as value, which is to be a number", " instead of a number").replace(" as value", "")
+
+
+def range_problem(low: object, high: object) -> str:
+    """What is wrong with a declared range; empty where nothing is."""
+    try:
+        lowest, highest = (number(each, "an end of `range`", nan=True, infinite=True) for each in (low, high))
+    except Broken as broken:
+        return broken.text
+    if not lowest < highest:
+        return f"declares the range {lowest:g} to {highest:g}, in which no two rewards can differ"
+    return ""
+
+
+def _reward_made(reward: Reward) -> None:
+    _needs_of_sound(reward.needs)
+    declared = reward.range
+    if not isinstance(declared, tuple | list) or len(declared) != 2:
+        raise Broken(f"left {shown(declared)} as `range`, which is the lowest and the highest value")
+    if problem := range_problem(*declared):
+        raise Broken(problem, hint="declare the lowest and the highest value that `score` can give")
+
+
+def _metric_made(metric: Metric) -> None:
+    _needs_of_sound(metric.needs)
+
+
+def _needs_of_sound(found: object) -> None:
+    unknown = names(found, "`needs`") - {"text", "waveform"}
+    if unknown:
+        raise Broken(f"needs {shown(min(unknown))}; there are text and waveform")
+
+
+# --- what is lent -----------------------------------------------------------------------------------------------------
+
+
+def lent_rollout(rollout: Rollout) -> Rollout:
+    """A copy: what somebody's code does to it changes nothing that is learned or written."""
+    completion = rollout.completion
+    sound = rollout.waveform
+    return replace(
+        rollout,
+        completion=lent_tokens(completion),
+        logprobs=rollout.logprobs.clone(),
+        support=None if rollout.support is None else rollout.support.clone(),
+        waveform=None if sound is None else Waveform(sound.samples.copy(), sound.sample_rate),
+    )
+
+
+def lent_tokens(tokens: TokenSequence) -> TokenSequence:
+    """A copy of a row."""
+    return replace(
+        tokens,
+        ids=tokens.ids.clone(),
+        roles=tokens.roles.clone(),
+        sources=None if tokens.sources is None else tokens.sources.clone(),
+        sounds=tuple(replace(each, values=each.values.clone()) for each in tokens.sounds),
+    )
+
+
+def lent_dialogue(dialogue: Dialogue) -> Dialogue:
+    """A copy: its metadata may be changed at will."""
+    return replace(dialogue, metadata=copy.deepcopy(dict(dialogue.metadata)))
+
+
+@final
+class Lent(Sequence[RolloutGroup]):
+    """Groups, each copied when it is looked at."""
+
+    def __init__(self, groups: Sequence[RolloutGroup]) -> None:
+        self._groups = groups
+
+    def __len__(self) -> int:
+        return len(self._groups)
+
+    @overload
+    def __getitem__(self, index: int) -> RolloutGroup: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[RolloutGroup]: ...
+
+    def __getitem__(self, index: int | slice) -> RolloutGroup | list[RolloutGroup]:
+        found = self._groups[index]
+        return _lent_group(found) if isinstance(found, RolloutGroup) else [_lent_group(each) for each in found]
+
+    def __iter__(self) -> Iterator[RolloutGroup]:
+        return map(_lent_group, self._groups)
+
+
+def _lent_group(group: RolloutGroup) -> RolloutGroup:
+    return RolloutGroup(
+        lent_dialogue(group.dialogue), lent_tokens(group.prompt), tuple(map(lent_rollout, group.rollouts))
+    )
+
+
+AROUND: Mapping[tuple[str, str], Callable[..., Any]] = {
+    ("sampler", "sample"): _sample,
+    ("metric", "measure"): _measure,
+}
+MADE: Mapping[str, Callable[[Any], None]] = {"reward": _reward_made, "metric": _metric_made}
