@@ -22,7 +22,7 @@ from scipy.stats import binomtest, permutation_test
 RESAMPLES = 9_999
 """Of the bootstrap, and of the permutation test where not all flips can be tried."""
 SIGNIFICANT = 0.05
-FEWEST, MOST_DRAWN = 1_999, 5_000_000
+FEWEST, MOST_DRAWN = 999, 5_000_000
 """Of very many items fewer resamples are drawn: at least so many, and else no more than so many items in all."""
 _DRAWN = 1_000_000
 """Items drawn at a time, to bound memory."""
