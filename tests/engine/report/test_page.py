@@ -13,10 +13,12 @@ import soundfile
 from tests.engine.report import synthetic
 from tests.engine.report.page_reader import Page
 from wavalign.engine.report.cards import before_and_after
+from wavalign.engine.report.comparison import write_comparison
 from wavalign.engine.report.data import read_run
 from wavalign.engine.report.page import COLUMNS, card_views, duration, highlighted, write_report
 from wavalign.engine.report.sound import SoundBox
 from wavalign.errors import DataError
+from wavalign.redaction import REDACTOR
 
 
 @pytest.fixture
@@ -185,3 +187,48 @@ def test_recipe_keys_are_coloured_and_values_escaped() -> None:
     assert highlighted("# <c>\n- a.b: <x>\nplain") == (
         '<span class="c"># &lt;c&gt;</span>\n- <span class="k">a.b</span>: &lt;x&gt;\nplain'
     )
+
+
+def test_hostile_outcomes_stay_text(tmp_path: Path) -> None:
+    """What was heard, names of values and what they mean, styles, questions: on the page of a run and of several."""
+    evil = '"><script>evil()</script><img src=x onerror=evil()>'
+    folders = []
+    for name in ("a", "b"):
+        folder = synthetic.judged_run(tmp_path / name, {evil: "0011"}, {evil: "1011"}, name=name)
+        shown = {"heard": evil, "style_asked": evil, "style_measured": evil, evil: evil}
+        lines = [
+            synthetic.outcome(step, item, evil, values={evil: 1.0}, details=shown)
+            | {"question": evil, "reference": evil}
+            for step in (0, 100)
+            for item in range(2)
+        ]
+        train = lines[0] | {"split": "train", "group": 0, "detail/x/heard": evil, "reason/x": evil, "reward/x": None}
+        synthetic.write_lines(folder / "evaluation.jsonl", lines)
+        synthetic.write_lines(folder / "rollouts.jsonl", [*lines, train])
+        (folder / "measures.json").write_text(json.dumps({evil: {"says": evil, "unit": evil, "metric": evil}}))
+        folders.append(folder)
+    for page in (Page(write_report(folders[0])), Page(write_comparison(folders, tmp_path / "comparison.html"))):
+        assert len(page.scripts) == 1
+        assert not page.all("img")
+        assert not any(name.startswith("on") for _, attributes in page.tags for name in attributes)
+        assert page.open == []
+        assert page.words.count("<script>evil()</script>") >= 10
+
+
+def test_no_secret_gets_from_an_outcome_onto_the_page(tmp_path: Path) -> None:
+    secret = "s3cr3t-value-of-a-judge"
+    folder = synthetic.judged_run(tmp_path / "run", {"text_right": "01"}, {"text_right": "10"})
+    lines = [
+        synthetic.outcome(step, item, secret, values={"text_right": float(item)}, details={"heard": secret})
+        for step in (0, 100)
+        for item in range(2)
+    ]
+    synthetic.write_lines(folder / "evaluation.jsonl", lines)
+    synthetic.write_lines(folder / "rollouts.jsonl", lines[2:])
+    REDACTOR.learn(secret, "${env:KEY}")
+    try:
+        page = write_report(folder).read_text(encoding="utf-8")
+    finally:
+        REDACTOR.forget()
+    assert "${env:KEY}" in page
+    assert secret not in page
