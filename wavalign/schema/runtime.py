@@ -6,7 +6,9 @@ from pydantic import Field
 
 from wavalign.schema.base import RecipePath, Section
 from wavalign.schema.bounds import Steps
+from wavalign.schema.clips import ClipLimits
 from wavalign.schema.component import Component
+from wavalign.schema.evaluation import Watched
 
 
 @final
@@ -27,6 +29,8 @@ class RuntimeSection(Section):
 
     engine: EngineSection = EngineSection()
     """What runs the steps."""
+    clips: ClipLimits = ClipLimits()
+    """Bounds on every sound that is read, so that one file cannot take the machine."""
     processes: Annotated[int, Field(ge=1, le=1024)] | Literal["auto"] = 1
     """Processes on this machine; `auto` takes one per GPU, or one where there is none."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -43,6 +47,8 @@ class RuntimeSection(Section):
     """Steps between checkpoints; 0 writes one at the end of each stage only."""
     keep_checkpoints: int = Field(default=2, ge=1, le=10_000)
     """Newest checkpoints kept."""
+    keep_best: Watched | None = None
+    """Also keep the checkpoint with the best value, and leave its weights as the stage's model."""
     trackers: tuple[Component, ...] = Field(default=(), max_length=100)
     """Where metrics go besides metrics.jsonl, e.g. `[tensorboard]`."""
     reward_workers: int = Field(default=2, ge=1, le=256)

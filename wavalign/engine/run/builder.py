@@ -27,6 +27,7 @@ from wavalign.engine.run.seeds import derive
 from wavalign.engine.run.starting_weights import StartingWeights, checkpoint_address
 from wavalign.engine.state.distributed import World
 from wavalign.errors import PluginError, PreflightError
+from wavalign.plugins import audio
 from wavalign.plugins.api import (
     Advantage,
     Architecture,
@@ -61,7 +62,7 @@ class Builder:
 
     def __init__(self, plan: Plan, world: World, progress: Progress, waiting: Waiting = nobody) -> None:
         self.plan, self.world, self.progress, self.waiting = plan, world, progress, waiting
-        self.registry = Registry(plan.plugins)
+        self.registry = _prepared(plan)
         self._sources: dict[str, DataSource] = {}
 
     def stage(self, stage: StagePlan, start: Path | None) -> LiveStage:
@@ -80,10 +81,9 @@ class Builder:
         encoder = Encoder(architecture, None if codec is None else CodeCache(codec, cache_folder() / "codes.sqlite"))
         sampler = self.plugin(Sampler, section.rollout.sampler, "rollout.sampler")
         roller = Roller(architecture, encoder, sampler, codec, self.nar(stage, architecture, codec))
-        objective = section.objective
-        assert objective is not None
-        place, wants_advantage = "objective", stage.graph.has("advantage")
-        wants_gate = objective.gate is not None and stage.graph.has("gate")
+        objective, place = section.objective, "objective"
+        advantage = objective.advantage if objective is not None and stage.graph.has("advantage") else None
+        gate = objective.gate if objective is not None and stage.graph.has("gate") else None
         return LiveStage(
             plan=stage,
             runtime=self.plan.runtime,
@@ -95,10 +95,8 @@ class Builder:
             roller=roller,
             feeds=self._feeds(stage),
             rewards=self._rewards(stage),
-            advantage=self.plugin(Advantage, objective.advantage, f"{place}.advantage") if wants_advantage else None,
-            gate=self.plugin(Gate, objective.gate, f"{place}.gate")
-            if wants_gate and objective.gate is not None
-            else None,
+            advantage=None if advantage is None else self.plugin(Advantage, advantage, f"{place}.advantage"),
+            gate=None if gate is None else self.plugin(Gate, gate, f"{place}.gate"),
             terms=[self._term(term) for term in stage.terms if f"term.{term.name}" in _names(stage)],
             evaluator=self._evaluator(stage, roller),
         )
@@ -306,6 +304,12 @@ class Builder:
 
         heads = scored.head_parameters()
         return DeepSpeedBackend(scored, policy=policy, heads=heads, config=stage.deepspeed, ranks=self.world)
+
+
+def _prepared(plan: Plan) -> Registry:
+    """The plan's plugins, in a process that reads no larger sounds than the plan allows."""
+    audio.set_limits(plan.runtime.clips)
+    return Registry(plan.plugins)
 
 
 def _with_checkpoint(component: Component, path: str) -> Component:
