@@ -348,7 +348,10 @@ class Reward(Plugin):
 
     @abstractmethod
     def score(self, rollout: Rollout, dialogue: Dialogue) -> Scored:
-        """Score one answer, or give None with the reason; must not invent a number."""
+        """Score one answer; must not invent a number.
+
+        `Scored.absent(reason)` where the answer has nothing to score, `Scored(None, reason)` where the reward failed.
+        """
 
     def close(self) -> None:
         """Free what the reward holds; called once."""

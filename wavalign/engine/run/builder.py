@@ -13,6 +13,7 @@ from wavalign.engine.compile.plan import Plan, StagePlan, TermPlan
 from wavalign.engine.contracts.construct import construct
 from wavalign.engine.run.adapters import attach
 from wavalign.engine.run.callbacks import Waiting, nobody
+from wavalign.engine.run.dead_signal import SignalWatch
 from wavalign.engine.run.evaluation import Evaluator
 from wavalign.engine.run.feeding import CodeCache, Encoder, Feed, feed_seed
 from wavalign.engine.run.live import LiveStage, LiveTerm
@@ -101,6 +102,7 @@ class Builder:
             else None,
             terms=[self._term(term) for term in stage.terms if f"term.{term.name}" in _names(stage)],
             evaluator=self._evaluator(stage, roller),
+            signal=SignalWatch(stage, self.plan.runtime.dead_signal_after),
         )
 
     def plugin(self, base: type[P], component: Component, name: str = "", **runtime: object) -> P:

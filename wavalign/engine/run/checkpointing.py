@@ -53,6 +53,7 @@ class RunCheckpoints:
             "stage_step": stage_step,
             "fingerprint": self.plan.fingerprint,
             "gate": _copied(live.gate.state_dict()) if live.gate is not None else None,
+            "signal": live.signal.state_dict(),
             "feeds": {name: feed.state_dict() for name, feed in live.feeds.items()},
             "rng": self.world.gather(rng_state()),
             "logs": self._log.position(),
@@ -74,6 +75,7 @@ class RunCheckpoints:
         meta = checkpoint.meta
         if live.gate is not None:
             live.gate.load_state_dict(meta["gate"])
+        live.signal.load_state_dict(meta["signal"])
         for name, feed in live.feeds.items():
             feed.load_state_dict(meta["feeds"][name])
         restore_rng(meta["rng"][self.world.rank])

@@ -18,7 +18,7 @@ from wavalign.engine.run.logprobs import score_batch
 from wavalign.engine.run.rows import MicroBatch, Row, demonstration_rows, micro_batches, rollout_rows
 from wavalign.engine.run.sampling import rollout_options
 from wavalign.engine.run.schedule import learning_rate
-from wavalign.engine.run.scoring import Call, Scores, check_budget, collect_scores
+from wavalign.engine.run.scoring import Call, Scores, check_budget, collect_scores, judge_truncated
 from wavalign.engine.run.seeds import derive, generator, global_seed
 from wavalign.engine.run.selection import Selection, by_row, nothing_selected, refuse_broken_values
 from wavalign.engine.run.step_metrics import StepTotals, collect_metrics
@@ -86,6 +86,8 @@ class StepResult:
     groups: Sequence[RolloutGroup]
     scores: Scores | None
     advantages: Tensor | None
+    notes: Sequence[str] = ()
+    """What a person should hear of it."""
 
 
 @final
@@ -134,7 +136,8 @@ class StepExecutor:
         with _timed(state, "learn"):
             self._learn(state)
         metrics = collect_metrics(self.live, state)
-        return StepResult(metrics, state.groups, state.scores, state.advantages)
+        more, notes = self.live.signal.step(metrics)
+        return StepResult({**metrics, **more}, state.groups, state.scores, state.advantages, notes)
 
     def _nodes(self, phase: str) -> list[Node]:
         return [node for node in self.graph.nodes if node.phase == phase]
@@ -186,6 +189,8 @@ class StepExecutor:
         except RewardBudgetError:
             self.together = True
             raise
+        rule = self.live.plan.stage.rollout.truncated
+        state.scores = judge_truncated(state.scores, self.live.rewards.rewards, state.groups, rule)
 
     def _advantage(self, node: Node, state: StepState) -> None:
         assert self.live.advantage is not None and state.scores is not None

@@ -8,6 +8,7 @@ from typing import final
 
 from wavalign.plugins.api import Reward
 from wavalign.plugins.batch import Dialogue, Rollout, Scored
+from wavalign.plugins.speech.answers import sound_of
 from wavalign.plugins.speech.quality import assess
 from wavalign.schema.base import Params
 
@@ -23,9 +24,10 @@ class SpeechQuality(Reward):
     range = (_LOWEST, _HIGHEST)
 
     def score(self, rollout: Rollout, dialogue: Dialogue) -> Scored:
-        if rollout.waveform is None:
-            return Scored(None, "the answer has no sound")
-        quality = assess(rollout.waveform)
+        sound = sound_of(rollout)
+        if isinstance(sound, Scored):
+            return sound
+        quality = assess(sound)
         if quality is None:
-            return Scored(None, "the answer is silent")
+            return Scored.absent("the answer is silent")
         return Scored(min(max(quality.p808, _LOWEST), _HIGHEST))
