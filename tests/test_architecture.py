@@ -22,6 +22,7 @@ LONG_FUNCTIONS: dict[str, str] = {}
 MANY_PARAMETERS: dict[str, str] = {
     "cli/data.py::check": "the options of a command, each with its own help",
     "cli/export.py::export": "each is an option of the command",
+    "cli/run.py::run": "each is an option of the command",
     "wavalign/engine/compile/graph.py::GraphBuilder._add": "the fields of a node",
     "wavalign/engine/contracts/rollouts.py::_sample": "the contract's own",
     "wavalign/engine/compile/lowering.py::deepspeed_config": "each is a number or name of the plan; it reads no plan",
@@ -34,6 +35,7 @@ BROAD_HANDLERS: dict[str, str] = {
     "cli/app.py": "the one place where an unexpected error becomes a message, a log file and exit code 1",
     "wavalign/engine/run/scoring.py": "a reward is somebody else's code: its failure is a counted missing value",
     "wavalign/plugins/speech/worker_side/wavalign_worker.py": "a worker's failure is an answer",
+    "wavalign/plugins/architectures/tokenizers.py": "the tokenizers library raises bare Exceptions on a torn file",
 }
 KEYWORD_TUNNELS: dict[str, str] = {
     "wavalign/engine/contracts/construct.py::_method.call": "a method keeps the signature of its contract",

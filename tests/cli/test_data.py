@@ -62,7 +62,7 @@ def test_the_kind_is_guessed_or_given(tmp_path: Path, capsys: pytest.CaptureFixt
         assert check(*arguments) == 0
         assert f"({kind}): 1 records" in capsys.readouterr().out
     assert check(path, "--type", "jsonl") == 1
-    assert "messages.0.text: Field required" in capsys.readouterr().out
+    assert "messages.0.content: Extra inputs" in capsys.readouterr().out
     (tmp_path / "README.md").write_text("# data")
     assert check(str(tmp_path), "--set", "columns.text=sft_target_text") == 0
     assert "(hf_dataset): 1 records" in capsys.readouterr().out

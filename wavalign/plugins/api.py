@@ -319,6 +319,13 @@ class DataSource(Plugin):
         """The records one after the other, after `prepare`, where they are too many to index; None for by index."""
         return None
 
+    def reads(self) -> Sequence[str]:
+        """Paths or URLs of the files that hold the records, after `prepare`: a resume refuses ones that have changed.
+
+        Of a source that names none the records themselves are compared.
+        """
+        return ()
+
     def inspect(self) -> Iterator[tuple[str, Dialogue | DataError | None]]:
         """Every record in order with where it stands, a bad one as its error, None where Params say to drop it.
 

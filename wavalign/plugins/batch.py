@@ -79,6 +79,13 @@ class Dialogue:
     target: Message | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict)
     """Whatever the source knows: reference answer, style, task type, question text."""
+    origin: str = field(default="", compare=False)
+    """Where it was read, e.g. FILE:LINE, for messages; empty where its source does not say."""
+
+    @property
+    def label(self) -> str:
+        """What it is called in a message."""
+        return f"{self.origin}: dialogue {self.id}" if self.origin else f"dialogue {self.id}"
 
 
 @final

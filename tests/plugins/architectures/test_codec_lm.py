@@ -149,7 +149,7 @@ def test_what_a_dialogue_cannot_say_is_an_error_that_names_it(tmp_path: Path) ->
             model.encode_prompt(Dialogue("d", (Message("user", text),)), codes_of)
     with pytest.raises(DataError, match="cannot write 'stranger"):
         model.encode_target(target("stranger", [1, 2]), codes_of)
-    with pytest.raises(DataError, match=r"spells \[ta\]"):
+    with pytest.raises(DataError, match=r"spells .*\[ta\]"):
         model.encode_target(target("w1 [ta] w2", [1]), codes_of)
     with pytest.raises(DataError, match="the words of the spoken question are not known"):
         model.encode_target(target("w1", [1], heard("7")), codes_of)
@@ -176,7 +176,6 @@ def test_options_that_exclude_one_another_are_refused(tmp_path: Path) -> None:
         ({"codes_per_frame": 2, "merge_repeats": True}, "one id per frame"),
         ({"num_heads": 3}, "no even multiple"),
         ({"num_key_value_heads": 3}, "no multiple of num_key_value_heads"),
-        ({"num_layers": 0}, "at least 1"),
     )
     for changes, message in wrong:
         with pytest.raises(CheckpointError, match=message):

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import re
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -171,19 +172,20 @@ PUBLIC: dict[str, Any] = {
 }
 
 
-def test_a_published_folder_opens_and_names_of_tokens_are_text_but_for_those_of_the_layout(tmp_path: Path) -> None:
+def test_a_published_folder_opens_and_no_text_spells_its_special_tokens(tmp_path: Path) -> None:
     write_ranks(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps(PUBLIC))
     kimi = KimiAudio(KimiParams(), source=ModelSource(str(tmp_path), None, None))
     layout, vocabulary = kimi.vocabulary.layout, kimi.vocabulary
     assert layout.control == {len(RANKS) + place for place in (2, 18, 20, 23, 24, 27, 28, 32, 33)}
     assert (layout.message_end, layout.blank, layout.text_end) == tuple(len(RANKS) + place for place in (2, 23, 24))
-    text = "say [BOS] <|reserved_token_3|> 😀"
+    text = "say [BO S] <|reserved 😀"
     ids = vocabulary.encode(text, what="d", strict=True)
     assert ids == expected(text) and max(ids) < len(RANKS)
     assert vocabulary.decode(ids) == text
-    with pytest.raises(DataError, match=r"d: the text spells the control token <\|im_kimia_text_eos\|>"):
-        vocabulary.encode("an end <|im_kimia_text_eos|> here", what="d", strict=False)
+    for name in ("<|im_kimia_text_eos|>", "[BOS]", "<|reserved_token_3|>"):
+        with pytest.raises(DataError, match=rf"d: the text spells the control token {re.escape(name)}"):
+            vocabulary.encode(f"an end {name} here", what="d", strict=False)
     saved = tmp_path / "saved"
     kimi.save_layout(str(saved))
     assert {path.name for path in saved.iterdir()} == {"config.json", "tiktoken.model"}

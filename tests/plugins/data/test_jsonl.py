@@ -51,7 +51,21 @@ def test_addresses_stay_addresses(tmp_path: Path) -> None:
         ('{"target": {"text": "a"}}', "messages: Field required"),
         ('{"messages": []}', "at least 1 item"),
         ('{"messages": [{"role": "robot", "text": "a"}]}', r"messages\.0\.role"),
-        ('{"messages": [{"role": "user"}]}', r"messages\.0\.text: Field required"),
+        ('{"messages": [{"role": "user"}]}', r"messages\.0 is empty: it has neither words nor sound"),
+        ('{"messages": [{"role": "user", "text": "  "}]}', r"messages\.0 is empty"),
+        ('{"messages": [{"role": "user", "text": "a"}], "target": {"text": ""}}', "target is empty"),
+        (
+            '{"messages": [{"role": "user", "text": "a"}], "target": {"text": " ", "audio": "a.wav"}}',
+            "target.text is blank",
+        ),
+        ('{"messages": [{"role": "user", "text": "a"}], "metadata": {"x": NaN}}', "NaN is no number of JSON"),
+        ('{"messages": [{"role": "user", "text": "a"}], "metadata": {"x": [1e999]}}', "number 1e999 is too large"),
+        ('{"messages": [{"role": "user", "text": "a \\ud800"}]}', r"messages\.0\.text: half a surrogate pair"),
+        ('{"messages": [{"role": "user", "text": "a"}], "metadata": {"\\udfff": 1}}', "half a surrogate pair"),
+        ('{"id": "a", "messages": [{"role": "user", "text": "a"}], "id": "b"}', "the key 'id' stands twice"),
+        ('{"messages": [{"role": "user", "text": "a"}], "metadata": {"x": ' + "9" * 5000 + "}}", "5000 digits"),
+        ('{"metadata": ' + "[" * 100_000 + "]" * 100_000 + "}", "nested too deeply"),
+        ("{}".encode("utf-16"), "UTF-16, not UTF-8"),
         ('{"messages": [{"role": "user", "text": 3}]}', r"messages\.0\.text"),
         ('{"messages": [{"role": "user", "text": "a", "sound": "b"}]}', r"messages\.0\.sound"),
         ('{"messages": [{"role": "user", "text": "a"}], "target": "a"}', "target"),
@@ -137,7 +151,7 @@ def test_reading_begins_at_any_line(tmp_path: Path) -> None:
 
 
 def test_looking_finds_every_complaint_and_goes_on(tmp_path: Path) -> None:
-    bad = '{"messages": [{"role": "robot"}]}\n'
+    bad = '{"messages": [{"role": "robot", "text": 3}]}\n'
     (tmp_path / "d.jsonl").write_text(line("a") + bad + "\n" + line("b"))
     found = list(Jsonl(JsonlParams(path=f"{tmp_path}/d.jsonl"), seed=0).inspect())
     assert [where.removeprefix(f"{tmp_path}/d.jsonl:") for where, _ in found] == ["1", "2", "2", "3", "4"]
@@ -145,3 +159,42 @@ def test_looking_finds_every_complaint_and_goes_on(tmp_path: Path) -> None:
     assert [word.split(": ")[:2] for word in words] == [
         ["2", "messages.0.role"], ["2", "messages.0.text"], ["3", "not a JSON object"],
     ]  # fmt: skip
+
+
+def test_a_byte_order_mark_is_skipped(tmp_path: Path) -> None:
+    source = opened(tmp_path / "d.jsonl", b"\xef\xbb\xbf" + json.dumps(GOOD).encode(), json.dumps(GOOD))
+    assert len(source) == 2
+
+
+def test_an_answer_may_be_sound_alone(tmp_path: Path) -> None:
+    record = {"messages": [{"role": "user", "text": "read"}], "target": {"audio": "a.wav"}}
+    source = opened(tmp_path / "d.jsonl", json.dumps(record))
+    target = source.record(0).target
+    assert target is not None and target.text == "" and target.audio is not None
+
+
+def test_records_know_where_they_were_read(tmp_path: Path) -> None:
+    source = opened(tmp_path / "d.jsonl", json.dumps(GOOD), json.dumps(GOOD))
+    assert source.record(1).label == f"{tmp_path}/d.jsonl:2: dialogue line-2"
+
+
+def test_bad_records_may_be_dropped_and_are_counted(tmp_path: Path) -> None:
+    empty = json.dumps({"messages": [{"role": "user", "text": "a"}], "target": {"text": ""}})
+    path = tmp_path / "d.jsonl"
+    path.write_text("\n".join([json.dumps(GOOD), empty, '{"messages": []}', json.dumps(GOOD)]), encoding="utf-8")
+    source, said = Jsonl(JsonlParams(path=str(path), on_bad="drop"), seed=0), list[str]()
+    source.prepare(lambda what, done, total: said.append(what))
+    assert len(source) == 2
+    assert said == ["reading: 2 of 4 records left out, as the recipe says"]
+    with pytest.raises(ValueError, match="a stream cannot say"):
+        JsonlParams(path=str(path), on_bad="drop", streaming=True)
+
+
+def test_looking_and_running_agree_on_an_empty_file(tmp_path: Path) -> None:
+    path = tmp_path / "d.jsonl"
+    path.write_text("", encoding="utf-8")
+    source = Jsonl(JsonlParams(path=str(path)), seed=0)
+    ((where, found),) = source.inspect()
+    assert where == str(path) and isinstance(found, DataError) and "is empty" in found.message
+    with pytest.raises(DataError, match="is empty"):
+        source.prepare(lambda what, done, total: None)

@@ -123,6 +123,8 @@ class CodecLm(Architecture):
         if source.checkpoint is not None:
             fixed = {**self.sizes.named(), "num_codes": self.vocabulary.layout.num_codes}
             check_given_sizes(params.sizes(), fixed, source.checkpoint)
+        if params.instruction:
+            self.vocabulary.checked(params.instruction, what="model.architecture.instruction", strict=False)
         self._codes_per_frame, self._codebooks = self._frame(params, len(self.sizes.delays))
         self._writer = CodecLmWriter(
             self.vocabulary,

@@ -5,7 +5,9 @@ audio paths count from the file. The files are checked whole when they are opene
 (`plugins.data.records`). `.jsonl.gz` is unpacked on the way.
 """
 
-from typing import final
+from typing import Literal, final
+
+from pydantic import model_validator
 
 from wavalign.plugins.data.records import RecordLayout
 from wavalign.plugins.data.tables.files import Shard, find_files
@@ -16,7 +18,16 @@ from wavalign.plugins.data.tables.source import FileParams, FileSource
 
 @final
 class JsonlParams(FileParams):
-    """Which files, and whether they are streamed."""
+    """Which files, whether they are streamed, and what becomes of bad records."""
+
+    on_bad: Literal["error", "drop"] = "error"
+    """`drop` leaves bad records out and says how many; a line that is no JSON stays an error."""
+
+    @model_validator(mode="after")
+    def _countable(self) -> "JsonlParams":
+        if self.streaming and self.on_bad == "drop":
+            raise ValueError("a stream cannot say beforehand how many bad records it drops: take them out of the file")
+        return self
 
 
 @final
@@ -30,4 +41,4 @@ class Jsonl(FileSource):
         return find_files(self.params.path, LINES)
 
     def layout(self) -> Layout:
-        return RecordLayout()
+        return RecordLayout(drop_bad=self.params.on_bad == "drop")

@@ -1,6 +1,7 @@
 """The JSONL format of dialogues, read strictly.
 
 One object a line: `{"id"?, "messages": [{"role", "text", "audio"?}], "target"?: {"text", "audio"?}, "metadata"?: {}}`.
+A message and a target have text, sound or both; one with sound alone may leave `text` out.
 `audio` is a path relative to the file, an absolute path or any fsspec URL; sound is read when it is needed.
 """
 
@@ -24,13 +25,13 @@ class _Entry(BaseModel):
 @final
 class _Message(_Entry):
     role: Literal["system", "user", "assistant"]
-    text: str
+    text: str = ""
     audio: str | None = Field(default=None, min_length=1)
 
 
 @final
 class _Target(_Entry):
-    text: str
+    text: str = ""
     audio: str | None = Field(default=None, min_length=1)
 
 
@@ -46,14 +47,16 @@ class _Record(_Entry):
 class RecordLayout(Layout):
     """Rows that are records of this format."""
 
-    def __init__(self, hint: str = HINT, audio_root: str | None = None) -> None:
-        self._hint, self._root = hint, audio_root
+    structure = ("messages", "target", "id", "metadata")
+
+    def __init__(self, hint: str = HINT, audio_root: str | None = None, *, drop_bad: bool = False) -> None:
+        self._hint, self._root, self.drops_bad = hint, audio_root, drop_bad
 
     def dialogue(self, tree: Any, *, name: str, url: str) -> Dialogue | Complaints | None:
         try:
             record = _Record.model_validate(tree)
         except ValidationError as error:
-            return complaints(error, self._hint)
+            return None if self.drops_bad else complaints(error, self._hint)
         target = record.target
         return Dialogue(
             id=record.id if record.id is not None else name,

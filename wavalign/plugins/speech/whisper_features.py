@@ -8,18 +8,19 @@ Whisper looks at a whole chunk at once and knows no padding mask, so a frame dep
 Source: Whisper (arXiv 2212.04356), computed by transformers. Only the encoder is read from a checkpoint.
 """
 
-import json
 from pathlib import Path
 from typing import Any, final
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor, nn
 from transformers import WhisperConfig
 from transformers.models.whisper.feature_extraction_whisper import WhisperFeatureExtractor
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
-from wavalign.errors import CheckpointError, DataError
+from wavalign.errors import CheckpointError, DataError, quoted
 from wavalign.plugins.batch import Waveform
+from wavalign.plugins.checkpoint_config import read_object, whole
 from wavalign.plugins.weights import load_into
 
 SAMPLE_RATE = 16_000
@@ -94,15 +95,16 @@ class WhisperFeatures:
 
 def _read_config(folder: Path) -> WhisperConfig:
     path = folder / "config.json"
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise CheckpointError(f"{path} does not exist", hint="give the folder of a complete Whisper model") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise CheckpointError(f"{path} cannot be read: {error}") from error
+    content = read_object(path, hint="give the folder of a complete Whisper model")
     if content.get("model_type") != "whisper":
         raise CheckpointError(f"{path}: model_type is {content.get('model_type')!r}, not 'whisper'")
-    config = WhisperConfig.from_dict(content)
+    sizes = ("d_model", "encoder_layers", "encoder_attention_heads", "encoder_ffn_dim", "num_mel_bins")
+    for name in (*sizes, "max_source_positions"):
+        whole(content, name, str(folder))
+    try:
+        config = WhisperConfig.from_dict(content)
+    except (TypeError, ValueError, KeyError, AttributeError, StrictDataclassError) as error:
+        raise CheckpointError(f"{path} cannot be used: {quoted(error, 400)}", hint="fetch it again") from error
     config._attn_implementation = "sdpa"
     return config
 

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any, Literal, final
 from urllib.parse import urlsplit
 
+from pydantic import Field
+
 from wavalign.plugins.api import Tracker
 from wavalign.plugins.tracking import TrackedRun, named, package
 from wavalign.schema.base import Params
@@ -31,7 +33,7 @@ class WandbParams(Params):
     """Name of the run; None takes recipe and folder."""
     group: str | None = None
     """Runs of one group stand together, e.g. the seeds of one recipe."""
-    tags: tuple[str, ...] = ()
+    tags: tuple[str, ...] = Field(default=(), max_length=100)
     """Words to find the run by."""
     mode: Literal["auto", "online", "offline"] = "auto"
     """`auto` is what WANDB_MODE says; without it online where a key is found, else offline."""

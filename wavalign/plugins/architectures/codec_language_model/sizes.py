@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast, final
 
+from huggingface_hub.errors import StrictDataclassError
 from transformers import LlamaConfig, Qwen2Config
 
-from wavalign.errors import CheckpointError
-from wavalign.plugins.architectures.configs import read_config
+from wavalign.errors import CheckpointError, quoted
+from wavalign.plugins.checkpoint_config import read_config, whole
 
 Trunk = Literal["llama", "qwen2"]
 TrunkConfig = LlamaConfig | Qwen2Config
@@ -157,7 +158,7 @@ def read_sizes(folder: str) -> CodecLmSizes:
     """Sizes of a checkpoint folder; raises CheckpointError where this family cannot run them."""
     public, path = read_config(folder), Path(folder) / "config.json"
     family = public.get("model_type")
-    if family not in CONFIGS:
+    if not isinstance(family, str) or family not in CONFIGS:
         raise CheckpointError(f"{path}: model_type is {family!r}, type codec_lm reads {' and '.join(CONFIGS)}")
     if public.get("use_sliding_window"):
         raise CheckpointError(f"{path}: sliding windows are not supported")
@@ -165,15 +166,25 @@ def read_sizes(folder: str) -> CodecLmSizes:
     missing = [name for name in needed if name not in public]
     if missing:
         raise CheckpointError(f"{path} has no {', '.join(missing)}")
-    given = {name: int(public.get(name) or public["num_attention_heads"]) for name in _FIELDS}
+    where, heads = str(path), whole(public, "num_attention_heads", str(path))
+    if public.get("num_key_value_heads") is None:  # as many as query heads
+        public = {**public, "num_key_value_heads": heads}
+    given = {name: whole(public, name, where) for name in _FIELDS}
+    whole(public, "vocab_size", where)
     _check(given)
-    config = CONFIGS[family].from_dict(public)
+    try:
+        config = CONFIGS[family].from_dict(public)
+    except (TypeError, ValueError, KeyError, AttributeError, StrictDataclassError) as error:
+        raise CheckpointError(f"{path} cannot be used: {quoted(error, 400)}", hint="fetch it again") from error
     rope = _rope(config)["rope_type"]
     if rope not in FIXED_ROPE:
         raise CheckpointError(
             f"{path}: rope_type {rope!r} changes with the length of a row", hint=f"supported: {', '.join(FIXED_ROPE)}"
         )
-    sizes = CodecLmSizes(_runnable(config), tuple(public.get(DELAYS_KEY, (0,))))
+    delays = public.get(DELAYS_KEY, [0])
+    if not isinstance(delays, list) or not all(type(each) is int for each in delays):
+        raise CheckpointError(f"{path}: {DELAYS_KEY} is no list of whole numbers")
+    sizes = CodecLmSizes(_runnable(config), tuple(delays))
     sizes.check()
     return sizes
 

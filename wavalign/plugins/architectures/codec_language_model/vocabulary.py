@@ -8,7 +8,7 @@ from typing import final
 from tokenizers import AddedToken
 from transformers import PreTrainedTokenizerFast
 
-from wavalign.errors import CheckpointError, DataError
+from wavalign.errors import CheckpointError
 from wavalign.plugins.architectures.codec_language_model.layout import CodecLmLayout
 from wavalign.plugins.architectures.codec_language_model.templates import (
     BEGIN_SPEECH,
@@ -16,7 +16,7 @@ from wavalign.plugins.architectures.codec_language_model.templates import (
     END_SPEECH,
     Template,
 )
-from wavalign.plugins.architectures.tokenizers import unknown_token
+from wavalign.plugins.architectures.tokenizers import PlainText, plain_text, unknown_token
 
 VOCABULARY_MULTIPLE = 8
 PIECES = re.compile(r"\[\w+\]|\w[\w-]*|\n|[^\w\s]")
@@ -33,9 +33,8 @@ class CodecLmVocabulary:
     layout: CodecLmLayout
     begin: tuple[int, ...]
     """What the tokenizer puts before a text."""
-    unknown: int | None
-    spelled: re.Pattern[str]
-    """Finds control tokens and units."""
+    plain: PlainText
+    """What people and answers say."""
 
     def encode(self, text: str) -> list[int]:
         """Ids of `text`, whose control tokens count as such."""
@@ -49,12 +48,8 @@ class CodecLmVocabulary:
         return whole[len(head) :]
 
     def checked(self, text: str, *, what: str, strict: bool) -> str:
-        """`text`, once it spells no control token and, when `strict`, no word the vocabulary lacks (DataError)."""
-        spelled = self.spelled.search(text)
-        if spelled is not None:
-            raise DataError(f"{what}: the text spells the control token {spelled[0]}", hint="remove it from the text")
-        if strict and self.unknown is not None and self.unknown in self.encode(text):
-            raise DataError(f"{what}: the vocabulary cannot write {text!r}", hint="use words the tokenizer knows")
+        """`text`, once it is plain text (DataError as `PlainText.encode` raises it)."""
+        self.plain.encode(text, what=what, strict=strict)
         return text
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -120,13 +115,18 @@ def read_vocabulary(
     )
     names = [re.escape(token) for token in (*template.tokens, *template.ends, BLANK)]
     unit = re.escape(template.unit).replace(r"\{\}", r"\d+")
+    control = (known[token] for token in (*template.tokens, *template.ends, BLANK) if token in known)
     return CodecLmVocabulary(
         tokenizer,
         template,
         layout,
         begin=tuple(x for x in tokenizer.encode("", add_special_tokens=True) if x == tokenizer.bos_token_id),
-        unknown=tokenizer.backend_tokenizer.token_to_id(unknown_token(tokenizer) or ""),
-        spelled=re.compile("|".join([*names, unit])),
+        plain=plain_text(
+            tokenizer,
+            control=(*control, *layout.ends),
+            codes=range(first, first + num_codes),
+            further="|".join([*names, unit]),
+        ),
     )
 
 

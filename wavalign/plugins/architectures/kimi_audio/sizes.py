@@ -7,7 +7,7 @@ from typing import Any, final
 from transformers import Qwen2Config
 
 from wavalign.errors import CheckpointError
-from wavalign.plugins.architectures.configs import read_config
+from wavalign.plugins.checkpoint_config import mapping, names, read_config, real, whole
 
 NETWORK_NAME, MODEL_TYPE = "MoonshotKimiaForCausalLM", "kimi_audio"
 
@@ -156,9 +156,9 @@ PRESETS: dict[str, Preset] = {
 def read_public_config(folder: str) -> dict[str, Any]:
     """Read `config.json` of a checkpoint folder; raises CheckpointError when it is not of this family."""
     config, path = read_config(folder), Path(folder) / "config.json"
-    names = config.get("architectures") or []
-    if NETWORK_NAME not in names:
-        raise CheckpointError(f"{path}: architectures is {names}, type kimi reads {NETWORK_NAME!r}")
+    found = names(config, "architectures", str(path))
+    if NETWORK_NAME not in found:
+        raise CheckpointError(f"{path}: architectures is {found}, type kimi reads {NETWORK_NAME!r}")
     return config
 
 
@@ -168,27 +168,24 @@ def sizes_of_config(config: dict[str, Any], where: str) -> KimiSizes:
         raise CheckpointError(f"{where}: rope_scaling and sliding windows are not supported")
     if config.get("tie_word_embeddings"):
         raise CheckpointError(f"{where}: tied embeddings are not supported, the two heads are weights of their own")
-    rope = config.get("rope_parameters") or config
+    rope = mapping(config, "rope_parameters", where) or config
     # What the public configuration class says where a file says nothing; the rest must be written out.
     features = config.get("use_whisper_feature", True)
-    try:
-        sizes = KimiSizes(
-            vocabulary_size=int(config["vocab_size"]),
-            first_code=int(config["kimia_token_offset"]),
-            hidden_size=int(config["hidden_size"]),
-            intermediate_size=int(config["intermediate_size"]),
-            num_layers=int(config["num_hidden_layers"]),
-            num_audio_layers=int(config["kimia_mimo_layers"]),
-            branch_layer=int(config["kimia_mimo_transformer_from_layer_index"]),
-            num_heads=int(config["num_attention_heads"]),
-            num_key_value_heads=int(config["num_key_value_heads"]),
-            audio_delay=int(config["kimia_mimo_audiodelaytokens"]),
-            feature_size=int(config["kimia_adaptor_input_dim"]) if features else 0,
-            rope_theta=float(rope["rope_theta"]),
-            rms_norm_eps=float(config["rms_norm_eps"]),
-            max_positions=int(config["max_position_embeddings"]),
-        )
-    except KeyError as missing:
-        raise CheckpointError(f"{where}: config.json has no {missing}") from None
+    sizes = KimiSizes(
+        vocabulary_size=whole(config, "vocab_size", where),
+        first_code=whole(config, "kimia_token_offset", where),
+        hidden_size=whole(config, "hidden_size", where),
+        intermediate_size=whole(config, "intermediate_size", where),
+        num_layers=whole(config, "num_hidden_layers", where),
+        num_audio_layers=whole(config, "kimia_mimo_layers", where),
+        branch_layer=whole(config, "kimia_mimo_transformer_from_layer_index", where, least=0),
+        num_heads=whole(config, "num_attention_heads", where),
+        num_key_value_heads=whole(config, "num_key_value_heads", where),
+        audio_delay=whole(config, "kimia_mimo_audiodelaytokens", where, least=0),
+        feature_size=whole(config, "kimia_adaptor_input_dim", where) if features else 0,
+        rope_theta=real(rope, "rope_theta", where),
+        rms_norm_eps=real(config, "rms_norm_eps", where),
+        max_positions=whole(config, "max_position_embeddings", where),
+    )
     sizes.check()
     return sizes

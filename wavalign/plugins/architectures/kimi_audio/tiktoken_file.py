@@ -8,7 +8,6 @@ Source: the tiktoken format, and the files of the public Kimi-Audio checkpoints.
 """
 
 import base64
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from tokenizers.models import BPE
 from transformers import PreTrainedTokenizerFast
 
 from wavalign.errors import CheckpointError
+from wavalign.plugins.checkpoint_config import read_object
 
 RANKS_FILE, NAMES_FILE = "tiktoken.model", "tokenizer_config.json"
 PATTERN = (
@@ -111,9 +111,9 @@ def _given_names(path: Path) -> dict[int, str]:
     if not path.is_file():
         return {}
     try:
-        given = json.loads(path.read_text(encoding="utf-8")).get("added_tokens_decoder") or {}
+        given = read_object(path).get("added_tokens_decoder") or {}
         return {int(identity): str(token["content"]) for identity, token in given.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{path} cannot be read: {error}", hint="fetch it again") from error
 
 

@@ -10,11 +10,11 @@ from typing import final
 
 from transformers import PreTrainedTokenizerFast
 
-from wavalign.errors import CheckpointError, DataError
+from wavalign.errors import CheckpointError
 from wavalign.plugins.architectures.kimi_audio.layout import KimiLayout
 from wavalign.plugins.architectures.kimi_audio.sizes import KimiSizes
 from wavalign.plugins.architectures.kimi_audio.tiktoken_file import RANKS_FILE, open_tiktoken
-from wavalign.plugins.architectures.tokenizers import open_tokenizer, unknown_token
+from wavalign.plugins.architectures.tokenizers import PlainText, open_tokenizer, plain_text
 
 CONTROL_TOKENS: dict[str, str] = {
     "message_end": "<|im_msg_end|>",
@@ -54,22 +54,13 @@ class KimiVocabulary:
 
     tokenizer: PreTrainedTokenizerFast
     layout: KimiLayout
-    unknown: int | None
+    plain: PlainText
     written: int
     """Ids below this one can be written as text."""
 
     def encode(self, text: str, *, what: str, strict: bool) -> list[int]:
-        """Ids of plain text; the name of a special token is text like any other.
-
-        Raises DataError where the text spells a control token, or, when `strict`, a word the vocabulary lacks.
-        """
-        spelled = next((token for token in CONTROL_TOKENS.values() if token in text), None)
-        if spelled is not None:
-            raise DataError(f"{what}: the text spells the control token {spelled}", hint="remove it from the text")
-        ids = [int(x) for x in self.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)]
-        if strict and self.unknown is not None and self.unknown in ids:
-            raise DataError(f"{what}: the vocabulary cannot write {text!r}", hint="use words the tokenizer knows")
-        return ids
+        """Ids of plain text; raises DataError as `PlainText.encode` does."""
+        return self.plain.encode(text, what=what, strict=strict)
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of ids; special tokens and ids without a token write nothing."""
@@ -105,5 +96,6 @@ def read_vocabulary(tokenizer: PreTrainedTokenizerFast, sizes: KimiSizes, *, whe
         num_codes=sizes.num_codes,
         delay=sizes.audio_delay,
     )
-    unknown = tokenizer.backend_tokenizer.token_to_id(unknown_token(tokenizer) or "")
-    return KimiVocabulary(tokenizer, layout, unknown, highest + 1)
+    codes = range(sizes.first_code, sizes.vocabulary_size)
+    plain = plain_text(tokenizer, control=ids.values(), codes=codes, as_pieces=True)
+    return KimiVocabulary(tokenizer, layout, plain, highest + 1)

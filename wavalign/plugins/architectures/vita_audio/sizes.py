@@ -7,8 +7,8 @@ from typing import Any, final
 from transformers import Qwen2Config
 
 from wavalign.errors import CheckpointError
-from wavalign.plugins.architectures.configs import read_config
 from wavalign.plugins.architectures.vita_audio.encoder_sizes import SENSEVOICE_SMALL, EncoderSizes
+from wavalign.plugins.checkpoint_config import flag, mapping, read_config, real, whole
 
 MODEL_TYPE, HEARING_MODEL_TYPE = "qwen2_mtp", "qwen2_mtp_sensevoice"
 NETWORK_NAME, HEARING_NETWORK_NAME = "Qwen2MTPForCausalLM", "Qwen2MTPSenseVoiceForCausalLM"
@@ -161,25 +161,22 @@ def sizes_of_config(config: dict[str, Any], where: str, encoder: EncoderSizes | 
     """
     if config.get("rope_scaling") or config.get("use_sliding_window"):
         raise CheckpointError(f"{where}: rope_scaling and sliding windows are not supported")
-    rope = config.get("rope_parameters") or config
-    try:
-        # Configs of networks without such modules may leave their number out.
-        mtp = int(config.get("num_nextn_predict_layers", 0) if encoder else config["num_nextn_predict_layers"])
-        sizes = VitaSizes(
-            vocabulary_size=int(config["vocab_size"]),
-            hidden_size=int(config["hidden_size"]),
-            intermediate_size=int(config["intermediate_size"]),
-            num_layers=int(config["num_hidden_layers"]) - mtp,
-            num_heads=int(config["num_attention_heads"]),
-            num_key_value_heads=int(config["num_key_value_heads"]),
-            num_mtp_layers=mtp,
-            tie_embeddings=bool(config["tie_word_embeddings"]),
-            rope_theta=float(rope["rope_theta"]),
-            rms_norm_eps=float(config["rms_norm_eps"]),
-            max_positions=int(config["max_position_embeddings"]),
-            encoder=encoder,
-        )
-    except KeyError as missing:
-        raise CheckpointError(f"{where}: config.json has no {missing}") from None
+    rope = mapping(config, "rope_parameters", where) or config
+    # Configs of networks without such modules may leave their number out.
+    mtp = whole(config, "num_nextn_predict_layers", where, least=0, default=0 if encoder else None)
+    sizes = VitaSizes(
+        vocabulary_size=whole(config, "vocab_size", where),
+        hidden_size=whole(config, "hidden_size", where),
+        intermediate_size=whole(config, "intermediate_size", where),
+        num_layers=whole(config, "num_hidden_layers", where) - mtp,
+        num_heads=whole(config, "num_attention_heads", where),
+        num_key_value_heads=whole(config, "num_key_value_heads", where),
+        num_mtp_layers=mtp,
+        tie_embeddings=flag(config, "tie_word_embeddings", where),
+        rope_theta=real(rope, "rope_theta", where),
+        rms_norm_eps=real(config, "rms_norm_eps", where),
+        max_positions=whole(config, "max_position_embeddings", where),
+        encoder=encoder,
+    )
     sizes.check()
     return sizes

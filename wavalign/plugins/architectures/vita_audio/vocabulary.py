@@ -10,8 +10,8 @@ from typing import final
 
 from transformers import PreTrainedTokenizerFast
 
-from wavalign.errors import CheckpointError, DataError
-from wavalign.plugins.architectures.tokenizers import unknown_token
+from wavalign.errors import CheckpointError
+from wavalign.plugins.architectures.tokenizers import PlainText, plain_text
 from wavalign.plugins.architectures.vita_audio.layout import VitaLayout
 
 BEGIN_AUDIO, END_AUDIO, CONTEXT_AUDIO = "<|begin_of_audio|>", "<|end_of_audio|>", "<|context_of_audio|>"
@@ -65,28 +65,15 @@ class VitaVocabulary:
     tokenizer: PreTrainedTokenizerFast
     layout: VitaLayout
     begin_turn: int
-    unknown: int | None
+    plain: PlainText
     size: int
     """Rows of the embedding, padding included."""
-    control: frozenset[int]
-    """Ids that text of a dialogue must never produce."""
     context_audio: int | None
     """Stands where features are heard; None where user sound is heard as codec ids."""
 
     def encode(self, text: str, *, what: str, strict: bool) -> list[int]:
-        """Ids of plain text.
-
-        Raises DataError where the text spells a control token, or, when `strict`, a word the vocabulary lacks.
-        """
-        ids = [int(x) for x in self.tokenizer.encode(text, add_special_tokens=False)]
-        codes = range(self.layout.first_code, self.layout.first_code + self.layout.num_codes)
-        spelled = next((x for x in ids if x in self.control or x in codes), None)
-        if spelled is not None:
-            token = self.tokenizer.convert_ids_to_tokens(spelled)
-            raise DataError(f"{what}: the text spells the control token {token}", hint="remove it from the text")
-        if strict and self.unknown is not None and self.unknown in ids:
-            raise DataError(f"{what}: the vocabulary cannot write {text!r}", hint="use words the tokenizer knows")
-        return ids
+        """Ids of plain text; raises DataError as `PlainText.encode` does."""
+        return self.plain.encode(text, what=what, strict=strict)
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of ids; control tokens and unused rows of the embedding write nothing."""
@@ -115,7 +102,6 @@ def read_vocabulary(
         raise CheckpointError(f"{where}: the audio tokens are not numbered one after another from {code_token(0)}")
     if max(known.values()) >= size:
         raise CheckpointError(f"{where}: the tokenizer has id {max(known.values())}, the embedding {size} rows")
-    unknown = tokenizer.backend_tokenizer.token_to_id(unknown_token(tokenizer) or "")
     layout = VitaLayout(
         begin_audio=known[BEGIN_AUDIO],
         end_audio=known[END_AUDIO],
@@ -125,6 +111,8 @@ def read_vocabulary(
         num_codes=num_codes,
         ratio=ratio,
     )
-    control = frozenset(known[token] for token in control_tokens(hears=True) if token in known)
+    control = (known[token] for token in control_tokens(hears=True) if token in known)
+    further = "|".join([CODE_PATTERN.pattern, *map(re.escape, control_tokens(hears=True))])
+    plain = plain_text(tokenizer, control=control, codes=range(first, first + num_codes), further=further)
     context = known[CONTEXT_AUDIO] if hears else None
-    return VitaVocabulary(tokenizer, layout, known[BEGIN_TURN], unknown, size, control, context)
+    return VitaVocabulary(tokenizer, layout, known[BEGIN_TURN], plain, size, context)

@@ -9,15 +9,21 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers.utils import logging
 
 from wavalign.errors import CheckpointError
-from wavalign.plugins.codecs.configs import read_config
+from wavalign.plugins.checkpoint_config import read_config
 from wavalign.plugins.codecs.neural.families import FAMILIES, Family
 from wavalign.plugins.weights import read_checkpoint
+
+_UNLOADABLE = (
+    *(OSError, ValueError, TypeError, RuntimeError, ArithmeticError, LookupError, AttributeError, AssertionError),
+    StrictDataclassError,
+)
+"""What the library raises on a config whose numbers make no network."""
 
 
 def load_family(folder: str, device: str) -> Family:
     """The model in `folder`, in float32 on `device`; CheckpointError where it is missing, torn or of another kind."""
     kind = read_config(folder).get("model_type")
-    if kind not in FAMILIES:
+    if not isinstance(kind, str) or kind not in FAMILIES:
         raise CheckpointError(
             f"{folder}/config.json: model_type {kind!r} is no codec that is known here",
             hint=f"known: {', '.join(FAMILIES)}",
@@ -33,7 +39,7 @@ def _model(kind: Any, folder: str, device: str) -> Any:
             model, report = kind.from_pretrained(
                 folder, local_files_only=True, use_safetensors=True, dtype="float32", output_loading_info=True
             )
-    except (OSError, ValueError, TypeError, RuntimeError, StrictDataclassError) as error:
+    except _UNLOADABLE as error:
         raise CheckpointError(f"{folder} cannot be loaded: {error}", hint="fetch it again") from error
     missing = sorted(report["missing_keys"])
     if missing:

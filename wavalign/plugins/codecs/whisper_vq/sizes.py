@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, final
 
 from wavalign.errors import CheckpointError
-from wavalign.plugins.codecs.configs import read_config
+from wavalign.plugins.checkpoint_config import MOST, read_config
 
 _CHOICES = {"pooling_type": "avg", "encoder_causal_convolution": True, "activation_function": "gelu"}
 """What this network does where the family leaves a choice; a config may be silent on it, not of another opinion."""
@@ -59,7 +59,7 @@ def sizes_of_config(config: Mapping[str, Any], where: str) -> VqSizes:
 
 def _number(config: Mapping[str, Any], name: str, where: str) -> int:
     value = config.get(name)
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= MOST:
         raise CheckpointError(
             f"{where}: not a GLM-4-Voice tokenizer: {name} is {value!r}",
             hint="give the folder of glm-4-voice-tokenizer",

@@ -1,6 +1,5 @@
 """Folders of Hugging Face datasets: which files are a split's."""
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,6 +10,7 @@ import yaml
 from wavalign.errors import DataError
 from wavalign.plugins.data.tables.files import Shard, find_files, named
 from wavalign.plugins.data.tables.rows import LINES
+from wavalign.plugins.strict_json import parse
 
 SAVED, SAVED_SPLITS, CARD = "state.json", "dataset_dict.json", "README.md"
 HUB_FILES = (".parquet", *LINES)
@@ -119,6 +119,6 @@ def _exists(url: str) -> bool:
 def _read_json(url: str, key: str) -> Any:
     try:
         with fsspec.open(url, "rb") as file:
-            return json.load(file)[key]
+            return parse(file.read())[key]
     except _UNREADABLE as error:
         raise DataError(f"{url}: not what save_to_disk writes: {error}", hint="save the dataset again") from error

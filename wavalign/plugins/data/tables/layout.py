@@ -35,6 +35,11 @@ class Layout(ABC):
 
     columns: Sequence[str] | None = None
     """Columns of a table that are wanted; None for all. A JSON object always comes whole."""
+    structure: Sequence[str] | None = None
+    """Columns a table may have, where rows are read by their names; the first is needed."""
+
+    drops_bad: bool = False
+    """Whether its Params say to leave bad records out."""
 
     @abstractmethod
     def dialogue(self, tree: Any, *, name: str, url: str) -> Dialogue | Complaints | None:

@@ -12,7 +12,7 @@ from wavalign.plugins.data.tables.layout import Complaints, Layout, clip, compla
 
 TaskType = Literal["s2s", "asr", "tts", "sqa", "text", "unknown"]
 TAG = "<|audio|>"
-HINT = "correct the record, or set on_bad: drop; `wavalign data check` lists all of them"
+HINT = "correct the record, or set on_bad: drop"
 SHAPES: Mapping[str, tuple[bool, bool | None]] = {
     "s2s": (True, True), "asr": (True, False), "sqa": (True, None), "tts": (False, True), "text": (False, False),
 }  # fmt: skip
@@ -75,7 +75,7 @@ class ResearchLayout(Layout):
     """Rows that are records of the research code."""
 
     def __init__(self, options: ResearchOptions) -> None:
-        self._options = options
+        self._options, self.drops_bad = options, options.drop_bad
 
     def dialogue(self, tree: Any, *, name: str, url: str) -> Dialogue | Complaints | None:
         found = self._read(tree, name, url)

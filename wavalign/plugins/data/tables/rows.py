@@ -14,6 +14,7 @@ from wavalign.errors import DataError
 from wavalign.plugins.api import Place
 from wavalign.plugins.arrow import cell_address, group_starts, is_arrow, open_arrow, open_parquet, pyarrow, read_group
 from wavalign.plugins.data.tables.layout import Complaints
+from wavalign.plugins.strict_json import parse
 
 LINES = (".jsonl", ".jsonl.gz", ".ndjson")
 LISTS = (".json",)
@@ -38,13 +39,18 @@ class Row:
     """Its content, or Complaints where it has none."""
 
 
-def read_rows(url: str, place: Place, columns: Sequence[str] | None) -> Iterator[Row]:
-    """Rows of the file from `place` on; raises DataError where the file as a whole cannot be read."""
+def read_rows(
+    url: str, place: Place, columns: Sequence[str] | None, *, structure: Sequence[str] | None = None
+) -> Iterator[Row]:
+    """Rows of the file from `place` on; raises DataError where the file as a whole cannot be read.
+
+    `structure` names the columns a table may have, the first of which it must.
+    """
     if url.endswith(LISTS):
         return _list_rows(url, place)
     if is_arrow(url):
-        return _arrow_rows(url, place, columns)
-    return _parquet_rows(url, place, columns) if url.endswith(TABLES) else _line_rows(url, place)
+        return _arrow_rows(url, place, columns, structure)
+    return _parquet_rows(url, place, columns, structure) if url.endswith(TABLES) else _line_rows(url, place)
 
 
 # --- JSON -------------------------------------------------------------------------------------------------------------
@@ -79,20 +85,20 @@ def _next_line(file: IO[bytes], url: str) -> bytes:
 
 def _parsed(line: bytes) -> Any:
     try:
-        return json.loads(line.decode("utf-8"))
-    except UnicodeDecodeError as error:
-        return Complaints((f"not UTF-8: {error}",), "save the file as UTF-8")
-    except (json.JSONDecodeError, RecursionError) as error:
+        return parse(line)
+    except json.JSONDecodeError as error:
         hint = "the line may be cut short or empty; one object a line, nothing between"
         return Complaints((f"not a JSON object: {error}",), hint)
+    except ValueError as error:
+        return Complaints((str(error),), "correct the line, or write it again with a JSON library")
 
 
 def _list_rows(url: str, place: Place) -> Iterator[Row]:
     """One JSON list; a place is (record,). The file is read whole."""
     with _opened(url) as file:
         try:
-            content = json.load(file)
-        except (OSError, ValueError) as error:
+            content = parse(file.read())
+        except (OSError, EOFError, ValueError) as error:
             raise DataError(f"{url}: not a JSON file: {error}", hint="is the copy complete?") from error
     if not isinstance(content, list):
         hint = "a .json file holds a list of records; a record a line belongs in a .jsonl file"
@@ -105,17 +111,23 @@ def _list_rows(url: str, place: Place) -> Iterator[Row]:
 # --- tables -----------------------------------------------------------------------------------------------------------
 
 
-def _arrow_rows(url: str, place: Place, columns: Sequence[str] | None) -> Iterator[Row]:
+def _arrow_rows(
+    url: str, place: Place, columns: Sequence[str] | None, structure: Sequence[str] | None
+) -> Iterator[Row]:
     """A place is (row,). Cells of sound are looked at for being there only: the file is mapped, not read."""
     table = open_arrow(url)
+    _check_structure(url, table.schema.names, structure)
     table = table.select(_wanted(url, table.schema.names, columns))
     first = place[0] if place else 0
     yield from _table_rows(url, table.slice(first), first, frozenset())
 
 
-def _parquet_rows(url: str, place: Place, columns: Sequence[str] | None) -> Iterator[Row]:
+def _parquet_rows(
+    url: str, place: Place, columns: Sequence[str] | None, structure: Sequence[str] | None
+) -> Iterator[Row]:
     """A place is (row,). One row group at a time, without the sound where its statistics say that it is all there."""
     file = open_parquet(url)
+    _check_structure(url, file.schema_arrow.names, structure)
     names = _wanted(url, file.schema_arrow.names, columns)
     first, starts = place[0] if place else 0, group_starts(file)
     for group in range(len(starts) - 1):
@@ -130,6 +142,16 @@ def _parquet_rows(url: str, place: Place, columns: Sequence[str] | None) -> Iter
         else:
             for row in range(begin, starts[group + 1]):
                 yield _row(url, row, {name: cell_address(url, row, (name,)) for name in complete})
+
+
+def _check_structure(url: str, there: Sequence[str], structure: Sequence[str] | None) -> None:
+    """Say once for the file, not once for every row, that its columns are others."""
+    if structure is None or (structure[0] in there and set(there) <= set(structure)):
+        return
+    others = [name for name in there if name not in structure]
+    wrong = f"has no column {structure[0]!r}" if structure[0] not in there else f"has further columns {others}"
+    message = f"{url}: the table {wrong}; its columns: {', '.join(there)}"
+    raise DataError(message, hint="say what they mean with `columns:`, e.g. {text: question, target_text: answer}")
 
 
 def _wanted(url: str, there: Sequence[str], columns: Sequence[str] | None) -> list[str]:

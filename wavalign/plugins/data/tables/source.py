@@ -2,6 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Annotated, final
 
 from pydantic import Field
@@ -12,6 +13,7 @@ from wavalign.plugins.batch import Dialogue
 from wavalign.plugins.data.tables.files import Shard
 from wavalign.plugins.data.tables.layout import Complaints, Layout
 from wavalign.plugins.data.tables.rows import Row, read_rows
+from wavalign.plugins.dialogues import flaws
 from wavalign.schema.base import Params, RecipePath
 
 
@@ -43,7 +45,7 @@ class FileStream(StreamSource):
 
     def open(self, shard: int, place: Place) -> Iterator[Placed]:
         file = self._files[shard]
-        for row in read_rows(file.url, place, self._layout.columns):
+        for row in read_rows(file.url, place, self._layout.columns, structure=self._layout.structure):
             found = read_row(row, file, self._layout)
             if isinstance(found, Complaints):
                 raise found.first(row.where)
@@ -90,16 +92,23 @@ class FileSource(DataSource):
     def stream(self) -> StreamSource | None:
         return FileStream(self._shards, self.layout(), self.params.shuffle_buffer) if self.params.streaming else None
 
+    def reads(self) -> list[str]:
+        return [shard.url for shard in self._shards]
+
     def inspect(self) -> Iterator[tuple[str, Dialogue | DataError | None]]:
         layout = self.layout()
         for shard in self.files():
             try:
-                for row in read_rows(shard.url, (), layout.columns):
+                rows = 0
+                for row in read_rows(shard.url, (), layout.columns, structure=layout.structure):
+                    rows += 1
                     found = read_row(row, shard, layout)
                     if isinstance(found, Complaints):
                         yield from ((row.where, error) for error in found.each(row.where))
                     else:
                         yield row.where, found
+                if not rows and not self.params.streaming:
+                    yield shard.url, _nothing_in(shard)
             except DataError as error:  # the file as a whole; the next may be fine
                 yield shard.url, error
 
@@ -108,7 +117,17 @@ def read_row(row: Row, shard: Shard, layout: Layout) -> Dialogue | Complaints | 
     """What a row is."""
     if isinstance(row.tree, Complaints):
         return row.tree
-    return layout.dialogue(row.tree, name=shard.row_name(row.name), url=shard.url)
+    found = layout.dialogue(row.tree, name=shard.row_name(row.name), url=shard.url)
+    if isinstance(found, Dialogue):
+        wrong = flaws(found)
+        if wrong:
+            return None if layout.drops_bad else Complaints(tuple(wrong), "correct the record or take it out")
+        return replace(found, origin=row.where)
+    return found
+
+
+def _nothing_in(shard: Shard) -> DataError:
+    return DataError(f"{shard.url}: the data file is empty", hint="write it again or take it out of the list")
 
 
 def load(files: Sequence[Shard], layout: Layout) -> tuple[list[Dialogue], int]:
@@ -118,7 +137,7 @@ def load(files: Sequence[Shard], layout: Layout) -> tuple[list[Dialogue], int]:
     dropped = 0
     for shard in files:
         before = len(dialogues) + dropped
-        for row in read_rows(shard.url, (), layout.columns):
+        for row in read_rows(shard.url, (), layout.columns, structure=layout.structure):
             found = read_row(row, shard, layout)
             if isinstance(found, Complaints):
                 raise found.first(row.where)
@@ -131,5 +150,5 @@ def load(files: Sequence[Shard], layout: Layout) -> tuple[list[Dialogue], int]:
             places[found.id] = f"on {row.name.replace('-', ' ')}" if len(files) == 1 else f"at {row.where}"
             dialogues.append(found)
         if len(dialogues) + dropped == before:
-            raise DataError(f"{shard.url}: the data file is empty", hint="write it again or take it out of the list")
+            raise _nothing_in(shard)
     return dialogues, dropped

@@ -1,0 +1,31 @@
+"""What every dialogue must hold, whoever read it."""
+
+from collections.abc import Iterator
+
+from wavalign.plugins.batch import Dialogue, Message
+from wavalign.plugins.strict_json import flaw
+
+
+def flaws(dialogue: Dialogue) -> list[str]:
+    """Everything that keeps `dialogue` from being learned from or written down again, in words with its place."""
+    return list(_flaws(dialogue))
+
+
+def _flaws(dialogue: Dialogue) -> Iterator[str]:
+    if not dialogue.messages:
+        yield "messages: there are none"
+    for index, message in enumerate(dialogue.messages):
+        yield from _message(message, f"messages.{index}")
+    if dialogue.target is not None:
+        yield from _message(dialogue.target, "target")
+    if wrong := flaw(dict(dialogue.metadata), "metadata") or flaw(dialogue.id, "id"):
+        yield wrong
+
+
+def _message(message: Message, place: str) -> Iterator[str]:
+    if wrong := flaw(message.text, f"{place}.text"):
+        yield wrong
+    if message.audio is None and not message.text.strip():
+        yield f"{place} is empty: it has neither words nor sound"
+    elif message.text and not message.text.strip():
+        yield f"{place}.text is blank: leave it out where there is sound alone"
