@@ -2,8 +2,8 @@
 
 A step is dead where no answer's advantage differs from 0, for whatever reason; where the terms that learn from rewards
 have a share of about 0; where every answer was cut off (or most, and the others teach nothing), or none has any text.
-Each cause counts its consecutive steps; at `runtime.dead_signal_after` of them it is said, once a stage, in one line with what to do. `dead_signal` in the
-metrics is the longest count of a cause that holds now.
+Each cause counts its consecutive steps; at `runtime.dead_signal_after` of them it is said, once a stage, in one line
+with what to do. `dead_signal` in the metrics is the longest count of a cause that holds now.
 """
 
 from collections.abc import Mapping, Sequence
