@@ -9,7 +9,7 @@ import typer
 
 from wavalign.errors import PreflightError, UsageError
 
-from .console import Format, note, output_format, say, say_json, say_table
+from .console import Format, note, output_format, say, say_json, say_table, status
 from .options import FormatOption, RecipeArgument, SetOption, compiled
 
 if TYPE_CHECKING:
@@ -71,9 +71,10 @@ def run(
     if dry_run:
         _look(plan, format_)
         return
-    from wavalign.engine import api  # brings torch, which no `--help` shall wait for
+    with status("loading the engine"):
+        from wavalign.engine import api  # brings the networks, which no `--help` shall wait for
 
-    from .live import make_display  # brings the report's parts
+        from .live import make_display  # brings the report's parts
 
     silent = quiet or format_ is not Format.TEXT
     with closing(make_display(quiet=silent, stream=sys.stdout, environment=os.environ)) as display:
@@ -87,9 +88,10 @@ def run(
 
 def _look(plan: "Plan", form: Format) -> None:
     """Print what preflight finds; PreflightError when something stands in the way of the run."""
-    from wavalign.engine import api  # brings torch, which no `--help` shall wait for
+    with status("looking at data, weights and memory"):
+        from wavalign.engine import api  # brings torch, which no `--help` shall wait for
 
-    found = api.preflight(plan)
+        found = api.preflight(plan)
     if form is Format.JSON:
         say_json({"ok": not found.errors, "findings": [_finding(each) for each in found.findings]})
         if found.errors:

@@ -10,6 +10,7 @@ import torch
 
 from wavalign.crash_log import run_folder
 from wavalign.engine.compile.adapter import adapter_line, count_weights, trained_line
+from wavalign.engine.compile.cluster import detect_cluster
 from wavalign.engine.compile.compiler import compile_recipe as _compile
 from wavalign.engine.compile.plan import Cluster, Plan
 from wavalign.engine.compile.preflight import Preflight
@@ -46,14 +47,6 @@ WORKER = ("-m", "wavalign.engine.worker")
 """Arguments of Python that make a process one rank; the run's folder follows."""
 LOCK = "WAVALIGN_LOCK"
 """Names the descriptor of the folder's lock in the workers' environment."""
-
-
-def detect_cluster() -> Cluster:
-    """This machine."""
-    gpus = torch.cuda.device_count()
-    pages, size = os.sysconf("SC_PHYS_PAGES"), os.sysconf("SC_PAGE_SIZE")
-    memory = [torch.cuda.get_device_properties(index).total_memory for index in range(gpus)]
-    return Cluster(gpus=gpus, gpu_bytes=min(memory, default=0), cores=os.cpu_count() or 1, host_bytes=pages * size)
 
 
 def compile_recipe(loaded: LoadedRecipe, cluster: Cluster | None = None) -> Plan:

@@ -147,6 +147,10 @@ class Architecture(Plugin):
     def decode_completion(self, completion: TokenSequence) -> Answer:
         """Text and codes of a completion; the inverse of `encode_target`."""
 
+    def token_text(self, token: int) -> str:
+        """What id `token` stands for, for people: its text, or a name in angle brackets."""
+        return f"<{token}>"
+
     @abstractmethod
     def parameter_group(self, name: str) -> str:
         """Group of a parameter: embed, trunk, text_head, audio_head, audio_branch, mtp, encoder or projector."""
