@@ -5,8 +5,9 @@ from typing import final
 from wavalign.engine.compile.checks import StageChecks, check_runtime
 from wavalign.engine.compile.geometry import plan_geometry
 from wavalign.engine.compile.graph import GraphBuilder
+from wavalign.engine.compile.instruments import shared_instruments
 from wavalign.engine.compile.lowering import deepspeed_config
-from wavalign.engine.compile.plan import Cluster, Graph, Plan, StagePlan
+from wavalign.engine.compile.plan import Cluster, Graph, Plan, StagePlan, Warned
 from wavalign.engine.compile.resolve import Resolver
 from wavalign.engine.compile.terms import TermPlanner
 from wavalign.errors import PluginError, Problem, RecipeError
@@ -126,7 +127,14 @@ class _Compiler:
                 processes=self.processes,
                 device=self.device,
             )
-        return plan.model_copy(update={"graph": graph, "geometry": geometry, "deepspeed": lowered})
+        plan = plan.model_copy(update={"graph": graph, "geometry": geometry, "deepspeed": lowered})
+        return plan.model_copy(update={"warnings": tuple(self._warnings(plan, path))})
+
+    def _warnings(self, plan: StagePlan, path: TreePath) -> Iterator[Warned]:
+        """What a reader of the results should know, with its place in the recipe."""
+        for each in shared_instruments(plan, self.registry):
+            place = self.resolver.problem("warning", each.message, (*path, *each.path.split(".")), each.hint)
+            yield each.model_copy(update={"path": place.path, "where": str(place.where or "")})
 
     def _leaves_weights(self, stage: Stage, index: int) -> bool:
         """Whether the stage that `stage` starts from leaves a model."""

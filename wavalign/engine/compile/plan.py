@@ -150,6 +150,18 @@ class Memory(Section):
 
 
 @final
+class Warned(Section):
+    """Something a recipe may do and a reader of its results should know."""
+
+    path: str
+    """Where in the recipe, dotted."""
+    message: str
+    hint: str = ""
+    where: str = ""
+    """File, line and column."""
+
+
+@final
 class StagePlan(Section):
     """A stage with every default filled in and every decision taken."""
 
@@ -163,6 +175,7 @@ class StagePlan(Section):
     geometry: Geometry | None = None
     memory: Memory | None = None
     deepspeed: Mapping[str, Any] | None = None
+    warnings: tuple[Warned, ...] = ()
 
     @property
     def copies_reference(self) -> bool:
@@ -228,6 +241,7 @@ def learned(content: Mapping[str, Any]) -> dict[str, Any]:
     for key in ("description", *_BESIDE):
         kept.pop(key, None)
     for stage in kept["stages"]:
+        stage.pop("warnings", None)
         sections = stage["stage"]
         if sections["objective"] is not None:
             sections["objective"].pop("terms")  # as written; `terms` beside it says what they come to

@@ -13,7 +13,7 @@ from wavalign.plugins.api import Reward
 from wavalign.plugins.batch import Dialogue, Rollout, Scored
 from wavalign.plugins.speech.answers import sound_of
 from wavalign.plugins.speech.recognizer import recognizer
-from wavalign.plugins.speech.sentences import load_sentences
+from wavalign.plugins.speech.sentences import listener, load_sentences
 from wavalign.plugins.speech.wording import content_word
 from wavalign.schema.base import Params, RecipePath
 
@@ -35,6 +35,10 @@ class AsrConsistency(Reward):
     Params = AsrConsistencyParams
     needs = frozenset({"text", "waveform"})
     range = (0.0, 1.0)
+
+    @classmethod
+    def instrument(cls, params: AsrConsistencyParams) -> str:
+        return listener(params.sentences)
 
     def __init__(self, params: AsrConsistencyParams) -> None:
         super().__init__(params)

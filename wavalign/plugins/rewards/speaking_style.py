@@ -9,7 +9,7 @@ from typing import final
 from wavalign.plugins.api import Reward
 from wavalign.plugins.batch import Dialogue, Rollout, Scored
 from wavalign.plugins.speech.answers import sound_of
-from wavalign.plugins.speech.manner import STYLE_NAMES, judge
+from wavalign.plugins.speech.manner import INSTRUMENT, STYLE_NAMES, judge
 from wavalign.schema.base import Params
 
 
@@ -29,6 +29,10 @@ class SpeakingStyle(Reward):
     needs = frozenset({"text", "waveform"})
     range = (0.0, 1.0)
     params: SpeakingStyleParams
+
+    @classmethod
+    def instrument(cls, params: SpeakingStyleParams) -> str:
+        return INSTRUMENT
 
     def score(self, rollout: Rollout, dialogue: Dialogue) -> Scored:
         asked = dialogue.metadata.get("style")

@@ -9,7 +9,7 @@ from typing import final
 from wavalign.plugins.api import Reward
 from wavalign.plugins.batch import Dialogue, Rollout, Scored
 from wavalign.plugins.speech.answers import sound_of
-from wavalign.plugins.speech.quality import assess
+from wavalign.plugins.speech.quality import INSTRUMENT, assess
 from wavalign.schema.base import Params
 
 _LOWEST, _HIGHEST = 1.0, 5.0
@@ -22,6 +22,10 @@ class SpeechQuality(Reward):
     Params = Params
     needs = frozenset({"waveform"})
     range = (_LOWEST, _HIGHEST)
+
+    @classmethod
+    def instrument(cls, params: Params) -> str:
+        return INSTRUMENT
 
     def score(self, rollout: Rollout, dialogue: Dialogue) -> Scored:
         sound = sound_of(rollout)
