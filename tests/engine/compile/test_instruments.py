@@ -8,6 +8,7 @@ import pytest
 from tests.toy.compiled import compiled, only_stage, put
 from wavalign.engine.compile.compiler import compile_recipe
 from wavalign.engine.compile.plan import Cluster, Plan
+from wavalign.engine.report.data import read_run
 from wavalign.plugins.api import Metric, Reward
 from wavalign.schema.loading import load_recipe
 from wavalign_cli.plan_views import tree
@@ -67,3 +68,10 @@ def test_validate_prints_it(recipe: str, capsys: pytest.CaptureFixture[str]) -> 
     validate(str(ROOT / "recipes" / recipe))
     printed = capsys.readouterr().out
     assert "valid, 1 stage" in printed and printed.count("warning: metric") == 3
+
+
+def test_the_report_notes_it(tmp_path: Path) -> None:
+    (tmp_path / "plan.json").write_text(plan_of("listening.yaml").to_json())
+    (tmp_path / "metrics.jsonl").write_text("")
+    notes = [note for note in read_run(tmp_path).notes if "instrument of reward" in note]
+    assert len(notes) == 3 and notes[0].startswith("evaluation.metrics.heard: ")

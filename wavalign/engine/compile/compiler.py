@@ -1,5 +1,6 @@
 """Recipe to Plan: the passes in order, every problem collected."""
 
+from collections.abc import Iterator
 from typing import final
 
 from wavalign.engine.compile.checks import StageChecks, check_runtime

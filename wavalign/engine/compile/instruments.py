@@ -1,4 +1,4 @@
-"""Rewards and metrics that measure with the same instrument: what is optimised and what is measured share their errors."""
+"""Rewards and metrics with one instrument: what is optimised and what is measured then share their errors."""
 
 from collections.abc import Iterator
 from typing import Any

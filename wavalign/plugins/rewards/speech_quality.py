@@ -24,7 +24,7 @@ class SpeechQuality(Reward):
     range = (_LOWEST, _HIGHEST)
 
     @classmethod
-    def instrument(cls, params: Params) -> str:
+    def instrument(cls, params: object) -> str:
         return INSTRUMENT
 
     def score(self, rollout: Rollout, dialogue: Dialogue) -> Scored:
