@@ -9,6 +9,7 @@ from typing import final
 import torch
 from torch import Tensor
 
+from wavalign.crash_log import keep_traceback
 from wavalign.engine.compile.plan import Geometry, Node
 from wavalign.engine.contracts.origins import guarded_block
 from wavalign.engine.run import objective
@@ -182,7 +183,9 @@ class StepExecutor:
         shape = (len(state.groups), self._geometry.group_size)
         state.scores = collect_scores(self.live.rewards.rewards, state.calls, shape)
         try:
-            _check_budget(self.live, state.scores, calls=self._geometry.prompts * self._geometry.group_size)
+            _check_budget(
+                self.live, state.scores, state.calls, calls=self._geometry.prompts * self._geometry.group_size
+            )
         except RewardBudgetError:
             self.together = True
             raise
@@ -344,11 +347,18 @@ def _drawn_from(live: LiveStage, *names: str | int) -> AbstractContextManager[No
     return global_seed(derive(live.seed, live.plan.name, *names, live.world.rank), live.world.device)
 
 
-def _check_budget(live: LiveStage, scores: Scores, *, calls: int) -> None:
-    """Hold the failures of all ranks against the budget, so that all go on or none."""
+def _check_budget(live: LiveStage, scores: Scores, made: Mapping[str, Sequence[Call]], *, calls: int) -> None:
+    """Hold the failures of all ranks against the budget, so that all go on or none; a traceback is kept."""
     counts = torch.tensor(list(scores.failed.values()), device=live.world.device)
     failed = dict(zip(scores.failed, live.world.all_reduce_sum(counts).tolist(), strict=True))
-    check_budget(scores, live.rewards.rewards, failed, calls=calls, budget=live.runtime.reward_failure_budget)
+    try:
+        check_budget(scores, live.rewards.rewards, failed, calls=calls, budget=live.runtime.reward_failure_budget)
+    except RewardBudgetError as error:
+        raised = next((call.error for each in made.values() for call in each if call.error is not None), None)
+        path = keep_traceback(raised) if raised is not None else None
+        if path is not None:
+            error.hint = f"{error.hint}; the traceback of one is in {path}"
+        raise
 
 
 def _unit_weights(term: LiveTerm, each: _Pass) -> Tensor:
