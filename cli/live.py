@@ -224,7 +224,7 @@ class RichDisplay(Display):
         """Leave the whole result standing and say what to look at next."""
         self._stop()
         for line in summary.splitlines():
-            self._print(Text(printable(line)))
+            self._print(Text(printable(line, keep_indent=True)))
 
     def close(self) -> None:
         self._stop()

@@ -12,6 +12,7 @@ from tests.toy.world import PLUGINS
 from wavalign.plugins.catalog import CATALOG
 from wavalign.schema.base import Params, Section
 from wavalign_cli import app as application
+from wavalign_cli import doctor
 from wavalign_cli.params import OptionRow, option_rows
 
 OWN = '''"""Twice the surprise: L_t = -2 log pi(y_t)."""
@@ -115,6 +116,14 @@ def test_check_says_what_can_be_used(
     assert application.main(["plugins", "check", "loss"]) == 4
     told = capsys.readouterr()
     assert "loss.gone" in told.err and "wavalign.plugins.losses.gone" in told.out
+
+
+def test_check_names_the_extra_that_a_plugin_imports_late(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(doctor.EXTRAS, "wandb", ("nothing_of_this_name",))
+    assert application.main(["plugins", "check", "tracker"]) == 4
+    assert 'pip install "wavalign[wandb]"' in capsys.readouterr().out
 
 
 def test_list_of_no_kind(capsys: pytest.CaptureFixture[str]) -> None:
