@@ -164,8 +164,7 @@ class StepExecutor:
     def _reference(self, node: Node, state: StepState) -> None:
         self._ensure_batches(state)
         assert self.live.reference is not None
-        moment = "the reference's forward pass"
-        with self.live.reference.scoring() as reference, guarded_block(self.live.architecture, moment):
+        with self.live.reference.scoring() as reference, guarded_block(self.live.architecture, "the reference"):
             for batch in state.batches:
                 select = self._selection.union(batch, self._selection.weights(batch), only="ref_logprobs")
                 scored = score_batch(
