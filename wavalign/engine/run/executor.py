@@ -98,6 +98,8 @@ class StepExecutor:
         self.live, self._waiting = live, waiting
         self.weights_of: int | None = done
         """Steps that the weights have seen; None while they change."""
+        self.before_update: Callable[[], None] = _nothing
+        """Called on every rank when gradients are complete and the weights have not moved."""
         self.together = False
         """Whether the error that `step` raised was raised on every rank."""
         self.graph = live.plan.graph
@@ -212,6 +214,7 @@ class StepExecutor:
                 self._learners[node.kind](node, state, each)
         rate = learning_rate(self.live.plan.stage.optim, state.index, self.live.plan.steps)
         state.totals.learning_rate = rate
+        self.before_update()
         self.weights_of = None
         try:
             state.grad_norm = self.live.backend.step(rate)
@@ -381,6 +384,10 @@ def _unit_weights(term: LiveTerm, each: _Pass) -> Tensor:
     """The term's weights in the loss's unit: [B, S, T], or [B] with 1 for a row that has any."""
     weights = each.weights[term.plan.name]
     return (weights > 0).flatten(1).any(dim=1).float() if term.loss.unit == "sequence" else weights
+
+
+def _nothing() -> None:
+    """Nobody asked to be called."""
 
 
 def _together_with_forward(node: Node, state: StepState) -> None:
