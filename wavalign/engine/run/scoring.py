@@ -58,6 +58,8 @@ class Call:
     place: tuple[int, int]
     started: float | None = None
     result: Scored | None = None
+    error: BaseException | None = None
+    """What the reward raised."""
 
 
 @final
@@ -156,6 +158,7 @@ def _scored(call: Call) -> Scored:
             rollout, dialogue = lent_rollout(rollout), lent_dialogue(dialogue)
         return scored(reward.score(rollout, dialogue), *reward.range)
     except BaseException as error:  # somebody else's code: its failure is a missing value, counted and shown
+        call.error = error
         return Scored(None, text(words(error)))
 
 

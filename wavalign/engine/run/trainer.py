@@ -96,6 +96,7 @@ class Trainer:
         """Steps and evaluations; what ends them early leaves a checkpoint of the last complete step."""
         self.observer.stage(live.plan.name, live.plan.steps)
         executor = StepExecutor(live, done, self.observer.waiting)
+        executor.before_update = self.checkpoints.meet
         self.checkpoints.take(live, done)
         try:
             self._steps(live, executor, done)
