@@ -172,6 +172,7 @@ def read_run(folder: Path) -> RunData:
     remember(secret_names(plan), os.environ)
     lines = _last_of_each(_metric_lines(place.metrics, notes), notes)
     stages = tuple(_stage(stage) for stage in plan.get("stages", ()))
+    notes += [note for stage in plan.get("stages", ()) for note in _warnings(stage)]
     seed = plan.get("seed")
     recipe = REDACTOR.text(place.recipe.read_text(encoding="utf-8")) if place.recipe.is_file() else ""
     return RunData(
@@ -292,6 +293,12 @@ def _stage(stage: Json) -> StageSummary:
     items: Sequence[Json] = graph.get("pruned", ()) if isinstance(graph, dict) else ()
     pruned = tuple(Pruned(name, str(item.get("what", "")), str(item.get("why", ""))) for item in items)
     return StageSummary(name, steps, pruned)
+
+
+def _warnings(stage: Json) -> Iterator[str]:
+    """What the plan warns of in a stage."""
+    for each in stage.get("warnings") or ():
+        yield f"{each.get('path', '')}: {each.get('message', '')}; {each.get('hint', '')}."
 
 
 def _sample(record: Json, folder: Path) -> Sample:
