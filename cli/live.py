@@ -250,12 +250,12 @@ class RichDisplay(Display):
 
 def step_keys(values: Mapping[str, float]) -> list[str]:
     """What one plain line says of a step, in order: losses, gate, rewards, KL, speed."""
-    wanted = ("loss", "loss/", "gate", "reward", "reward/", "kl/", "tokens_per_second", "step_seconds")
+    wanted = ("loss", "loss/", "gate", "reward", "reward/", "kl/", "truncated", "tokens_per_second", "step_seconds")
     return [
         key
         for name in wanted
         for key in values
-        if (key == name or (name.endswith("/") and key.startswith(name))) and not key.endswith("/failed")
+        if (key == name or (name.endswith("/") and key.startswith(name))) and not key.endswith(("/failed", "/absent"))
     ]
 
 

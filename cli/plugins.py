@@ -83,6 +83,8 @@ def show(
     file: FileOption = None,
 ) -> None:
     """Explain a plugin: what it does, its formula and source, and every option with its default."""
+    from wavalign.plugins.registry import facts  # brings torch, which no `--help` shall wait for
+
     from .params import option_rows  # brings pydantic, which no `--help` shall wait for
 
     with status(f"importing {name}"):
@@ -90,6 +92,9 @@ def show(
         kind, type_ = _resolved(registry, name)
         plugin = registry.get(kind, type_)
     say(f"{kind} {type_}\n\n{_documentation(plugin)}\n")
+    for fact, said in facts(plugin).items():
+        say(f"{fact}: {said}")
+    say("")
     rows = option_rows(plugin.Params)
     if not rows:
         say("It has no options.")

@@ -8,6 +8,7 @@ from typing import Annotated, Literal, final
 import pytest
 from pydantic import Field
 
+from tests.toy.world import PLUGINS
 from wavalign.plugins.catalog import CATALOG
 from wavalign.schema.base import Params, Section
 from wavalign_cli import app as application
@@ -155,3 +156,13 @@ def test_a_broken_file_is_a_plugin_error(capsys: pytest.CaptureFixture[str], tmp
     (tmp_path / "bad.py").write_text("import nothing_of_this_name\n", encoding="utf-8")
     assert application.main(["plugins", "list", "--file", str(tmp_path / "bad.py")]) == 4
     assert "nothing_of_this_name" in capsys.readouterr().err
+
+
+def test_show_says_where_a_plugin_stands_and_what_it_declares(capsys: pytest.CaptureFixture[str]) -> None:
+    assert application.main(["plugins", "show", "toy_sequence", "--file", str(PLUGINS)]) == 0
+    out = capsys.readouterr().out
+    assert f"from: {PLUGINS}:" in out
+    assert "rows: rollouts\nunit: sequence\n" in out
+    assert application.main(["plugins", "show", "speech_quality", "--file", str(PLUGINS)]) == 2
+    assert application.main(["plugins", "show", "reward.speech_quality"]) == 0
+    assert "needs: waveform\nrange: " in capsys.readouterr().out

@@ -357,9 +357,20 @@ class Reward(Plugin):
     def __init__(self, params: Any) -> None:
         self.params = params
 
+    @classmethod
+    def instrument(cls, params: Any) -> str:
+        """What it measures with, and the settings that matter, in a few words; empty for a plain comparison.
+
+        A recipe in which a reward and a metric name the same one is warned: they share their errors.
+        """
+        return ""
+
     @abstractmethod
     def score(self, rollout: Rollout, dialogue: Dialogue) -> Scored:
-        """Score one answer, or give None with the reason; must not invent a number."""
+        """Score one answer; must not invent a number.
+
+        `Scored.absent(reason)` where the answer has nothing to score, `Scored(None, reason)` where the reward failed.
+        """
 
     def close(self) -> None:
         """Free what the reward holds; called once."""
@@ -608,6 +619,14 @@ class Metric(Plugin):
 
     def __init__(self, params: Any) -> None:
         self.params = params
+
+    @classmethod
+    def instrument(cls, params: Any) -> str:
+        """What it measures with, and the settings that matter, in a few words; empty for a plain comparison.
+
+        A recipe in which a reward and a metric name the same one is warned: they share their errors.
+        """
+        return ""
 
     @abstractmethod
     def measure(self, groups: Sequence[RolloutGroup]) -> list[Measurement]:

@@ -103,6 +103,8 @@ class _Inspection:
     def stage(self, stage: StagePlan) -> None:
         """Data, weights, masks and memory of one stage."""
         heads = {name: self._head(stage, name, sources) for name, sources in _headings(stage).items()}
+        for each in stage.warnings:
+            self._add(stage.name, each.path, "warning", each.message, each.hint)
         if stage.stage.type != "train":
             return
         architecture = self._try(stage.name, "model", lambda: self.tools.architecture(stage))

@@ -61,6 +61,7 @@ class RunCheckpoints:
             "fingerprint": self.plan.fingerprint,
             "inputs": self.inputs,
             "gate": _copied(live.gate.state_dict()) if live.gate is not None else None,
+            "signal": live.signal.state_dict(),
             "feeds": {name: feed.state_dict() for name, feed in live.feeds.items()},
             "rng": self._random_states(),
             "watches": self.watches.state_dict() if self.watches is not None else {},
@@ -117,6 +118,7 @@ class RunCheckpoints:
         meta = checkpoint.meta
         if live.gate is not None:
             live.gate.load_state_dict(meta["gate"])
+        live.signal.load_state_dict(meta["signal"])
         for name, feed in live.feeds.items():
             feed.load_state_dict(meta["feeds"][name])
         if self.watches is not None:

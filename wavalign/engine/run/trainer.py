@@ -213,6 +213,8 @@ class Trainer:
                 )
             )
         self.observer.step(result.metrics, step)
+        for note in result.notes:
+            self.observer.message(f"step {step}: {note}")
         if result.groups:
             group = result.groups[0]
             reward = float(result.scores.total[0, 0]) if result.scores is not None else math.nan
