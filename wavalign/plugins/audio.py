@@ -2,6 +2,8 @@
 
 import hashlib
 import io
+import os
+import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 from typing import final
@@ -71,7 +73,7 @@ def read_bytes(clip: AudioClip) -> bytes:
     try:
         if clip.url.startswith(arrow.SCHEME):
             return arrow.read_cell(clip.url)
-        with fsspec.open(clip.url, "rb") as file:
+        with fsspec.open(as_written(clip.url), "rb") as file:
             content: bytes = file.read()
     except (OSError, ValueError, ImportError) as error:
         raise DataError(
@@ -81,6 +83,14 @@ def read_bytes(clip: AudioClip) -> bytes:
     if not content:
         raise DataError(f"{clip.url}: the sound file is empty", hint="write it again or take its record out")
     return content
+
+
+def as_written(path: str) -> str:
+    """The local file `path`, or one whose name is the same letters in the other Unicode normal form."""
+    if path.isascii() or os.path.exists(path):
+        return path
+    forms = (unicodedata.normalize(form, path) for form in ("NFC", "NFD"))
+    return next((form for form in forms if os.path.exists(form)), path)
 
 
 def write(waveform: Waveform, path: str | Path) -> None:
@@ -94,7 +104,7 @@ def write(waveform: Waveform, path: str | Path) -> None:
 
 def _unreadable(clip: AudioClip, error: Exception) -> DataError:
     return DataError(
-        f"{clip.url}: not a sound file that can be read: {error}",
+        f"{clip.url}: not a sound file that can be read: {_said(error)}",
         hint="use WAV, FLAC, OGG or MP3; a copy cut short must be fetched again",
     )
 
@@ -102,3 +112,8 @@ def _unreadable(clip: AudioClip, error: Exception) -> DataError:
 def _without_samples(clip: AudioClip, why: str = "") -> DataError:
     hint = "record it again or take its record out"
     return DataError(f"{clip.url}: the sound file holds no samples{why}", hint=hint)
+
+
+def _said(error: Exception) -> str:
+    """What the library found, without the Python object it was given."""
+    return str(error.error_string) if isinstance(error, soundfile.LibsndfileError) else str(error)

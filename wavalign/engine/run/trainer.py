@@ -11,6 +11,7 @@ from wavalign.engine.run.builder import Builder
 from wavalign.engine.run.callbacks import Observer
 from wavalign.engine.run.checkpointing import RunCheckpoints
 from wavalign.engine.run.codec_fitting import fit_codec
+from wavalign.engine.run.demands import check_before_training
 from wavalign.engine.run.evaluation import SplitResult
 from wavalign.engine.run.executor import StepExecutor, StepResult
 from wavalign.engine.run.live import LiveStage
@@ -46,11 +47,17 @@ class Trainer:
             if self.world.is_first:
                 self._open_log(checkpoint, resume=resume)
             with self.stop.listening():
+                self._check_data()
                 for stage in self.plan.stages:
                     self._stage(stage, checkpoint)
                 self._finish()
         finally:
             self.log.close()
+
+    def _check_data(self) -> None:
+        """Look at every record and file of the stages to come, as the dry run does."""
+        waiting = [stage for stage in self.plan.stages if not self._complete_path(stage).exists()]
+        check_before_training(self.builder, waiting)
 
     # --- stages -------------------------------------------------------------------------------------------------------
 

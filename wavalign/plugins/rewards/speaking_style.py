@@ -9,6 +9,7 @@ from typing import final
 from wavalign.plugins.api import Reward
 from wavalign.plugins.batch import Dialogue, Rollout, Scored
 from wavalign.plugins.speech.manner import STYLE_NAMES, judge
+from wavalign.plugins.speech.needs import needs_style
 from wavalign.schema.base import Params
 
 
@@ -28,6 +29,10 @@ class SpeakingStyle(Reward):
     needs = frozenset({"text", "waveform"})
     range = (0.0, 1.0)
     params: SpeakingStyleParams
+
+    @classmethod
+    def dialogue_needs(cls, params: SpeakingStyleParams, dialogue: Dialogue) -> str | None:
+        return needs_style(dialogue)
 
     def score(self, rollout: Rollout, dialogue: Dialogue) -> Scored:
         asked = dialogue.metadata.get("style")
