@@ -202,13 +202,14 @@ class Builder:
 
     def feed(self, sources: Sequence[WeightedComponent], seed: int) -> Feed:
         """A heading's sources, prepared; equal sources are prepared once."""
-        return Feed([(self._source(each), each.weight) for each in sources], seed=seed)
+        return Feed([(self.prepared_source(each), each.weight) for each in sources], seed=seed)
 
     def trackers(self, folder: Path) -> list[Tracker]:
         """Where metrics go besides metrics.jsonl."""
         return [self.plugin(Tracker, each, folder=str(folder)) for each in self.plan.runtime.trackers]
 
-    def _source(self, component: WeightedComponent) -> DataSource:
+    def prepared_source(self, component: WeightedComponent) -> DataSource:
+        """A data source, prepared once; every rank calls it."""
         key = component.model_copy(update={"weight": 1.0}).model_dump_json()
         if key not in self._sources:
             source = self.source(component)
@@ -225,9 +226,8 @@ class Builder:
         data, feeds = stage.stage.data, {}
         if stage.graph.has("prompts") and data.prompts is not None:
             feeds["prompts"] = self.feed(data.prompts, feed_seed(self.plan.seed, stage.name, "prompts"))
-        if stage.graph.has("demonstrations") and data.demonstrations is not None:
-            seed = feed_seed(self.plan.seed, stage.name, "demonstrations")
-            feeds["demonstrations"] = self.feed(data.demonstrations, seed)
+        if stage.graph.has("demonstrations") and (found := data.demonstrations) is not None:
+            feeds["demonstrations"] = self.feed(found, feed_seed(self.plan.seed, stage.name, "demonstrations"))
         return feeds
 
     def _rewards(self, stage: StagePlan) -> RewardPool:

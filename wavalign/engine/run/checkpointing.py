@@ -17,6 +17,7 @@ from wavalign.engine.run.live import LiveStage
 from wavalign.engine.run.run_log import RunLog
 from wavalign.engine.state.checkpoint import Checkpoint, CheckpointStore
 from wavalign.engine.state.distributed import World
+from wavalign.engine.state.files import read_json
 from wavalign.engine.state.folder import RunFolder
 from wavalign.engine.state.rng import restore_rng, rng_state
 from wavalign.errors import Interrupted, ResumeError, WavAlignError
@@ -45,6 +46,8 @@ class RunCheckpoints:
         self.plan, self.folder, self.world, self._log = plan, folder, world, log
         self.store = CheckpointStore(folder.checkpoints, keep=plan.runtime.keep_checkpoints)
         self._moment: Moment | None = None
+        self.inputs = ""
+        """Sum of what the run reads; only the first rank knows it, and writes it."""
 
     def take(self, live: LiveStage, stage_step: int) -> None:
         """Remember the moment after `stage_step` steps of a stage, once they are logged."""
@@ -52,6 +55,7 @@ class RunCheckpoints:
             "stage": live.plan.name,
             "stage_step": stage_step,
             "fingerprint": self.plan.fingerprint,
+            "inputs": self.inputs,
             "gate": _copied(live.gate.state_dict()) if live.gate is not None else None,
             "feeds": {name: feed.state_dict() for name, feed in live.feeds.items()},
             "rng": self.world.gather(rng_state()),
@@ -85,7 +89,8 @@ class RunCheckpoints:
         if checkpoint is None:
             return None
         theirs = checkpoint.meta["fingerprint"]
-        if theirs != self.plan.fingerprint:
+        earlier = read_json(self.folder.plan).get("earlier", []) if self.folder.plan.exists() else []
+        if theirs not in (self.plan.fingerprint, *earlier):
             raise ResumeError(
                 f"{checkpoint.folder} was written by plan {theirs}, and this is plan {self.plan.fingerprint}",
                 hint="`wavalign plan RECIPE --diff OLD_RECIPE` shows what differs; start a new run for a new plan",

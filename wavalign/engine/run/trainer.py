@@ -1,11 +1,11 @@
 """Time: stages, steps, checkpoints, evaluation, signals. It knows no algorithm."""
 
-import json
 import math
 import shutil
 from pathlib import Path
 from typing import final
 
+from wavalign.engine.compile.components import used_sources
 from wavalign.engine.compile.plan import Plan, StagePlan
 from wavalign.engine.run.builder import Builder
 from wavalign.engine.run.callbacks import Observer
@@ -14,14 +14,16 @@ from wavalign.engine.run.codec_fitting import fit_codec
 from wavalign.engine.run.demands import check_before_training
 from wavalign.engine.run.evaluation import SplitResult
 from wavalign.engine.run.executor import StepExecutor, StepResult
+from wavalign.engine.run.inputs import InputReader, recorded
 from wavalign.engine.run.live import LiveStage
+from wavalign.engine.run.progress import is_complete
 from wavalign.engine.run.records import RecordMaker, evaluation_line
 from wavalign.engine.run.run_log import RunLog
 from wavalign.engine.run.stage_model import leave_model
 from wavalign.engine.run.stopping import StopSignals
 from wavalign.engine.state.checkpoint import Checkpoint
 from wavalign.engine.state.distributed import World
-from wavalign.engine.state.files import storage_errors
+from wavalign.engine.state.files import read_json, storage_errors
 from wavalign.engine.state.folder import RunFolder
 from wavalign.errors import RankLostError
 
@@ -43,7 +45,10 @@ class Trainer:
     def run(self, *, resume: bool) -> None:
         """From the beginning, or from the newest checkpoint."""
         checkpoint = self.checkpoints.latest() if resume else None
+        if resume and checkpoint is None:
+            self.observer.message("no checkpoint was written before: what is not complete starts at its first step")
         try:
+            self._read_inputs(checkpoint)
             if self.world.is_first:
                 self._open_log(checkpoint, resume=resume)
             with self.stop.listening():
@@ -62,7 +67,7 @@ class Trainer:
     # --- stages -------------------------------------------------------------------------------------------------------
 
     def _stage(self, stage: StagePlan, checkpoint: Checkpoint | None) -> None:
-        if self._complete_path(stage).exists():
+        if is_complete(self.folder, stage):
             return
         start = self._start(stage)
         if stage.stage.type == "fit_codec":
@@ -149,11 +154,9 @@ class Trainer:
     def _complete(self, stage: StagePlan) -> None:
         self.world.barrier()
         if self.world.is_first:
-            self.folder.write_json(self._complete_path(stage), {"stage": stage.name, "logs": self._safe_position()})
+            mark = {"stage": stage.name, "planned": stage.steps, "logs": self._safe_position()}
+            self.folder.write_json(self.folder.complete(stage.name), mark)
         self.world.barrier()
-
-    def _complete_path(self, stage: StagePlan) -> Path:
-        return self._stage_folder(stage) / "complete.json"
 
     def _stage_folder(self, stage: StagePlan) -> Path:
         return self.folder.stages / stage.name
@@ -165,7 +168,6 @@ class Trainer:
         if (last / "model").exists():
             with storage_errors(str(self.folder.model)):
                 shutil.copytree(last / "model", self.folder.model, dirs_exist_ok=True)
-        self.folder.finish(steps=self.plan.total_steps)
 
     # --- what is written ----------------------------------------------------------------------------------------------
 
@@ -229,10 +231,20 @@ class Trainer:
 
     # --- the log ------------------------------------------------------------------------------------------------------
 
+    def _read_inputs(self, checkpoint: Checkpoint | None) -> None:
+        """Sum up what the stages read, and hold it against what the run began with; every rank prepares the data."""
+        for source in [each for _, sources in used_sources(self.plan) for each in sources]:
+            self.builder.prepared_source(source)
+        if self.world.is_first:
+            wanted = None if checkpoint is None else str(checkpoint.meta["inputs"])
+            accepted = read_json(self.folder.plan).get("accepted", ()) if self.folder.plan.exists() else ()
+            found = InputReader(self.builder).read()
+            self.checkpoints.inputs = recorded(self.folder, found, accepted=accepted, wanted=wanted)
+
     def _open_log(self, checkpoint: Checkpoint | None, *, resume: bool) -> None:
         # A complete stage is not run again, and its last lines stand behind its last checkpoint.
-        paths = [self._complete_path(stage) for stage in self.plan.stages]
-        kept = [json.loads(path.read_text(encoding="utf-8"))["logs"] for path in paths if path.exists()]
+        complete = [stage for stage in self.plan.stages if is_complete(self.folder, stage)]
+        kept = [read_json(self.folder.complete(stage.name))["logs"] for stage in complete]
         kept += [checkpoint.meta["logs"]] if checkpoint is not None else []
         self.log.open(lambda: self.builder.trackers(self.folder.path), kept, resume=resume)
 
