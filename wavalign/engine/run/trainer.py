@@ -61,7 +61,7 @@ class Trainer:
 
     def _check_data(self) -> None:
         """Look at every record and file of the stages to come, as the dry run does."""
-        waiting = [stage for stage in self.plan.stages if not self._complete_path(stage).exists()]
+        waiting = [stage for stage in self.plan.stages if not is_complete(self.folder, stage)]
         check_before_training(self.builder, waiting)
 
     # --- stages -------------------------------------------------------------------------------------------------------
