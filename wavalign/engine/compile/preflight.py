@@ -12,11 +12,7 @@ from wavalign.engine.compile.graph import live_terms
 from wavalign.engine.compile.memory import estimate_memory
 from wavalign.engine.compile.plan import Cluster, Memory, Plan, StagePlan, TermPlan
 from wavalign.engine.compile.streams import missing_heads, unknown_streams
-<<<<<<< HEAD
-from wavalign.errors import DataError, WavAlignError
-=======
-from wavalign.errors import PluginError, WavAlignError
->>>>>>> main
+from wavalign.errors import DataError, PluginError, WavAlignError
 from wavalign.plugins.api import Architecture, Mask
 from wavalign.plugins.batch import Dialogue, TokenSequence
 from wavalign.plugins.weights import StoredTensor, check_fit
