@@ -26,6 +26,7 @@ from wavalign.engine.run.tools import PreflightTools
 from wavalign.engine.run.trainer import Trainer
 from wavalign.engine.state.checkpoint import CheckpointStore
 from wavalign.engine.state.distributed import World
+from wavalign.engine.state.files import full_disk, read_json
 from wavalign.engine.state.folder import RunFolder
 from wavalign.errors import Interrupted, PluginError, PreflightError, UnfinishedError, WorkersError
 from wavalign.schema.loading import LoadedRecipe, load_recipe, read_recipe
@@ -121,7 +122,8 @@ def run_rank(
         watcher.start(_info(plan, folder))
         for text in said:
             watcher.message(text)
-        _train(plan, folder, world, watcher, resume=resume)
+        with full_disk(str(folder.path)):
+            _train(plan, folder, world, watcher, resume=resume)
     except PluginError as error:
         error.keep_traceback()
         raise
@@ -195,7 +197,12 @@ def _train(plan: Plan, folder: RunFolder, world: World, watcher: Observer, *, re
 
 def _places(plan: Plan, folder: RunFolder) -> list[str]:
     """What a person looks at next."""
-    return [f"report   {folder.report}"] * plan.runtime.report + [f"model    {folder.model}", f"folder   {folder.path}"]
+    model = [f"model    {folder.model}"] * folder.model.exists()
+    if model and plan.runtime.keep_best is not None:
+        held = read_json(folder.best)
+        chosen = f", the best by {held['metric']}: {held['value']:.4g}" if "metric" in held else ""
+        model = [f"{model[0]} (of step {held['step']}{chosen})"]
+    return [f"report   {folder.report}"] * plan.runtime.report + [*model, f"folder   {folder.path}"]
 
 
 def _report(plan: Plan, folder: RunFolder, world: World) -> None:

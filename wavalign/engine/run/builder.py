@@ -80,10 +80,9 @@ class Builder:
         encoder = Encoder(architecture, None if codec is None else CodeCache(codec, cache_folder() / "codes.sqlite"))
         sampler = self.plugin(Sampler, section.rollout.sampler, "rollout.sampler")
         roller = Roller(architecture, encoder, sampler, codec, self.nar(stage, architecture, codec))
-        objective = section.objective
-        assert objective is not None
-        place, wants_advantage = "objective", stage.graph.has("advantage")
-        wants_gate = objective.gate is not None and stage.graph.has("gate")
+        objective, place = section.objective, "objective"
+        advantage = objective.advantage if objective is not None and stage.graph.has("advantage") else None
+        gate = objective.gate if objective is not None and stage.graph.has("gate") else None
         return LiveStage(
             plan=stage,
             runtime=self.plan.runtime,
@@ -95,10 +94,8 @@ class Builder:
             roller=roller,
             feeds=self._feeds(stage),
             rewards=self._rewards(stage),
-            advantage=self.plugin(Advantage, objective.advantage, f"{place}.advantage") if wants_advantage else None,
-            gate=self.plugin(Gate, objective.gate, f"{place}.gate")
-            if wants_gate and objective.gate is not None
-            else None,
+            advantage=None if advantage is None else self.plugin(Advantage, advantage, f"{place}.advantage"),
+            gate=None if gate is None else self.plugin(Gate, gate, f"{place}.gate"),
             terms=[self._term(term) for term in stage.terms if f"term.{term.name}" in _names(stage)],
             evaluator=self._evaluator(stage, roller),
         )

@@ -155,6 +155,19 @@ class InputReader:
         return found if stat.st_size <= WHOLE else {**found, "how": "sampled"}
 
 
+def check_read(builder: Builder, folder: RunFolder, wanted: str | None) -> str:
+    """Prepare what the stages read, and hold it against what the run began with; every rank calls it.
+
+    Gives the sum that checkpoints carry, on the first rank; `wanted` is that of the checkpoint the run goes on from.
+    """
+    for source in [each for _, sources in used_sources(builder.plan) for each in sources]:
+        builder.prepared_source(source)
+    if not builder.world.is_first:
+        return ""
+    accepted = read_json(folder.plan).get("accepted", ()) if folder.plan.exists() else ()
+    return recorded(folder, InputReader(builder).read(), accepted=accepted, wanted=wanted)
+
+
 def digest_of(files: Mapping[str, Any]) -> str:
     """One sum over all of them."""
     return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()

@@ -15,7 +15,7 @@ from wavalign import __version__
 from wavalign.engine.compile.plan import Plan
 from wavalign.engine.compile.resuming import PlanChanges
 from wavalign.engine.state.checkpoint import Checkpoint, CheckpointStore
-from wavalign.engine.state.files import read_json
+from wavalign.engine.state.files import full_disk, read_json
 from wavalign.engine.state.folder import RunFolder
 from wavalign.errors import ResumeError, UsageError
 from wavalign.schema.dumping import dump_yaml
@@ -45,7 +45,12 @@ def open_run(plan: Plan, resume: Resume | None, say: Callable[[str], None]) -> R
     Nothing is written before the lock is held.
     """
     folder = _found(plan, resume)
-    folder.lock()
+    with full_disk(str(folder.path)):
+        folder.lock()
+        return _opened(plan, folder, resume, say)
+
+
+def _opened(plan: Plan, folder: RunFolder, resume: Resume | None, say: Callable[[str], None]) -> RunFolder:
     try:
         if resume is None:
             folder.check_free()  # another run may have come and gone since the folder was chosen

@@ -43,6 +43,8 @@ class CheckpointStore:
 
     def __init__(self, folder: Path, *, keep: int) -> None:
         self._folder, self._keep = folder, keep
+        self.protected: int | None = None
+        """Step of a checkpoint that is kept beside the newest."""
 
     def save(self, step: int, write: Callable[[Path], None], *, meta: Mapping[str, Any], world: World) -> Path:
         """Let every rank `write` its files, then make them the checkpoint of `step`; gives its folder.
@@ -170,8 +172,15 @@ class CheckpointStore:
         for path in self._folder.glob(f"{_ASIDE}*"):
             shutil.rmtree(path)
 
+    def prune(self) -> None:
+        """Remove what a save that was cut short had not yet removed; the first rank alone calls it."""
+        with storage_errors(str(self._folder)):
+            self._prune()
+
     def _prune(self) -> None:
         for step in self.steps()[: -self._keep]:
+            if step == self.protected:
+                continue
             self._move_away(self._folder / f"step-{step}")
         self._sweep()
 

@@ -36,6 +36,17 @@ def storage_errors(what: str) -> Iterator[None]:
         raise _storage_error(what, error, full=False) from error
 
 
+@contextmanager
+def full_disk(what: str) -> Iterator[None]:
+    """Turn a disk that is full or read-only, wherever inside it is met, into a StorageError that names `what`."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+            raise
+        raise _storage_error(what, error, full=error.errno != errno.EROFS) from error
+
+
 def _storage_error(what: str, error: Exception, *, full: bool) -> StorageError:
     hint = "free space on the disk, then resume the run" if full else "check the disk's space and permissions"
     return StorageError(f"could not write {what}: {error}", hint=hint)

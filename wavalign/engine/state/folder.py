@@ -8,6 +8,7 @@ import secrets
 import shutil
 import socket
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, final
@@ -127,6 +128,11 @@ class RunFolder:
         return self.path / "model"
 
     @property
+    def best(self) -> Path:
+        """Which weights `model` holds, where the best are kept: their step, and the value they were chosen by."""
+        return self.path / "best.json"
+
+    @property
     def report(self) -> Path:
         """The run's page."""
         return self.path / "report.html"
@@ -231,7 +237,8 @@ class RunFolder:
         """Let go of the folder; harmless when it is not held."""
         if self._lock is not None:
             if not self._inherited:
-                os.ftruncate(self._lock, 0)
+                with suppress(OSError):  # what it says of the holder is only for people
+                    os.ftruncate(self._lock, 0)
             os.close(self._lock)
             self._lock = None
 
