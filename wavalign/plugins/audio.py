@@ -17,6 +17,9 @@ from wavalign.errors import DataError, StorageError
 from wavalign.plugins import arrow
 from wavalign.plugins.batch import AudioClip, Waveform
 
+BLOCK, QUIETEST = 16_384, 1e-4
+"""Samples decoded at a time, and the level up to which sound is none."""
+
 
 @final
 @dataclass(frozen=True, slots=True)
@@ -29,19 +32,28 @@ class SoundHeader:
     channels: int
     digest: str
     """Of its bytes: equal files have equal ones."""
+    silent: bool
+    """Whether no sample rises above 1 in 10,000 of full scale."""
 
 
 def header(clip: AudioClip) -> SoundHeader:
-    """Look at `clip` without decoding it; raises DataError as `read` does."""
+    """Look at `clip`, decoding it up to its first sound; raises DataError as `read` does."""
     content = read_bytes(clip)
     try:
         info = soundfile.info(io.BytesIO(content))
+        silent = _is_silent(content)
     except soundfile.LibsndfileError as error:
         raise _unreadable(clip, error) from error
     if info.frames <= 0:
         raise _without_samples(clip)
     digest = hashlib.sha256(content).hexdigest()
-    return SoundHeader(info.frames / info.samplerate, int(info.samplerate), int(info.channels), digest)
+    return SoundHeader(info.frames / info.samplerate, int(info.samplerate), int(info.channels), digest, silent)
+
+
+def _is_silent(content: bytes) -> bool:
+    with soundfile.SoundFile(io.BytesIO(content)) as file:
+        blocks = file.blocks(BLOCK, dtype="float32")
+        return not any(len(block) and float(np.abs(block).max()) > QUIETEST for block in blocks)
 
 
 def read(clip: AudioClip, *, sample_rate: int | None) -> Waveform:
