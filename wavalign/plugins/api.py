@@ -472,11 +472,14 @@ class LossInputs:
 @final
 @dataclass(frozen=True, slots=True)
 class LossOutput:
-    """Unreduced values and, of the same shape, what is worth averaging for the log."""
+    """Unreduced values and, of the same shape, what is worth logging."""
 
     values: Tensor
     """[B, S, T] for unit `token`, [B] for unit `sequence`."""
     metrics: Mapping[str, Tensor] = field(default_factory=dict)
+    """Logged by their means over the term's tokens."""
+    maxima: Mapping[str, Tensor] = field(default_factory=dict)
+    """Logged by their largest value among the term's tokens."""
 
 
 @final
@@ -516,6 +519,11 @@ class Loss(Plugin):
     def regularizers(self) -> tuple[Regularizer, ...]:
         """Terms that come along with this one; none unless a loss says so."""
         return ()
+
+    @property
+    def inert_on_policy(self) -> str:
+        """Options that do nothing while every batch of rollouts is used for one update; the plan says so."""
+        return ""
 
 
 # --- running ----------------------------------------------------------------------------------------------------------

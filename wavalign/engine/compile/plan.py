@@ -132,6 +132,11 @@ class MemoryRow(Section):
     """`held` throughout, or only while a step collects or learns."""
 
 
+MARGIN = 0.1
+"""Share of a device's memory that an estimate leaves alone before it says that a run fits: fragments of the allocator,
+and what no row counts."""
+
+
 @final
 class Memory(Section):
     """Estimate for one device; what it assumes stands in the notes."""
@@ -147,6 +152,13 @@ class Memory(Section):
         for row in self.rows:
             sums[row.phase] += row.bytes
         return sums["held"] + max(sums["collect"], sums["learn"])
+
+    @property
+    def fits(self) -> Literal["yes", "tight", "no"]:
+        """Whether it fits: `tight` within `MARGIN` of the capacity; yes where that is unknown."""
+        if not self.capacity or self.total <= (1 - MARGIN) * self.capacity:
+            return "yes"
+        return "tight" if self.total <= self.capacity else "no"
 
 
 @final

@@ -21,7 +21,7 @@ from wavalign.engine.state.distributed import World
 from wavalign.engine.state.files import read_json
 from wavalign.engine.state.folder import RunFolder
 from wavalign.engine.state.rng import restore_rng, rng_state
-from wavalign.errors import Interrupted, ResumeError, WavAlignError
+from wavalign.errors import Interrupted, NonFiniteError, ResumeError, WavAlignError
 
 
 @final
@@ -151,6 +151,8 @@ class RunCheckpoints:
         moment = self._moment
         if isinstance(error, Interrupted) and error.at_once:
             return
+        if isinstance(error, NonFiniteError) and weights_of is None:
+            error.hint = f"{error.hint}; {self._last_good()}"
         if moment is None or not moment.stage_step or weights_of != moment.stage_step:
             return
         alone = not together and self.world.size > 1
@@ -168,6 +170,13 @@ class RunCheckpoints:
             error.hint = f"{error.hint}; {kept}" if error.hint else kept
         else:
             say(f"the checkpoint of step {moment.step} was written: {written}")
+
+    def _last_good(self) -> str:
+        """Where a run may go on whose weights are lost."""
+        steps = self.store.steps()
+        if not steps:
+            return "no checkpoint was written before"
+        return f"the checkpoint of step {steps[-1]} is whole: --resume repeats the steps from there"
 
     def _save(self, moment: Moment, world: World) -> Path:
         self._log.sync()

@@ -217,6 +217,10 @@ class StepExecutor:
             self.weights_of, self.together = state.index, True  # the norm is that of all ranks
             place = f"at step {state.index + 1} of stage '{self.live.plan.name}'"
             raise NonFiniteError(f"{error.message} ({place})", hint=error.hint) from error
+        problem = _broken_weights(self.live, state)
+        if problem is not None:
+            self.together = True
+            raise problem
         self.weights_of = state.index + 1
 
     def _pass(self, state: StepState, number: int, batch: MicroBatch) -> _Pass:
@@ -266,8 +270,8 @@ class StepExecutor:
             denominators=state.denominators[name],
         )
         state.totals.add_term(name, each.values[name])
-        if output.metrics:
-            state.totals.add_metrics(name, objective.metric_sums(output.metrics, weights=weights, row_valid=row_valid))
+        state.totals.add_maxima(name, objective.metric_maxima(output.maxima, weights=weights, row_valid=row_valid))
+        state.totals.add_metrics(name, objective.metric_sums(output.metrics, weights=weights, row_valid=row_valid))
 
     def _inputs(self, term: LiveTerm, state: StepState, each: _Pass) -> LossInputs:
         needs, batch = term.loss.needs, each.batch
@@ -334,6 +338,19 @@ class StepExecutor:
     def _geometry(self) -> Geometry:
         assert self.live.plan.geometry is not None
         return self.live.plan.geometry
+
+
+def _broken_weights(live: LiveStage, state: StepState) -> NonFiniteError | None:
+    """What to raise, on every rank, where an update left a weight on some rank that is NaN or infinite."""
+    mine = live.backend.broken()
+    if not live.world.any_true(bool(mine)):
+        return None
+    name = next(each for each in live.world.gather(mine) if each)
+    return NonFiniteError(
+        f"the update of step {state.index + 1} of stage '{live.plan.name}' made weights NaN or infinite"
+        f" ({name} among them), though its gradient norm was {state.grad_norm:.3g}; they were not saved",
+        hint="lower optim.learning_rate (a new run), or look at optim.epsilon and at this step's data",
+    )
 
 
 def _drawn_from(live: LiveStage, *names: str | int) -> AbstractContextManager[None]:

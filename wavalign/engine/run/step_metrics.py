@@ -29,6 +29,8 @@ class StepTotals:
     learning_rate: float = 0.0
     terms: dict[str, float] = field(default_factory=dict)
     metrics: dict[str, dict[str, Tensor]] = field(default_factory=dict)
+    maxima: dict[str, Tensor] = field(default_factory=dict)
+    """By term and name, the largest value so far."""
     kl: dict[str, tuple[float, float]] = field(default_factory=dict)
     """Per token kind: sum of the k3 divergence to the reference, and tokens."""
 
@@ -41,6 +43,12 @@ class StepTotals:
         mine = self.metrics.setdefault(name, {})
         for key, value in sums.items():
             mine[key] = mine[key] + value if key in mine else value
+
+    def add_maxima(self, name: str, found: Mapping[str, Tensor]) -> None:
+        """A micro-batch's largest values of what a loss logs so."""
+        for key, value in found.items():
+            full = f"{name}/{key}"
+            self.maxima[full] = torch.maximum(self.maxima[full], value) if full in self.maxima else value
 
     def add_kl(self, logprobs: Tensor, ref_logprobs: Tensor, batch: MicroBatch, select: Tensor) -> None:
         """k3 divergence to the reference on the rollouts' selected tokens, by kind."""
@@ -58,7 +66,7 @@ def collect_metrics(live: LiveStage, state: StepState) -> dict[str, float]:
     sums, world = _local_sums(state), live.world
     reduced = world.all_reduce_sum(torch.tensor(list(sums.values()), dtype=torch.float64, device=world.device))
     total = dict(zip(sums, reduced.tolist(), strict=True))
-    values: dict[str, float] = {"loss": total["loss"]}
+    values: dict[str, float] = {"loss": total["loss"], **_largest(live, state)}
     gate = state.gate.value if state.gate is not None else None
     for term in live.terms:
         name, tokens = term.plan.name, float(state.denominators[term.plan.name][0])
@@ -78,6 +86,16 @@ def collect_metrics(live: LiveStage, state: StepState) -> dict[str, float]:
     values["grad_norm"], values["learning_rate"] = state.grad_norm, state.totals.learning_rate
     values |= _seconds(state, total)
     return {key: value for key, value in values.items() if not math.isnan(value)}
+
+
+def _largest(live: LiveStage, state: StepState) -> dict[str, float]:
+    """Largest values over all ranks, NaN where no token was seen; the same names on every rank."""
+    mine = state.totals.maxima
+    if not mine:
+        return {}
+    everywhere = live.world.all_gather_rows(torch.stack(list(mine.values()))[None].to(live.world.device))
+    largest = everywhere.amax(dim=0).tolist()
+    return {key: value if value > -math.inf else math.nan for key, value in zip(mine, largest, strict=True)}
 
 
 def _local_sums(state: StepState) -> dict[str, float]:
