@@ -53,17 +53,13 @@ class Trainer:
             if self.world.is_first:
                 self._open_log(checkpoint, resume=resume)
             with self.stop.listening():
-                self._check_data()
+                coming = [stage for stage in self.plan.stages if not is_complete(self.folder, stage)]
+                check_before_training(self.builder, coming)
                 for stage in self.plan.stages:
                     self._stage(stage, checkpoint)
                 self._finish()
         finally:
             self.log.close()
-
-    def _check_data(self) -> None:
-        """Look at every record and file of the stages to come, as the dry run does."""
-        waiting = [stage for stage in self.plan.stages if not is_complete(self.folder, stage)]
-        check_before_training(self.builder, waiting)
 
     # --- stages -------------------------------------------------------------------------------------------------------
 
