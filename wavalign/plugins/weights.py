@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from types import TracebackType
 from typing import Any, Self, final
 
@@ -20,12 +20,12 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from wavalign.errors import CheckpointError
+from wavalign.errors import CheckpointError, quoted
 from wavalign.plugins.shards import INDEX_FILE, SINGLE_FILE, save_weights, write_tensors
 
 __all__ = [
     "INDEX_FILE", "PICKLES", "PICKLE_FILE", "PICKLE_INDEX", "SINGLE_FILE", "StoredTensor", "Weights", "check_finite",
-    "check_fit", "check_types", "check_values", "index_files", "is_ignored", "load_into", "misfits",
+    "check_fit", "check_inside", "check_types", "check_values", "index_files", "is_ignored", "load_into", "misfits",
     "read_checkpoint", "read_header", "save_weights", "weight_files", "write_tensors",
 ]  # fmt: skip
 
@@ -244,12 +244,21 @@ def index_files(text: str, where: str) -> list[str]:
     """Names of the files that an index's `text` speaks of, in order; raises CheckpointError."""
     try:
         names = sorted({str(name) for name in json.loads(text)["weight_map"].values()})
-    except (json.JSONDecodeError, KeyError, AttributeError, TypeError) as error:
+    except (json.JSONDecodeError, KeyError, AttributeError, TypeError, RecursionError) as error:
         raise CheckpointError(f"{where} cannot be read: {error}", hint="fetch it again") from error
-    outside = [name for name in names if Path(name).is_absolute() or ".." in Path(name).parts]
-    if outside:
-        raise CheckpointError(f"{where} points outside its folder: {', '.join(outside)}")
+    check_inside(names, where)
     return names
+
+
+def check_inside(names: Iterable[str], where: str) -> None:
+    """Raise CheckpointError where one of the `names` that `where` gives is no file under its own folder."""
+    for name in names:
+        parts = PurePosixPath(name).parts
+        if not parts or name.startswith("/") or ".." in parts or "\\" in name or not name.isprintable():
+            raise CheckpointError(
+                f"{where} points outside its folder, or at nothing: {quoted(repr(name))}",
+                hint="its files must lie beside it; do not use a checkpoint that says otherwise",
+            )
 
 
 def _indexed(index: Path) -> list[Path]:

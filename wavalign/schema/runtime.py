@@ -6,6 +6,7 @@ from pydantic import Field
 
 from wavalign.schema.base import MadePath, Section
 from wavalign.schema.bounds import Steps
+from wavalign.schema.clips import ClipLimits
 from wavalign.schema.component import Component
 from wavalign.schema.evaluation import Watched
 
@@ -28,6 +29,8 @@ class RuntimeSection(Section):
 
     engine: EngineSection = EngineSection()
     """What runs the steps."""
+    clips: ClipLimits = ClipLimits()
+    """Bounds on every sound that is read, so that one file cannot take the machine."""
     processes: Annotated[int, Field(ge=1, le=1024)] | Literal["auto"] = 1
     """Processes on this machine; `auto` takes one per GPU, or one where there is none."""
     device: Literal["auto", "cpu", "cuda"] = "auto"

@@ -16,7 +16,7 @@ from wavalign.schema.stage import Stage
 
 FREE_RUNTIME = (
     "folder", "trackers", "report", "keep_checkpoints", "checkpoint_every", "reward_workers", "threads",
-    "gradient_checkpointing", "reward_failure_budget", "log_rollouts_every",
+    "gradient_checkpointing", "clips", "reward_failure_budget", "log_rollouts_every",
 )  # fmt: skip
 """Keys of `runtime` that change nothing that is learned: a resumed run may have others."""
 _BESIDE = ("fingerprint", "earlier", "accepted")

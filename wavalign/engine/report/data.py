@@ -286,7 +286,11 @@ def _sample(record: Json, folder: Path) -> Sample:
 
 
 def _inside(folder: Path, relative: object) -> Path | None:
-    return folder / relative if isinstance(relative, str) and relative else None
+    """A file of the run's own folder; what a line names elsewhere is not read."""
+    if not isinstance(relative, str) or not relative:
+        return None
+    path = (folder / relative).resolve()
+    return path if path.is_relative_to(folder.resolve()) else None
 
 
 def _number(value: object) -> float | None:

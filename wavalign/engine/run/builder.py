@@ -27,6 +27,7 @@ from wavalign.engine.run.seeds import derive
 from wavalign.engine.run.starting_weights import StartingWeights, checkpoint_address
 from wavalign.engine.state.distributed import World
 from wavalign.errors import PluginError, PreflightError
+from wavalign.plugins import audio
 from wavalign.plugins.api import (
     Advantage,
     Architecture,
@@ -61,7 +62,7 @@ class Builder:
 
     def __init__(self, plan: Plan, world: World, progress: Progress, waiting: Waiting = nobody) -> None:
         self.plan, self.world, self.progress, self.waiting = plan, world, progress, waiting
-        self.registry = Registry(plan.plugins)
+        self.registry = _prepared(plan)
         self._sources: dict[str, DataSource] = {}
 
     def stage(self, stage: StagePlan, start: Path | None) -> LiveStage:
@@ -303,6 +304,12 @@ class Builder:
 
         heads = scored.head_parameters()
         return DeepSpeedBackend(scored, policy=policy, heads=heads, config=stage.deepspeed, ranks=self.world)
+
+
+def _prepared(plan: Plan) -> Registry:
+    """The plan's plugins, in a process that reads no larger sounds than the plan allows."""
+    audio.set_limits(plan.runtime.clips)
+    return Registry(plan.plugins)
 
 
 def _with_checkpoint(component: Component, path: str) -> Component:
