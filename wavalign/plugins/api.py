@@ -368,9 +368,20 @@ class Reward(Plugin):
         """What `dialogue` lacks for being scored, and the remedy; None where it has all. Asked before a run starts."""
         return None
 
+    @classmethod
+    def instrument(cls, params: Any) -> str:
+        """What it measures with, and the settings that matter, in a few words; empty for a plain comparison.
+
+        A recipe in which a reward and a metric name the same one is warned: they share their errors.
+        """
+        return ""
+
     @abstractmethod
     def score(self, rollout: Rollout, dialogue: Dialogue) -> Scored:
-        """Score one answer, or give None with the reason; must not invent a number."""
+        """Score one answer; must not invent a number.
+
+        `Scored.absent(reason)` where the answer has nothing to score, `Scored(None, reason)` where the reward failed.
+        """
 
     def close(self) -> None:
         """Free what the reward holds; called once."""
@@ -624,6 +635,14 @@ class Metric(Plugin):
     def dialogue_needs(cls, params: Any, dialogue: Dialogue) -> str | None:
         """What a held-out `dialogue` lacks for being measured, and the remedy; None where it has all."""
         return None
+
+    @classmethod
+    def instrument(cls, params: Any) -> str:
+        """What it measures with, and the settings that matter, in a few words; empty for a plain comparison.
+
+        A recipe in which a reward and a metric name the same one is warned: they share their errors.
+        """
+        return ""
 
     @abstractmethod
     def measure(self, groups: Sequence[RolloutGroup]) -> list[Measurement]:

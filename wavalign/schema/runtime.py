@@ -55,6 +55,8 @@ class RuntimeSection(Section):
     """Threads that score rollouts."""
     reward_failure_budget: float = Field(default=0.5, ge=0, le=1)
     """Share of a step's reward calls that may fail before the run stops."""
+    dead_signal_after: Steps = 10
+    """Consecutive steps without anything to learn from rewards after which that is said, once a stage; 0 never."""
     log_rollouts_every: Steps = 10
     """Steps between rollouts written to rollouts.jsonl; 0 writes none."""
     report: bool = True

@@ -16,7 +16,7 @@ from wavalign.schema.stage import Stage
 
 FREE_RUNTIME = (
     "folder", "trackers", "report", "keep_checkpoints", "checkpoint_every", "reward_workers", "threads",
-    "gradient_checkpointing", "clips", "reward_failure_budget", "log_rollouts_every",
+    "gradient_checkpointing", "clips", "reward_failure_budget", "log_rollouts_every", "dead_signal_after",
 )  # fmt: skip
 """Keys of `runtime` that change nothing that is learned: a resumed run may have others."""
 _BESIDE = ("fingerprint", "earlier", "accepted")
@@ -162,6 +162,18 @@ class Memory(Section):
 
 
 @final
+class Warned(Section):
+    """Something a recipe may do and a reader of its results should know."""
+
+    path: str
+    """Where in the recipe, dotted."""
+    message: str
+    hint: str = ""
+    where: str = ""
+    """File, line and column."""
+
+
+@final
 class StagePlan(Section):
     """A stage with every default filled in and every decision taken."""
 
@@ -175,6 +187,7 @@ class StagePlan(Section):
     geometry: Geometry | None = None
     memory: Memory | None = None
     deepspeed: Mapping[str, Any] | None = None
+    warnings: tuple[Warned, ...] = ()
 
     @property
     def copies_reference(self) -> bool:
@@ -240,6 +253,7 @@ def learned(content: Mapping[str, Any]) -> dict[str, Any]:
     for key in ("description", *_BESIDE):
         kept.pop(key, None)
     for stage in kept["stages"]:
+        stage.pop("warnings", None)
         sections = stage["stage"]
         if sections["objective"] is not None:
             sections["objective"].pop("terms")  # as written; `terms` beside it says what they come to

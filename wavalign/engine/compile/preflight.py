@@ -127,6 +127,8 @@ class _Inspection:
             self._add(stage.name, "files", "error", message, hint)
         opened = {name: self._head(stage, name, sources) for name, sources in _headings(stage).items()}
         heads = {name: head for name, head in opened.items() if head is not None}
+        for each in stage.warnings:
+            self._add(stage.name, each.path, "warning", each.message, each.hint)
         architecture = None
         if stage.stage.type == "train":
             architecture = self._try(stage.name, "model", lambda: self.tools.architecture(stage))

@@ -83,6 +83,9 @@ def collect_metrics(live: LiveStage, state: StepState) -> dict[str, float]:
     if state.groups:
         values["rollout_length"] = _ratio(total["length"], total["rollouts"])
         values["truncated"] = _ratio(total["truncated"], total["rollouts"])
+        values["wordless"] = _ratio(total["wordless"], total["rollouts"])
+    if state.advantages is not None:
+        values["nonzero_advantages"] = _ratio(total["nonzero advantages"], total["rollouts"])
     values["grad_norm"], values["learning_rate"] = state.grad_norm, state.totals.learning_rate
     values |= _seconds(state, total)
     return {key: value for key, value in values.items() if not math.isnan(value)}
@@ -110,6 +113,8 @@ def _local_sums(state: StepState) -> dict[str, float]:
     sums["rollouts"] = len(rollouts)
     sums["length"] = sum(rollout.completion.length for rollout in rollouts)
     sums["truncated"] = sum(not rollout.answer.finished for rollout in rollouts)
+    sums["wordless"] = sum(not rollout.answer.text.strip() for rollout in rollouts)
+    sums["nonzero advantages"] = 0.0 if state.advantages is None else float((state.advantages != 0).sum())
     sums["tokens"] = sum(int(batch.tokens.lengths.sum()) for batch in state.batches)
     return sums
 
@@ -124,7 +129,9 @@ def _reward_metrics(live: LiveStage, state: StepState) -> dict[str, float]:
         key = f"reward/{name}" if name else "reward"
         values[key] = float(present.mean()) if len(present) else math.nan
         if name:
-            values[f"{key}/failed"] = float(everywhere.isnan().sum())
+            gone = live.world.all_gather_rows(state.scores.absent[name].double())
+            values[f"{key}/failed"] = float((everywhere.isnan() & (gone == 0)).sum())
+            values[f"{key}/absent"] = float(gone.sum())
             continue
         values["reward_std"] = float(present.std(unbiased=False)) if len(present) else math.nan
         groups = everywhere[~everywhere.isnan().all(dim=1)]  # one without any reward has no variance to speak of

@@ -16,7 +16,7 @@ from wavalign.plugins.batch import Dialogue, RolloutGroup, Waveform
 from wavalign.plugins.metrics.intervals import broken_down, first_rollouts, proportion
 from wavalign.plugins.speech.needs import needs_reference
 from wavalign.plugins.speech.recognizer import recognizer
-from wavalign.plugins.speech.sentences import load_sentences
+from wavalign.plugins.speech.sentences import listener, load_sentences
 from wavalign.plugins.speech.wording import content_word, references
 from wavalign.schema.base import Params, RecipePath
 
@@ -50,6 +50,10 @@ class HeardAnswer(Metric):
     @classmethod
     def dialogue_needs(cls, params: HeardAnswerParams, dialogue: Dialogue) -> str | None:
         return needs_reference(dialogue, params.reference, or_target=False)
+
+    @classmethod
+    def instrument(cls, params: HeardAnswerParams) -> str:
+        return listener(params.sentences)
 
     def __init__(self, params: HeardAnswerParams) -> None:
         super().__init__(params)

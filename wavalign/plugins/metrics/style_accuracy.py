@@ -12,7 +12,7 @@ from pydantic import Field
 from wavalign.plugins.api import Measurement, Metric
 from wavalign.plugins.batch import Dialogue, Rollout, RolloutGroup
 from wavalign.plugins.metrics.intervals import broken_down, first_rollouts, proportion
-from wavalign.plugins.speech.manner import STYLE_NAMES, judge
+from wavalign.plugins.speech.manner import INSTRUMENT, STYLE_NAMES, judge
 from wavalign.plugins.speech.needs import needs_style
 from wavalign.schema.base import Params
 
@@ -39,6 +39,10 @@ class StyleAccuracy(Metric):
     @classmethod
     def dialogue_needs(cls, params: StyleAccuracyParams, dialogue: Dialogue) -> str | None:
         return needs_style(dialogue)
+
+    @classmethod
+    def instrument(cls, params: StyleAccuracyParams) -> str:
+        return INSTRUMENT
 
     def measure(self, groups: Sequence[RolloutGroup]) -> list[Measurement]:
         styles = [_asked(group) for group in groups]
