@@ -7,6 +7,8 @@ from typing import Any
 from tests.engine.report import synthetic
 from wavalign.engine.report.cards import Card, before_and_after, side_by_side
 from wavalign.engine.report.data import read_run
+from wavalign.engine.report.page import COLUMNS, MOST_CARDS, card_views
+from wavalign.engine.report.sound import SoundBox
 
 
 def sample(step: int, item: int, text: str, **more: Any) -> dict[str, Any]:
@@ -76,6 +78,18 @@ def test_suspicious_ones_come_first_with_their_reasons(tmp_path: Path) -> None:
     assert found[1].reasons == ("cut off",)
     assert found[1].tags == {"suspicious", "better"}
     assert found[2].tags == {"right"}
+
+
+def test_what_is_odd_does_not_crowd_out_what_was_chosen_beforehand(tmp_path: Path) -> None:
+    """Fixed samples have both sounds, odd ones one; when a page is full, the fixed ones stay, behind the odd ones."""
+    folder = tmp_path / "run"
+    sound = {"audio": "audio/a0-0.wav"}
+    fixed = [sample(step, item, "fine", **sound) for step in (0, 100) for item in range(MOST_CARDS - 2)]
+    odd = [sample(100, 500 + item, "", **sound) for item in range(5)]
+    run = read_run(write(folder, [*fixed, *odd], []))
+    found, notes = card_views(before_and_after(run), COLUMNS, SoundBox(budget=0), {})
+    assert [card.dialogue for card in found] == ["d500", "d501", *(f"d{item}" for item in range(MOST_CARDS - 2))]
+    assert notes == [f"3 of {MOST_CARDS + 3} kept dialogues are not shown; see evaluation.jsonl."]
 
 
 def test_a_lone_late_evaluation_stands_after_a_lone_early_one_before(tmp_path: Path) -> None:

@@ -49,6 +49,11 @@ class Card:
     """Of `suspicious`, `right`, `wrong`, `better`, `worse`, `apart`: what a filter may ask for."""
 
     @property
+    def num_sounds(self) -> int:
+        """Answers that can be heard."""
+        return sum(answer is not None and answer.audio is not None for answer in self.answers)
+
+    @property
     def any(self) -> Given:
         """An answer that carries question and reference, with sound where there is one."""
         there = [answer for answer in self.answers if answer is not None]
@@ -91,8 +96,7 @@ def mains(values: Mapping[str, float | None]) -> dict[str, float | None]:
 
 def _weight(card: Card) -> tuple[int, int]:
     """Suspicious first, what can be heard before what cannot."""
-    there = [answer for answer in card.answers if answer is not None]
-    return (not card.reasons, -sum(answer.audio is not None for answer in there))
+    return (not card.reasons, -card.num_sounds)
 
 
 def _place(key: Key) -> tuple[int, str]:
