@@ -53,8 +53,7 @@ class Trainer:
             if self.world.is_first:
                 self._open_log(checkpoint, resume=resume)
             with self.stop.listening():
-                coming = [stage for stage in self.plan.stages if not is_complete(self.folder, stage)]
-                check_before_training(self.builder, coming)
+                check_before_training(self.builder, [x for x in self.plan.stages if not is_complete(self.folder, x)])
                 for stage in self.plan.stages:
                     self._stage(stage, checkpoint)
                 self._finish()
