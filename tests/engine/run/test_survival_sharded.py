@@ -1,0 +1,110 @@
+"""What is left of a run under DeepSpeed that could not go on, in one process."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file
+
+from tests.e2e.runs import lines
+from tests.engine.run.test_survival import LONG, Cut, fail_at
+from tests.engine.run.test_trainer import assert_same_run, run
+from tests.toy.compiled import Change, put
+from wavalign.engine.backends.deepspeed import DeepSpeedBackend
+from wavalign.engine.run import executor
+from wavalign.engine.run.executor import StepExecutor
+from wavalign.engine.run.trainer import Trainer
+from wavalign.errors import NonFiniteError, RewardBudgetError
+
+STAGES = (0, 2, 3)
+
+
+def under(zero: int) -> tuple[Change, ...]:
+    return (*LONG, put("runtime.engine", {"type": "deepspeed", "zero": zero}))
+
+
+@pytest.fixture(scope="module", params=STAGES)
+def whole(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int]:
+    """A run of six steps that went through, and its ZeRO stage."""
+    return run(tmp_path_factory.mktemp("whole"), *under(request.param)), request.param
+
+
+@pytest.mark.parametrize(
+    ("owner", "method", "at", "kept"),
+    [
+        (StepExecutor, "_forward", 4, 3),
+        (StepExecutor, "_backward", 4, 3),
+        (DeepSpeedBackend, "step", 4, None),
+        (Trainer, "_measure", 3, 4),
+    ],
+)
+def test_what_fails_leaves_the_last_complete_step(
+    whole: tuple[Path, int],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    owner: type,
+    method: str,
+    at: int,
+    kept: int | None,
+) -> None:
+    changes = under(whole[1])
+    fail_at(monkeypatch, owner, method, at, Cut())
+    with pytest.raises(Cut):
+        run(tmp_path, *changes)
+    monkeypatch.undo()
+    found = sorted(path.name for path in (tmp_path / "run" / "checkpoints").glob("*"))
+    assert found == ([f"step-{kept}"] if kept else [])
+    run(tmp_path, *changes, resume=True)
+    assert_same_run(tmp_path / "run", whole[0])
+
+
+def test_a_gradient_that_is_no_number(
+    whole: tuple[Path, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original, seen = DeepSpeedBackend.backward, 0
+
+    def spoil(self: DeepSpeedBackend, loss: Any, *, last: bool) -> None:
+        nonlocal seen
+        seen += 1
+        original(self, loss * float("nan") if seen == 3 else loss, last=last)
+
+    monkeypatch.setattr(DeepSpeedBackend, "backward", spoil)
+    with pytest.raises(NonFiniteError) as caught:
+        run(tmp_path, *under(whole[1]))
+    monkeypatch.undo()
+    assert "the checkpoint of step 2 was written" in caught.value.hint
+    run(tmp_path, *under(whole[1]), resume=True)
+    assert_same_run(tmp_path / "run", whole[0])
+
+
+def test_rewards_over_their_budget(whole: tuple[Path, int], tmp_path: Path) -> None:
+    late = put("rewards.exact", {"type": "toy_late", "scale": [1, 5], "after": 3 * 16})
+    with pytest.raises(RewardBudgetError) as caught:
+        run(tmp_path, *under(whole[1]), late)
+    assert "the checkpoint of step 3 was written: --resume goes on from there" in caught.value.hint
+
+
+def test_broken_weights(whole: tuple[Path, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(executor, "learning_rate", lambda optim, index, total: 1e39 if index == 2 else 1e-3)
+    changes = (*under(whole[1]), put("steps", 3), put("runtime.checkpoint_every", 1), put("evaluation.every", 0))
+    with pytest.raises(NonFiniteError, match="the update of step 3 .* made weights NaN or infinite") as caught:
+        run(tmp_path, *changes)
+    assert "the checkpoint of step 2 is whole" in caught.value.hint
+    found = sorted(path.name for path in (tmp_path / "run" / "checkpoints").glob("*"))
+    assert found == ["step-1", "step-2"]
+    monkeypatch.setattr(executor, "learning_rate", lambda optim, index, total: 1e-3)
+    run(tmp_path, *changes, resume=True)
+
+
+def test_the_best_and_the_end(whole: tuple[Path, int], tmp_path: Path) -> None:
+    keep = put("runtime.keep_best", {"metric": "heldout/accuracy", "mode": "min"})
+    stop = put("stop_early", {"metric": "heldout/accuracy", "mode": "min", "patience": 2})
+    done = run(tmp_path, *under(whole[1]), put("evaluation.every", 1), put("steps", 8), put("optim.learning_rate", 0.03), keep, stop)
+    print([(line["accuracy"], line["step"]) for line in lines(done / "metrics.jsonl") if line["split"] == "heldout"])
+    print((done / "best.json").read_text())
+    assert load_file(done / "model" / "model.safetensors")
+
+
+def test_no_steps(whole: tuple[Path, int], tmp_path: Path) -> None:
+    done = run(tmp_path, *under(whole[1]), put("steps", 0))
+    assert [(line["step"], line["split"]) for line in lines(done / "metrics.jsonl")] == [(0, "heldout")]
