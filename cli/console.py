@@ -7,7 +7,8 @@ width are respected.
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from contextvars import ContextVar
 from enum import StrEnum
 from typing import IO, Any, TextIO, final
@@ -46,6 +47,11 @@ def say(text: str) -> None:
     _put(presentable(text), sys.stdout)
 
 
+def say_painted(text: str) -> None:
+    """Print a result with colours of ours in it, whose other parts were made presentable before."""
+    _put(text, sys.stdout)
+
+
 def note(text: str) -> None:
     """Print something about the command: not a result."""
     _put(presentable(text), sys.stderr)
@@ -54,6 +60,21 @@ def note(text: str) -> None:
 def note_painted(text: str) -> None:
     """Print a note with colours of ours in it, whose other parts were made presentable before."""
     _put(text, sys.stderr)
+
+
+@contextmanager
+def status(text: str) -> Iterator[None]:
+    """Say on a terminal, at once, what takes a moment; the line goes away again. A pipe hears nothing."""
+    shown = sys.stderr.isatty() and output_format.get() is Format.TEXT and os.environ.get("TERM") != "dumb"
+    if shown:
+        sys.stderr.write(f"{presentable(text, keep='')} ...")
+        sys.stderr.flush()
+    try:
+        yield
+    finally:
+        if shown:
+            sys.stderr.write("\r\x1b[K")
+            sys.stderr.flush()
 
 
 def complain(message: str) -> None:

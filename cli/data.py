@@ -9,8 +9,10 @@ import typer
 
 from wavalign.errors import UsageError
 
-from .console import Format, note, output_format, say, say_json, say_table
-from .options import compiled
+from . import completion
+from .console import Format, note, output_format, say, say_json, say_table, status
+from .options import RecipeArgument, SetOption, compiled
+from .show_rows import show_rows
 
 if TYPE_CHECKING:
     from wavalign.engine.run.inspection import ColumnLook, DataLook, HeadingLook
@@ -20,6 +22,16 @@ app = typer.Typer(no_args_is_help=True, help="Look at data before a run does.")
 PROBLEMS = 1
 """Exit code where anything is wrong."""
 
+HeadingOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--heading",
+        metavar="NAME",
+        help="Of a recipe, only this one, e.g. prompts. Repeatable.",
+        autocompletion=completion.headings,
+    ),
+]
+
 
 @app.callback()
 def data() -> None:
@@ -28,17 +40,32 @@ def data() -> None:
 
 @app.command("check")
 def check(
-    source: Annotated[str, typer.Argument(metavar="SOURCE", help="A recipe, or a file, pattern or folder of data.")],
-    heading: Annotated[
-        list[str] | None,
-        typer.Option("--heading", metavar="NAME", help="Of a recipe, only this one, e.g. prompts. Repeatable."),
-    ] = None,
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="SOURCE",
+            help="A recipe, or a file, pattern or folder of data.",
+            autocompletion=completion.recipes_or_data,
+        ),
+    ],
+    heading: HeadingOption = None,
     type_: Annotated[
-        str | None, typer.Option("--type", metavar="TYPE", help="The kind of source, where it is not to be guessed.")
+        str | None,
+        typer.Option(
+            "--type",
+            metavar="TYPE",
+            help="The kind of source, where it is not to be guessed.",
+            autocompletion=completion.data_types,
+        ),
     ] = None,
     set_: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="An option of the recipe or the source. Repeatable."),
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="An option of the recipe or the source. Repeatable.",
+            autocompletion=completion.settings,
+        ),
     ] = None,
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="Look at so many records of each source.")] = None,
     sounds: Annotated[bool, typer.Option("--audio/--no-audio", help="Open every sound file.")] = True,
@@ -50,7 +77,8 @@ def check(
     Exit code 0 when all is well, 1 when anything is wrong.
     """
     output_format.set(format_)
-    from wavalign.engine.run.data_check import check_recipe, check_source  # brings torch: `--help` shall not wait
+    with status("loading the engine"):
+        from wavalign.engine.run.data_check import check_recipe, check_source  # brings torch: `--help` shall not wait
 
     if _is_recipe(source) and type_ is None:
         plan = compiled(source, set_)
@@ -64,6 +92,37 @@ def check(
     _show(look, format_)
     if look.problems:
         raise typer.Exit(PROBLEMS)
+
+
+@app.command("show")
+def show(
+    recipe: RecipeArgument,
+    heading: HeadingOption = None,
+    count: Annotated[
+        int, typer.Option("--count", "-n", min=1, max=1000, help="Rows of each heading, spread over it.")
+    ] = 1,
+    stage: Annotated[
+        str | None, typer.Option("--stage", metavar="NAME", help="Whose rows; omitted, those of the first train stage.")
+    ] = None,
+    every: Annotated[bool, typer.Option("--all", help="Leave no position out, also of long runs of codes.")] = False,
+    set_: SetOption = None,
+    format_: Annotated[Format, typer.Option("--format", help="text for people, json for programs.")] = Format.TEXT,
+) -> None:
+    """Show rows as the model will see them: tokens, their roles, and where each term of the objective has weight.
+
+    Without --heading those of the prompts and the demonstrations; `evaluation` means all that are held out. No network
+    is built. For a prompt the answer to imitate, where it has one, stands for the answers that will be sampled.
+    """
+    output_format.set(format_)
+    plan = compiled(recipe, set_)
+    with status("writing rows"):
+        from wavalign.engine.run.preview import preview  # brings torch: `--help` shall not wait
+
+        rows = preview(plan, headings=heading or (), stage=stage, count=count, progress=lambda *_: None)
+    if format_ is Format.JSON:
+        say_json({"ok": True, "rows": [dataclasses.asdict(row) for row in rows]})
+    else:
+        show_rows(rows, every=every)
 
 
 def _is_recipe(source: str) -> bool:

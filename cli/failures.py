@@ -29,10 +29,14 @@ def show_error(error: WavAlignError) -> None:
 
 def show_interrupted(stop: Interrupted) -> None:
     """Say where the run can be continued from."""
-    kept = f"checkpoint written: {stop.checkpoint}" if stop.checkpoint else "no step was complete, nothing to resume"
-    note(f"interrupted; {kept}")
+    lost = f"; {stop.lost} step{'s' * (stop.lost != 1)} after it are lost" if stop.lost else ""
     if stop.checkpoint:
+        note(f"interrupted; newest checkpoint: {stop.checkpoint}{lost}")
         note("  hint: the same command with --resume goes on from there")
+    elif stop.lost:
+        note(f"interrupted; no checkpoint was written: {stop.lost} step{'s' * (stop.lost != 1)} are lost")
+    else:
+        note("interrupted; no step was complete, nothing to resume")
 
 
 def show_crash(error: Exception) -> None:

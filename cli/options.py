@@ -5,18 +5,27 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .console import Format
+from . import completion
+from .console import Format, status
 
 if TYPE_CHECKING:
     from wavalign.engine.compile.plan import Plan
 
 RecipeArgument = Annotated[
-    str, typer.Argument(metavar="RECIPE", help="A recipe file, or the name of one that comes along.")
+    str,
+    typer.Argument(
+        metavar="RECIPE",
+        help="A recipe file, or the name of one that comes along.",
+        autocompletion=completion.recipes,
+    ),
 ]
 SetOption = Annotated[
     list[str] | None,
     typer.Option(
-        "--set", metavar="KEY=VALUE", help="Put a value over the recipe's, e.g. optim.learning_rate=1e-4. Repeatable."
+        "--set",
+        metavar="KEY=VALUE",
+        help="Put a value over the recipe's, e.g. optim.learning_rate=1e-4. Repeatable.",
+        autocompletion=completion.settings,
     ),
 ]
 FormatOption = Annotated[
@@ -36,6 +45,10 @@ def recipe_path(name: str) -> str:
 
 def compiled(recipe: str, overrides: list[str] | None) -> "Plan":
     """Load and compile a recipe for this machine."""
-    from wavalign.engine import api  # brings torch, which no `--help` shall wait for
+    with status(f"checking {recipe}"):
+        # Not through the engine's surface: this brings torch, but no network's layers, and `--help` waits for neither.
+        from wavalign.engine.compile.cluster import detect_cluster
+        from wavalign.engine.compile.compiler import compile_recipe
+        from wavalign.schema.loading import read_recipe
 
-    return api.compile_recipe(api.read_recipe(recipe_path(recipe), tuple(overrides or ())), api.detect_cluster())
+        return compile_recipe(read_recipe(recipe_path(recipe), tuple(overrides or ())), detect_cluster())

@@ -1,14 +1,18 @@
 """`wavalign plugins`: what a recipe may name."""
 
+import ast
 import inspect
 import sys
+from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from wavalign.errors import PluginError, UsageError
 
-from .console import say, say_table
+from . import completion
+from .console import say, say_table, status
 
 if TYPE_CHECKING:
     from wavalign.plugins.api import Plugin
@@ -21,35 +25,70 @@ FileOption = Annotated[
 ]
 
 
-@app.command("list")
-def list_(
-    kind: Annotated[str | None, typer.Argument(metavar="[KIND]", help="Only this kind, e.g. loss.")] = None,
-    file: FileOption = None,
-) -> None:
-    """List plugins by kind: built-in, installed, and those of --file."""
-    from wavalign.plugins.registry import KINDS  # brings torch, which no `--help` shall wait for
+KindArgument = Annotated[
+    str | None,
+    typer.Argument(metavar="[KIND]", help="Only this kind, e.g. loss.", autocompletion=completion.kinds),
+]
 
-    if kind is not None and kind not in KINDS:
-        raise UsageError(f"there is no kind '{kind}'", hint=f"kinds: {', '.join(KINDS)}")
-    registry = registry_of(file)
-    kinds = [kind] if kind is not None else list(KINDS)
-    rows = [(each, type_, _summary(registry, each, type_)) for each in kinds for type_ in registry.types(each)]
-    say_table(("kind", "type", "what it does"), rows)
+
+@app.command("list")
+def list_(kind: KindArgument = None, file: FileOption = None) -> None:
+    """List plugins by kind: built-in, installed, and those of --file.
+
+    What is built in is read, not imported; `wavalign plugins check` says what can be used here.
+    """
+    from importlib.metadata import entry_points  # `--help` shall not wait for it
+
+    from wavalign.plugins.catalog import CATALOG, ENTRY_POINT_GROUP  # nor for this
+
+    kinds = _kinds(kind)
+    rows = {key: _first_paragraph(_written(address)) for key, address in CATALOG.items() if key[0] in kinds}
+    if file or entry_points(group=ENTRY_POINT_GROUP):  # others' plugins: only importing them shows what they are
+        registry = registry_of(file)
+        theirs = [(each, type_) for each in kinds for type_ in registry.types(each) if (each, type_) not in CATALOG]
+        rows |= {key: _summary(registry, *key) for key in theirs}
+    ordered = sorted(rows, key=lambda key: (kinds.index(key[0]), key[1]))
+    say_table(("kind", "type", "what it does"), [(*key, rows[key]) for key in ordered])
+
+
+@app.command("check")
+def check(kind: KindArgument = None, file: FileOption = None) -> None:
+    """Import every plugin and hold it against its contract: what can be used here, and why not the rest.
+
+    Exit code 0 when all can be used, 4 when one cannot, mostly for want of an extra.
+    """
+    kinds = _kinds(kind)
+    with status("importing plugins"):
+        registry = registry_of(file)
+        rows = [(each, type_, _fault(registry, each, type_)) for each in kinds for type_ in registry.types(each)]
+    say_table(("kind", "type", "can be used"), [(kind, type_, fault or "yes") for kind, type_, fault in rows])
+    broken = [f"{kind}.{type_}" for kind, type_, fault in rows if fault]
+    if broken:
+        raise PluginError(
+            f"{len(broken)} of {len(rows)} plugins cannot be used here: {', '.join(broken)}",
+            hint="only recipes that name them need them; `wavalign doctor` says which extra brings what",
+        )
 
 
 @app.command("show")
 def show(
     name: Annotated[
-        str, typer.Argument(metavar="NAME", help="A type, e.g. grpo, or kind.type where two kinds share it.")
+        str,
+        typer.Argument(
+            metavar="NAME",
+            help="A type, e.g. grpo, or kind.type where two kinds share it.",
+            autocompletion=completion.plugins,
+        ),
     ],
     file: FileOption = None,
 ) -> None:
     """Explain a plugin: what it does, its formula and source, and every option with its default."""
     from .params import option_rows  # brings pydantic, which no `--help` shall wait for
 
-    registry = registry_of(file)
-    kind, type_ = _resolved(registry, name)
-    plugin = registry.get(kind, type_)
+    with status(f"importing {name}"):
+        registry = registry_of(file)
+        kind, type_ = _resolved(registry, name)
+        plugin = registry.get(kind, type_)
     say(f"{kind} {type_}\n\n{_documentation(plugin)}\n")
     rows = option_rows(plugin.Params)
     if not rows:
@@ -88,13 +127,39 @@ def _resolved(registry: "Registry", name: str) -> tuple[str, str]:
     return found[0], name
 
 
+def _kinds(kind: str | None) -> list[str]:
+    """All kinds, or the one that was asked for; raises UsageError."""
+    from wavalign.plugins.catalog import KIND_NAMES  # `--help` shall not wait for it
+
+    if kind is not None and kind not in KIND_NAMES:
+        raise UsageError(f"there is no kind '{kind}'", hint=f"kinds: {', '.join(KIND_NAMES)}")
+    return [kind] if kind is not None else list(KIND_NAMES)
+
+
 def _summary(registry: "Registry", kind: str, type_: str) -> str:
     """First paragraph of the plugin's file on one line, or why it cannot be loaded: a list shows what is broken too."""
+    fault = _fault(registry, kind, type_)
+    return f"cannot be loaded: {fault}" if fault else _first_paragraph(_documentation(registry.get(kind, type_)))
+
+
+def _fault(registry: "Registry", kind: str, type_: str) -> str:
+    """Why a plugin cannot be used; empty where it can."""
     try:
-        text = _documentation(registry.get(kind, type_))
+        registry.get(kind, type_)
     except PluginError as error:
-        return f"cannot be loaded: {error.message}"
+        return error.message
+    return ""
+
+
+def _first_paragraph(text: str) -> str:
     return " ".join(text.partition("\n\n")[0].split())
+
+
+def _written(address: str) -> str:
+    """Docstring of a built-in plugin's file, which is not imported: it may bring torch."""
+    spec = find_spec(address.partition(":")[0])
+    assert spec is not None and spec.origin is not None, address
+    return ast.get_docstring(ast.parse(Path(spec.origin).read_text(encoding="utf-8"))) or ""
 
 
 def _documentation(plugin: "type[Plugin]") -> str:

@@ -10,6 +10,7 @@ import typer
 
 from wavalign.errors import UsageError
 
+from . import completion
 from .console import note, say, say_table
 
 if TYPE_CHECKING:
@@ -17,7 +18,14 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, help="List, show and copy the recipes that come along.")
 
-NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="A name that `wavalign recipes list` prints.")]
+NameArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="NAME",
+        help="A name that `wavalign recipes list` prints.",
+        autocompletion=completion.recipe_names,
+    ),
+]
 
 
 @app.command("list")

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from wavalign.errors import PreflightError
+from wavalign.errors import PreflightError, UsageError
 
-from .console import Format, note, output_format, say, say_json, say_table
+from .console import Format, note, output_format, say, say_json, say_table, status
 from .options import FormatOption, RecipeArgument, SetOption, compiled
 
 if TYPE_CHECKING:
@@ -25,6 +25,10 @@ wavalign run my.yaml --dry-run
 wavalign run my.yaml --set seed=8 --set runtime.processes=2
 
 wavalign run my.yaml --resume
+
+wavalign run my.yaml --resume --from step-40
+
+wavalign run my.yaml --resume --accept reward.answer
 """
 
 WORKER = ("-m", "wavalign_cli", "worker")
@@ -35,6 +39,17 @@ DryRunOption = Annotated[
 ResumeOption = Annotated[
     bool, typer.Option("--resume", help="Go on with this recipe's latest unfinished run, or the one in runtime.folder.")
 ]
+FromOption = Annotated[
+    str, typer.Option("--from", metavar="CHECKPOINT", help="With --resume: from this one (step-40, or its path).")
+]
+AcceptOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--accept",
+        metavar="NAME",
+        help="With --resume: this reward or metric (reward.NAME, metric.NAME) may have changed. Repeatable.",
+    ),
+]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors and the run's folder.")]
 
 
@@ -42,23 +57,29 @@ def run(
     recipe: RecipeArgument,
     dry_run: DryRunOption = False,
     resume: ResumeOption = False,
+    from_: FromOption = "",
+    accept: AcceptOption = None,
     set_: SetOption = None,
     format_: FormatOption = Format.TEXT,
     quiet: QuietOption = False,
 ) -> None:
     """Train by a recipe and write checkpoints and a report."""
     output_format.set(format_)
+    if (from_ or accept) and not resume:
+        raise UsageError("--from and --accept go with --resume", hint="add --resume, or leave them out")
     plan = compiled(recipe, set_)
     if dry_run:
         _look(plan, format_)
         return
-    from wavalign.engine import api  # brings torch, which no `--help` shall wait for
+    with status("loading the engine"):
+        from wavalign.engine import api  # brings the networks, which no `--help` shall wait for
 
-    from .live import make_display  # brings the report's parts
+        from .live import make_display  # brings the report's parts
 
     silent = quiet or format_ is not Format.TEXT
     with closing(make_display(quiet=silent, stream=sys.stdout, environment=os.environ)) as display:
-        folder = api.run(plan, resume=resume, observer=display, worker=WORKER)
+        asked = api.Resume(at=from_, accept=frozenset(accept or ())) if resume else False
+        folder = api.run(plan, resume=asked, observer=display, worker=WORKER)
     if format_ is Format.JSON:
         say_json({"ok": True, "folder": str(folder)})
     elif quiet:
@@ -67,9 +88,10 @@ def run(
 
 def _look(plan: "Plan", form: Format) -> None:
     """Print what preflight finds; PreflightError when something stands in the way of the run."""
-    from wavalign.engine import api  # brings torch, which no `--help` shall wait for
+    with status("looking at data, weights and memory"):
+        from wavalign.engine import api  # brings torch, which no `--help` shall wait for
 
-    found = api.preflight(plan)
+        found = api.preflight(plan)
     if form is Format.JSON:
         say_json({"ok": not found.errors, "findings": [_finding(each) for each in found.findings]})
         if found.errors:

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from wavalign.plugins.registry import Registry
     from wavalign.schema.base import Params
 
+CUSTOM_TAGS = ("!replace mapping", "!replace sequence", "!replace scalar")
+"""As editors' YAML parsers want tags declared that are not YAML's own."""
+
 OutputOption = Annotated[
     Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write it here instead of printing it.")
 ]
@@ -36,6 +39,8 @@ def schema(output: OutputOption = None, file: FileOption = None) -> None:
         raise StorageError(f"{output} cannot be written: {error.strerror}", hint="name another file") from error
     note(f"wrote {output}; in an editor with the YAML language server, begin a recipe with")
     note(f"  # yaml-language-server: $schema={output}")
+    note("and tell it the tag that replaces a section instead of merging (in VS Code's settings.json):")
+    note(f'  "yaml.customTags": {json.dumps(CUSTOM_TAGS)}')
 
 
 def _params(registry: "Registry", kind: str) -> "dict[str, type[Params]]":

@@ -21,7 +21,9 @@ LONG_FUNCTIONS: dict[str, str] = {}
 """`path::Class.function` -> why it may be longer."""
 MANY_PARAMETERS: dict[str, str] = {
     "cli/data.py::check": "the options of a command, each with its own help",
+    "cli/data.py::show": "each is an option of the command",
     "cli/export.py::export": "each is an option of the command",
+    "cli/run.py::run": "each is an option of the command",
     "wavalign/engine/compile/graph.py::GraphBuilder._add": "the fields of a node",
     "wavalign/engine/contracts/rollouts.py::_sample": "the contract's own",
     "wavalign/engine/compile/lowering.py::deepspeed_config": "each is a number or name of the plan; it reads no plan",
@@ -43,6 +45,12 @@ KEYWORD_TUNNELS: dict[str, str] = {
 }
 INNER_IMPORTS: dict[str, str] = {
     "wavalign/engine/run/builder.py::wavalign.engine.backends.deepspeed": "only recipes that ask for it wait for it",
+    "wavalign/plugins/architectures/codec_lm.py::wavalign.plugins.architectures.codec_language_model.policy": (
+        "it brings the layers of transformers, which take seconds; `validate` and `plan` want the options alone"
+    ),
+    "wavalign/plugins/architectures/kimi.py::wavalign.plugins.architectures.kimi_audio.policy": "as above",
+    "wavalign/plugins/architectures/kimi_audio/ear.py::wavalign.plugins.speech.whisper_features": "as above",
+    "wavalign/plugins/architectures/vita.py::wavalign.plugins.architectures.vita_audio.policy": "as above",
 }
 """`path::module` -> why a module of ours is imported in a function (outside cli/, where it keeps `--help` quick)."""
 
@@ -268,6 +276,10 @@ HEAVY = ("torch", "transformers", "deepspeed", "numpy", "pydantic", "rich.consol
     [
         ("import wavalign.schema.loading", ("torch", "transformers", "deepspeed", "numpy")),
         ("from wavalign_cli.app import app", HEAVY),
+        (
+            "from wavalign_cli.options import compiled\ncompiled('quickstart', None)",
+            ("transformers.modeling_utils", "wavalign.engine.run.builder", "deepspeed", "scipy.optimize"),
+        ),
     ],
 )
 def test_light_imports_stay_light(code: str, unwanted: tuple[str, ...]) -> None:

@@ -12,7 +12,8 @@ WavAlignError                        exit 1   run failed
 ├── NonFiniteError                   exit 1   a loss or gradient is NaN or infinite
 ├── StorageError                     exit 1   the disk is full or refuses to be written
 ├── FolderBusyError                  exit 1   another run holds the folder
-├── RankLostError                    exit 1   a process of the run stopped answering
+├── UnfinishedError                  exit 1   the run ended and something of it is missing
+├── RankLostError                    exit 75  a process of the run stopped answering; the run ends as that one does
 ├── WorkersError                     exit as the process that failed first
 └── Interrupted                      exit 128 + signal, after a checkpoint was written
 
@@ -187,20 +188,32 @@ class FolderBusyError(WavAlignError):
 
 
 @final
+class UnfinishedError(WavAlignError):
+    """The run came to its end, and a stage or a file that belongs to a finished one is missing."""
+
+    code = "unfinished"
+
+
+LOST = 75
+"""Exit code of a process that merely lost another: the launcher blames that one."""
+
+
+@final
 class RankLostError(WavAlignError):
     """Another process of this run died or stopped answering; its own error says why."""
 
+    exit_code = LOST
     code = "rank_lost"
 
 
 @final
 class WorkersError(WavAlignError):
-    """One of several processes failed and has said why; carries its exit code."""
+    """One of several processes failed; carries its exit code."""
 
     code = "worker_failed"
 
-    def __init__(self, exit_code: int) -> None:
-        super().__init__(f"a process of this run ended with exit code {exit_code}", hint="its message stands above")
+    def __init__(self, exit_code: int, message: str = "", *, hint: str = "") -> None:
+        super().__init__(message or f"a process of this run ended with exit code {exit_code}", hint=hint)
         self.exit_code = exit_code
 
 

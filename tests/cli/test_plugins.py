@@ -1,11 +1,14 @@
 """`wavalign plugins` and the options it explains."""
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Annotated, Literal, final
 
 import pytest
 from pydantic import Field
 
+from wavalign.plugins.catalog import CATALOG
 from wavalign.schema.base import Params, Section
 from wavalign_cli import app as application
 from wavalign_cli.params import OptionRow, option_rows
@@ -89,6 +92,28 @@ def test_list_of_a_kind(capsys: pytest.CaptureFixture[str], own: str) -> None:
     assert all(line.startswith("loss ") for line in lines)
     assert "cannot be loaded" not in "".join(lines)
     assert lines[1].endswith("Twice the surprise: L_t = -2 log pi(y_t).")
+
+
+def test_list_waits_for_no_torch() -> None:
+    code = (
+        "import sys\nfrom wavalign_cli.app import main\ncode = main(['plugins', 'list'])\n"
+        "sys.exit(code or any(name in sys.modules for name in ('torch', 'numpy', 'wavalign.plugins.registry')))"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert len(result.stdout.splitlines()) == len(CATALOG)
+    assert all(len(line.split()) > 3 for line in result.stdout.splitlines()), "each says what it does"
+
+
+def test_check_says_what_can_be_used(
+    capsys: pytest.CaptureFixture[str], own: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert application.main(["plugins", "check", "loss", "--file", own]) == 0
+    assert [line.split() for line in capsys.readouterr().out.splitlines()][1] == ["loss", "double", "yes"]
+    monkeypatch.setitem(CATALOG, ("loss", "gone"), "wavalign.plugins.losses.gone:Gone")
+    assert application.main(["plugins", "check", "loss"]) == 4
+    told = capsys.readouterr()
+    assert "loss.gone" in told.err and "wavalign.plugins.losses.gone" in told.out
 
 
 def test_list_of_no_kind(capsys: pytest.CaptureFixture[str]) -> None:

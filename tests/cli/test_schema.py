@@ -24,6 +24,7 @@ def test_it_is_written_to_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[s
     told = capsys.readouterr()
     assert told.out == ""
     assert f"$schema={path}" in told.err
+    assert '"yaml.customTags": ["!replace mapping", "!replace sequence", "!replace scalar"]' in told.err
 
 
 def test_a_file_that_cannot_be_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

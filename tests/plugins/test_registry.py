@@ -9,8 +9,8 @@ import pytest
 from tests.toy.world import PLUGINS
 from wavalign.errors import PluginError
 from wavalign.plugins import registry as module
-from wavalign.plugins.catalog import CATALOG
-from wavalign.plugins.registry import ENTRY_POINT_GROUP, KINDS, Registry
+from wavalign.plugins.catalog import CATALOG, ENTRY_POINT_GROUP, KIND_NAMES
+from wavalign.plugins.registry import KINDS, Registry
 
 GATE = '''\
 from wavalign.plugins.api import Gate, GateReading
@@ -179,3 +179,9 @@ def test_suggestions() -> None:
     assert found.suggestion("gate", "zzz") == f"known: {', '.join(found.types('gate'))}"
     with pytest.raises(PluginError, match="no gate named 'zzz'"):
         found.get("gate", "zzz")
+
+
+def test_the_kinds_are_those_of_the_contracts() -> None:
+    """`catalog` spells them out for those who do not wait for torch."""
+    assert tuple(KINDS) == KIND_NAMES
+    assert {kind for kind, _ in CATALOG} == set(KIND_NAMES)

@@ -1,36 +1,38 @@
 """The Python surface: what the command line does, as functions."""
 
-import importlib.metadata
-import json
 import os
-import platform
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
-from wavalign import __version__
 from wavalign.crash_log import run_folder
 from wavalign.engine.compile.adapter import adapter_line, count_weights, trained_line
+from wavalign.engine.compile.cluster import detect_cluster
 from wavalign.engine.compile.compiler import compile_recipe as _compile
 from wavalign.engine.compile.plan import Cluster, Plan
 from wavalign.engine.compile.preflight import Preflight
 from wavalign.engine.compile.preflight import preflight as _preflight
-from wavalign.engine.launch import launch
+from wavalign.engine.launch import Place, launch, watch_launcher
 from wavalign.engine.report.page import write_report
 from wavalign.engine.run.builder import Builder
 from wavalign.engine.run.callbacks import Observer, RunInfo, Silent
 from wavalign.engine.run.exporting import Exported, ExportOptions, export_model
+from wavalign.engine.run.opening import ROOT, Resume, open_run, processor
+from wavalign.engine.run.progress import is_complete, lost_steps, newest_checkpoint
 from wavalign.engine.run.tools import PreflightTools
 from wavalign.engine.run.trainer import Trainer
+from wavalign.engine.state.checkpoint import CheckpointStore
 from wavalign.engine.state.distributed import World
+from wavalign.engine.state.files import full_disk, read_json
 from wavalign.engine.state.folder import RunFolder
-from wavalign.errors import Interrupted, PluginError, PreflightError, ResumeError, UsageError, WorkersError
-from wavalign.schema.dumping import dump_yaml
+from wavalign.errors import Interrupted, PluginError, PreflightError, UnfinishedError, WorkersError
 from wavalign.schema.loading import LoadedRecipe, load_recipe, read_recipe
 
 __all__ = [
+    "Resume",
     "compile_recipe",
     "detect_cluster",
     "export",
@@ -42,19 +44,10 @@ __all__ = [
     "trained_parts",
 ]
 
-ROOT = Path("runs")
 WORKER = ("-m", "wavalign.engine.worker")
 """Arguments of Python that make a process one rank; the run's folder follows."""
-SIGNAL_CODES = 128
-"""Exit codes above it say which signal ended a process."""
-
-
-def detect_cluster() -> Cluster:
-    """This machine."""
-    gpus = torch.cuda.device_count()
-    pages, size = os.sysconf("SC_PHYS_PAGES"), os.sysconf("SC_PAGE_SIZE")
-    memory = [torch.cuda.get_device_properties(index).total_memory for index in range(gpus)]
-    return Cluster(gpus=gpus, gpu_bytes=min(memory, default=0), cores=os.cpu_count() or 1, host_bytes=pages * size)
+LOCK = "WAVALIGN_LOCK"
+"""Names the descriptor of the folder's lock in the workers' environment."""
 
 
 def compile_recipe(loaded: LoadedRecipe, cluster: Cluster | None = None) -> Plan:
@@ -86,73 +79,107 @@ def trained_parts(plan: Plan) -> dict[str, str]:
     return found
 
 
-def run(plan: Plan, *, resume: bool = False, observer: Observer | None = None, worker: Sequence[str] = WORKER) -> Path:
-    """Run a plan on this machine and give its folder; `worker` is the command each of several processes is."""
-    folder = _folder(plan, resume=resume)
+def run(
+    plan: Plan,
+    *,
+    resume: bool | Resume = False,
+    observer: Observer | None = None,
+    worker: Sequence[str] = WORKER,
+) -> Path:
+    """Run a plan on this machine and give its folder; `worker` is the command each of several processes is.
+
+    `resume` goes on with a run: from its newest checkpoint, or as a `Resume` says.
+    """
+    said: list[str] = []
+    folder = open_run(plan, Resume() if resume is True else resume or None, said.append)
     run_folder.set(folder.path)
-    if resume:
-        folder.write_text(folder.plan, plan.to_json())  # equal but for options that change nothing that is learned
-    else:
-        write_opening(plan, folder)
-    if plan.processes == 1:
-        run_rank(plan, folder, resume=resume, observer=observer)
-        return folder.path
-    arguments = [*worker, str(folder.path), *(["--resume"] if resume else [])]
-    code = launch(arguments, processes=plan.processes, env=os.environ, logs=folder.ranks, threads=plan.runtime.threads)
-    if code > SIGNAL_CODES:
-        raise Interrupted(code - SIGNAL_CODES)
-    if code:
-        raise WorkersError(code)
+    try:
+        if plan.processes == 1:
+            run_rank(plan, folder, resume=bool(resume), observer=observer, said=said)
+        else:
+            _launch(plan, folder, worker, resume=bool(resume), said=said)
+        _check_finished(plan, folder)
+    finally:
+        folder.unlock()
     return folder.path
 
 
-def run_rank(plan: Plan, folder: RunFolder, *, resume: bool, observer: Observer | None = None) -> None:
-    """This process's part of a run; the first rank holds the folder's lock, observes and writes the report."""
+def run_rank(
+    plan: Plan, folder: RunFolder, *, resume: bool, observer: Observer | None = None, said: Sequence[str] = ()
+) -> None:
+    """This process's part of a run, whose folder is locked; the first rank observes and writes the report.
+
+    `said` is told first.
+    """
     torch.set_num_threads(plan.runtime.threads or max(1, (os.cpu_count() or 1) // plan.processes))
+    watch_launcher()
     world = World.from_environment(plan.device)
     watcher = observer if observer is not None and world.is_first else Silent()
     run_folder.set(folder.path)
-    if world.is_first:
-        folder.lock()
+    if world.is_first and LOCK in os.environ and folder.lock_descriptor is None:
+        folder.inherit_lock(int(os.environ[LOCK]))
     try:
         watcher.start(_info(plan, folder))
-        _train(plan, folder, world, watcher, resume=resume)
+        for text in said:
+            watcher.message(text)
+        with full_disk(str(folder.path)):
+            _train(plan, folder, world, watcher, resume=resume)
     except PluginError as error:
         error.keep_traceback()
         raise
     finally:
         watcher.close()
         world.close()
-        folder.unlock()
+
+
+def _launch(plan: Plan, folder: RunFolder, worker: Sequence[str], *, resume: bool, said: Sequence[str]) -> None:
+    """Run every rank in a process of its own."""
+    for text in said:
+        sys.stderr.write(f"{text}\n")
+    descriptor = folder.lock_descriptor
+    assert descriptor is not None
+    store = CheckpointStore(folder.checkpoints, keep=plan.runtime.keep_checkpoints)
+    ended = launch(
+        [*worker, str(folder.path), *(["--resume"] if resume else [])],
+        Place(folder.ranks, keep=(descriptor,), is_writing=store.is_writing),
+        processes=plan.processes,
+        env={**os.environ, LOCK: str(descriptor)},
+        threads=plan.runtime.threads,
+    )
+    newest, lost = newest_checkpoint(folder), lost_steps(folder)
+    if ended.code and ended.asked:
+        raise Interrupted(ended.asked, newest, lost=lost)
+    if not ended.code:
+        return
+    kept = f"{newest} is complete, and the same command with --resume goes on from there" if newest else ""
+    lost_text = f" ({lost} step{'s' * (lost != 1)} after it are done again)" if lost and newest else ""
+    hint = kept + lost_text if kept else "no checkpoint was written; --resume starts again at the first step"
+    if ended.killed_by:
+        name = signal.Signals(ended.killed_by).name
+        often = "; often: out of memory" if ended.killed_by == signal.SIGKILL else ""
+        raise WorkersError(
+            ended.code, f"process {ended.rank} was ended by signal {ended.killed_by} ({name}{often})", hint=hint
+        )
+    message = f"process {ended.rank} of this run ended with exit code {ended.code}; its message stands above"
+    raise WorkersError(ended.code, message, hint=hint)
+
+
+def _check_finished(plan: Plan, folder: RunFolder) -> None:
+    """A run that ends well has everything: each stage complete, and the mark that is written last."""
+    folder.check_held()
+    missing = [f"stage {stage.name}" for stage in plan.stages if not is_complete(folder, stage)]
+    missing += [] if folder.is_finished else [folder.finished.name]
+    if missing:
+        raise UnfinishedError(
+            f"the run ended without an error and is not complete: {', '.join(missing)} missing in {folder.path}",
+            hint="--resume goes on with it; a plugin that ends the process by itself does this, too",
+        )
 
 
 def export(folder: Path, to: Path, options: ExportOptions | None = None, observer: Observer | None = None) -> Exported:
     """Write the model of a run's (or one stage's) `folder` to `to`, in the layout of the checkpoint it came from."""
     watcher = observer if observer is not None else Silent()
     return export_model(folder, to, options if options is not None else ExportOptions(), watcher.progress)
-
-
-def write_opening(plan: Plan, folder: RunFolder) -> None:
-    """What is known before the first step: plan, resolved recipe, environment."""
-    folder.write_text(folder.plan, plan.to_json())
-    content = plan.model_dump(mode="json", exclude={"stages", "version", "plugin_digests", "device", "processes"})
-    content["stages"] = [stage.stage.model_dump(mode="json") for stage in plan.stages]
-    folder.write_text(folder.recipe, dump_yaml(content))
-    names = ("torch", "transformers", "deepspeed", "pydantic", "numpy", "safetensors")
-    installed = {each.metadata["Name"].lower() for each in importlib.metadata.distributions() if each.metadata["Name"]}
-    folder.write_json(
-        folder.environment,
-        {
-            "wavalign": __version__,
-            "python": platform.python_version(),
-            "platform": platform.platform(),
-            "processor": _processor(),
-            "cores": os.cpu_count(),
-            "gpus": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
-            "versions": {name: importlib.metadata.version(name) for name in names if name in installed},
-            "command": sys.argv,
-        },
-    )
 
 
 def _train(plan: Plan, folder: RunFolder, world: World, watcher: Observer, *, resume: bool) -> None:
@@ -163,41 +190,24 @@ def _train(plan: Plan, folder: RunFolder, world: World, watcher: Observer, *, re
         raise
     _report(plan, folder, world)
     if world.is_first:
+        folder.check_held()
+        folder.finish(planned=plan.total_steps)
         watcher.finish("\n".join(_places(plan, folder)))
 
 
 def _places(plan: Plan, folder: RunFolder) -> list[str]:
     """What a person looks at next."""
-    return [f"report   {folder.report}"] * plan.runtime.report + [f"model    {folder.model}", f"folder   {folder.path}"]
+    model = [f"model    {folder.model}"] * folder.model.exists()
+    if model and plan.runtime.keep_best is not None:
+        held = read_json(folder.best)
+        chosen = f", the best by {held['metric']}: {held['value']:.4g}" if "metric" in held else ""
+        model = [f"{model[0]} (of step {held['step']}{chosen})"]
+    return [f"report   {folder.report}"] * plan.runtime.report + [*model, f"folder   {folder.path}"]
 
 
 def _report(plan: Plan, folder: RunFolder, world: World) -> None:
     if plan.runtime.report and world.is_first and folder.metrics.exists():
         write_report(folder.path)
-
-
-def _folder(plan: Plan, *, resume: bool) -> RunFolder:
-    exact = plan.runtime.folder
-    if resume:
-        found = RunFolder(Path(exact)) if exact else RunFolder.latest_unfinished(ROOT, name=plan.name)
-        if found is None or not found.plan.exists():
-            where = exact or str(ROOT / plan.name)
-            raise UsageError(f"there is no unfinished run in {where}", hint="start one without --resume")
-        if found.is_finished:
-            raise UsageError(f"{found.path} is finished", hint="start a new run without --resume")
-        _check_plan(plan, found)
-        return found
-    return RunFolder.exact(Path(exact)) if exact else RunFolder.create(ROOT, name=plan.name)
-
-
-def _check_plan(plan: Plan, folder: RunFolder) -> None:
-    """Refuse to go on with another plan than the run began with, also before its first checkpoint."""
-    theirs = json.loads(folder.plan.read_text(encoding="utf-8"))["fingerprint"]
-    if theirs != plan.fingerprint:
-        raise ResumeError(
-            f"{folder.path} was begun by plan {theirs}, and this is plan {plan.fingerprint}",
-            hint="`wavalign plan RECIPE --diff OLD_RECIPE` shows what differs; start a new run for a new plan",
-        )
 
 
 def _writable_parent(plan: Plan) -> Path:
@@ -207,19 +217,8 @@ def _writable_parent(plan: Plan) -> Path:
     return path
 
 
-def _processor() -> str:
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        names = [
-            line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")
-        ]
-        if names:
-            return names[0]
-    return platform.processor()
-
-
 def _info(plan: Plan, folder: RunFolder) -> RunInfo:
-    where = f"{plan.processes} x {_processor() if plan.device == 'cpu' else torch.cuda.get_device_name(0)}"
+    where = f"{plan.processes} x {processor() if plan.device == 'cpu' else torch.cuda.get_device_name(0)}"
     return RunInfo(
         name=plan.name,
         folder=str(folder.path),

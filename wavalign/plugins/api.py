@@ -147,6 +147,10 @@ class Architecture(Plugin):
     def decode_completion(self, completion: TokenSequence) -> Answer:
         """Text and codes of a completion; the inverse of `encode_target`."""
 
+    def token_text(self, token: int) -> str:
+        """What id `token` stands for, for people: its text, or a name in angle brackets."""
+        return f"<{token}>"
+
     @abstractmethod
     def parameter_group(self, name: str) -> str:
         """Group of a parameter: embed, trunk, text_head, audio_head, audio_branch, mtp, encoder or projector."""
@@ -318,6 +322,13 @@ class DataSource(Plugin):
     def stream(self) -> StreamSource | None:
         """The records one after the other, after `prepare`, where they are too many to index; None for by index."""
         return None
+
+    def reads(self) -> Sequence[str]:
+        """Paths or URLs of the files that hold the records, after `prepare`: a resume refuses ones that have changed.
+
+        Of a source that names none the records themselves are compared.
+        """
+        return ()
 
     def inspect(self) -> Iterator[tuple[str, Dialogue | DataError | None]]:
         """Every record in order with where it stands, a bad one as its error, None where Params say to drop it.

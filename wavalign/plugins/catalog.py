@@ -1,5 +1,13 @@
 """The built-in plugins: one literal table, (kind, type) -> "module:Class"."""
 
+ENTRY_POINT_GROUP = "wavalign.plugins"
+"""Where packages of others register theirs."""
+KIND_NAMES = (
+    *("architecture", "codec", "nar", "data", "reward", "mask", "advantage", "gate", "loss", "sampler", "metric"),
+    "tracker",
+)
+"""The kinds in the order of `plugins.api`, for those who do not wait for it to be imported."""
+
 CATALOG: dict[tuple[str, str], str] = {
     ("architecture", "codec_lm"): "wavalign.plugins.architectures.codec_lm:CodecLm",
     ("architecture", "kimi"): "wavalign.plugins.architectures.kimi:KimiAudio",

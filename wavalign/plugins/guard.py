@@ -38,6 +38,8 @@ IMPORT = "import"
 """The moment of a file or package that is executed for the first time."""
 OURS = "wavalign"
 _HERE = Path(__file__).parent
+_DEEPEST = 10
+"""Of exceptions that caused one another, how many are looked at."""
 
 
 @final
@@ -171,10 +173,14 @@ def places(error: BaseException) -> Iterator[tuple[str, int]]:
 
 def _place(origin: Origin, error: BaseException, code: CodeType | None) -> str:
     """` (file:line)` where the plugin's own code was left, else where it begins, else its file."""
-    cause = error.__cause__ if isinstance(error, Broken) and error.__cause__ is not None else error
-    for file, line in places(cause):
-        if origin.owns(file):
-            return f" ({file}:{line})"
+    cause: BaseException | None = error
+    for _ in range(_DEEPEST):
+        if cause is None:
+            break
+        for file, line in places(cause):
+            if origin.owns(file):
+                return f" ({file}:{line})"
+        cause = cause.__cause__  # of a Broken what led to it; of a generator's RuntimeError the StopIteration
     if code is not None:
         return f" ({code.co_filename}:{code.co_firstlineno})"
     return f" ({origin.file})" if origin.file else ""

@@ -13,12 +13,10 @@ from typing import ClassVar, final, get_origin
 
 from wavalign.errors import PluginError
 from wavalign.plugins import api
-from wavalign.plugins.catalog import CATALOG
+from wavalign.plugins.catalog import CATALOG, ENTRY_POINT_GROUP
 from wavalign.plugins.files import load_file
 from wavalign.plugins.guard import IMPORT, OURS, Guard, Origin, fault
 from wavalign.schema.base import Params
-
-ENTRY_POINT_GROUP = "wavalign.plugins"
 
 KINDS: dict[str, type[api.Plugin]] = {
     base.kind: base

@@ -1,7 +1,7 @@
 """What is measured on held-out data, and when."""
 
 from collections.abc import Mapping
-from typing import final
+from typing import Literal, final
 
 from pydantic import Field
 
@@ -9,6 +9,25 @@ from wavalign.schema.base import Section
 from wavalign.schema.bounds import MOST_STEPS, Name, Steps
 from wavalign.schema.component import Component
 from wavalign.schema.sampling import EvaluationSampling
+
+
+class Watched(Section):
+    """A measured value, and which way is better."""
+
+    metric: str = Field(pattern=r"^[^/]+/.+$")
+    """SPLIT/VALUE as in metrics.jsonl, e.g. `heldout/heard_answer`."""
+    mode: Literal["max", "min"] = "max"
+    """Whether more or less is better."""
+
+
+@final
+class StopEarly(Watched):
+    """When a stage ends before its last step."""
+
+    patience: int = Field(default=3, ge=1, le=MOST_STEPS)
+    """Measurements in a row without an improvement, after which the stage ends."""
+    min_delta: float = Field(default=0.0, ge=0)
+    """An improvement is more than this."""
 
 
 @final

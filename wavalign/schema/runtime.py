@@ -7,6 +7,7 @@ from pydantic import Field
 from wavalign.schema.base import RecipePath, Section
 from wavalign.schema.bounds import Steps
 from wavalign.schema.component import Component
+from wavalign.schema.evaluation import Watched
 
 
 @final
@@ -43,6 +44,8 @@ class RuntimeSection(Section):
     """Steps between checkpoints; 0 writes one at the end of each stage only."""
     keep_checkpoints: int = Field(default=2, ge=1, le=10_000)
     """Newest checkpoints kept."""
+    keep_best: Watched | None = None
+    """Also keep the checkpoint with the best value, and leave its weights as the stage's model."""
     trackers: tuple[Component, ...] = Field(default=(), max_length=100)
     """Where metrics go besides metrics.jsonl, e.g. `[tensorboard]`."""
     reward_workers: int = Field(default=2, ge=1, le=256)

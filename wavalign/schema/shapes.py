@@ -113,6 +113,7 @@ def _entry(option: Option, value: Any, part: str | int) -> Options:
 def leaves(accepted: Options, value: Any, path: Path) -> Iterator[tuple[Path, Any, Options]]:
     """All single values below `value` whose place the annotations know, with what is accepted there."""
     if isinstance(value, Mapping):
+        accepted = _meant(accepted, value)
         for key, item in value.items():
             yield from leaves(inside(accepted, value, key), item, (*path, key))
     elif isinstance(value, list | tuple):
@@ -123,6 +124,12 @@ def leaves(accepted: Options, value: Any, path: Path) -> Iterator[tuple[Path, An
             yield from leaves(inside(accepted, value, index), item, (*path, index))
     elif accepted:
         yield path, value, accepted
+
+
+def _meant(accepted: Options, value: Mapping[Any, Any]) -> Options:
+    """Of a union the plugins alone where `value` names a `type`: what stands beside it is the plugin's own."""
+    plugins = [each for each in accepted if each.model is not None and {"type", "params"} <= {*each.model.model_fields}]
+    return tuple(plugins) if plugins and "type" in value else accepted
 
 
 def is_path(accepted: Options) -> bool:

@@ -8,7 +8,7 @@ from pydantic import Field
 from wavalign.schema.base import Section
 from wavalign.schema.bounds import MOST_STEPS, Name
 from wavalign.schema.data import DataSection
-from wavalign.schema.evaluation import EvaluationSection
+from wavalign.schema.evaluation import EvaluationSection, StopEarly
 from wavalign.schema.model import ModelSection
 from wavalign.schema.objective import ObjectiveSection
 from wavalign.schema.optim import OptimSection
@@ -39,8 +39,10 @@ class StageSections(Section):
     """Optimiser."""
     evaluation: EvaluationSection = EvaluationSection()
     """Metrics."""
-    steps: int = Field(default=100, ge=1, le=MOST_STEPS)
-    """Optimiser steps of a `train` stage."""
+    steps: int = Field(default=100, ge=0, le=MOST_STEPS)
+    """Optimiser steps of a `train` stage; with 0 it measures once and trains nothing."""
+    stop_early: StopEarly | None = None
+    """End the stage when a measured value has not improved for a while."""
 
 
 @final

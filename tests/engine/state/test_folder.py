@@ -42,8 +42,8 @@ def test_the_latest_unfinished_run(tmp_path: Path) -> None:
             folder.write_json(folder.plan, {})
             os.utime(folder.plan, (1000 + index, 1000 + index))
         runs.append(folder)
-    runs[2].finish(steps=8)
-    assert json.loads(runs[2].finished.read_text())["steps"] == 8
+    runs[2].finish(planned=8)
+    assert json.loads(runs[2].finished.read_text())["planned"] == 8
     found = RunFolder.latest_unfinished(tmp_path, name="demo")
     assert found is not None
     assert found.path == runs[1].path

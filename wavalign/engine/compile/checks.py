@@ -10,6 +10,7 @@ from wavalign.engine.compile.plan import Cluster, TermPlan
 from wavalign.engine.contracts.rollouts import range_problem
 from wavalign.plugins.api import Gate, Metric, Reward
 from wavalign.plugins.registry import Registry
+from wavalign.schema.evaluation import Watched
 from wavalign.schema.marks import Path
 from wavalign.schema.model import AdapterSection
 from wavalign.schema.reward import RewardSection
@@ -21,6 +22,14 @@ Note = Callable[[str, str, Path, str], None]
 
 WHOLE_GROUPS = ("embed", "text_head", "audio_head")
 """Groups whose matrices are looked up or multiplied tile by tile, never called as a layer."""
+
+
+def watch_problem(watched: Watched, stage: Stage) -> str:
+    """Why a stage does not measure a value between its steps; empty where it does."""
+    split = watched.metric.split("/", 1)[0]
+    if not stage.evaluation.metrics or split not in stage.data.evaluation:
+        return f"`{watched.metric}` is of the split `{split}`, and nothing is measured on it"
+    return "" if stage.evaluation.every else f"`{watched.metric}` is watched, and nothing is measured between steps"
 
 
 @final
@@ -47,6 +56,12 @@ class StageChecks:
             if self._whole("model", "data"):
                 self._fit_codec()
             return
+        if self.stage.stop_early is not None and self._whole("evaluation", "data", "stop_early"):
+            self._watched(self.stage.stop_early, ("stop_early", "metric"))
+        if self.stage.steps == 0:
+            if self._whole("evaluation", "model", "data", "steps"):
+                self._only_measures()
+            return
         if self._whole("objective") and self.stage.objective is None:
             hint = "add e.g. `objective: {terms: {sft: {loss: {type: cross_entropy}}}}`"
             self.note("missing_section", "a train stage needs an objective", ("objective",), hint)
@@ -58,6 +73,20 @@ class StageChecks:
             self._rewards()
         if self._whole("evaluation", "model", "data"):
             self._evaluation()
+
+    def _only_measures(self) -> None:
+        """A stage without steps."""
+        if not self.stage.evaluation.metrics:
+            message, hint = "the stage neither trains nor measures", "raise steps, or add evaluation.metrics"
+            self.note("bad_value", message, ("steps",), hint)
+        self._evaluation()
+
+    def _watched(self, watched: Watched, path: Path) -> None:
+        """A value that decides something between steps must be measured between steps."""
+        problem = watch_problem(watched, self.stage)
+        if problem:
+            hint = "set evaluation.every, and name a value of a split of data.evaluation, e.g. heldout/text_accuracy"
+            self.note("bad_value", problem, path, hint)
 
     def _whole(self, *sections: str) -> bool:
         """Whether nothing was taken out of any of these sections, and the kind of stage is known."""

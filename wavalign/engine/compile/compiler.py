@@ -2,8 +2,8 @@
 
 from typing import final
 
-from wavalign.engine.compile.checks import StageChecks, check_runtime
-from wavalign.engine.compile.geometry import plan_geometry
+from wavalign.engine.compile.checks import StageChecks, check_runtime, watch_problem
+from wavalign.engine.compile.geometry import only_measuring, plan_geometry
 from wavalign.engine.compile.graph import GraphBuilder
 from wavalign.engine.compile.lowering import deepspeed_config
 from wavalign.engine.compile.plan import Cluster, Graph, Plan, StagePlan
@@ -76,6 +76,7 @@ class _Compiler:
         for index, stage in enumerate(self.recipe.stages):
             done = stages[-1].first_step + stages[-1].steps if stages else 0
             stages.append(self._stage(stage, index, done, runtime))
+        self._check_best(runtime)
         problems = in_file_order(self.resolver.problems, names_of(self.source))
         if problems:
             raise RecipeError(problems)
@@ -113,8 +114,12 @@ class _Compiler:
         plan = StagePlan(name=stage.name, first_step=first_step, stage=stage, terms=terms)
         if len(self.resolver.problems) > before or stage.type != "train" or broken & READ_BY_GEOMETRY:
             return plan
-        graph: Graph = GraphBuilder(stage, terms, self.registry).build()
-        geometry = plan_geometry(stage, graph, self.processes, note)
+        if stage.steps:
+            graph = GraphBuilder(stage, terms, self.registry).build()
+            geometry = plan_geometry(stage, graph, self.processes, note)
+        else:
+            graph, geometry = Graph(nodes=()), only_measuring(self.processes)
+            plan = plan.model_copy(update={"terms": ()})
         lowered = None
         if runtime.engine.type == "deepspeed":
             lowered = deepspeed_config(
@@ -127,6 +132,17 @@ class _Compiler:
                 device=self.device,
             )
         return plan.model_copy(update={"graph": graph, "geometry": geometry, "deepspeed": lowered})
+
+    def _check_best(self, runtime: RuntimeSection) -> None:
+        """The value by which checkpoints are kept must be measured in some stage."""
+        best = runtime.keep_best
+        if best is None or any(self.broken.sections(index) for index in range(len(self.recipe.stages))):
+            return
+        reasons = [watch_problem(best, stage) for stage in self.recipe.stages if stage.type == "train"]
+        if all(reasons):
+            hint = "set evaluation.every, and name a value of a split of data.evaluation, e.g. heldout/text_accuracy"
+            message = next(iter(reasons), f"`{best.metric}`: no stage trains")
+            self._note_at(())("bad_value", message, ("runtime", "keep_best", "metric"), hint)
 
     def _leaves_weights(self, stage: Stage, index: int) -> bool:
         """Whether the stage that `stage` starts from leaves a model."""

@@ -31,6 +31,21 @@ def _check_products(stage: Stage, rows: int, note: Note) -> None:
         note("geometry", message, ("rollout", "max_new_tokens"), "lower it, batch.prompts or rollout.group_size")
 
 
+def only_measuring(processes: int) -> Geometry:
+    """Of a stage without steps."""
+    return Geometry(
+        processes=processes,
+        prompts=0,
+        group_size=0,
+        demonstrations=0,
+        prompts_per_process=0,
+        demonstrations_per_process=0,
+        rows_per_process=0,
+        micro_batch=1,
+        accumulation=1,
+    )
+
+
 def plan_geometry(stage: Stage, graph: Graph, processes: int, note: Note) -> Geometry:
     """Cut a step into processes and micro-batches; what does not divide is noted as a problem."""
     prompts = stage.batch.prompts if graph.has("rollout") else 0

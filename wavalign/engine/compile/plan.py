@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Literal, final
 
 from pydantic import Field
@@ -14,6 +14,13 @@ from wavalign.schema.environment import remember, secret_names
 from wavalign.schema.runtime import RuntimeSection
 from wavalign.schema.stage import Stage
 
+FREE_RUNTIME = (
+    "folder", "trackers", "report", "keep_checkpoints", "checkpoint_every", "reward_workers", "threads",
+    "gradient_checkpointing", "reward_failure_budget", "log_rollouts_every",
+)  # fmt: skip
+"""Keys of `runtime` that change nothing that is learned: a resumed run may have others."""
+_BESIDE = ("fingerprint", "earlier", "accepted")
+"""Keys of plan.json that are no part of the plan."""
 NodeKind = Literal[
     "prompts", "demonstrations", "rollout", "decode_audio", "reward", "aggregate", "advantage", "gate",
     "forward", "logprobs", "term", "objective", "backward", "update", "metrics",
@@ -191,33 +198,39 @@ class Plan(Section):
     @property
     def fingerprint(self) -> str:
         """Equal for two plans exactly when a run of one may be resumed by the other."""
-        content = self.model_dump(mode="json")
-        for key in (
-            "folder",
-            "trackers",
-            "report",
-            "keep_checkpoints",
-            "checkpoint_every",
-            "reward_workers",
-            "threads",
-            "gradient_checkpointing",
-        ):
-            content["runtime"].pop(key)  # changes nothing that is learned
-        content.pop("description")
-        for stage in content["stages"]:
-            if stage["stage"]["objective"] is not None:
-                stage["stage"]["objective"].pop("terms")  # as written; `terms` beside it says what they come to
+        content = learned(self.model_dump(mode="json"))
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
-    def to_json(self) -> str:
-        """The plan as text; `from_json` gives an equal plan."""
+    def to_json(self, earlier: Sequence[str] = (), accepted: Collection[str] = ()) -> str:
+        """The plan as text; `from_json` gives an equal plan.
+
+        `earlier` are fingerprints that the same run had before, `accepted` what may have changed at its last resume.
+        """
         content = self.model_dump(mode="json")
-        return json.dumps({**content, "fingerprint": self.fingerprint}, indent=1) + "\n"
+        beside = {"fingerprint": self.fingerprint, "earlier": list(earlier), "accepted": sorted(accepted)}
+        return json.dumps({**content, **beside}, indent=1) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> "Plan":
         """Read `to_json`'s text."""
         content = json.loads(text)
         remember(secret_names(content), os.environ)
-        content.pop("fingerprint", None)
+        for beside in _BESIDE:
+            content.pop(beside, None)
         return cls.model_validate(content)
+
+
+def learned(content: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a plan's JSON decides what is learned; this is what a fingerprint is of and what a resume compares."""
+    kept: dict[str, Any] = json.loads(json.dumps(content))
+    for key in FREE_RUNTIME:
+        kept["runtime"].pop(key, None)
+    for key in ("description", *_BESIDE):
+        kept.pop(key, None)
+    for stage in kept["stages"]:
+        sections = stage["stage"]
+        if sections["objective"] is not None:
+            sections["objective"].pop("terms")  # as written; `terms` beside it says what they come to
+        for reward in sections["rewards"].values():
+            reward.pop("timeout", None)
+    return kept

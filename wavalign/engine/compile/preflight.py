@@ -12,7 +12,7 @@ from wavalign.engine.compile.graph import live_terms
 from wavalign.engine.compile.memory import estimate_memory
 from wavalign.engine.compile.plan import Cluster, Memory, Plan, StagePlan, TermPlan
 from wavalign.engine.compile.streams import missing_heads, unknown_streams
-from wavalign.errors import WavAlignError
+from wavalign.errors import PluginError, WavAlignError
 from wavalign.plugins.api import Architecture, Mask
 from wavalign.plugins.batch import Dialogue, TokenSequence
 from wavalign.plugins.weights import StoredTensor, check_fit
@@ -209,6 +209,8 @@ class _Inspection:
         try:
             return look()
         except WavAlignError as error:
+            if isinstance(error, PluginError) and error.placed:
+                raise  # its code failed: that is no finding about the world around it
             self._add(stage, what, "error", error.message, error.hint)
             return None
 

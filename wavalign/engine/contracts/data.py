@@ -55,6 +55,13 @@ def _stream(plugin: DataSource, own: Callable[[], Any]) -> StreamSource | None:
     return GuardedStream(found, origin(plugin))
 
 
+def _reads(_plugin: DataSource, own: Callable[[], Any]) -> list[str]:
+    found = list(own())
+    for each in found:
+        want(each, str, "the name of a file that it reads")
+    return found
+
+
 def _inspect(_plugin: DataSource, own: Callable[[], Any]) -> Iterator[tuple[str, Dialogue | DataError | None]]:
     for item in own():
         if not isinstance(item, tuple) or len(item) != 2 or not isinstance(item[0], str):
@@ -99,5 +106,6 @@ AROUND: Mapping[tuple[str, str], Callable[..., Any]] = {
     ("data", "record"): _record,
     ("data", "__len__"): _length,
     ("data", "stream"): _stream,
+    ("data", "reads"): _reads,
     ("data", "inspect"): _inspect,
 }

@@ -80,10 +80,9 @@ class Builder:
         encoder = Encoder(architecture, None if codec is None else CodeCache(codec, cache_folder() / "codes.sqlite"))
         sampler = self.plugin(Sampler, section.rollout.sampler, "rollout.sampler")
         roller = Roller(architecture, encoder, sampler, codec, self.nar(stage, architecture, codec))
-        objective = section.objective
-        assert objective is not None
-        place, wants_advantage = "objective", stage.graph.has("advantage")
-        wants_gate = objective.gate is not None and stage.graph.has("gate")
+        objective, place = section.objective, "objective"
+        advantage = objective.advantage if objective is not None and stage.graph.has("advantage") else None
+        gate = objective.gate if objective is not None and stage.graph.has("gate") else None
         return LiveStage(
             plan=stage,
             runtime=self.plan.runtime,
@@ -95,10 +94,8 @@ class Builder:
             roller=roller,
             feeds=self._feeds(stage),
             rewards=self._rewards(stage),
-            advantage=self.plugin(Advantage, objective.advantage, f"{place}.advantage") if wants_advantage else None,
-            gate=self.plugin(Gate, objective.gate, f"{place}.gate")
-            if wants_gate and objective.gate is not None
-            else None,
+            advantage=None if advantage is None else self.plugin(Advantage, advantage, f"{place}.advantage"),
+            gate=None if gate is None else self.plugin(Gate, gate, f"{place}.gate"),
             terms=[self._term(term) for term in stage.terms if f"term.{term.name}" in _names(stage)],
             evaluator=self._evaluator(stage, roller),
         )
@@ -202,13 +199,14 @@ class Builder:
 
     def feed(self, sources: Sequence[WeightedComponent], seed: int) -> Feed:
         """A heading's sources, prepared; equal sources are prepared once."""
-        return Feed([(self._source(each), each.weight) for each in sources], seed=seed)
+        return Feed([(self.prepared_source(each), each.weight) for each in sources], seed=seed)
 
     def trackers(self, folder: Path) -> list[Tracker]:
         """Where metrics go besides metrics.jsonl."""
         return [self.plugin(Tracker, each, folder=str(folder)) for each in self.plan.runtime.trackers]
 
-    def _source(self, component: WeightedComponent) -> DataSource:
+    def prepared_source(self, component: WeightedComponent) -> DataSource:
+        """A data source, prepared once; every rank calls it."""
         key = component.model_copy(update={"weight": 1.0}).model_dump_json()
         if key not in self._sources:
             source = self.source(component)
@@ -225,9 +223,8 @@ class Builder:
         data, feeds = stage.stage.data, {}
         if stage.graph.has("prompts") and data.prompts is not None:
             feeds["prompts"] = self.feed(data.prompts, feed_seed(self.plan.seed, stage.name, "prompts"))
-        if stage.graph.has("demonstrations") and data.demonstrations is not None:
-            seed = feed_seed(self.plan.seed, stage.name, "demonstrations")
-            feeds["demonstrations"] = self.feed(data.demonstrations, seed)
+        if stage.graph.has("demonstrations") and (found := data.demonstrations) is not None:
+            feeds["demonstrations"] = self.feed(found, feed_seed(self.plan.seed, stage.name, "demonstrations"))
         return feeds
 
     def _rewards(self, stage: StagePlan) -> RewardPool:

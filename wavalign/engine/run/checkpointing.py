@@ -12,11 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
 
-from wavalign.engine.compile.plan import Plan
+from wavalign.engine.compile.plan import Plan, StagePlan
 from wavalign.engine.run.live import LiveStage
 from wavalign.engine.run.run_log import RunLog
+from wavalign.engine.run.watching import Watches
 from wavalign.engine.state.checkpoint import Checkpoint, CheckpointStore
 from wavalign.engine.state.distributed import World
+from wavalign.engine.state.files import read_json
 from wavalign.engine.state.folder import RunFolder
 from wavalign.engine.state.rng import restore_rng, rng_state
 from wavalign.errors import Interrupted, ResumeError, WavAlignError
@@ -45,6 +47,10 @@ class RunCheckpoints:
         self.plan, self.folder, self.world, self._log = plan, folder, world, log
         self.store = CheckpointStore(folder.checkpoints, keep=plan.runtime.keep_checkpoints)
         self._moment: Moment | None = None
+        self.watches: Watches | None = None
+        """What the present stage watches."""
+        self.inputs = ""
+        """Sum of what the run reads; only the first rank knows it, and writes it."""
 
     def take(self, live: LiveStage, stage_step: int) -> None:
         """Remember the moment after `stage_step` steps of a stage, once they are logged."""
@@ -52,16 +58,39 @@ class RunCheckpoints:
             "stage": live.plan.name,
             "stage_step": stage_step,
             "fingerprint": self.plan.fingerprint,
+            "inputs": self.inputs,
             "gate": _copied(live.gate.state_dict()) if live.gate is not None else None,
             "feeds": {name: feed.state_dict() for name, feed in live.feeds.items()},
             "rng": self.world.gather(rng_state()),
+            "watches": self.watches.state_dict() if self.watches is not None else {},
             "logs": self._log.position(),
         }
         self._moment = Moment(live, stage_step, meta)
 
-    def forget(self) -> None:
-        """A stage is over: what fails from here on has no weights to keep."""
-        self._moment = None
+    @property
+    def reached(self) -> int:
+        """Steps of the present stage that are done."""
+        return self._moment.stage_step if self._moment is not None else 0
+
+    def begin(self, stage: StagePlan) -> None:
+        """A stage begins, from its first step or from a checkpoint that is restored next."""
+        self.watches, self.store.protected = Watches(stage, self.plan.runtime), None
+
+    def keep_best(self) -> None:
+        """The moment's weights are the best so far: keep their checkpoint until there are better ones."""
+        assert self._moment is not None
+        self.store.protected = self._moment.step
+        self.save()
+
+    def load_best(self, live: LiveStage) -> int:
+        """Give the network its best weights at a stage's end, where they are watched; gives the step they are of."""
+        watch, reached = self.watches.best if self.watches is not None else None, self.reached
+        self._moment = None  # from here on the weights are of another moment
+        if watch is None or watch.step in (0, reached):
+            return live.plan.first_step + reached
+        step = live.plan.first_step + watch.step
+        self.store.load(self.store.at(step), live.backend.load, world=self.world)
+        return step
 
     def save(self) -> Path:
         """Write the checkpoint of the moment, unless it is there; gives its folder."""
@@ -76,6 +105,12 @@ class RunCheckpoints:
             live.gate.load_state_dict(meta["gate"])
         for name, feed in live.feeds.items():
             feed.load_state_dict(meta["feeds"][name])
+        if self.watches is not None:
+            self.watches.load_state_dict(meta["watches"])
+            best = self.watches.best
+            self.store.protected = live.plan.first_step + best.step if best is not None and best.step else None
+        if self.world.is_first:
+            self.store.prune()
         restore_rng(meta["rng"][self.world.rank])
         return int(meta["stage_step"])
 
@@ -85,7 +120,8 @@ class RunCheckpoints:
         if checkpoint is None:
             return None
         theirs = checkpoint.meta["fingerprint"]
-        if theirs != self.plan.fingerprint:
+        earlier = read_json(self.folder.plan).get("earlier", []) if self.folder.plan.exists() else []
+        if theirs not in (self.plan.fingerprint, *earlier):
             raise ResumeError(
                 f"{checkpoint.folder} was written by plan {theirs}, and this is plan {self.plan.fingerprint}",
                 hint="`wavalign plan RECIPE --diff OLD_RECIPE` shows what differs; start a new run for a new plan",

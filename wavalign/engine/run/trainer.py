@@ -1,10 +1,10 @@
 """Time: stages, steps, checkpoints, evaluation, signals. It knows no algorithm."""
 
-import json
 import math
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
-from typing import final
+from typing import Any, final
 
 from wavalign.engine.compile.plan import Plan, StagePlan
 from wavalign.engine.run.builder import Builder
@@ -13,14 +13,16 @@ from wavalign.engine.run.checkpointing import RunCheckpoints
 from wavalign.engine.run.codec_fitting import fit_codec
 from wavalign.engine.run.evaluation import SplitResult
 from wavalign.engine.run.executor import StepExecutor, StepResult
+from wavalign.engine.run.inputs import check_read
 from wavalign.engine.run.live import LiveStage
+from wavalign.engine.run.progress import is_complete
 from wavalign.engine.run.records import RecordMaker, evaluation_line
 from wavalign.engine.run.run_log import RunLog
 from wavalign.engine.run.stage_model import leave_model
 from wavalign.engine.run.stopping import StopSignals
 from wavalign.engine.state.checkpoint import Checkpoint
 from wavalign.engine.state.distributed import World
-from wavalign.engine.state.files import storage_errors
+from wavalign.engine.state.files import read_json, storage_errors
 from wavalign.engine.state.folder import RunFolder
 from wavalign.errors import RankLostError
 
@@ -42,7 +44,11 @@ class Trainer:
     def run(self, *, resume: bool) -> None:
         """From the beginning, or from the newest checkpoint."""
         checkpoint = self.checkpoints.latest() if resume else None
+        if resume and checkpoint is None and not all(is_complete(self.folder, stage) for stage in self.plan.stages):
+            self.observer.message("no checkpoint was written before: what is not complete starts at its first step")
         try:
+            wanted = None if checkpoint is None else str(checkpoint.meta["inputs"])
+            self.checkpoints.inputs = check_read(self.builder, self.folder, wanted)
             if self.world.is_first:
                 self._open_log(checkpoint, resume=resume)
             with self.stop.listening():
@@ -55,23 +61,36 @@ class Trainer:
     # --- stages -------------------------------------------------------------------------------------------------------
 
     def _stage(self, stage: StagePlan, checkpoint: Checkpoint | None) -> None:
-        if self._complete_path(stage).exists():
+        if is_complete(self.folder, stage):
             return
         start = self._start(stage)
         if stage.stage.type == "fit_codec":
             self.observer.stage(stage.name, 0)
             fit_codec(self.builder, stage, self._stage_folder(stage))
-            self._complete(stage)
+            self._complete(stage, reached=0, holds=None)
             return
         live = self.builder.stage(stage, start)
+        self.checkpoints.begin(stage)
         try:
             first = stage.first_step
             mine = checkpoint is not None and checkpoint.step >= first and checkpoint.meta["stage"] == stage.name
             done = self.checkpoints.restore(live, checkpoint) if mine and checkpoint is not None else 0
-            self._train(live, done)
-            self._export(live, start)
+            if stage.steps:
+                self._train(live, done)
+                self._export(live, start)
+            else:
+                self._only_measure(live, start)
         finally:
             live.close()
+
+    def _only_measure(self, live: LiveStage, start: Path | None) -> None:
+        """A stage without steps; it leaves a model only where a later stage starts from it."""
+        self.observer.stage(live.plan.name, 0)
+        self._evaluate(live, 0)
+        if live.plan != self.plan.stages[-1]:
+            self._export(live, start)
+        else:
+            self._complete(live.plan, reached=0, holds=None)
 
     def _train(self, live: LiveStage, done: int) -> None:
         """Steps and evaluations; what ends them early leaves a checkpoint of the last complete step."""
@@ -87,7 +106,6 @@ class Trainer:
             raise
         finally:
             self.stop.waits = False
-        self.checkpoints.forget()
 
     def _steps(self, live: LiveStage, executor: StepExecutor, done: int) -> None:
         stage = live.plan
@@ -95,7 +113,10 @@ class Trainer:
         if done == 0 and evaluation.at_start:
             self._evaluate(live, 0)
         self._evaluate_between(live, done)  # what followed the checkpoint was cut off and is measured again
+        watches = self.checkpoints.watches
         for index in range(done, stage.steps):
+            if watches is not None and watches.is_over:
+                break
             self.stop.waits = True
             result = executor.step(index)
             step = index + 1
@@ -112,7 +133,10 @@ class Trainer:
             self._evaluate_between(live, step)
         if self.world.any_true(self.stop.asked != 0):  # it came while the last checkpoint was written
             raise self.stop.interrupted()
-        if evaluation.at_end:
+        if self.checkpoints.reached < stage.steps:
+            self.checkpoints.save()
+            self.observer.message(f"stage {stage.name} ends early, after {self.checkpoints.reached} steps")
+        elif evaluation.at_end:
             self._evaluate(live, stage.steps)
 
     def _evaluate_between(self, live: LiveStage, step: int) -> None:
@@ -132,21 +156,30 @@ class Trainer:
 
     def _export(self, live: LiveStage, start: Path | None) -> None:
         """Leave the stage's model in its original layout, whole or not at all."""
-        folder = self._stage_folder(live.plan)
+        self.folder.check_held()  # what is gone must not half come back
+        folder, reached = self._stage_folder(live.plan), self.checkpoints.reached
+        best = self.checkpoints.watches.best if self.checkpoints.watches is not None else None
+        step = self.checkpoints.load_best(live)
+        holds: dict[str, Any] = {"step": step}
+        if best is not None and best.step:
+            holds |= {"metric": best.watched.metric, "mode": best.watched.mode, "value": best.best}
         leave_model(live, folder / "model")
         if self.world.is_first and start is not None and (start / "codec.safetensors").exists():
             with storage_errors(str(folder)):
                 shutil.copy2(start / "codec.safetensors", folder / "codec.safetensors")
-        self._complete(live.plan)
+        self._complete(live.plan, reached=reached, holds=holds)
 
-    def _complete(self, stage: StagePlan) -> None:
+    def _complete(self, stage: StagePlan, *, reached: int, holds: Mapping[str, Any] | None) -> None:
+        """Mark a stage complete: what was planned, the steps done, and which weights its model holds."""
         self.world.barrier()
         if self.world.is_first:
-            self.folder.write_json(self._complete_path(stage), {"stage": stage.name, "logs": self._safe_position()})
+            mark = {"stage": stage.name, "planned": stage.steps, "steps": reached, "model": holds}
+            mark["logs"] = self._safe_position()
+            with storage_errors(str(self.folder.stages)):
+                self.folder.stages.mkdir(exist_ok=True)
+                self._stage_folder(stage).mkdir(exist_ok=True)
+            self.folder.write_json(self.folder.complete(stage.name), mark)
         self.world.barrier()
-
-    def _complete_path(self, stage: StagePlan) -> Path:
-        return self._stage_folder(stage) / "complete.json"
 
     def _stage_folder(self, stage: StagePlan) -> Path:
         return self.folder.stages / stage.name
@@ -154,11 +187,12 @@ class Trainer:
     def _finish(self) -> None:
         if not self.world.is_first:
             return
-        last = self._stage_folder(self.plan.stages[-1])
-        if (last / "model").exists():
+        left = [stage for stage in self.plan.stages if (self._stage_folder(stage) / "model").exists()]
+        if left:
             with storage_errors(str(self.folder.model)):
-                shutil.copytree(last / "model", self.folder.model, dirs_exist_ok=True)
-        self.folder.finish(steps=self.plan.total_steps)
+                shutil.copytree(self._stage_folder(left[-1]) / "model", self.folder.model, dirs_exist_ok=True)
+            if self.plan.runtime.keep_best is not None:
+                self.folder.write_json(self.folder.best, read_json(self.folder.complete(left[-1].name))["model"])
 
     # --- what is written ----------------------------------------------------------------------------------------------
 
@@ -186,15 +220,17 @@ class Trainer:
 
     def _evaluate(self, live: LiveStage, step: int) -> None:
         """Measure on the first rank, while the others wait; every rank opens the parameters, and all end alike."""
-        complete = False
+        complete, values = False, list[float]()
+        watches = self.checkpoints.watches
         self.stop.waits = not self.world.is_first  # the first may stop at once, and the others then hear of it
         try:
             with live.backend.full_parameters():
                 if self.world.is_first and live.evaluator.metrics:
-                    self._measure(live, step)
+                    measured = self._measure(live, step)
+                    values = watches.pick(measured) if watches is not None else []
             complete = True
         finally:
-            ends = self.world.gather([complete, self.stop.asked])
+            ends = self.world.gather([complete, self.stop.asked, values])
             self._together = not all(end[0] for end in ends) or any(end[1] for end in ends)
         self.stop.waits = False
         if self._together:
@@ -205,13 +241,19 @@ class Trainer:
                 "another process of this run stopped while the first one measured",
                 hint="the log of the process that stopped first says why",
             )
+        if watches is not None and ends[0][2] and watches.see(ends[0][2], step):
+            self.checkpoints.keep_best()
 
-    def _measure(self, live: LiveStage, step: int) -> None:
+    def _measure(self, live: LiveStage, step: int) -> dict[str, Mapping[str, float]]:
+        """Values by split, told to everybody."""
         number = live.plan.first_step + step
+        measured: dict[str, Mapping[str, float]] = {}
         when = "start" if step == 0 else "end" if step == live.plan.steps else "middle"
         for result in live.evaluator.run(live.backend.policy, self.observer.progress, self.observer.waiting):
             self._log_evaluation(live.plan.name, number, result)
             self.observer.evaluation(result.split, result.values, when)
+            measured[result.split] = result.values
+        return measured
 
     def _log_evaluation(self, stage: str, step: int, result: SplitResult) -> None:
         split = result.split
@@ -224,8 +266,8 @@ class Trainer:
 
     def _open_log(self, checkpoint: Checkpoint | None, *, resume: bool) -> None:
         # A complete stage is not run again, and its last lines stand behind its last checkpoint.
-        paths = [self._complete_path(stage) for stage in self.plan.stages]
-        kept = [json.loads(path.read_text(encoding="utf-8"))["logs"] for path in paths if path.exists()]
+        complete = [stage for stage in self.plan.stages if is_complete(self.folder, stage)]
+        kept = [read_json(self.folder.complete(stage.name))["logs"] for stage in complete]
         kept += [checkpoint.meta["logs"]] if checkpoint is not None else []
         self.log.open(lambda: self.builder.trackers(self.folder.path), kept, resume=resume)
 

@@ -43,6 +43,8 @@ class CheckpointStore:
 
     def __init__(self, folder: Path, *, keep: int) -> None:
         self._folder, self._keep = folder, keep
+        self.protected: int | None = None
+        """Step of a checkpoint that is kept beside the newest."""
 
     def save(self, step: int, write: Callable[[Path], None], *, meta: Mapping[str, Any], world: World) -> Path:
         """Let every rank `write` its files, then make them the checkpoint of `step`; gives its folder.
@@ -55,7 +57,7 @@ class CheckpointStore:
         try:
             with storage_errors(str(target)):
                 if world.is_first:
-                    self._folder.mkdir(parents=True, exist_ok=True)
+                    self._folder.mkdir(exist_ok=True)  # without parents: a run's folder that is gone must not come back
                     self._sweep()
                     aside.mkdir()
                 world.barrier()
@@ -88,7 +90,30 @@ class CheckpointStore:
     def latest(self) -> Checkpoint | None:
         """The newest checkpoint, None when there is none; raises CheckpointError when its manifest is damaged."""
         steps = self.steps()
-        return self._read(steps[-1]) if steps else None
+        return self.at(steps[-1]) if steps else None
+
+    def at(self, step: int) -> Checkpoint:
+        """The checkpoint of a step; raises CheckpointError when it is missing or its manifest is damaged."""
+        return self._read(step)
+
+    def is_writing(self) -> bool:
+        """Whether a checkpoint is half written."""
+        return any(self._folder.glob(f"{_ASIDE}step-*"))
+
+    def set_aside(self, after: int) -> Path | None:
+        """Move the checkpoints after step `after` to `set-aside-<n>/`, newest first; gives that folder."""
+        later = [step for step in self.steps() if step > after]
+        if not later:
+            return None
+        number = 1
+        while (aside := self._folder / f"set-aside-{number}").exists():
+            number += 1
+        with storage_errors(str(aside)):
+            aside.mkdir()
+            for step in reversed(later):
+                (self._folder / f"step-{step}").rename(aside / f"step-{step}")
+            fsync_folder(self._folder)
+        return aside
 
     def load(self, checkpoint: Checkpoint, read: Callable[[Path], None], *, world: World) -> None:
         """Check every file against the manifest, then let every rank `read` the folder.
@@ -147,8 +172,15 @@ class CheckpointStore:
         for path in self._folder.glob(f"{_ASIDE}*"):
             shutil.rmtree(path)
 
+    def prune(self) -> None:
+        """Remove what a save that was cut short had not yet removed; the first rank alone calls it."""
+        with storage_errors(str(self._folder)):
+            self._prune()
+
     def _prune(self) -> None:
         for step in self.steps()[: -self._keep]:
+            if step == self.protected:
+                continue
             self._move_away(self._folder / f"step-{step}")
         self._sweep()
 

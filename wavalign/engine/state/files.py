@@ -11,11 +11,12 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from wavalign.errors import StorageError
+from wavalign.errors import ResumeError, StorageError
 from wavalign.redaction import REDACTOR
 
 _TORCH_WRITER = ("PytorchStreamWriter", "unexpected pos")
 """How `torch.save` words a write that the disk refused."""
+_DAMAGED = "put the file back from a copy, or start a new run"
 
 
 @contextmanager
@@ -33,6 +34,17 @@ def storage_errors(what: str) -> Iterator[None]:
         if not any(mark in str(error) for mark in _TORCH_WRITER):
             raise
         raise _storage_error(what, error, full=False) from error
+
+
+@contextmanager
+def full_disk(what: str) -> Iterator[None]:
+    """Turn a disk that is full or read-only, wherever inside it is met, into a StorageError that names `what`."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+            raise
+        raise _storage_error(what, error, full=error.errno != errno.EROFS) from error
 
 
 def _storage_error(what: str, error: Exception, *, full: bool) -> StorageError:
@@ -63,6 +75,19 @@ def write_text(path: Path, text: str) -> None:
             temporary.unlink(missing_ok=True)
             raise
         fsync_folder(path.parent)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a file that a run wrote; raises ResumeError when it is missing or damaged."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ResumeError(f"{path} is missing", hint=_DAMAGED) from error
+    except (OSError, ValueError) as error:  # ValueError: neither UTF-8 nor JSON
+        raise ResumeError(f"{path} is damaged: {error}", hint=_DAMAGED) from error
+    if not isinstance(value, dict):
+        raise ResumeError(f"{path} is damaged: it holds no object", hint=_DAMAGED)
+    return value
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:

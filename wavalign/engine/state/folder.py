@@ -3,15 +3,21 @@
 import fcntl
 import json
 import os
+import re
 import secrets
+import shutil
 import socket
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, final
 
-from wavalign.engine.state.files import storage_errors, write_json, write_text
-from wavalign.errors import FolderBusyError, UsageError
+from wavalign.engine.state.files import read_json, storage_errors, write_json, write_text
+from wavalign.errors import FolderBusyError, StorageError, UsageError
+
+_HALF_WRITTEN = re.compile(r"\..+\.([0-9a-f]{32}|writing)|\.tmp-.+")
+"""Names under which files and folders are written before they are renamed."""
 
 
 @final
@@ -21,6 +27,7 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._lock: int | None = None
+        self._inherited = False
 
     @classmethod
     def create(cls, root: Path, *, name: str) -> "RunFolder":
@@ -32,9 +39,14 @@ class RunFolder:
     def exact(cls, path: Path) -> "RunFolder":
         """Exactly `path`, made when missing; raises UsageError when a run already stands in it."""
         folder = cls._made(path)
-        if folder.plan.exists():
-            raise UsageError(f"{path} already holds a run", hint="continue it with --resume, or name another folder")
+        folder.check_free()
         return folder
+
+    def check_free(self) -> None:
+        """Raise UsageError when a run stands in the folder."""
+        if self.plan.exists():
+            hint = "continue it with --resume, or name another folder"
+            raise UsageError(f"{self.path} already holds a run", hint=hint)
 
     @classmethod
     def latest_unfinished(cls, root: Path, *, name: str) -> "RunFolder | None":
@@ -87,6 +99,11 @@ class RunFolder:
         return self.path / "measures.json"
 
     @property
+    def inputs(self) -> Path:
+        """Content sums of what the run reads."""
+        return self.path / "inputs.json"
+
+    @property
     def audio(self) -> Path:
         """Sound of kept answers."""
         return self.path / "audio"
@@ -101,10 +118,19 @@ class RunFolder:
         """`<name>/`: the model at the end of a stage."""
         return self.path / "stages"
 
+    def complete(self, stage: str) -> Path:
+        """Stands there once a stage has left its model."""
+        return self.stages / stage / "complete.json"
+
     @property
     def model(self) -> Path:
         """The final model in its original layout."""
         return self.path / "model"
+
+    @property
+    def best(self) -> Path:
+        """Which weights `model` holds, where the best are kept: their step, and the value they were chosen by."""
+        return self.path / "best.json"
 
     @property
     def report(self) -> Path:
@@ -143,13 +169,23 @@ class RunFolder:
 
     def add_measures(self, measures: Mapping[str, Mapping[str, str]]) -> None:
         """Say what held-out values mean, beside those said before."""
-        known = json.loads(self.measures.read_text(encoding="utf-8")) if self.measures.exists() else {}
+        known = read_json(self.measures) if self.measures.exists() else {}
         if (merged := {**known, **measures}) != known:
             write_json(self.measures, merged)
 
-    def finish(self, *, steps: int) -> None:
-        """Mark the run complete."""
-        write_json(self.finished, {"steps": steps, "time": datetime.now(UTC).isoformat(timespec="seconds")})
+    def finish(self, *, planned: int) -> None:
+        """Mark the run of `planned` steps complete; the last that is written."""
+        write_json(self.finished, {"planned": planned, "time": datetime.now(UTC).isoformat(timespec="seconds")})
+
+    def sweep(self) -> None:
+        """Remove what a killed process left half written; call it with the lock held."""
+        with storage_errors(str(self.path)):
+            hidden = [*self.path.glob(".*"), *self.stages.glob("*/.*"), *self.checkpoints.glob(".*")]
+            for path in [path for path in hidden if _HALF_WRITTEN.fullmatch(path.name)]:
+                if path.is_dir() and not path.is_symlink():
+                    shutil.rmtree(path)
+                else:
+                    path.unlink()
 
     # --- the lock -----------------------------------------------------------------------------------------------------
 
@@ -172,21 +208,51 @@ class RunFolder:
                 f"{self.path} is in use by {self._holder()}", hint="wait for that run, stop it, or use another folder"
             ) from None
         holder = {"pid": os.getpid(), "host": socket.gethostname(), "time": datetime.now(UTC).isoformat()}
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, json.dumps(holder).encode(), 0)
-        self._lock = descriptor
+        with storage_errors(str(self._lock_path)):
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, json.dumps(holder).encode(), 0)
+        self._lock, self._inherited = descriptor, False
+
+    def inherit_lock(self, descriptor: int) -> None:
+        """Hold the lock that the process which started this one took: it is free when the last of them has ended."""
+        self._lock, self._inherited = descriptor, True
+
+    @property
+    def lock_descriptor(self) -> int | None:
+        """The open lock, to be inherited; None when it is not held."""
+        return self._lock
+
+    def check_held(self) -> None:
+        """Raise StorageError where the folder that was locked is not there any more, or another stands in its place."""
+        if self._lock is None:
+            return
+        try:
+            there = os.stat(self._lock_path)
+        except OSError as error:
+            raise _gone(self.path) from error
+        if (there.st_dev, there.st_ino) != (os.fstat(self._lock).st_dev, os.fstat(self._lock).st_ino):
+            raise _gone(self.path)
 
     def unlock(self) -> None:
         """Let go of the folder; harmless when it is not held."""
         if self._lock is not None:
-            os.ftruncate(self._lock, 0)
+            if not self._inherited:
+                with suppress(OSError):  # what it says of the holder is only for people
+                    os.ftruncate(self._lock, 0)
             os.close(self._lock)
             self._lock = None
 
     def _holder(self) -> str:
         try:
             holder = json.loads(self._lock_path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            # The other process is between taking the lock and writing its name.
+            return f"process {holder['pid']} on {holder['host']}"
+        except (OSError, ValueError, KeyError, TypeError):
+            # The other process is between taking the lock and writing its name, or the file was damaged.
             return "another process"
-        return f"process {holder['pid']} on {holder['host']}"
+
+
+def _gone(path: Path) -> StorageError:
+    return StorageError(
+        f"{path} was removed or replaced while the run wrote to it",
+        hint="what the run had written is gone; start a new run, in a folder that stays",
+    )

@@ -2,15 +2,18 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, final
+from typing import TYPE_CHECKING, Any, final
 
 import torch
 from torch import Tensor
 from torch.nn import functional
-from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaRMSNorm
-from transformers.models.qwen2.modeling_qwen2 import Qwen2DecoderLayer, Qwen2RMSNorm
 
-DecoderLayer = Qwen2DecoderLayer | LlamaDecoderLayer
+if TYPE_CHECKING:
+    from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaRMSNorm
+    from transformers.models.qwen2.modeling_qwen2 import Qwen2DecoderLayer, Qwen2RMSNorm
+
+    DecoderLayer = Qwen2DecoderLayer | LlamaDecoderLayer
+
 SPARE_SLOTS = 64
 """Slots kept free beyond those in use."""
 GROWTH = 1.25
@@ -68,7 +71,7 @@ class Glance:
     """Added to scores [B or 1, 1, groups * N or 1, slots], -inf where hidden; None where every slot is visible."""
 
 
-def attend(layer: DecoderLayer, states: Tensor, cache: LayerCache, glance: Glance) -> Tensor:
+def attend(layer: "DecoderLayer", states: Tensor, cache: LayerCache, glance: Glance) -> Tensor:
     """One decoder layer over new `states` [B, N, H] with `cache`; query heads that share a key become query rows."""
     attention = layer.self_attn
     normed = _norm(layer.input_layernorm, states)
@@ -90,7 +93,7 @@ def attend(layer: DecoderLayer, states: Tensor, cache: LayerCache, glance: Glanc
     return result
 
 
-def _norm(norm: Qwen2RMSNorm | LlamaRMSNorm, states: Tensor) -> Tensor:
+def _norm(norm: "Qwen2RMSNorm | LlamaRMSNorm", states: Tensor) -> Tensor:
     """What `norm` gives, as one operation instead of seven."""
     # A frozen norm may be held in bfloat16 beside float32 states; the fused operation wants one precision.
     weight = norm.weight.to(states.dtype)
@@ -109,7 +112,7 @@ class PaddedSlots:
     Padding is hidden by a mask, and positions count from each row's first token.
     """
 
-    def __init__(self, layers: Sequence[DecoderLayer], rotary: Any, lengths: Sequence[int], *, like: Tensor) -> None:
+    def __init__(self, layers: "Sequence[DecoderLayer]", rotary: Any, lengths: Sequence[int], *, like: Tensor) -> None:
         """`rotary` gives cosine and sine of positions; `like` the type and the device of what is cached."""
         longest, attention = max(lengths), layers[0].self_attn
         self.padding = torch.tensor([longest - length for length in lengths], device=like.device)

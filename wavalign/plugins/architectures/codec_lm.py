@@ -16,14 +16,13 @@ import json
 import shutil
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, ClassVar, Self, final
+from typing import TYPE_CHECKING, Any, ClassVar, Self, final
 
 import torch
 from pydantic import Field, model_validator
 
 from wavalign.errors import CheckpointError
 from wavalign.plugins.api import Architecture, Dimensions, EncodeAudio, ModelSource
-from wavalign.plugins.architectures.codec_language_model.policy import CodecLmPolicy
 from wavalign.plugins.architectures.codec_language_model.sizes import (
     PRESETS,
     CodecLmSizes,
@@ -35,10 +34,14 @@ from wavalign.plugins.architectures.codec_language_model.templates import TEMPLA
 from wavalign.plugins.architectures.codec_language_model.vocabulary import add_tokens, padded_size, read_vocabulary
 from wavalign.plugins.architectures.codec_language_model.writer import CodecLmWriter
 from wavalign.plugins.architectures.configs import check_given_sizes
-from wavalign.plugins.architectures.tokenizers import open_tokenizer
+from wavalign.plugins.architectures.tokenizers import open_tokenizer, token_text
 from wavalign.plugins.batch import Answer, Dialogue, HeadSpec, TokenSequence, TokenSpace
 from wavalign.schema.base import Params
 from wavalign.schema.bounds import Heads, Layers, Position, Width
+
+if TYPE_CHECKING:
+    from wavalign.plugins.architectures.codec_language_model.policy import CodecLmPolicy
+
 
 LAYOUT_FILES = (
     *("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"),
@@ -151,11 +154,14 @@ class CodecLm(Architecture):
             frame_codes=self._codebooks if self._codebooks < self._codes_per_frame else None,
         )
 
-    def empty_policy(self) -> CodecLmPolicy:
+    def empty_policy(self) -> "CodecLmPolicy":
         """The network under the names of the public checkpoints."""
+        # Brings the layers of transformers, which take seconds: what reads a recipe wants none of them.
+        from wavalign.plugins.architectures.codec_language_model.policy import CodecLmPolicy
+
         return CodecLmPolicy(self.sizes, self.vocabulary.layout)
 
-    def build_policy(self, *, seed: int) -> CodecLmPolicy:
+    def build_policy(self, *, seed: int) -> "CodecLmPolicy":
         """Random weights drawn from `seed`, float32, on the CPU; the caller's random state stays as it was."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -180,6 +186,10 @@ class CodecLm(Architecture):
         words = layout.text(ids[0], completion.roles[0].tolist())
         text = self._writer.text_of(self.vocabulary.decode(words))
         return Answer(text, tuple(layout.codes(ids)), bool(ids[0]) and ids[0][-1] in layout.ends)
+
+    def token_text(self, token: int) -> str:
+        """Text of an id; codes and marks have names."""
+        return token_text(self.vocabulary.tokenizer, token)
 
     def parameter_group(self, name: str) -> str:
         """Group of a parameter by its public name."""

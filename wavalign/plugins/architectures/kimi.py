@@ -16,7 +16,7 @@ answers are generated; an answer without text opens with E; a target whose sound
 import json
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal, final
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, final
 
 import torch
 from pydantic import Field
@@ -27,7 +27,6 @@ from wavalign.plugins.architectures.configs import check_given_sizes
 from wavalign.plugins.architectures.kimi_audio.ear import WHISPER_FOLDER, WhisperEar, whisper_folder
 from wavalign.plugins.architectures.kimi_audio.handover import copy_checkpoint_files, link_whisper
 from wavalign.plugins.architectures.kimi_audio.layout import AUDIO, TEXT
-from wavalign.plugins.architectures.kimi_audio.policy import KimiPolicy
 from wavalign.plugins.architectures.kimi_audio.sizes import PRESETS, KimiSizes, read_public_config, sizes_of_config
 from wavalign.plugins.architectures.kimi_audio.vocabulary import (
     add_kimi_tokens,
@@ -35,10 +34,13 @@ from wavalign.plugins.architectures.kimi_audio.vocabulary import (
     read_vocabulary,
 )
 from wavalign.plugins.architectures.kimi_audio.writer import DialogueWriter
-from wavalign.plugins.architectures.tokenizers import open_tokenizer
+from wavalign.plugins.architectures.tokenizers import open_tokenizer, token_text
 from wavalign.plugins.batch import Answer, Dialogue, HeadSpec, TokenSequence, TokenSpace
 from wavalign.schema.base import Params, RecipePath
 from wavalign.schema.bounds import Heads, Layers, Position, Width
+
+if TYPE_CHECKING:
+    from wavalign.plugins.architectures.kimi_audio.policy import KimiPolicy
 
 
 class KimiParams(Params):
@@ -122,11 +124,14 @@ class KimiAudio(Architecture):
             num_codes=self.sizes.num_codes,
         )
 
-    def empty_policy(self) -> KimiPolicy:
+    def empty_policy(self) -> "KimiPolicy":
         """The network under the names of the public checkpoints."""
+        # Brings the layers of transformers, which take seconds: what reads a recipe wants none of them.
+        from wavalign.plugins.architectures.kimi_audio.policy import KimiPolicy
+
         return KimiPolicy(self.sizes, self.vocabulary.layout)
 
-    def build_policy(self, *, seed: int) -> KimiPolicy:
+    def build_policy(self, *, seed: int) -> "KimiPolicy":
         """Random weights drawn from `seed`, float32, on the CPU; the caller's random state stays as it was."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -152,6 +157,11 @@ class KimiAudio(Architecture):
         text, audio = (completion.ids[stream].tolist() for stream in (TEXT, AUDIO))
         words, codes, finished = self.vocabulary.layout.take_apart(text, audio)
         return Answer(self.vocabulary.decode(words), tuple(codes), finished)
+
+    def token_text(self, token: int) -> str:
+        """Text of an id; marks have names, and codes stand behind the text vocabulary."""
+        code = token - self.vocabulary.layout.first_code
+        return f"<code {code}>" if code >= 0 else token_text(self.vocabulary.tokenizer, token)
 
     def parameter_group(self, name: str) -> str:
         """Group of a parameter by its public name."""

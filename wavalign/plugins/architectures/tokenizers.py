@@ -114,6 +114,15 @@ def open_tokenizer(path: str) -> PreTrainedTokenizerFast:
     )
 
 
+def token_text(tokenizer: PreTrainedTokenizerFast, token: int) -> str:
+    """Text of one id, for people; the name of one that writes nothing alone, such as a part of a letter."""
+    if token >= len(tokenizer):
+        return f"<unused {token}>"
+    text = tokenizer.decode([token], skip_special_tokens=False, clean_up_tokenization_spaces=False)
+    assert isinstance(text, str)
+    return text if text and "\ufffd" not in text else f"<{tokenizer.convert_ids_to_tokens(token)}>"
+
+
 def _check_json(file: Path) -> None:
     """Raise CheckpointError where a tokenizer file is torn; the reader behind it would name no file."""
     try:

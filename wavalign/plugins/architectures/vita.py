@@ -13,7 +13,7 @@ Source: VITA-Audio (arXiv 2505.03739) and its public checkpoints (model_type `qw
 import json
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, ClassVar, Self, final
+from typing import TYPE_CHECKING, Any, ClassVar, Self, final
 
 import torch
 from pydantic import Field, model_validator
@@ -21,7 +21,7 @@ from pydantic import Field, model_validator
 from wavalign.errors import CheckpointError
 from wavalign.plugins.api import Architecture, Dimensions, EncodeAudio, ModelSource
 from wavalign.plugins.architectures.configs import check_given_sizes
-from wavalign.plugins.architectures.tokenizers import open_tokenizer
+from wavalign.plugins.architectures.tokenizers import open_tokenizer, token_text
 from wavalign.plugins.architectures.vita_audio.chatml import ChatWriter
 from wavalign.plugins.architectures.vita_audio.decoding import DecodingPlan
 from wavalign.plugins.architectures.vita_audio.encoder_sizes import CONFIG_FILE, EncoderSizes, read_encoder_config
@@ -32,7 +32,6 @@ from wavalign.plugins.architectures.vita_audio.features import (
     read_normalization,
 )
 from wavalign.plugins.architectures.vita_audio.layout import MARKS_PER_CHUNK
-from wavalign.plugins.architectures.vita_audio.policy import VitaPolicy
 from wavalign.plugins.architectures.vita_audio.sizes import (
     PRESETS,
     VitaSizes,
@@ -48,6 +47,9 @@ from wavalign.plugins.architectures.vita_audio.vocabulary import (
 from wavalign.plugins.batch import Answer, Dialogue, HeadSpec, TokenSequence, TokenSpace
 from wavalign.schema.base import Params
 from wavalign.schema.bounds import Heads, Layers, Position, Width
+
+if TYPE_CHECKING:
+    from wavalign.plugins.architectures.vita_audio.policy import VitaPolicy
 
 
 class VitaParams(Params):
@@ -147,11 +149,14 @@ class VitaAudio(Architecture):
             num_codes=self.vocabulary.layout.num_codes,
         )
 
-    def empty_policy(self) -> VitaPolicy:
+    def empty_policy(self) -> "VitaPolicy":
         """The network under the names of the public checkpoints."""
+        # Brings the layers of transformers, which take seconds: what reads a recipe wants none of them.
+        from wavalign.plugins.architectures.vita_audio.policy import VitaPolicy
+
         return VitaPolicy(self.sizes, self._plan)
 
-    def build_policy(self, *, seed: int) -> VitaPolicy:
+    def build_policy(self, *, seed: int) -> "VitaPolicy":
         """Random weights drawn from `seed`, float32, on the CPU; the caller's random state stays as it was."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -176,6 +181,10 @@ class VitaAudio(Architecture):
         text, codes = layout.deinterleave(ids, completion.roles[0].tolist())
         finished = bool(ids) and ids[-1] in (layout.end_turn, layout.end_text)
         return Answer(self.vocabulary.decode(text), tuple(codes), finished)
+
+    def token_text(self, token: int) -> str:
+        """Text of an id; codes and marks have names."""
+        return token_text(self.vocabulary.tokenizer, token)
 
     def parameter_group(self, name: str) -> str:
         """Group of a parameter by its public name."""

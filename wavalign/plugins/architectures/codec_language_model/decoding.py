@@ -6,7 +6,7 @@ unit so many positions ago, and stream 0 while it waits for the latest codebook.
 """
 
 from collections.abc import Sequence
-from typing import Literal, final
+from typing import TYPE_CHECKING, Literal, final
 
 import torch
 from torch import Tensor
@@ -15,8 +15,11 @@ from wavalign.plugins.api import DecodingState
 from wavalign.plugins.architectures.answer_roles import placed_roles
 from wavalign.plugins.architectures.caching import PaddedSlots
 from wavalign.plugins.architectures.codec_language_model.layout import CodecLmLayout
-from wavalign.plugins.architectures.codec_language_model.network import Backbone
 from wavalign.plugins.batch import Role, TokenSequence
+
+if TYPE_CHECKING:
+    from wavalign.plugins.architectures.codec_language_model.network import Backbone
+
 
 FREE = -1
 """In `forced`: the model chooses."""
@@ -28,7 +31,7 @@ class CodecLmDecodingState(DecodingState):
 
     def __init__(
         self,
-        model: Backbone,
+        model: "Backbone",
         layout: CodecLmLayout,
         prompts: Sequence[TokenSequence],
         *,

@@ -7,7 +7,7 @@ answer is text alone, and the text head once the text has ended.
 """
 
 from collections.abc import Sequence
-from typing import Literal, final
+from typing import TYPE_CHECKING, Literal, final
 
 import torch
 from torch import Tensor
@@ -16,9 +16,12 @@ from wavalign.plugins.api import DecodingState
 from wavalign.plugins.architectures.caching import PaddedSlots
 from wavalign.plugins.architectures.kimi_audio.hearing import place
 from wavalign.plugins.architectures.kimi_audio.layout import AUDIO, TEXT, KimiLayout
-from wavalign.plugins.architectures.kimi_audio.network import Backbone
 from wavalign.plugins.architectures.kimi_audio.sizes import KimiSizes
 from wavalign.plugins.batch import Role, TokenSequence
+
+if TYPE_CHECKING:
+    from wavalign.plugins.architectures.kimi_audio.network import Backbone
+
 
 FREE = -1
 """In `forced`: the model chooses."""
@@ -30,7 +33,7 @@ class KimiDecodingState(DecodingState):
 
     def __init__(
         self,
-        model: Backbone,
+        model: "Backbone",
         sizes: KimiSizes,
         layout: KimiLayout,
         prompts: Sequence[TokenSequence],

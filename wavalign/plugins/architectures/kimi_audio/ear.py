@@ -14,7 +14,6 @@ from torch import Tensor
 from wavalign.errors import CheckpointError
 from wavalign.plugins import audio
 from wavalign.plugins.batch import AudioClip
-from wavalign.plugins.speech.whisper_features import SAMPLE_RATE, WhisperFeatures
 
 FRAMES_PER_CODE = 4
 WHISPER_FOLDER = "whisper-large-v3"
@@ -44,7 +43,10 @@ class WhisperEar:
     """Features of clips, the latest of them remembered."""
 
     def __init__(self, folder: Path, *, feature_size: int, device: str) -> None:
-        self.folder = folder
+        # Brings the layers of transformers, which take seconds: what reads a recipe wants none of them.
+        from wavalign.plugins.speech.whisper_features import SAMPLE_RATE, WhisperFeatures
+
+        self.folder, self._sample_rate = folder, SAMPLE_RATE
         self._whisper = WhisperFeatures(str(folder), device=device)
         if FRAMES_PER_CODE * self._whisper.width != feature_size:
             raise CheckpointError(
@@ -56,7 +58,7 @@ class WhisperEar:
     def __call__(self, clip: AudioClip) -> Tensor:
         """Features [N, D] float32 of `clip`; raises DataError where it cannot be read."""
         if clip.url not in self._kept:
-            waveform = audio.read(clip, sample_rate=SAMPLE_RATE)
+            waveform = audio.read(clip, sample_rate=self._sample_rate)
             frames = self._whisper.frames(waveform, multiple=FRAMES_PER_CODE)
             self._kept[clip.url] = frames.reshape(-1, FRAMES_PER_CODE * self._whisper.width)
             if len(self._kept) > KEPT:

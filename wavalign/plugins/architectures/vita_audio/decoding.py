@@ -8,7 +8,7 @@ states it has not seen yet wait in `_pending[k]`. The trunk runs only where the 
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, final
+from typing import TYPE_CHECKING, Literal, final
 
 import torch
 from torch import Tensor
@@ -17,8 +17,10 @@ from torch.nn import functional
 from wavalign.plugins.api import DecodingState
 from wavalign.plugins.architectures.caching import GROWTH, SPARE_SLOTS, PaddedSlots
 from wavalign.plugins.architectures.vita_audio.layout import TextWatch, VitaLayout, head_schedule
-from wavalign.plugins.architectures.vita_audio.network import VitaNetwork
 from wavalign.plugins.batch import SoundSegment, TokenSequence
+
+if TYPE_CHECKING:
+    from wavalign.plugins.architectures.vita_audio.network import VitaNetwork
 
 
 @final
@@ -41,7 +43,7 @@ class VitaDecodingState(DecodingState):
 
     def __init__(
         self,
-        network: VitaNetwork,
+        network: "VitaNetwork",
         plan: DecodingPlan,
         prompts: Sequence[TokenSequence],
         *,

@@ -92,6 +92,9 @@ class FileSource(DataSource):
     def stream(self) -> StreamSource | None:
         return FileStream(self._shards, self.layout(), self.params.shuffle_buffer) if self.params.streaming else None
 
+    def reads(self) -> list[str]:
+        return [shard.url for shard in self._shards]
+
     def inspect(self) -> Iterator[tuple[str, Dialogue | DataError | None]]:
         layout = self.layout()
         for shard in self.files():
