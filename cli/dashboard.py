@@ -98,6 +98,7 @@ class Board:
         self._rollout: tuple[str, str, float | None] | None = None
         self._progress: tuple[str, int, int] | None = None
         self._waiting: tuple[str, str, float] | None = None
+        self._view = _View(self)
 
     def start(self, run: RunInfo) -> None:
         """Take the run's facts, and of one that goes on what it has measured."""
@@ -147,8 +148,8 @@ class Board:
             self._waiting = (what, printable(what) + count, began) if what else None
 
     def view(self) -> RenderableType:
-        """The picture; its size is known only when it is drawn."""
-        return _View(self)
+        """The picture, always the same object; its size is known only when it is drawn."""
+        return self._view
 
     def result(self, width: int) -> RenderableType:
         """Everything that is known, in as many lines as it takes."""

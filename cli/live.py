@@ -224,7 +224,7 @@ class RichDisplay(Display):
         """Leave the whole result standing and say what to look at next."""
         self._stop()
         for line in summary.splitlines():
-            self._print(Text(printable(line)))
+            self._print(Text(printable(line, keep_indent=True)))
 
     def close(self) -> None:
         self._stop()
@@ -250,12 +250,12 @@ class RichDisplay(Display):
 
 def step_keys(values: Mapping[str, float]) -> list[str]:
     """What one plain line says of a step, in order: losses, gate, rewards, KL, speed."""
-    wanted = ("loss", "loss/", "gate", "reward", "reward/", "kl/", "tokens_per_second", "step_seconds")
+    wanted = ("loss", "loss/", "gate", "reward", "reward/", "kl/", "truncated", "tokens_per_second", "step_seconds")
     return [
         key
         for name in wanted
         for key in values
-        if (key == name or (name.endswith("/") and key.startswith(name))) and not key.endswith("/failed")
+        if (key == name or (name.endswith("/") and key.startswith(name))) and not key.endswith(("/failed", "/absent"))
     ]
 
 

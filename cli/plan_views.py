@@ -73,6 +73,7 @@ def _stage(plan: StagePlan, trained: Mapping[str, str]) -> Branch:
     if plan.deepspeed is not None:
         zero = plan.deepspeed["zero_optimization"]["stage"]
         parts.append(Branch(f"DeepSpeed, ZeRO {zero} (the whole configuration: --format json)"))
+    parts += [Branch(f"warning  {each.path}: {each.message}", (Branch(each.hint),)) for each in plan.warnings]
     return Branch(f"stage {plan.name}  {span}", tuple(parts))
 
 

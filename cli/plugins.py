@@ -11,7 +11,7 @@ import typer
 
 from wavalign.errors import PluginError, UsageError
 
-from . import completion
+from . import completion, doctor
 from .console import say, say_table, status
 
 if TYPE_CHECKING:
@@ -83,6 +83,8 @@ def show(
     file: FileOption = None,
 ) -> None:
     """Explain a plugin: what it does, its formula and source, and every option with its default."""
+    from wavalign.plugins.registry import facts  # brings torch, which no `--help` shall wait for
+
     from .params import option_rows  # brings pydantic, which no `--help` shall wait for
 
     with status(f"importing {name}"):
@@ -90,6 +92,9 @@ def show(
         kind, type_ = _resolved(registry, name)
         plugin = registry.get(kind, type_)
     say(f"{kind} {type_}\n\n{_documentation(plugin)}\n")
+    for fact, said in facts(plugin).items():
+        say(f"{fact}: {said}")
+    say("")
     rows = option_rows(plugin.Params)
     if not rows:
         say("It has no options.")
@@ -138,8 +143,10 @@ def _kinds(kind: str | None) -> list[str]:
 
 def _summary(registry: "Registry", kind: str, type_: str) -> str:
     """First paragraph of the plugin's file on one line, or why it cannot be loaded: a list shows what is broken too."""
-    fault = _fault(registry, kind, type_)
-    return f"cannot be loaded: {fault}" if fault else _first_paragraph(_documentation(registry.get(kind, type_)))
+    try:
+        return _first_paragraph(_documentation(registry.get(kind, type_)))
+    except PluginError as error:
+        return f"cannot be loaded: {error.message}"
 
 
 def _fault(registry: "Registry", kind: str, type_: str) -> str:
@@ -148,7 +155,9 @@ def _fault(registry: "Registry", kind: str, type_: str) -> str:
         registry.get(kind, type_)
     except PluginError as error:
         return error.message
-    return ""
+    extra = doctor.LATER.get((kind, type_))
+    missing = [] if extra is None else [name for name in doctor.EXTRAS[extra] if find_spec(name) is None]
+    return f'{", ".join(missing)} is not installed: pip install "wavalign[{extra}]"' if missing else ""
 
 
 def _first_paragraph(text: str) -> str:

@@ -10,7 +10,11 @@ def validate(recipe: RecipeArgument, set_: SetOption = None, format_: FormatOpti
     plan = compiled(recipe, set_)
     if format_ is Format.JSON:
         stages = [{"name": stage.name, "type": stage.stage.type, "steps": stage.steps} for stage in plan.stages]
-        say_json({"ok": True, "name": plan.name, "fingerprint": plan.fingerprint, "stages": stages})
+        warnings = [each.model_dump() for stage in plan.stages for each in stage.warnings]
+        content = {"ok": True, "name": plan.name, "fingerprint": plan.fingerprint, "stages": stages}
+        say_json({**content, "warnings": warnings})
     elif format_ is Format.TEXT:
         count = f"{len(plan.stages)} stage{'s' if len(plan.stages) != 1 else ''}"
         say(f"{recipe}: valid, {count}, {plan.total_steps} steps, plan {plan.fingerprint}")
+        for each in (each for stage in plan.stages for each in stage.warnings):
+            say(f"{each.where}  {each.path}  warning: {each.message}\n  hint: {each.hint}")

@@ -192,13 +192,12 @@ def test_run_that_goes_on_keeps_what_was_measured_before(tmp_path: Path) -> None
 
 def test_terminal_of_another_size_is_drawn_afresh(board: Board) -> None:
     console = Console(file=io.StringIO(), force_terminal=True, width=80, height=30, color_system="256", _environ={})
-    view = board.view()
-    console.print(view)
-    console.print(view)
+    console.print(board.view())
+    console.print(board.view())
     assert isinstance(console.file, io.StringIO)
     assert "\x1b[2J" not in console.file.getvalue()
     console.size = ConsoleDimensions(60, 30)
-    console.print(view)
+    console.print(board.view())
     assert "\x1b[2J\x1b[H" in console.file.getvalue()
 
 

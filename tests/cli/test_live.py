@@ -178,10 +178,10 @@ def test_finish_leaves_the_picture_and_the_summary() -> None:
     stream = io.StringIO()
     display = RichDisplay(terminal(stream))
     drive(display)
-    display.finish("runs/hybrid/1/report.html")
+    display.finish("report   runs/hybrid/1/report.html")
     display.close()
     display.close()
-    assert stream.getvalue().rstrip().endswith("runs/hybrid/1/report.html")
+    assert stream.getvalue().rstrip().endswith("report   runs/hybrid/1/report.html")
     assert "checkpoint written" in stream.getvalue()
 
 

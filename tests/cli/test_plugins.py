@@ -8,9 +8,11 @@ from typing import Annotated, Literal, final
 import pytest
 from pydantic import Field
 
+from tests.toy.world import PLUGINS
 from wavalign.plugins.catalog import CATALOG
 from wavalign.schema.base import Params, Section
 from wavalign_cli import app as application
+from wavalign_cli import doctor
 from wavalign_cli.params import OptionRow, option_rows
 
 OWN = '''"""Twice the surprise: L_t = -2 log pi(y_t)."""
@@ -116,6 +118,14 @@ def test_check_says_what_can_be_used(
     assert "loss.gone" in told.err and "wavalign.plugins.losses.gone" in told.out
 
 
+def test_check_names_the_extra_that_a_plugin_imports_late(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(doctor.EXTRAS, "wandb", ("nothing_of_this_name",))
+    assert application.main(["plugins", "check", "tracker"]) == 4
+    assert 'pip install "wavalign[wandb]"' in capsys.readouterr().out
+
+
 def test_list_of_no_kind(capsys: pytest.CaptureFixture[str]) -> None:
     assert application.main(["plugins", "list", "losses"]) == 2
     assert "loss" in capsys.readouterr().err
@@ -146,3 +156,13 @@ def test_a_broken_file_is_a_plugin_error(capsys: pytest.CaptureFixture[str], tmp
     (tmp_path / "bad.py").write_text("import nothing_of_this_name\n", encoding="utf-8")
     assert application.main(["plugins", "list", "--file", str(tmp_path / "bad.py")]) == 4
     assert "nothing_of_this_name" in capsys.readouterr().err
+
+
+def test_show_says_where_a_plugin_stands_and_what_it_declares(capsys: pytest.CaptureFixture[str]) -> None:
+    assert application.main(["plugins", "show", "toy_sequence", "--file", str(PLUGINS)]) == 0
+    out = capsys.readouterr().out
+    assert f"from: {PLUGINS}:" in out
+    assert "rows: rollouts\nunit: sequence\n" in out
+    assert application.main(["plugins", "show", "speech_quality", "--file", str(PLUGINS)]) == 2
+    assert application.main(["plugins", "show", "reward.speech_quality"]) == 0
+    assert "needs: waveform\nrange: " in capsys.readouterr().out

@@ -71,7 +71,10 @@ def rl_loss(case: Case, logprobs: Tensor) -> Tensor:
     loss = GRPO(GRPOParams.model_validate({"clip": None, "kl": {"coefficient": coefficient, "estimator": "k3"}}))
     advantages, valid = GroupNormalized(GroupNormalizedParams()).compute(case.rewards)
     inputs = LossInputs(
-        logprobs, ref_logprobs=case.tensors["ref_logprobs"][:, None], advantages=advantages.view(-1, 1, 1)
+        logprobs,
+        old_logprobs=logprobs.detach(),  # for the log alone: that code takes one step per batch and no ratio
+        ref_logprobs=case.tensors["ref_logprobs"][:, None],
+        advantages=advantages.view(-1, 1, 1),
     )
     weights = Roles(TOKENS[case.case["rl_tokens"]]).weights(roles(case))
     denominators = count(weights, valid.view(-1))

@@ -135,6 +135,21 @@ class Own(Reward):
         return None
 '''
 
+LOSS = '''\
+from wavalign.plugins.api import Loss
+
+
+class Own(Loss):
+    """A loss."""
+
+    type = "own"
+    needs = frozenset()
+    {attribute}
+
+    def compute(self, inputs):
+        return None
+'''
+
 FILES = {
     "no type": (GATE.replace('    type = "own"\n', ""), "class Own has no `type`"),
     "type is no text": (GATE.replace('"own"', "3"), "class Own has no `type`"),
@@ -148,6 +163,13 @@ FILES = {
         "from wavalign.plugins.api import Plugin\n\n\nclass Own(Plugin):\n    type = 'own'\n",
         "Own is of no kind",
     ),
+    "needs in a text": (
+        REWARD.format(attribute="needs, range = 'waveform', (0.0, 1.0)"),
+        "declares `needs` as 'waveform'",
+    ),
+    "unknown needs": (REWARD.format(attribute="needs, range = {'sound'}, (0.0, 1.0)"), "declares `needs` as {'sound'}"),
+    "unknown rows": (LOSS.format(attribute="rows = 'rolouts'"), "declares `rows` as 'rolouts'"),
+    "unknown unit": (LOSS.format(attribute="rows, unit = 'rollouts', 'row'"), "declares `unit` as 'row'"),
     "nothing": ("from wavalign.plugins.gates.fixed import Fixed\n", "defines no plugin"),
 }
 

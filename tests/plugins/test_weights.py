@@ -205,3 +205,10 @@ def test_shards_that_fail_leave_the_old_weights(tmp_path: Path, monkeypatch: pyt
         save_weights(network().state_dict(), str(tmp_path), max_shard_bytes=8)
     assert os.listdir(tmp_path) == ["model.safetensors"]
     assert (tmp_path / "model.safetensors").read_bytes() == before
+
+
+@pytest.mark.parametrize("name", ["../x.safetensors", "/etc/passwd", "a/../../x", "", ".", "..\\x", "a\0b", "a\nb"])
+def test_an_index_names_files_beside_it(tmp_path: Path, name: str) -> None:
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": name}}), encoding="utf-8")
+    with pytest.raises(CheckpointError, match="points outside its folder, or at nothing"):
+        read_checkpoint(str(tmp_path))

@@ -42,6 +42,7 @@ def _stage(plan: StagePlan) -> Iterator[str]:
     if stage.objective is not None:
         yield f"  advantage {_named(stage.objective.advantage)}"
     yield from (f"  term {_term(term)}" for term in plan.terms)
+    yield from (f"  warning {each.path}: {each.message}" for each in plan.warnings)
     sizes = plan.geometry
     if sizes is not None:
         yield f"  step {sizes.prompts} x {sizes.group_size} + {sizes.demonstrations} rows"

@@ -249,12 +249,12 @@ class PerAnswer(Loss):
         return frozenset({"advantages", "mask"})
 
     def compute(self, inputs: LossInputs) -> LossOutput:
-        """[B], with the number of tokens as a metric."""
+        """[B], with the number of tokens as a metric, by its mean and its largest value."""
         assert inputs.advantages is not None
         assert inputs.mask is not None
         length = inputs.mask.sum(dim=(1, 2))
         mean = torch.where(inputs.mask, inputs.logprobs, 0.0).sum(dim=(1, 2)) / length.clamp(min=1)
-        return LossOutput(-inputs.advantages.flatten() * mean, {"length": length.float()})
+        return LossOutput(-inputs.advantages.flatten() * mean, {"length": length.float()}, {"longest": length.float()})
 
 
 @final

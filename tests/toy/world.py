@@ -39,7 +39,7 @@ def toy_recipe(folder: Path, **runtime: Any) -> dict[str, Any]:
             "demonstrations": {"type": "toy_sums", "limit": 12},
             "evaluation": {"type": "toy_sums"},
         },
-        "rollout": {"group_size": 4, "temperature": 1.0, "max_new_tokens": 5},
+        "rollout": {"group_size": 4, "temperature": 1.0, "max_new_tokens": 5, "truncated": "keep"},
         "batch": {"prompts": 4, "demonstrations": 4},
         "rewards": {"exact": {"type": "toy_exact", "scale": [1, 5]}},
         "objective": {

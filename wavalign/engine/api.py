@@ -186,9 +186,9 @@ def _train(plan: Plan, folder: RunFolder, world: World, watcher: Observer, *, re
     try:
         Trainer(plan, folder, world, watcher).run(resume=resume)
     except Interrupted:
-        _report(plan, folder, world)
+        _report(plan, folder, world, watcher)
         raise
-    _report(plan, folder, world)
+    _report(plan, folder, world, watcher)
     if world.is_first:
         folder.check_held()
         folder.finish(planned=plan.total_steps)
@@ -205,8 +205,9 @@ def _places(plan: Plan, folder: RunFolder) -> list[str]:
     return [f"report   {folder.report}"] * plan.runtime.report + [*model, f"folder   {folder.path}"]
 
 
-def _report(plan: Plan, folder: RunFolder, world: World) -> None:
+def _report(plan: Plan, folder: RunFolder, world: World, watcher: Observer) -> None:
     if plan.runtime.report and world.is_first and folder.metrics.exists():
+        watcher.waiting("writing the report", 0, 0)
         write_report(folder.path)
 
 

@@ -357,9 +357,20 @@ class Reward(Plugin):
     def __init__(self, params: Any) -> None:
         self.params = params
 
+    @classmethod
+    def instrument(cls, params: Any) -> str:
+        """What it measures with, and the settings that matter, in a few words; empty for a plain comparison.
+
+        A recipe in which a reward and a metric name the same one is warned: they share their errors.
+        """
+        return ""
+
     @abstractmethod
     def score(self, rollout: Rollout, dialogue: Dialogue) -> Scored:
-        """Score one answer, or give None with the reason; must not invent a number."""
+        """Score one answer; must not invent a number.
+
+        `Scored.absent(reason)` where the answer has nothing to score, `Scored(None, reason)` where the reward failed.
+        """
 
     def close(self) -> None:
         """Free what the reward holds; called once."""
@@ -461,11 +472,14 @@ class LossInputs:
 @final
 @dataclass(frozen=True, slots=True)
 class LossOutput:
-    """Unreduced values and, of the same shape, what is worth averaging for the log."""
+    """Unreduced values and, of the same shape, what is worth logging."""
 
     values: Tensor
     """[B, S, T] for unit `token`, [B] for unit `sequence`."""
     metrics: Mapping[str, Tensor] = field(default_factory=dict)
+    """Logged by their means over the term's tokens."""
+    maxima: Mapping[str, Tensor] = field(default_factory=dict)
+    """Logged by their largest value among the term's tokens."""
 
 
 @final
@@ -505,6 +519,11 @@ class Loss(Plugin):
     def regularizers(self) -> tuple[Regularizer, ...]:
         """Terms that come along with this one; none unless a loss says so."""
         return ()
+
+    @property
+    def inert_on_policy(self) -> str:
+        """Options that do nothing while every batch of rollouts is used for one update; the plan says so."""
+        return ""
 
 
 # --- running ----------------------------------------------------------------------------------------------------------
@@ -600,6 +619,14 @@ class Metric(Plugin):
 
     def __init__(self, params: Any) -> None:
         self.params = params
+
+    @classmethod
+    def instrument(cls, params: Any) -> str:
+        """What it measures with, and the settings that matter, in a few words; empty for a plain comparison.
+
+        A recipe in which a reward and a metric name the same one is warned: they share their errors.
+        """
+        return ""
 
     @abstractmethod
     def measure(self, groups: Sequence[RolloutGroup]) -> list[Measurement]:

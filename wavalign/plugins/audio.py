@@ -2,18 +2,42 @@
 
 import hashlib
 import io
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import final
+from typing import IO, final
 
 import fsspec
 import numpy as np
 import soundfile
 import soxr
+from numpy.typing import NDArray
 
 from wavalign.errors import DataError, StorageError
 from wavalign.plugins import arrow
 from wavalign.plugins.batch import AudioClip, Waveform
+from wavalign.plugins.sound_files import examine
+from wavalign.schema.clips import ClipLimits
+
+LOWEST_RATE, HIGHEST_RATE = 1_000, 384_000
+"""Hertz; no recording of speech is outside, and resampling from there may take any time and memory."""
+_BLOCK = 1 << 16
+"""Samples decoded at once."""
+_MEGABYTE = 1 << 20
+
+_LIMITS = [ClipLimits()]
+"""Of this process; a run sets them from its plan before it reads."""
+
+
+def set_limits(limits: ClipLimits) -> None:
+    """Bound every sound that this process reads from now on."""
+    _LIMITS[0] = limits
+
+
+def _limits() -> ClipLimits:
+    return _LIMITS[0]
 
 
 @final
@@ -32,34 +56,24 @@ class SoundHeader:
 def header(clip: AudioClip) -> SoundHeader:
     """Look at `clip` without decoding it; raises DataError as `read` does."""
     content = read_bytes(clip)
-    try:
-        info = soundfile.info(io.BytesIO(content))
-    except soundfile.LibsndfileError as error:
-        raise _unreadable(clip, error) from error
-    if info.frames <= 0:
-        raise _without_samples(clip)
-    digest = hashlib.sha256(content).hexdigest()
-    return SoundHeader(info.frames / info.samplerate, int(info.samplerate), int(info.channels), digest)
+    with _opened(clip, content) as file:
+        digest = hashlib.sha256(content).hexdigest()
+        return SoundHeader(file.frames / file.samplerate, int(file.samplerate), int(file.channels), digest)
 
 
 def read(clip: AudioClip, *, sample_rate: int | None) -> Waveform:
     """Read `clip`, mix it to mono and, where `sample_rate` (Hz) is given and differs, resample it.
 
-    Raises DataError naming the file when it is missing, empty, not a sound file or not all numbers.
+    Raises DataError naming the file when it is missing, empty, cut short, beyond the limits on clips, not a sound file
+    or not all numbers.
     """
-    content = read_bytes(clip)
-    try:
-        samples, rate = soundfile.read(io.BytesIO(content), dtype="float32", always_2d=True)
-    except soundfile.LibsndfileError as error:
-        raise _unreadable(clip, error) from error
-    if samples.shape[0] == 0:
-        raise _without_samples(clip)
-    mono = samples.mean(axis=1, dtype=np.float32)
+    with _opened(clip, read_bytes(clip)) as file:
+        mono, rate = _mono(clip, file), int(file.samplerate)
     if not np.isfinite(mono).all():
         message = f"{clip.url}: the sound file holds samples that are no numbers"
         raise DataError(message, hint="write it again or take its record out")
     if sample_rate is None or sample_rate == rate:
-        return Waveform(mono, int(rate))
+        return Waveform(mono, rate)
     resampled = np.asarray(soxr.resample(mono, rate, sample_rate), dtype=np.float32)
     if len(resampled) == 0:
         raise _without_samples(clip, f" at {sample_rate} Hz: it is {len(mono)} samples long")
@@ -67,12 +81,16 @@ def read(clip: AudioClip, *, sample_rate: int | None) -> Waveform:
 
 
 def read_bytes(clip: AudioClip) -> bytes:
-    """The file as it is; raises DataError when it is missing or empty."""
+    """The file as it is; raises DataError when it is missing, empty, too large or no file."""
+    limits = _limits()
+    most = int(limits.max_megabytes * _MEGABYTE)
     try:
         if clip.url.startswith(arrow.SCHEME):
-            return arrow.read_cell(clip.url)
-        with fsspec.open(clip.url, "rb") as file:
-            content: bytes = file.read()
+            content = arrow.read_cell(clip.url)
+        else:
+            _check_kind(clip)
+            with fsspec.open(clip.url, "rb") as file:
+                content = _at_most(file, most + 1)
     except (OSError, ValueError, ImportError) as error:
         raise DataError(
             f"{clip.url}: the sound file cannot be opened: {error}",
@@ -80,7 +98,79 @@ def read_bytes(clip: AudioClip) -> bytes:
         ) from error
     if not content:
         raise DataError(f"{clip.url}: the sound file is empty", hint="write it again or take its record out")
+    if len(content) > most:
+        said = f"the sound file is larger than {limits.max_megabytes:g} MiB"
+        raise _beyond(clip, said, "max_megabytes", limits.max_megabytes)
     return content
+
+
+def _at_most(file: IO[bytes], count: int) -> bytes:
+    """The first `count` bytes, in pieces: a small file shall not take the room of a large one."""
+    pieces = []
+    while count > 0 and (piece := file.read(min(count, _MEGABYTE))):
+        pieces.append(piece)
+        count -= len(piece)
+    return b"".join(pieces)
+
+
+def _check_kind(clip: AudioClip) -> None:
+    """Refuse a local path that is a pipe or a device: it may never end."""
+    path = clip.url.removeprefix("file://")
+    if "://" not in path and os.path.exists(path) and not os.path.isfile(path):
+        what = "a folder" if os.path.isdir(path) else "a pipe or a device"
+        raise DataError(f"{clip.url}: the sound file is {what}", hint="name a sound file")
+
+
+@contextmanager
+def _opened(clip: AudioClip, content: bytes) -> Iterator[soundfile.SoundFile]:
+    """The decoder at the first sample of a whole file within the limits; its errors as DataError."""
+    found = examine(content)
+    if found.missing:
+        hint = "fetch or record it again, or take its record out"
+        raise DataError(f"{clip.url}: the sound file is cut short: {found.missing}", hint=hint)
+    try:
+        with soundfile.SoundFile(io.BytesIO(found.data)) as file:
+            _check_limits(clip, file)
+            yield file
+    except (soundfile.LibsndfileError, soundfile.SoundFileRuntimeError) as error:
+        raise _unreadable(clip, error) from error
+
+
+def _check_limits(clip: AudioClip, file: soundfile.SoundFile) -> None:
+    """Hold what the header says against the limits; it may lie, and decoding looks again."""
+    limits = _limits()
+    if file.frames <= 0:
+        raise _without_samples(clip)
+    if not LOWEST_RATE <= file.samplerate <= HIGHEST_RATE:
+        message = f"{clip.url}: the sound file has {file.samplerate:,} samples a second"
+        raise DataError(message, hint=f"sound between {LOWEST_RATE:,} and {HIGHEST_RATE:,} Hz is read")
+    if file.channels > limits.max_channels:
+        raise _beyond(clip, f"the sound file has {file.channels} channels", "max_channels", limits.max_channels)
+    seconds = file.frames / file.samplerate
+    if seconds > limits.max_seconds:
+        raise _beyond(clip, f"the sound is {seconds:,.1f} s long", "max_seconds", limits.max_seconds)
+
+
+def _mono(clip: AudioClip, file: soundfile.SoundFile) -> NDArray[np.float32]:
+    """All samples [N], mixed to one channel block by block, never more than the limits allow."""
+    limits = _limits()
+    most = int(limits.max_seconds * file.samplerate)
+    promised = int(file.frames) if file.format != "MP3" else 0  # without a Xing header that is an estimate
+    file.seek(0)  # a decoder of MP3 that was not told to begins a little otherwise
+    blocks: list[NDArray[np.float32]] = []
+    count = 0
+    while len(block := file.read(_BLOCK, dtype="float32", always_2d=True)):
+        blocks.append(block.mean(axis=1, dtype=np.float32))
+        count += len(block)
+        if count > most:
+            raise _beyond(clip, f"the sound is longer than {limits.max_seconds:g} s", "max_seconds", limits.max_seconds)
+    if count == 0:
+        raise _without_samples(clip)
+    if count < promised:
+        found = f"its header promises {promised:,} samples, and {count:,} are there"
+        hint = "fetch or record it again, or take its record out"
+        raise DataError(f"{clip.url}: the sound file is cut short: {found}", hint=hint)
+    return np.concatenate(blocks)
 
 
 def write(waveform: Waveform, path: str | Path) -> None:
@@ -102,3 +192,8 @@ def _unreadable(clip: AudioClip, error: Exception) -> DataError:
 def _without_samples(clip: AudioClip, why: str = "") -> DataError:
     hint = "record it again or take its record out"
     return DataError(f"{clip.url}: the sound file holds no samples{why}", hint=hint)
+
+
+def _beyond(clip: AudioClip, message: str, key: str, limit: float) -> DataError:
+    hint = f"cut it, take its record out, or raise runtime.clips.{key}, which is {limit:g}"
+    return DataError(f"{clip.url}: {message}", hint=hint)

@@ -6,7 +6,7 @@ Letters: P prompts, G group, B sequences, S streams, T tokens, H hidden, V vocab
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
-from typing import Any, final
+from typing import Any, Literal, final
 
 import numpy as np
 import numpy.typing as npt
@@ -233,12 +233,24 @@ class RolloutGroup:
 @final
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """A reward plugin's word on one rollout: a value, or None and why there is none."""
+    """A reward plugin's word on one rollout: a value, or None and why there is none.
+
+    `Scored.absent(reason)` where the answer itself lacks what is to be scored (no sound, no text, silence): the
+    policy's doing, which a recipe's `on_absent` judges. `Scored(None, reason)` where the reward could not do its work
+    (a service failed, a record states no reference): nobody's answer is worse for it, and the failure budget counts it.
+    """
 
     value: float | None
     reason: str = ""
     details: Mapping[str, float | str] = field(default_factory=dict)
     """Facets worth showing, e.g. the transcript that was heard."""
+    blame: Literal["reward", "answer"] = "reward"
+    """Whose doing a missing value is."""
+
+    @classmethod
+    def absent(cls, reason: str, details: Mapping[str, float | str] | None = None) -> "Scored":
+        """No value because the answer has nothing to score."""
+        return cls(None, reason, {} if details is None else details, blame="answer")
 
 
 def collate(rows: Sequence[TokenSequence], space: TokenSpace) -> TokenBatch:

@@ -5,6 +5,11 @@ from collections.abc import Iterator
 from wavalign.plugins.batch import Dialogue, Message
 from wavalign.plugins.strict_json import flaw
 
+LONGEST_TEXT = 100_000
+"""Characters of one turn; about two hours of speech."""
+LONGEST_DIALOGUE = 200_000
+"""Characters of all its turns."""
+
 
 def flaws(dialogue: Dialogue) -> list[str]:
     """Everything that keeps `dialogue` from being learned from or written down again, in words with its place."""
@@ -16,6 +21,9 @@ def _flaws(dialogue: Dialogue) -> Iterator[str]:
         yield "messages: there are none"
     for index, message in enumerate(dialogue.messages):
         yield from _message(message, f"messages.{index}")
+    said = sum(len(message.text) for message in dialogue.messages)
+    if said > LONGEST_DIALOGUE:
+        yield f"messages: they have {said:,} characters, more than the {LONGEST_DIALOGUE:,} that a dialogue may have"
     if dialogue.target is not None:
         yield from _message(dialogue.target, "target")
     if wrong := flaw(dict(dialogue.metadata), "metadata") or flaw(dialogue.id, "id"):
@@ -25,6 +33,8 @@ def _flaws(dialogue: Dialogue) -> Iterator[str]:
 def _message(message: Message, place: str) -> Iterator[str]:
     if wrong := flaw(message.text, f"{place}.text"):
         yield wrong
+    if len(message.text) > LONGEST_TEXT:
+        yield f"{place}.text has {len(message.text):,} characters, more than the {LONGEST_TEXT:,} that a turn may have"
     if message.audio is None and not message.text.strip():
         yield f"{place} is empty: it has neither words nor sound"
     elif message.text and not message.text.strip():

@@ -3,6 +3,7 @@
 Nothing is skipped: an import failure, a duplicate name or a broken contract is a PluginError.
 """
 
+import contextlib
 import difflib
 import importlib
 import inspect
@@ -35,6 +36,17 @@ KINDS: dict[str, type[api.Plugin]] = {
         api.Tracker,
     )
 }
+
+
+DECLARED = ("needs", "range", "rows", "unit")
+"""Of a class, what is worth showing."""
+SOUND = frozenset({"text", "waveform"})
+WORDS: dict[str, dict[str, frozenset[str]]] = {
+    "reward": {"needs": SOUND},
+    "metric": {"needs": SOUND},
+    "loss": {"rows": frozenset({"rollouts", "demonstrations"}), "unit": frozenset({"token", "sequence"})},
+}
+"""By kind and name, the words that a class attribute may hold."""
 
 
 @final
@@ -125,7 +137,38 @@ def checked(kind: str, type_: str, value: object) -> type[api.Plugin]:
         raise PluginError(f"{kind} '{type_}' ({value.__name__}) does not define: {', '.join(missing)}")
     if not (inspect.isclass(value.Params) and issubclass(value.Params, Params)):
         raise PluginError(f"{kind} '{type_}': Params must be a subclass of wavalign.schema.base.Params")
+    _check_words(kind, type_, value)
     return value
+
+
+def facts(plugin: type[api.Plugin]) -> dict[str, str]:
+    """What a class says of itself, in words, for people: where it stands, and what its kind lets it declare."""
+    lines = {"from": plugin.__module__}
+    with contextlib.suppress(OSError, TypeError):  # made without a file
+        lines["from"] = f"{inspect.getsourcefile(plugin)}:{inspect.getsourcelines(plugin)[1]}"
+    for name in DECLARED:
+        said = inspect.getattr_static(plugin, name, None)
+        if isinstance(said, str):
+            lines[name] = said
+        elif isinstance(said, frozenset | set):
+            lines[name] = ", ".join(sorted(said)) or "nothing"
+        elif isinstance(said, tuple) and len(said) == 2:
+            lines[name] = f"{said[0]} to {said[1]}"
+    return lines
+
+
+def _check_words(kind: str, type_: str, value: type[api.Plugin]) -> None:
+    """What a class declares of itself is one of the words its kind knows; what its objects set is looked at there."""
+    for name, known in WORDS.get(kind, {}).items():
+        said = inspect.getattr_static(value, name)
+        if isinstance(said, property):
+            continue
+        given = {said} if isinstance(said, str) and name != "needs" else said
+        if not isinstance(given, frozenset | set | tuple | list) or not set(map(str, given)) <= known:
+            raise PluginError(
+                f"{kind} '{type_}' ({value.__name__}) declares `{name}` as {said!r}",
+                hint=f"`{name}` knows {', '.join(sorted(known))}" + ("; it is a frozenset" if name == "needs" else ""),
+            )
 
 
 def _is_of_class(base: type, name: str) -> bool:

@@ -28,6 +28,7 @@ from wavalign.plugins.weights import (
     PICKLES,
     SINGLE_FILE,
     StoredTensor,
+    check_inside,
     index_files,
     read_checkpoint,
     read_header,
@@ -142,6 +143,7 @@ def _names(store: Store, found: Mapping[str, RemoteFile], want: Want, pickles: b
     """Files to fetch, small ones first. Other parts' safetensors (an encoder's) come along with the weights."""
     if not found:
         raise CheckpointError(f"{store.shown} holds no files", hint="is it the folder of a checkpoint?")
+    check_inside(found, store.shown)
     if want == "everything":
         return sorted(found, key=lambda name: (found[name].size, name))
     names = {name for name in found if name.endswith(LAYOUT)}

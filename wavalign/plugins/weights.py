@@ -6,12 +6,13 @@ Writing is in `plugins/shards.py`.
 """
 
 import json
+import math
 import pickle
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from types import TracebackType
 from typing import Any, Self, final
 
@@ -19,13 +20,13 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from wavalign.errors import CheckpointError
+from wavalign.errors import CheckpointError, quoted
 from wavalign.plugins.shards import INDEX_FILE, SINGLE_FILE, save_weights, write_tensors
 
 __all__ = [
-    "INDEX_FILE", "PICKLES", "PICKLE_FILE", "PICKLE_INDEX", "SINGLE_FILE", "StoredTensor", "Weights", "check_fit",
-    "index_files", "is_ignored", "load_into", "misfits", "read_checkpoint", "read_header", "save_weights",
-    "weight_files", "write_tensors",
+    "INDEX_FILE", "PICKLES", "PICKLE_FILE", "PICKLE_INDEX", "SINGLE_FILE", "StoredTensor", "Weights", "check_finite",
+    "check_fit", "check_inside", "check_types", "check_values", "index_files", "is_ignored", "load_into", "misfits",
+    "read_checkpoint", "read_header", "save_weights", "weight_files", "write_tensors",
 ]  # fmt: skip
 
 PICKLE_FILE = "pytorch_model.bin"
@@ -39,8 +40,11 @@ DTYPES: dict[torch.dtype, str] = {
     torch.uint64: "U64", torch.uint32: "U32", torch.uint16: "U16", torch.uint8: "U8", torch.bool: "BOOL",
 }  # fmt: skip
 """Types of tensors as safetensors spells them."""
+ITEM_BYTES = {name: dtype.itemsize for dtype, name in DTYPES.items()}
 LARGEST_HEADER = 100_000_000
 """Bytes; the format's own limit."""
+READ_IN_PASSING = 2 * 2**30
+"""Bytes of weights that a dry run reads to see that they are numbers."""
 
 
 @final
@@ -129,6 +133,44 @@ def check_fit(
         )
 
 
+def check_types(stored: Mapping[str, StoredTensor], floating: Iterable[str], *, where: str) -> None:
+    """Raise CheckpointError where a tensor that the network computes with is stored as whole numbers or booleans."""
+    wrong = [f"{name} is {stored[name].dtype}" for name in floating if not stored[name].dtype.startswith(("F", "BF"))]
+    if wrong:
+        raise CheckpointError(
+            f"{where} holds whole numbers in the place of weights:\n  " + "\n  ".join(wrong),
+            hint="a quantised checkpoint? take the weights in float32, float16 or bfloat16",
+        )
+
+
+def check_finite(tensor: Tensor, name: str, *, where: str) -> None:
+    """Raise CheckpointError naming the tensor where one of its numbers is NaN or infinite."""
+    if not tensor.numel() or not tensor.is_floating_point():
+        return
+    values = tensor if tensor.itemsize > 1 else tensor.float()
+    if math.isfinite(float(torch.linalg.vector_norm(values, math.inf))):  # one pass, no copy
+        return
+    bad = int((~torch.isfinite(values)).sum())
+    raise CheckpointError(
+        f"{where}: {name} holds NaN or infinite numbers ({bad} of {tensor.numel()})",
+        hint="the checkpoint is broken: fetch it again, or take one from before it broke",
+    )
+
+
+def check_values(stored: Mapping[str, StoredTensor], names: Iterable[str], *, where: str) -> str:
+    """Raise as `check_finite` does for any of the tensors `names`; gives why they were not read, empty if they were."""
+    wanted = [stored[name] for name in names]
+    if any(not Path(each.file).is_file() for each in wanted):
+        return "their values show when they are fetched"
+    size = sum(math.prod(each.shape) * ITEM_BYTES.get(each.dtype, 4) for each in wanted)
+    if size > READ_IN_PASSING:
+        return f"{size / 2**30:.1f} GiB of values not looked at, the run does as it reads them"
+    with Weights(stored) as weights:
+        for name in names:
+            check_finite(weights[name], name, where=where)
+    return ""
+
+
 @final
 class Weights:
     """The tensors of a checkpoint by name, read from mapped files when asked for; a context manager."""
@@ -202,12 +244,21 @@ def index_files(text: str, where: str) -> list[str]:
     """Names of the files that an index's `text` speaks of, in order; raises CheckpointError."""
     try:
         names = sorted({str(name) for name in json.loads(text)["weight_map"].values()})
-    except (json.JSONDecodeError, KeyError, AttributeError, TypeError) as error:
+    except (json.JSONDecodeError, KeyError, AttributeError, TypeError, RecursionError) as error:
         raise CheckpointError(f"{where} cannot be read: {error}", hint="fetch it again") from error
-    outside = [name for name in names if Path(name).is_absolute() or ".." in Path(name).parts]
-    if outside:
-        raise CheckpointError(f"{where} points outside its folder: {', '.join(outside)}")
+    check_inside(names, where)
     return names
+
+
+def check_inside(names: Iterable[str], where: str) -> None:
+    """Raise CheckpointError where one of the `names` that `where` gives is no file under its own folder."""
+    for name in names:
+        parts = PurePosixPath(name).parts
+        if not parts or name.startswith("/") or ".." in parts or "\\" in name or not name.isprintable():
+            raise CheckpointError(
+                f"{where} points outside its folder, or at nothing: {quoted(repr(name))}",
+                hint="its files must lie beside it; do not use a checkpoint that says otherwise",
+            )
 
 
 def _indexed(index: Path) -> list[Path]:

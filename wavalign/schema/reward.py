@@ -19,7 +19,10 @@ class RewardSection(Component):
     scale: tuple[_Bound, _Bound] | None = None
     """Map the plugin's own range linearly to this one, e.g. `[1, 5]`. Omitted, values stay as they are."""
     on_failure: Literal["drop_sample", "drop_group", "renormalize", "abort"] = "drop_sample"
-    """When there is no value: drop the sample, drop its whole group, let the other rewards decide, or stop."""
+    """When the reward fails: drop the sample, drop its whole group, let the other rewards decide, or stop."""
+    on_absent: Literal["lowest", "drop_sample", "drop_group"] = "lowest"
+    """When the answer has nothing to score (no sound, no text, silence): it gets the lowest value of the scale, for
+    that is the policy's doing; or drop the sample, or its whole group. Not counted as a failure."""
     timeout: float = Field(default=60.0, ge=0.001, le=7 * DAY)
     """Seconds after which a call counts as failed."""
 

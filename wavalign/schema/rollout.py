@@ -1,7 +1,7 @@
 """How answers are sampled, and how many rows a step has."""
 
 from collections.abc import Mapping
-from typing import final
+from typing import Literal, final
 
 from pydantic import Field
 
@@ -29,6 +29,9 @@ class RolloutSection(Section):
     """What differs in single token streams, by their names: `mix` of vita; `text` and `audio` of kimi."""
     max_new_tokens: int = Field(default=256, ge=1, le=MOST_TOKENS)
     """Longest answer, counted in steps of the token streams."""
+    truncated: Literal["lowest", "mask", "keep"] = "lowest"
+    """What an answer is worth that `max_new_tokens` cut off: the `lowest` reward there is, for it never came to an end;
+    nothing is learned from it (`mask`); or what the rewards say of it (`keep`)."""
 
 
 @final

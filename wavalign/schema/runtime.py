@@ -6,6 +6,7 @@ from pydantic import Field
 
 from wavalign.schema.base import RecipePath, Section
 from wavalign.schema.bounds import Steps
+from wavalign.schema.clips import ClipLimits
 from wavalign.schema.component import Component
 from wavalign.schema.evaluation import Watched
 
@@ -28,6 +29,8 @@ class RuntimeSection(Section):
 
     engine: EngineSection = EngineSection()
     """What runs the steps."""
+    clips: ClipLimits = ClipLimits()
+    """Bounds on every sound that is read, so that one file cannot take the machine."""
     processes: Annotated[int, Field(ge=1, le=1024)] | Literal["auto"] = 1
     """Processes on this machine; `auto` takes one per GPU, or one where there is none."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -52,6 +55,8 @@ class RuntimeSection(Section):
     """Threads that score rollouts."""
     reward_failure_budget: float = Field(default=0.5, ge=0, le=1)
     """Share of a step's reward calls that may fail before the run stops."""
+    dead_signal_after: Steps = 10
+    """Consecutive steps without anything to learn from rewards after which that is said, once a stage; 0 never."""
     log_rollouts_every: Steps = 10
     """Steps between rollouts written to rollouts.jsonl; 0 writes none."""
     report: bool = True

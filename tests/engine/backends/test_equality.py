@@ -1,5 +1,6 @@
 """Every backend updates by the same numbers, whatever the ranks, micro-batches, ZeRO stage and offload."""
 
+import math
 import subprocess
 import sys
 from collections.abc import Callable
@@ -139,7 +140,10 @@ def interrupted(world: World, kinds: tuple[str, ...], folder: str) -> list[str]:
 
 
 def broken_step(world: World, kinds: tuple[str, ...]) -> list[str]:
-    """A loss that is not finite on the last rank only: every rank raises, no weight moves, the next step is sound."""
+    """A loss that is not finite on the last rank only: every rank raises, no weight moves, the next step is sound.
+
+    An update that is too large is told from the weights.
+    """
     for kind in kinds:
         backend = build(kind, ranks=world, accumulation=1)
         train_step(backend, 0, ranks=world, accumulation=1)
@@ -151,6 +155,12 @@ def broken_step(world: World, kinds: tuple[str, ...]) -> list[str]:
             assert torch.equal(value, before[name]), (kind, name)
         _, norm = train_step(backend, 1, ranks=world, accumulation=1)
         assert 0 < norm < 100, kind
+        assert backend.broken() == "", kind
+        _, norm = train_step(backend, 2, ranks=world, accumulation=1, rate=math.nan)
+        assert 0 < norm < 100, "the gradient says nothing of it"
+        name = backend.broken()
+        assert world.any_true(bool(name)), kind
+        assert not name or name in dict(backend.policy.named_parameters()), kind
         backend.close()
     return list(kinds)
 

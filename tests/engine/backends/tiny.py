@@ -106,7 +106,7 @@ ONE = torch.ones(())
 
 
 def train_step(
-    backend: Backend, step: int, *, ranks: Ranks, accumulation: int, factor: Tensor = ONE
+    backend: Backend, step: int, *, ranks: Ranks, accumulation: int, factor: Tensor = ONE, rate: float | None = None
 ) -> tuple[float, float]:
     """One update by `factor` x the mean negative log-prob of 8 rows; gives loss over all ranks and gradient norm."""
     share = 8 // ranks.size
@@ -120,7 +120,7 @@ def train_step(
         loss = -backend.forward(batch, select, temperature=0.7).sum() / (8 * 5)
         total += loss.detach()
         backend.backward(loss * backend.divisor * factor, last=index == accumulation - 1)
-    norm = backend.step(RATES[step % len(RATES)])
+    norm = backend.step(RATES[step % len(RATES)] if rate is None else rate)
     ranks.sum_(total)
     return float(total), norm
 

@@ -72,6 +72,17 @@ def test_every_need_is_given_before(tmp_path: Path, changes: tuple[Change, ...])
     assert not {each.what for each in found.pruned} & set(names(found))
 
 
+def test_what_one_update_a_batch_leaves_idle_is_said(tmp_path: Path) -> None:
+    """The ratio to the sampling policy is 1, so that no clip acts; where there is none, nothing is said."""
+
+    def details(*changes: Change) -> dict[str, str]:
+        return {node.name: node.detail for node in graph(tmp_path, *changes).nodes if node.kind == "term"}
+
+    assert "clip inert here: one update a batch" in details()["term.rl"]
+    assert "inert" not in details()["term.sft"]
+    assert details(put("objective.terms.rl.loss.clip", None))["term.rl"] == "grpo"
+
+
 def test_without_kl_no_reference_is_loaded(tmp_path: Path) -> None:
     assert graph(tmp_path).reference
     found = graph(tmp_path, TEXT_ONLY)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from tests.distributed import run_ranks
 from tests.engine.backends.tiny import OPTIM
+from tests.plugins.architectures.kimi_helpers import small_kimi
 from tests.plugins.architectures.vita_helpers import small_vita
 from tests.toy.compiled import Change, compiled, drop, only_stage, put
 from wavalign.engine.backends.base import AdamSettings, Backend, Precision
@@ -20,11 +21,11 @@ from wavalign.engine.backends.plain import PlainBackend
 from wavalign.engine.compile.adapter import WeightCounts, count_weights
 from wavalign.engine.compile.lowering import deepspeed_config
 from wavalign.engine.compile.memory import TILE_BYTES, estimate_memory
-from wavalign.engine.compile.plan import Cluster, Geometry, Memory
+from wavalign.engine.compile.plan import Cluster, Geometry, Memory, MemoryRow
 from wavalign.engine.run.adapters import attach
 from wavalign.engine.run.logprobs import ScoredPolicy
 from wavalign.engine.state.distributed import World
-from wavalign.plugins.api import Dimensions
+from wavalign.plugins.api import Architecture, Dimensions
 from wavalign.plugins.architectures.vita import VitaAudio
 from wavalign.plugins.batch import Role, TokenBatch
 from wavalign.schema.component import Component
@@ -141,6 +142,54 @@ def test_an_adapter(tmp_path: Path) -> None:
     found = by_name(estimate(tmp_path, sharded, ADAPTED, weights=LORA))
     assert found["weights"] == 2 * 1_050_000 // 4
     assert (found["gathered, collect"], found["gathered, learn"]) == (2_100_000, 2_100_000)
+
+
+@pytest.mark.parametrize(
+    ("precision", "zero", "uses", "changes", "each"),
+    [
+        ("float32", 0, 1, (), 4),
+        ("float32", 0, 2, (), 8),  # tied: as a head and as an embedding
+        ("float32", 0, 11, (), 8),  # heads that share a weight are added up as they come
+        ("float32", 0, 1, (put("rollout.top_p", 0.9),), 8),  # answers by their kept ids, demonstrations by all
+        ("float32", 0, 1, (put("rollout.top_p", 0.9), drop("objective.terms.sft")), 4),
+        ("bf16", 0, 1, (), 4),  # from float32 weights
+        ("bf16", 2, 1, (), 6),
+        ("bf16", 2, 2, (), 8),
+    ],
+)
+def test_the_gradient_of_a_head(
+    tmp_path: Path, precision: str, zero: int, uses: int, changes: tuple[Change, ...], each: int
+) -> None:
+    engine = {"type": "deepspeed", "zero": zero} if zero else {"type": "plain"}
+    weights = WeightCounts(0, 1_000_000, head=100_000, head_uses=uses)
+    found = estimate(tmp_path, {"precision": precision, "engine": engine}, *changes, weights=weights)
+    assert by_name(found)["head's gradient"] == each * 100_000
+    assert {row.phase for row in found.rows if row.name == "head's gradient"} == {"learn"}
+    assert "head's gradient" not in by_name(estimate(tmp_path, {}, weights=FULL)), "none is trained"
+
+
+def test_which_head_is_trained(tmp_path: Path) -> None:
+    """The largest trained weight over the vocabulary, and how many gradients a pass gives for it."""
+
+    def head(architecture: Architecture, **model: Any) -> tuple[int, int]:
+        section = ModelSection.model_validate({"architecture": Component(type="vita"), **model})
+        counts = count_weights(section, architecture)
+        return counts.head // architecture.tokens.vocabulary_size, counts.head_uses
+
+    tied, apart = small_vita(tmp_path), small_vita(tmp_path, tie_embeddings=False)
+    assert head(tied) == (32, 2) and head(apart) == (32, 1)
+    assert head(apart, freeze=["embed"]) == (32, 1) and head(apart, freeze=["text_head"]) == (32, 1)
+    assert head(apart, freeze=["embed", "text_head"]) == (0, 1) == head(tied, freeze=["embed"])
+    assert head(tied, adapter={"type": "lora"}) == (0, 1)
+    assert head(small_vita(tmp_path, tie_embeddings=False, num_mtp_layers=3)) == (32, 4)
+    assert head(small_kimi(tmp_path)) == (32, 1)
+
+
+@pytest.mark.parametrize(("share", "fits"), [(0.5, "yes"), (0.9, "yes"), (0.91, "tight"), (1.0, "tight"), (1.01, "no")])
+def test_what_fits_leaves_a_margin(share: float, fits: str) -> None:
+    rows = (MemoryRow(name="weights", bytes=round(share * 10_000)),)
+    assert Memory(rows=rows, capacity=10_000).fits == fits
+    assert Memory(rows=rows, capacity=0).fits == "yes"
 
 
 def test_nothing_is_gathered_for_nobody(tmp_path: Path) -> None:
@@ -325,7 +374,9 @@ def public(folder: Path, name: str, gpus: int, zero: int, *, lora: bool) -> Memo
     cut = Geometry(processes=gpus, group_size=8, prompts_per_process=1, micro_batch=2, accumulation=4, **sizes)
     return estimate_memory(
         Dimensions(count, layers, hidden=3584, intermediate=18944, key_value_width=2 * 4 * 128, vocabulary=ids),
-        weights=WeightCounts(frozen=count, trained=0, added=added) if lora else WeightCounts(0, count),
+        weights=WeightCounts(frozen=count, trained=0, added=added)
+        if lora
+        else WeightCounts(0, count, head=3584 * ids, head_uses=11 if name.endswith("Boost") else 1),
         stage=stage.model_copy(update={"geometry": cut, "deepspeed": config}),
         runtime=runtime,
         tokens_per_row=1500,
@@ -362,7 +413,7 @@ def table(folder: Path) -> list[str]:
                         f"{states:.1f}",
                         f"{rows['reference'] / GIB:.1f}",
                         f"{memory.total / GIB:.1f}",
-                        "yes" if memory.total < memory.capacity else "no",
+                        memory.fits,
                     ]
                     lines.append(f"| {' | '.join(cells)} |")
     return lines
@@ -383,5 +434,7 @@ def test_the_example_of_the_page(tmp_path: Path) -> None:
     assert found["buffers"] == 2 * 4 * 50_000_000
     layer = 20 * 3584 + 2 * (4 * 18944 + 1024)
     assert found["activations"] == 2 * 1500 * (layer + 2 * 3584 * 28) == 1_277_952_000
+    assert found["head's gradient"] == 6 * 168_072 * 3584 == 3_614_220_288
+    assert found["CUDA"] == GIB
     assert found["KV cache"] == 8 * 1500 * 1024 * 28 * 2
     assert found["choice"] == 16 * 8 * 168_072

@@ -1,5 +1,6 @@
 """A dry run's findings: what is fine, what is missing, and what would train nothing."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,8 @@ import pytest
 import soundfile
 import torch
 import yaml
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from tests.plugins.servers import serving
 from tests.toy.compiled import HERE, Change, drop, put
@@ -17,6 +19,8 @@ from wavalign.engine.compile.compiler import compile_recipe
 from wavalign.engine.compile.preflight import Finding, Preflight
 from wavalign.engine.run.builder import Builder
 from wavalign.engine.state.distributed import World
+from wavalign.errors import CheckpointError
+from wavalign.plugins import weights as weights_on_disk
 from wavalign.plugins.weights import save_weights
 from wavalign.schema.loading import load_recipe
 
@@ -202,7 +206,7 @@ def test_a_remote_checkpoint_that_fits(tmp_path: Path, monkeypatch: pytest.Monke
     with serving(stored(tmp_path)) as served:
         found = look(tmp_path, over(served.address))
         assert found.errors == ()
-        assert at(found, "weights").message.endswith("M parameters")
+        assert at(found, "weights").message.endswith("M parameters; their values show when they are fetched")
         (tmp_path / "public" / "config.json").unlink()
         gone = at(look(tmp_path, over(f"{served.address}/")), "model")
     assert gone.level == "error"
@@ -221,3 +225,61 @@ def test_pickles_are_looked_at_where_they_may_be(tmp_path: Path, monkeypatch: py
     with serving(place) as served:
         told = at(look(tmp_path, over(served.address, allow_pickles=True)), "weights")
     assert (told.level, "when they are fetched" in told.message) == ("warning", True)
+
+
+def rewritten(place: Path, name: str, change: Callable[[Tensor], Tensor]) -> None:
+    """Change one tensor of a checkpoint."""
+    for file in place.glob("*.safetensors"):
+        tensors = load_file(file)
+        if name in tensors:
+            save_file({**tensors, name: change(tensors[name])}, file)
+            return
+    raise AssertionError(f"no {name} in {place}")
+
+
+NORM, PROJECTION = "model.norm.weight", "model.layers.0.mlp.up_proj.weight"
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_weights_that_are_no_numbers_are_named(tmp_path: Path, value: float, dtype: torch.dtype) -> None:
+    """By a dry run, and by a run as it reads them."""
+    place = stored(tmp_path)
+    rewritten(place, PROJECTION, lambda tensor: torch.cat([torch.tensor([[value] * 32]), tensor[1:]]).to(dtype))
+    finding = at(look(tmp_path, over(str(place))), "weights")
+    assert finding.level == "error"
+    assert f"{PROJECTION} holds NaN or infinite numbers (32 of 1536)" in finding.message
+    assert str(place) in finding.message and "fetch it again" in finding.hint
+    with pytest.raises(CheckpointError, match=r"up_proj\.weight holds NaN or infinite"):
+        begin(tmp_path, over(str(place)))
+
+
+def test_whole_numbers_in_the_place_of_weights_are_named(tmp_path: Path) -> None:
+    place = stored(tmp_path)
+    rewritten(place, PROJECTION, lambda tensor: tensor.to(torch.int32))
+    rewritten(place, NORM, lambda tensor: tensor.bool())
+    finding = at(look(tmp_path, over(str(place))), "weights")
+    assert finding.level == "error"
+    assert finding.message.splitlines()[1:] == [f"  {PROJECTION} is I32", f"  {NORM} is BOOL"]
+    with pytest.raises(CheckpointError, match="whole numbers in the place of weights"):
+        begin(tmp_path, over(str(place)))
+
+
+def test_a_checkpoint_too_large_to_be_read_in_passing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Said, not passed over; the run still looks."""
+    place = stored(tmp_path)
+    rewritten(place, NORM, lambda tensor: tensor * torch.nan)
+    monkeypatch.setattr(weights_on_disk, "READ_IN_PASSING", 1000)
+    finding = at(look(tmp_path, over(str(place))), "weights")
+    assert (finding.level, "values not looked at, the run does as it reads them" in finding.message) == ("ok", True)
+    with pytest.raises(CheckpointError, match=r"model\.norm\.weight holds NaN"):
+        begin(tmp_path, over(str(place)))
+
+
+def begin(folder: Path, *changes: Change) -> None:
+    """Let the first stage read its weights."""
+    recipe = toy_recipe(folder)
+    for change in changes:
+        change(recipe)
+    plan = compile_recipe(load_recipe(write_recipe(folder, recipe)), HERE)
+    Builder(plan, World.single("cpu"), lambda what, done, total: None).stage(plan.stages[0], None).close()

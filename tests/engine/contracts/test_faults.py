@@ -163,6 +163,10 @@ def check_reward(folder: Path, fault: str) -> None:
     assert found.code == 6, found.output
     assert "4 of 4 calls of reward `exact` failed" in found.output
     assert type(FAULTS[fault]()).__name__ in found.output
+    kept = re.search(r"the traceback of one is in (\S+?)[;\s]", found.output)
+    assert kept is not None, found.output
+    assert f'"{FILE}", line' in Path(kept[1]).read_text(encoding="utf-8")
+    assert Path(kept[1]).parent == folder / "run"
 
 
 @pytest.mark.parametrize("fault", ["interrupt", "unspeakable"])

@@ -74,6 +74,7 @@ def test_the_steps_do_something(folder: Path) -> None:
     assert lines[2]["loss/pull"] > 1e-4
     assert lines[2]["loss/rl.kl_audio"] > 1e-4
     assert sum(line["reward/exact/failed"] for line in lines) > 0
+    assert all(line["own/longest"] > line["own/length"] > 1 for line in lines)
 
 
 @pytest.mark.parametrize("rows", [1, 3])
@@ -124,6 +125,7 @@ def test_a_sequence_loss_is_divided_by_sequences(tmp_path: Path) -> None:
     assert result.metrics["tokens/own"] == len(values)
     assert result.metrics["loss/own"] == pytest.approx(sum(values) / len(values), rel=1e-4, abs=1e-5)
     assert result.metrics["own/length"] == pytest.approx(sum(lengths) / len(lengths))
+    assert result.metrics["own/longest"] == max(lengths)
 
 
 def test_kl_is_logged_only_where_the_reference_was_asked(tmp_path: Path) -> None:
@@ -138,10 +140,18 @@ def test_kl_is_logged_only_where_the_reference_was_asked(tmp_path: Path) -> None
     assert line["kl/audio"] == pytest.approx(0, abs=1e-6)  # the policy still is the reference
 
 
-def test_the_first_ratio_is_one(tmp_path: Path) -> None:
+@pytest.mark.parametrize("clip", [0.2, None])
+def test_the_first_ratio_is_one(tmp_path: Path, clip: float | None) -> None:
     """Behaviour log-probs and those of the first forward pass are of one distribution, top-p and temperature too."""
-    changes = (put("rollout.top_p", 0.8), put("rollout.temperature", 0.7))
+    changes = (
+        put("rollout.top_p", 0.8),
+        put("rollout.temperature", 0.7),
+        put("objective.terms.rl.loss.clip", clip),
+    )
     (line, *_), _ = train(compiled(tmp_path, *changes), steps=1)
     assert line["rl/ratio"] == pytest.approx(1, abs=1e-5)
-    assert line["rl/clip_low"] == line["rl/clip_high"] == 0
+    assert line["rl/kl_to_old"] == pytest.approx(0, abs=1e-6)
+    assert 0 <= line["rl/max_log_ratio"] < 1e-4
+    clipped = {key: value for key, value in line.items() if key.startswith("rl/clip")}
+    assert clipped == ({} if clip is None else {"rl/clip_low": 0, "rl/clip_high": 0})
     assert line["kl/text"] == pytest.approx(0, abs=1e-6)

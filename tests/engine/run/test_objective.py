@@ -1,5 +1,6 @@
 """What terms are divided by, by hand; and that the answer does not depend on how a batch is cut."""
 
+import math
 from itertools import pairwise
 from typing import Any
 
@@ -12,6 +13,7 @@ from wavalign.engine.run.objective import (
     TermSpec,
     combine,
     count,
+    metric_maxima,
     metric_means,
     metric_sums,
     term_loss,
@@ -135,6 +137,16 @@ def test_metrics_are_plain_means_over_the_selected_tokens() -> None:
     nothing = torch.zeros_like(WEIGHTS)
     empty = metric_means(metric_sums({"ratio": VALUES}, weights=nothing, row_valid=VALID), count(nothing, VALID))
     assert empty["ratio"] != empty["ratio"]  # no token, no mean
+
+
+def test_maxima_are_taken_over_the_selected_tokens() -> None:
+    """Tokens without weight and rows that the term does not use hold larger values."""
+    assert {
+        key: float(value) for key, value in metric_maxima({"ratio": VALUES}, weights=WEIGHTS, row_valid=VALID).items()
+    } == {"ratio": 6.0}
+    assert float(VALUES.max()) > 6
+    nothing = metric_maxima({"ratio": VALUES}, weights=torch.zeros_like(WEIGHTS), row_valid=VALID)
+    assert float(nothing["ratio"]) == -math.inf
 
 
 # --- one step, cut in many ways ---------------------------------------------------------------------------------------

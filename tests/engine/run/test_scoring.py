@@ -16,9 +16,10 @@ from wavalign.engine.run.scoring import (
     check_budget,
     collect_scores,
     combine,
+    judge_truncated,
     scale,
 )
-from wavalign.errors import RewardBudgetError
+from wavalign.errors import PluginError, RewardBudgetError
 from wavalign.plugins.api import Reward
 from wavalign.plugins.batch import Answer, Dialogue, Rollout, RolloutGroup, Scored, TokenSequence
 from wavalign.schema.base import Params
@@ -249,3 +250,92 @@ def test_abort_allows_none() -> None:
     with pytest.raises(RewardBudgetError, match="1 of 100") as caught:
         check_budget(scores, rewards, {"r": 1}, calls=100, budget=1.0)
     assert "abort" in caught.value.hint
+
+
+# --- answers with nothing to score ------------------------------------------------------------------------------------
+
+
+SILENT = Scored.absent("the answer has no sound")
+
+
+def test_an_answer_with_nothing_to_score_gets_the_lowest_value_and_is_no_failure(pools: list[RewardPool]) -> None:
+    reward = Scripted(Params(), {"silent": SILENT, "down": Scored(None, "the judge is down")})
+    made = [live("text", weight=1, scale=[1, 5]), live("sound", reward=reward, weight=1, scale=[1, 5])]
+    pool = RewardPool(made, 2)
+    pools.append(pool)
+    calls = {
+        "text": pool.submit(made[0], groups(["2", "2", "2"])),
+        "sound": pool.submit(made[1], groups(["2", "silent", "down"])),
+    }
+    pool.wait([call for part in calls.values() for call in part])
+    scores = collect_scores(made, calls, (1, 3))
+    torch.testing.assert_close(scores.total, torch.tensor([[5, 3, NAN]], dtype=torch.float64), equal_nan=True)
+    assert scores.failed == {"text": 0, "sound": 1}
+    assert scores.absent["sound"].tolist() == [[False, True, False]]
+    assert scores.words["sound"][0][1] == SILENT  # the reason is kept beside the value
+    check_budget(scores, made, {"text": 0, "sound": 1}, calls=3, budget=0.4)
+
+
+@pytest.mark.parametrize("on_failure", ["drop_sample", "drop_group", "renormalize", "abort"])
+def test_whatever_happens_to_failures_silence_is_never_worth_more_than_bad_sound(
+    on_failure: OnFailure, pools: list[RewardPool]
+) -> None:
+    """Written right, with bad sound and with none."""
+    reward = Scripted(Params(), {"none": SILENT})
+    made = [live("text", weight=0.6), live("sound", reward=reward, weight=0.4, on_failure=on_failure)]
+    pool = RewardPool(made, 2)
+    pools.append(pool)
+    calls = {"text": pool.submit(made[0], groups(["2", "2"])), "sound": pool.submit(made[1], groups(["0.1", "none"]))}
+    pool.wait([call for part in calls.values() for call in part])
+    scores = collect_scores(made, calls, (1, 2))
+    bad, none = scores.total[0].tolist()
+    assert none < bad
+    check_budget(scores, made, scores.failed, calls=2, budget=0.0)
+
+
+@pytest.mark.parametrize(("rule", "expected"), [("drop_sample", [[1.0, NAN]]), ("drop_group", [[NAN, NAN]])])
+def test_a_recipe_may_leave_such_answers_out(rule: str, expected: list[list[float]], pools: list[RewardPool]) -> None:
+    made = [live(reward=Scripted(Params(), {"none": SILENT}), on_absent=rule, on_failure="abort")]
+    scores = scored(made, groups(["1", "none"]), pools)
+    torch.testing.assert_close(scores.total, torch.tensor(expected, dtype=torch.float64), equal_nan=True)
+    check_budget(scores, made, scores.failed, calls=2, budget=0.0)
+
+
+def test_without_a_lowest_value_the_recipe_must_say_what_absence_is_worth(pools: list[RewardPool]) -> None:
+    @final
+    class Unbounded(Reward):
+        needs: ClassVar[frozenset[str]] = frozenset({"text"})
+        range: ClassVar[tuple[float, float]] = (-math.inf, 0.0)
+
+        def score(self, rollout: Rollout, dialogue: Dialogue) -> Scored:
+            return SILENT
+
+    with pytest.raises(PluginError, match=r"`r` has no lowest value") as caught:
+        scored([live(reward=Unbounded(Params()))], groups(["x"]), pools)
+    assert "on_absent: drop_sample" in caught.value.hint
+    assert scored([live(reward=Unbounded(Params()), on_absent="drop_sample")], groups(["x"]), pools).total.isnan().all()
+
+
+# --- answers that were cut off ----------------------------------------------------------------------------------------
+
+
+def cut_off(*finished: bool) -> list[RolloutGroup]:
+    rollouts = tuple(Rollout(EMPTY, torch.zeros(1, 0), Answer("1", (), each)) for each in finished)
+    return [RolloutGroup(Dialogue("d", ()), EMPTY, rollouts)]
+
+
+@pytest.mark.parametrize(
+    ("rule", "expected"),
+    [("keep", [1.0, 2.0, 2.0, NAN]), ("lowest", [0.75, 2.0, 0.75, NAN]), ("mask", [NAN, 2.0, NAN, NAN])],
+)
+def test_what_an_answer_is_worth_that_was_cut_off(rule: str, expected: list[float]) -> None:
+    """Lowest: (3 x 1 + 1 x 0) / 4, of scales that begin at 1 and at 0."""
+    rewards = [live("a", weight=3, scale=[1, 5]), live("b", weight=1)]
+    total = torch.tensor([[1.0, 2.0, 2.0, NAN]], dtype=torch.float64)
+    judged = judge_truncated(Scores(total, {}, {}), rewards, cut_off(False, True, False, False), rule)
+    torch.testing.assert_close(judged.total, torch.tensor([expected], dtype=torch.float64), equal_nan=True)
+
+
+def test_where_nothing_was_cut_off_nothing_changes() -> None:
+    scores = Scores(torch.ones(1, 2, dtype=torch.float64), {}, {})
+    assert all(judge_truncated(scores, [live()], cut_off(True, True), rule) is scores for rule in ("lowest", "mask"))

@@ -9,6 +9,7 @@ from tests.e2e.runs import lines
 from tests.engine.run.test_trainer import assert_same_run, run
 from tests.toy.compiled import Change, put
 from wavalign.engine.backends.plain import PlainBackend
+from wavalign.engine.run import executor
 from wavalign.engine.run.executor import StepExecutor
 from wavalign.engine.run.trainer import Trainer
 from wavalign.errors import NonFiniteError, RewardBudgetError
@@ -95,3 +96,29 @@ def test_no_checkpoint_where_no_step_was_complete(tmp_path: Path, monkeypatch: p
     with pytest.raises(Cut):
         run(tmp_path, *LONG)
     assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+@pytest.mark.parametrize("bad", [1, 3])
+def test_weights_that_an_update_made_infinite_are_never_saved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bad: int
+) -> None:
+    """The last step's too. What is said of weights and checkpoints is so, and the resume goes on from the whole one."""
+
+    def rate(optim: object, index: int, total: int) -> float:
+        return 1e39 if index == bad - 1 else 1e-3
+
+    monkeypatch.setattr(executor, "learning_rate", rate)
+    changes = (*LONG, put("steps", bad), put("runtime.checkpoint_every", 1), put("evaluation.every", 0))
+    with pytest.raises(NonFiniteError, match=f"the update of step {bad} .* made weights NaN or infinite") as caught:
+        run(tmp_path, *changes)
+    assert "they were not saved" in caught.value.message
+    found = sorted(path.name for path in (tmp_path / "run" / "checkpoints").glob("*"))
+    assert found == [f"step-{step}" for step in range(1, bad)]
+    assert not (tmp_path / "run" / "model").exists() and not (tmp_path / "run" / "finished.json").exists()
+    if bad == 1:
+        assert "no checkpoint was written before" in caught.value.hint
+        return
+    assert "the checkpoint of step 2 is whole: --resume repeats the steps from there" in caught.value.hint
+    monkeypatch.setattr(executor, "learning_rate", lambda optim, index, total: 1e-3)
+    run(tmp_path, *changes, resume=True)
+    assert (tmp_path / "run" / "finished.json").exists()

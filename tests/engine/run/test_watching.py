@@ -69,7 +69,7 @@ def worst(folder: Path) -> int:
     values = [
         (line["accuracy"], line["step"]) for line in lines(folder / "metrics.jsonl") if line["split"] == "heldout"
     ]
-    return min((value, step) for value, step in values if step)[1]
+    return int(min((value, step) for value, step in values if step)[1])
 
 
 @pytest.fixture(scope="module")

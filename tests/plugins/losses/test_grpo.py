@@ -34,6 +34,7 @@ def test_clipped_values_and_metrics_by_hand() -> None:
     torch.testing.assert_close(output.metrics["ratio"], row(*RATIOS))
     assert output.metrics["clip_low"].flatten().tolist() == [0, 0, 0, 1, 0, 0]
     assert output.metrics["clip_high"].flatten().tolist() == [1, 0, 0, 0, 0, 0]
+    torch.testing.assert_close(output.maxima["max_log_ratio"], row(*(abs(math.log(ratio)) for ratio in RATIOS)))
     torch.testing.assert_close(output.metrics["kl_to_old"], row(*(ratio - 1 - math.log(ratio) for ratio in RATIOS)))
 
 
@@ -45,11 +46,14 @@ def test_one_width_serves_both_sides() -> None:
 def test_without_a_clip_the_value_is_minus_the_advantage_and_so_is_the_gradient() -> None:
     loss = grpo(clip=None)
     logprobs = INPUTS.logprobs.clone().requires_grad_()
-    values = loss.compute(LossInputs(logprobs, advantages=row(*ADVANTAGES))).values
+    output = loss.compute(LossInputs(logprobs, old_logprobs=INPUTS.old_logprobs, advantages=row(*ADVANTAGES)))
+    values = output.values
     torch.testing.assert_close(values, -row(*ADVANTAGES))
     (gradient,) = torch.autograd.grad(values.sum(), logprobs)
     torch.testing.assert_close(gradient, -row(*ADVANTAGES))
-    assert loss.needs == {"advantages"}
+    assert loss.needs == {"advantages", "old_logprobs"}, "for the log"
+    torch.testing.assert_close(output.metrics["ratio"], row(*RATIOS))
+    torch.testing.assert_close(output.maxima["max_log_ratio"], row(*(abs(math.log(ratio)) for ratio in RATIOS)))
 
 
 def test_gradient_stops_where_the_clip_holds_and_is_exact_elsewhere() -> None:

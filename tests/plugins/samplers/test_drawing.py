@@ -6,7 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from wavalign.plugins.samplers.drawing import LARGEST, Drawer, penalised, row_uniforms
+from wavalign.plugins.api import Distribution
+from wavalign.plugins.samplers.drawing import LARGEST, Draw, Drawer, penalised, row_uniforms
+from wavalign.plugins.samplers.loop import StreamDrawer
+from wavalign.plugins.samplers.record import Record
 
 PROBABILITIES = torch.tensor([[0.1, 0.4, 0.05, 0.25, 0.2]])
 LOGITS = PROBABILITIES.log()
@@ -134,3 +137,31 @@ def test_a_penalty_divides_positive_logits_and_multiplies_negative_ones() -> Non
     logits = torch.tensor([[2.0, 1.0, -1.0, 0.0, 3.0], [2.0, 1.0, -1.0, 0.0, -3.0]])
     found = penalised(logits, torch.tensor([[0, 2, 0, 3], [1, 4, 4, 4]]), 2.0)
     assert found.tolist() == [[1.0, 1.0, -2.0, 0.0, 3.0], [2.0, 0.5, -1.0, 0.0, -6.0]]
+
+
+def test_the_penalty_waits_for_more_ids_than_its_window_and_sees_the_newest_of_them() -> None:
+    """By hand, likeliest first, window 2: nothing is penalised before the fourth token, then whatever came in the last
+    two."""
+    logits, drawer = torch.tensor([[3.0, 2.9, 2.8, 0.1]]), StreamDrawer(0, Distribution(0.0, 0, 1.0, 2.0, 2))
+    record, row, said = Record(1, 1, 8, device=torch.device("cpu")), torch.tensor([0]), []
+    for _ in range(8):
+        draw = drawer.draw(logits.clone(), torch.tensor([0.5], dtype=torch.float64), record, row)
+        said.append(int(draw.ids))
+        record.write(row, [draw], heads=(0,), forced=torch.tensor([[-1]]))
+    assert said == [0, 0, 0, 1, 2, 0, 1, 2]
+
+
+def test_recent_ids_are_the_newest_of_their_own_stream_and_row() -> None:
+    record, rows = Record(2, 2, 5, device=torch.device("cpu")), torch.tensor([0, 1])
+    for step in range(5):
+        for window in (3, 4):
+            found = record.recent(1, rows, window)
+            if step <= window:
+                assert found is None, "no penalty before there are more ids than the window holds"
+            else:
+                first = step - window
+                expected = [[10 * row + 100 + place for place in range(first, step)] for row in (0, 1)]
+                assert found is not None and found.tolist() == expected
+        ids = [torch.tensor([10 * row + 100 * stream + step for row in (0, 1)]) for stream in (0, 1)]
+        draws = [Draw(each, torch.zeros(2), None) for each in ids]
+        record.write(rows, draws, heads=(0, 1), forced=torch.full((2, 2), -1))

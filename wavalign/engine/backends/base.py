@@ -116,6 +116,21 @@ class Backend(ABC):
         """
         yield from self.policy.state_dict().items()
 
+    def broken(self) -> str:
+        """Name of a trained weight that is NaN or infinite in this rank's part of it, empty when there is none."""
+        parts = {name: part for name, part in self._parts() if part.numel()}
+        if not parts:
+            return ""
+        peaks = torch.stack([torch.linalg.vector_norm(part, math.inf).float() for part in parts.values()])
+        bad = (~torch.isfinite(peaks)).tolist()
+        return next((name for name, is_bad in zip(parts, bad, strict=True) if is_bad), "")
+
+    def _parts(self) -> Iterator[tuple[str, Tensor]]:
+        """What this rank holds of every weight that is trained, by name."""
+        for name, parameter in self.policy.named_parameters():
+            if parameter.requires_grad:
+                yield name, parameter.data
+
     @abstractmethod
     def save(self, folder: Path) -> None:
         """Write weights and optimiser states under `folder`; every rank calls it."""

@@ -142,6 +142,18 @@ class DeepSpeedBackend(Backend):
             else:
                 yield name, tensor.data
 
+    def _parts(self) -> Iterator[tuple[str, Tensor]]:
+        for name, parameter in self._policy.named_parameters():
+            if not parameter.requires_grad:
+                continue
+            if self._stage < 3:
+                yield name, parameter.data
+            else:
+                part = parameter.ds_tensor.data  # type: ignore[attr-defined]
+                # The last part may be longer than what is left of the weight; behind that stands anything.
+                held = int(parameter.ds_numel) - self._ranks.rank * part.numel()  # type: ignore[attr-defined]
+                yield name, part.flatten()[: max(0, held)]
+
     def save(self, folder: Path) -> None:
         self._engine.save_checkpoint(str(folder), tag=_TAG, save_latest=False)
 

@@ -1,9 +1,12 @@
 """Which layers an adapter is put on and what it adds: read off names and shapes, before there is a network."""
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import final
+
+import torch
 
 from wavalign.errors import PreflightError
 from wavalign.plugins.api import Architecture
@@ -26,6 +29,10 @@ class WeightCounts:
     """Of an adapter, all of them trained."""
     kept: int = 0
     """Values a token that DoRA makes autograd keep: both results of every adapted layer."""
+    head: int = 0
+    """Of the largest trained head or embedding, whose gradient is whole before it is added; 0 where none is trained."""
+    head_uses: int = 1
+    """How often one backward pass gives a gradient for all of it: by every head it serves, and as embedding."""
 
     @property
     def trainable(self) -> int:
@@ -73,13 +80,32 @@ def count_weights(model: ModelSection, architecture: Architecture) -> WeightCoun
     total = sum(by_group.values())
     if section is None:
         frozen = sum(by_group.get(group, 0) for group in model.freeze or ())
-        return WeightCounts(frozen=frozen, trained=total - frozen)
+        head, uses = _head(architecture, frozenset(by_group) - frozenset(model.freeze or ()))
+        return WeightCounts(frozen=frozen, trained=total - frozen, head=head, head_uses=uses)
     layers = adapted_layers(section, shapes, architecture.parameter_group).values()
     trained = sum(by_group[group] for group in section.also_train)
     dora = section.type == "dora"
     added = sum(section.rank * (outputs + inputs) + dora * outputs for outputs, inputs in layers)
     kept = sum(2 * outputs for outputs, _ in layers) if dora else 0
-    return WeightCounts(total - trained, trained, added, kept)
+    head, uses = _head(architecture, frozenset(section.also_train))
+    return WeightCounts(total - trained, trained, added, kept, head, uses)
+
+
+def _head(architecture: Architecture, trained: frozenset[str]) -> tuple[int, int]:
+    """Size of the largest trained weight that reaches over the vocabulary, and its gradients in a backward pass."""
+    with torch.device("meta"):
+        policy = architecture.empty_policy()
+    groups = {id(each): architecture.parameter_group(name) for name, each in policy.named_parameters()}
+    weights = [policy.head_weight(index) for index in range(len(architecture.tokens.heads))]
+    served = Counter(id(weight) for weight in weights)
+    found = [
+        (weight.numel(), served[id(weight)] + (groups[id(weight)] == "embed"))
+        for weight in weights
+        if groups[id(weight)] in trained
+    ]
+    if "embed" in trained:
+        found.append((weights[0].numel(), 1))
+    return max(found, default=(0, 1))
 
 
 def trained_line(model: ModelSection, weights: WeightCounts) -> str:

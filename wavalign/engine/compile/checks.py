@@ -173,6 +173,9 @@ class StageChecks:
             message = f"reward `{name}` ({reward.type}) goes from {declared[0]:g} to {declared[1]:g}"
             hint = "remove the scale, or declare a finite range on the reward's class"
             self.note("conflict", f"{message}, which no scale can map", (*path, "scale"), hint)
+        elif reward.scale is None and not math.isfinite(declared[0]) and self.stage.rollout.truncated == "lowest":
+            message = f"reward `{name}` ({reward.type}) has no lowest value for answers that are cut off"
+            self.note("conflict", message, path, "set rollout.truncated: mask (or keep), or declare a finite range")
 
     def _rewards(self) -> None:
         objective, codec = self.stage.objective, self.stage.model.codec

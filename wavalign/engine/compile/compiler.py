@@ -1,12 +1,14 @@
 """Recipe to Plan: the passes in order, every problem collected."""
 
+from collections.abc import Iterator
 from typing import final
 
 from wavalign.engine.compile.checks import StageChecks, check_runtime, watch_problem
 from wavalign.engine.compile.geometry import only_measuring, plan_geometry
 from wavalign.engine.compile.graph import GraphBuilder
+from wavalign.engine.compile.instruments import shared_instruments
 from wavalign.engine.compile.lowering import deepspeed_config
-from wavalign.engine.compile.plan import Cluster, Graph, Plan, StagePlan
+from wavalign.engine.compile.plan import Cluster, Graph, Plan, StagePlan, Warned
 from wavalign.engine.compile.resolve import Resolver
 from wavalign.engine.compile.terms import TermPlanner
 from wavalign.errors import PluginError, Problem, RecipeError
@@ -131,7 +133,14 @@ class _Compiler:
                 processes=self.processes,
                 device=self.device,
             )
-        return plan.model_copy(update={"graph": graph, "geometry": geometry, "deepspeed": lowered})
+        plan = plan.model_copy(update={"graph": graph, "geometry": geometry, "deepspeed": lowered})
+        return plan.model_copy(update={"warnings": tuple(self._warnings(plan, path))})
+
+    def _warnings(self, plan: StagePlan, path: TreePath) -> Iterator[Warned]:
+        """What a reader of the results should know, with its place in the recipe."""
+        for each in shared_instruments(plan, self.registry):
+            place = self.resolver.problem("warning", each.message, (*path, *each.path.split(".")), each.hint)
+            yield each.model_copy(update={"path": place.path, "where": str(place.where or "")})
 
     def _check_best(self, runtime: RuntimeSection) -> None:
         """The value by which checkpoints are kept must be measured in some stage."""

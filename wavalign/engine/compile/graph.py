@@ -5,7 +5,7 @@ from typing import final
 
 from wavalign.engine.compile.plan import Graph, Node, NodeKind, Phase, Pruned, TermPlan
 from wavalign.engine.contracts.construct import construct
-from wavalign.plugins.api import Gate, Mask, Reward
+from wavalign.plugins.api import Gate, Loss, Mask, Reward
 from wavalign.plugins.guard import origin_of
 from wavalign.plugins.registry import Registry
 from wavalign.schema.component import Component
@@ -167,7 +167,11 @@ class GraphBuilder:
         for term in self.terms:
             needs = ("logprobs", *(need for need in term.needs if need != "mask"))
             gives = {f"value.{term.name}": TOKENS if term.unit == "token" else "[B]"}
-            self._add(f"term.{term.name}", "term", "learn", "device", needs=needs, gives=gives, detail=term.loss.type)
+            detail = term.loss.type
+            inert = self._loss(term).inert_on_policy
+            if inert:
+                detail += f"; {inert} inert here: one update a batch, so the ratio to the sampling policy is 1"
+            self._add(f"term.{term.name}", "term", "learn", "device", needs=needs, gives=gives, detail=detail)
         values = tuple(f"value.{term.name}" for term in self.terms)
         shares = ("gate",) if self._used_gate() is not None else ()
         self._add("objective", "objective", "learn", "device", needs=(*values, *shares), gives={"loss": SCALAR})
@@ -189,6 +193,10 @@ class GraphBuilder:
         plugin = self.registry.get("reward", component.type)
         assert issubclass(plugin, Reward)
         return plugin
+
+    def _loss(self, term: TermPlan) -> Loss:
+        plugin = self.registry.get("loss", term.loss.type)
+        return construct(Loss, plugin, origin_of(plugin, "loss", term.loss.type), term.loss.params, {})
 
     def _mask(self, term: TermPlan) -> Mask:
         plugin = self.registry.get("mask", term.mask.type)

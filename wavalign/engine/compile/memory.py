@@ -16,6 +16,7 @@ from wavalign.schema.runtime import RuntimeSection
 
 TILE_BYTES = 32 * 2**20
 """One logits tile of the fused log-probs with its gradient, see run/logprobs.py."""
+CUDA_BYTES = 2**30
 CHOICE_BYTES = 16
 """Per row and id while a token is drawn: logits and probabilities in float32, their sums in float64."""
 LIVE = 1_000_000_000
@@ -38,6 +39,7 @@ class _Case:
     """Compute in bfloat16."""
     tokens: int
     """Of the longest row."""
+    on_cpu: bool = False
 
     @property
     def native(self) -> bool:
@@ -73,12 +75,14 @@ def estimate_memory(
         offload=deepspeed and runtime.engine.offload_optimizer,
         half=runtime.precision == "bf16",
         tokens=tokens_per_row,
+        on_cpu=runtime.device == "cpu" or not cluster.gpus,
     )
     adapted = stage.stage.model.adapter is not None
     rows = [
         *_states(case, adapted=adapted),
         *_networks(case, stage),
         *_learning(case, recompute=runtime.gradient_checkpointing),
+        *_head_gradient(case, stage),
         *_collecting(case, stage),
     ]
     if case.zero:
@@ -87,6 +91,8 @@ def estimate_memory(
         size = 4 * int(settings["reduce_bucket_size"]) * (2 if settings["overlap_comm"] else 1)
         rows.append(MemoryRow(name="buffers", bytes=size, note="for gradients on their way"))
     on_gpu = runtime.device != "cpu" and cluster.gpus > 0
+    if on_gpu:
+        rows.append(MemoryRow(name="CUDA", bytes=CUDA_BYTES, note="its context and libraries"))
     ranks = max(1, case.geometry.processes)
     return Memory(rows=tuple(rows), capacity=cluster.gpu_bytes if on_gpu else cluster.host_bytes // ranks)
 
@@ -151,12 +157,33 @@ def _learning(case: _Case, *, recompute: bool) -> Iterator[MemoryRow]:
     yield MemoryRow(name="logits", bytes=TILE_BYTES, note="one tile, whatever the vocabulary", phase="learn")
 
 
+def _head_gradient(case: _Case, stage: StagePlan) -> Iterator[MemoryRow]:
+    """Gradients of a head, whole, before they are added to those of the step: at most two at once are held.
+
+    A cut distribution and whole rows go through a head apart, as every head that shares a weight does. In bfloat16 one
+    is summed in float32 and then converted.
+    """
+    if not case.weights.head:
+        return
+    rollout = stage.stage.rollout
+    cuts = [(rollout.top_k, rollout.top_p), *((each.top_k, each.top_p) for each in rollout.streams.values())]
+    cut = stage.graph.has("rollout") and any(top_k or (top_p or 1) < 1 for top_k, top_p in cuts)
+    several = case.weights.head_uses > 1 or (cut and stage.graph.has("demonstrations"))
+    width = 2 if case.native else 4
+    each = (6 if case.native else 4) + (width if several else 0)
+    note = "of all ids at once" + (", by two ways" if several else "")
+    yield MemoryRow(name="head's gradient", bytes=each * case.weights.head, note=note, phase="learn")
+
+
 def _collecting(case: _Case, stage: StagePlan) -> Iterator[MemoryRow]:
     if not stage.graph.has("rollout"):
         return
     sizes = case.dimensions
     rows = case.geometry.prompts_per_process * case.geometry.group_size
     cache = rows * case.tokens * sizes.key_value_width * sizes.layers * case.width
+    if case.native and case.on_cpu and case.weights.head:
+        size = 4 * sizes.vocabulary * sizes.hidden
+        yield MemoryRow(name="float32 head", bytes=size, note="to sample from a bfloat16 one", phase="collect")
     yield MemoryRow(name="KV cache", bytes=cache, note=f"{rows} answers at once", phase="collect")
     note = "logits and probabilities of the next token"
     yield MemoryRow(name="choice", bytes=CHOICE_BYTES * rows * sizes.vocabulary, note=note, phase="collect")

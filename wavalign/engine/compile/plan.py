@@ -16,7 +16,7 @@ from wavalign.schema.stage import Stage
 
 FREE_RUNTIME = (
     "folder", "trackers", "report", "keep_checkpoints", "checkpoint_every", "reward_workers", "threads",
-    "gradient_checkpointing", "reward_failure_budget", "log_rollouts_every",
+    "gradient_checkpointing", "clips", "reward_failure_budget", "log_rollouts_every", "dead_signal_after",
 )  # fmt: skip
 """Keys of `runtime` that change nothing that is learned: a resumed run may have others."""
 _BESIDE = ("fingerprint", "earlier", "accepted")
@@ -132,6 +132,11 @@ class MemoryRow(Section):
     """`held` throughout, or only while a step collects or learns."""
 
 
+MARGIN = 0.1
+"""Share of a device's memory that an estimate leaves alone before it says that a run fits: fragments of the allocator,
+and what no row counts."""
+
+
 @final
 class Memory(Section):
     """Estimate for one device; what it assumes stands in the notes."""
@@ -148,6 +153,25 @@ class Memory(Section):
             sums[row.phase] += row.bytes
         return sums["held"] + max(sums["collect"], sums["learn"])
 
+    @property
+    def fits(self) -> Literal["yes", "tight", "no"]:
+        """Whether it fits: `tight` within `MARGIN` of the capacity; yes where that is unknown."""
+        if not self.capacity or self.total <= (1 - MARGIN) * self.capacity:
+            return "yes"
+        return "tight" if self.total <= self.capacity else "no"
+
+
+@final
+class Warned(Section):
+    """Something a recipe may do and a reader of its results should know."""
+
+    path: str
+    """Where in the recipe, dotted."""
+    message: str
+    hint: str = ""
+    where: str = ""
+    """File, line and column."""
+
 
 @final
 class StagePlan(Section):
@@ -163,6 +187,7 @@ class StagePlan(Section):
     geometry: Geometry | None = None
     memory: Memory | None = None
     deepspeed: Mapping[str, Any] | None = None
+    warnings: tuple[Warned, ...] = ()
 
     @property
     def copies_reference(self) -> bool:
@@ -228,6 +253,7 @@ def learned(content: Mapping[str, Any]) -> dict[str, Any]:
     for key in ("description", *_BESIDE):
         kept.pop(key, None)
     for stage in kept["stages"]:
+        stage.pop("warnings", None)
         sections = stage["stage"]
         if sections["objective"] is not None:
             sections["objective"].pop("terms")  # as written; `terms` beside it says what they come to

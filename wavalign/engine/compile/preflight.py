@@ -10,12 +10,12 @@ import torch
 from wavalign.engine.compile.adapter import count_weights, trained_line
 from wavalign.engine.compile.graph import live_terms
 from wavalign.engine.compile.memory import estimate_memory
-from wavalign.engine.compile.plan import Cluster, Memory, Plan, StagePlan, TermPlan
+from wavalign.engine.compile.plan import MARGIN, Cluster, Memory, Plan, StagePlan, TermPlan
 from wavalign.engine.compile.streams import missing_heads, unknown_streams
 from wavalign.errors import PluginError, WavAlignError
 from wavalign.plugins.api import Architecture, Mask
 from wavalign.plugins.batch import Dialogue, TokenSequence
-from wavalign.plugins.weights import StoredTensor, check_fit
+from wavalign.plugins.weights import StoredTensor, check_fit, check_types, check_values
 from wavalign.schema.component import WeightedComponent
 
 HEAD = 32
@@ -103,6 +103,8 @@ class _Inspection:
     def stage(self, stage: StagePlan) -> None:
         """Data, weights, masks and memory of one stage."""
         heads = {name: self._head(stage, name, sources) for name, sources in _headings(stage).items()}
+        for each in stage.warnings:
+            self._add(stage.name, each.path, "warning", each.message, each.hint)
         if stage.stage.type != "train":
             return
         architecture = self._try(stage.name, "model", lambda: self.tools.architecture(stage))
@@ -142,18 +144,24 @@ class _Inspection:
             return
         wanted = architecture.parameter_shapes()
 
-        def fits() -> bool:
+        def fits() -> str | None:
             stored = self.tools.tensors(stage)
             if stored is None:
                 message = f"{checkpoint} holds pickles; whether they fit shows when they are fetched"
                 self._add(stage.name, "weights", "warning", message)
-                return False
+                return None
             check_fit(stored, wanted, architecture.ignored_keys, where=checkpoint)
-            return True
+            with torch.device("meta"):
+                lasting = architecture.empty_policy().state_dict()
+            floating = [name for name in wanted if name in lasting and lasting[name].is_floating_point()]
+            check_types(stored, floating, where=checkpoint)
+            return check_values(stored, floating, where=checkpoint)
 
-        if self._try(stage.name, "weights", fits):
+        unread = self._try(stage.name, "weights", fits)
+        if unread is not None:
             count = sum(torch.Size(shape).numel() for shape in wanted.values())
-            self._add(stage.name, "weights", "ok", f"{len(wanted)} tensors, {count / 1e6:.2f} M parameters")
+            message = f"{len(wanted)} tensors, {count / 1e6:.2f} M parameters"
+            self._add(stage.name, "weights", "ok", f"{message}; {unread}" if unread else message)
 
     def _masks(self, stage: StagePlan, rows: dict[str, list[tuple[TokenSequence, TokenSequence | None]]]) -> None:
         """How many tokens of gold answers each term would train; for rollouts they stand in for the samples."""
@@ -200,10 +208,11 @@ class _Inspection:
             cluster=self.cluster,
         )
         self.memory.append((stage.name, memory))
-        fits = not memory.capacity or memory.total < memory.capacity
-        hint = "" if fits else FEWER_BYTES
+        levels: dict[str, Level] = {"yes": "ok", "tight": "warning", "no": "error"}
         message = f"about {memory.total / 2**30:.2f} of {memory.capacity / 2**30:.1f} GiB a process"
-        self._add(stage.name, "memory", "ok" if fits else "error", message, hint)
+        if memory.fits == "tight":
+            message += f": less than {MARGIN:.0%} to spare, so that it may not fit"
+        self._add(stage.name, "memory", levels[memory.fits], message, "" if memory.fits == "yes" else FEWER_BYTES)
 
     def _try(self, stage: str, what: str, look: Callable[[], T]) -> T | None:
         try:

@@ -112,13 +112,26 @@ def _compute_loss(plugin: Loss, own: Callable[[LossInputs], Any], inputs: LossIn
     values = tensor(output.values, f"values (its unit is {plugin.unit})", shape=shape)
     if inputs.logprobs.requires_grad and not values.requires_grad:
         raise Broken("gave values without a gradient", hint="compute them from `inputs.logprobs`, not detached")
-    want(output.metrics, Mapping, "metrics")
-    for name, value in output.metrics.items():
-        want(name, str, "the name of a metric")
-        want(value, Tensor, f"metric {name}")
-        if value.shape != shape:
-            raise Broken(f"gave metric {name} of shape {list(value.shape)}, which is to be {list(shape)}")
+    for kind, logged in (("metric", output.metrics), ("maximum", output.maxima)):
+        want(logged, Mapping, "metrics" if kind == "metric" else "maxima")
+        for name, value in logged.items():
+            want(name, str, f"the name of a {kind}")
+            want(value, Tensor, f"{kind} {name}")
+            if value.shape != shape:
+                raise Broken(f"gave {kind} {name} of shape {list(value.shape)}, which is to be {list(shape)}")
     return output
+
+
+def _text_alone(_plugin: Mask, own: Callable[[], Any]) -> bool:
+    said = own()
+    want(said, bool, "text_alone")
+    return bool(said)
+
+
+def _inert(_plugin: Loss, own: Callable[[], Any]) -> str:
+    said = own()
+    want(said, str, "inert_on_policy")
+    return str(said)
 
 
 def _column(inputs: LossInputs, name: str) -> Tensor | None:
@@ -152,11 +165,13 @@ def _regularizers(_plugin: Loss, own: Callable[[], Any]) -> tuple[Regularizer, .
 
 AROUND: Mapping[tuple[str, str], Callable[..., Any]] = {
     ("mask", "weights"): _weights,
+    ("mask", "text_alone"): _text_alone,
     ("advantage", "compute"): _compute_advantages,
     ("gate", "update"): _update,
     ("gate", "state_dict"): _state_dict,
     ("loss", "needs"): _needs,
     ("loss", "compute"): _compute_loss,
     ("loss", "regularizers"): _regularizers,
+    ("loss", "inert_on_policy"): _inert,
 }
 MADE: Mapping[str, Callable[[Any], None]] = {"gate": _gate_made}

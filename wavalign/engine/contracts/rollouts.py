@@ -134,7 +134,7 @@ def scored(found: object, low: float, high: float) -> Scored:
         return Scored(None, f"gave {type(found).__name__} instead of Scored")
     said = details(found.details)
     if found.value is None:
-        return Scored(None, text(found.reason), said)
+        return Scored(None, text(found.reason), said, blame="answer" if found.blame == "answer" else "reward")
     try:
         value = number(float(found.value) if isinstance(found.value, bool) else found.value, "value")
     except Broken as broken:

@@ -170,7 +170,7 @@ def _sections(listing: Sequence[Listed]) -> list[Section]:
 
 
 def _is_wanted(key: str, wanted: Sequence[str]) -> bool:
-    if key.endswith("/failed"):
+    if key.endswith(("/failed", "/absent")):
         return False
     return any(key == name or (name.endswith("/") and key.startswith(name)) for name in wanted)
 

@@ -143,6 +143,7 @@ def read_run(folder: Path) -> RunData:
     remember(secret_names(plan), os.environ)
     lines = _last_of_each(_metric_lines(place.metrics, notes), notes)
     stages = tuple(_stage(stage) for stage in plan.get("stages", ()))
+    notes += [note for stage in plan.get("stages", ()) for note in _warnings(stage)]
     seed = plan.get("seed")
     recipe = REDACTOR.text(place.recipe.read_text(encoding="utf-8")) if place.recipe.is_file() else ""
     return RunData(
@@ -254,6 +255,12 @@ def _stage(stage: Json) -> StageSummary:
     return StageSummary(name, steps, pruned)
 
 
+def _warnings(stage: Json) -> Iterator[str]:
+    """What the plan warns of in a stage."""
+    for each in stage.get("warnings") or ():
+        yield f"{each.get('path', '')}: {each.get('message', '')}; {each.get('hint', '')}."
+
+
 def _sample(record: Json, folder: Path) -> Sample:
     details = {key.removeprefix("detail/"): _text(value) for key, value in record.items() if key.startswith("detail/")}
     if isinstance(record.get("heard"), str):
@@ -286,7 +293,11 @@ def _sample(record: Json, folder: Path) -> Sample:
 
 
 def _inside(folder: Path, relative: object) -> Path | None:
-    return folder / relative if isinstance(relative, str) and relative else None
+    """A file of the run's own folder; what a line names elsewhere is not read."""
+    if not isinstance(relative, str) or not relative:
+        return None
+    path = (folder / relative).resolve()
+    return path if path.is_relative_to(folder.resolve()) else None
 
 
 def _number(value: object) -> float | None:

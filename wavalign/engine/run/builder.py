@@ -11,8 +11,10 @@ from wavalign.engine.backends.base import AdamSettings, Backend, Placement, Prec
 from wavalign.engine.backends.plain import PlainBackend
 from wavalign.engine.compile.plan import Plan, StagePlan, TermPlan
 from wavalign.engine.contracts.construct import construct
+from wavalign.engine.contracts.origins import guarded_block
 from wavalign.engine.run.adapters import attach
 from wavalign.engine.run.callbacks import Waiting, nobody
+from wavalign.engine.run.dead_signal import SignalWatch
 from wavalign.engine.run.evaluation import Evaluator
 from wavalign.engine.run.feeding import CodeCache, Encoder, Feed, feed_seed
 from wavalign.engine.run.live import LiveStage, LiveTerm
@@ -27,6 +29,7 @@ from wavalign.engine.run.seeds import derive
 from wavalign.engine.run.starting_weights import StartingWeights, checkpoint_address
 from wavalign.engine.state.distributed import World
 from wavalign.errors import PluginError, PreflightError
+from wavalign.plugins import audio
 from wavalign.plugins.api import (
     Advantage,
     Architecture,
@@ -61,7 +64,7 @@ class Builder:
 
     def __init__(self, plan: Plan, world: World, progress: Progress, waiting: Waiting = nobody) -> None:
         self.plan, self.world, self.progress, self.waiting = plan, world, progress, waiting
-        self.registry = Registry(plan.plugins)
+        self.registry = _prepared(plan)
         self._sources: dict[str, DataSource] = {}
 
     def stage(self, stage: StagePlan, start: Path | None) -> LiveStage:
@@ -72,9 +75,11 @@ class Builder:
         architecture = self.architecture(stage, start)
         check_streams(section, architecture.tokens)
         check_codes(architecture.tokens, codec)
-        policy = self.policy(stage, architecture)
+        with guarded_block(architecture, "building its network"):
+            policy = self.policy(stage, architecture)
         reference = self._reference(stage, architecture, policy)
-        backend = self._backend(stage, policy, architecture)
+        with guarded_block(architecture, "its network's heads"):
+            backend = self._backend(stage, policy, architecture)
         if isinstance(reference, AdapterOff):
             reference.follow(backend)
         encoder = Encoder(architecture, None if codec is None else CodeCache(codec, cache_folder() / "codes.sqlite"))
@@ -98,6 +103,7 @@ class Builder:
             gate=None if gate is None else self.plugin(Gate, gate, f"{place}.gate"),
             terms=[self._term(term) for term in stage.terms if f"term.{term.name}" in _names(stage)],
             evaluator=self._evaluator(stage, roller),
+            signal=SignalWatch(stage, self.plan.runtime.dead_signal_after),
         )
 
     def plugin(self, base: type[P], component: Component, name: str = "", **runtime: object) -> P:
@@ -303,6 +309,12 @@ class Builder:
 
         heads = scored.head_parameters()
         return DeepSpeedBackend(scored, policy=policy, heads=heads, config=stage.deepspeed, ranks=self.world)
+
+
+def _prepared(plan: Plan) -> Registry:
+    """The plan's plugins, in a process that reads no larger sounds than the plan allows."""
+    audio.set_limits(plan.runtime.clips)
+    return Registry(plan.plugins)
 
 
 def _with_checkpoint(component: Component, path: str) -> Component:

@@ -21,7 +21,7 @@ from wavalign.engine.state.distributed import World
 from wavalign.engine.state.files import read_json
 from wavalign.engine.state.folder import RunFolder
 from wavalign.engine.state.rng import restore_rng, rng_state
-from wavalign.errors import Interrupted, ResumeError, WavAlignError
+from wavalign.errors import Interrupted, NonFiniteError, ResumeError, WavAlignError
 
 
 @final
@@ -47,6 +47,7 @@ class RunCheckpoints:
         self.plan, self.folder, self.world, self._log = plan, folder, world, log
         self.store = CheckpointStore(folder.checkpoints, keep=plan.runtime.keep_checkpoints)
         self._moment: Moment | None = None
+        self._met: list[Any] | None = None
         self.watches: Watches | None = None
         """What the present stage watches."""
         self.inputs = ""
@@ -60,12 +61,26 @@ class RunCheckpoints:
             "fingerprint": self.plan.fingerprint,
             "inputs": self.inputs,
             "gate": _copied(live.gate.state_dict()) if live.gate is not None else None,
+            "signal": live.signal.state_dict(),
             "feeds": {name: feed.state_dict() for name, feed in live.feeds.items()},
-            "rng": self.world.gather(rng_state()),
+            "rng": self._random_states(),
             "watches": self.watches.state_dict() if self.watches is not None else {},
             "logs": self._log.position(),
         }
         self._moment = Moment(live, stage_step, meta)
+
+    def meet(self) -> None:
+        """Learn the random states of all ranks before a step moves the weights; from here to its end nothing is drawn.
+
+        So the moment after the step needs no other rank, and one that is lost meanwhile costs the step that it was in.
+        """
+        self._met = self.world.gather(rng_state())
+
+    def _random_states(self) -> list[Any]:
+        met, self._met = self._met, None
+        if met is None:
+            return self.world.gather(rng_state())
+        return [*met[: self.world.rank], rng_state(), *met[self.world.rank + 1 :]]
 
     @property
     def reached(self) -> int:
@@ -103,6 +118,7 @@ class RunCheckpoints:
         meta = checkpoint.meta
         if live.gate is not None:
             live.gate.load_state_dict(meta["gate"])
+        live.signal.load_state_dict(meta["signal"])
         for name, feed in live.feeds.items():
             feed.load_state_dict(meta["feeds"][name])
         if self.watches is not None:
@@ -151,6 +167,8 @@ class RunCheckpoints:
         moment = self._moment
         if isinstance(error, Interrupted) and error.at_once:
             return
+        if isinstance(error, NonFiniteError) and weights_of is None:
+            error.hint = f"{error.hint}; {self._last_good()}"
         if moment is None or not moment.stage_step or weights_of != moment.stage_step:
             return
         alone = not together and self.world.size > 1
@@ -168,6 +186,13 @@ class RunCheckpoints:
             error.hint = f"{error.hint}; {kept}" if error.hint else kept
         else:
             say(f"the checkpoint of step {moment.step} was written: {written}")
+
+    def _last_good(self) -> str:
+        """Where a run may go on whose weights are lost."""
+        steps = self.store.steps()
+        if not steps:
+            return "no checkpoint was written before"
+        return f"the checkpoint of step {steps[-1]} is whole: --resume repeats the steps from there"
 
     def _save(self, moment: Moment, world: World) -> Path:
         self._log.sync()

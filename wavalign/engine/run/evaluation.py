@@ -85,6 +85,8 @@ class Evaluator:
         self.roller, self.splits, self.metrics, self.section = roller, splits, metrics, section
         self.options = evaluation_options(section.sampling, max_new_tokens=max_new_tokens)
         self._waiting: Waiting = nobody
+        self._now = ""
+        """What is being measured, for who waits."""
         self._golds: dict[str, tuple[dict[str, float], dict[int, Verdict]]] = {}
 
     def run(
@@ -100,6 +102,7 @@ class Evaluator:
     def _split(self, policy: Policy, split: str, dialogues: Sequence[Dialogue]) -> SplitResult:
         began = time.perf_counter()
         # The same draws every time: an evaluation must not be noisy.
+        self._now = split
         self._waiting(f"{split}: sampling answers", 0, 0)
         groups = self.roller.sample(policy, dialogues, self.options, generator(0, "evaluation"))
         self._waiting(f"{split}: decoding the sound of answers", 0, 0)
@@ -110,6 +113,7 @@ class Evaluator:
             values |= {name: each.value, f"{name}/low": each.low, f"{name}/high": each.high}
             values[f"{name}/count"] = each.count
         if split not in self._golds:
+            self._now = f"{split}, gold answers"
             self._golds[split] = self._gold(dialogues)
         ceilings, golds = self._golds[split]
         values |= ceilings
@@ -145,7 +149,7 @@ class Evaluator:
         origin: dict[str, str] = {}
         columns: dict[str, list[Detail]] = {}
         for metric, plugin in self.metrics.items():
-            self._waiting(f"metric {metric}", 0, 0)
+            self._waiting(f"{self._now}: metric {metric}", 0, 0)
             for each in plugin.measure(groups):
                 name = f"{metric}.{each.name}" if each.name in found else each.name
                 found[name], origin[name] = replace(each, name=name), metric

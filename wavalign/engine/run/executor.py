@@ -9,6 +9,7 @@ from typing import final
 import torch
 from torch import Tensor
 
+from wavalign.crash_log import keep_traceback
 from wavalign.engine.compile.plan import Geometry, Node
 from wavalign.engine.contracts.origins import guarded_block
 from wavalign.engine.run import objective
@@ -18,7 +19,7 @@ from wavalign.engine.run.logprobs import score_batch
 from wavalign.engine.run.rows import MicroBatch, Row, demonstration_rows, micro_batches, rollout_rows
 from wavalign.engine.run.sampling import rollout_options
 from wavalign.engine.run.schedule import learning_rate
-from wavalign.engine.run.scoring import Call, Scores, check_budget, collect_scores
+from wavalign.engine.run.scoring import Call, Scores, check_budget, collect_scores, judge_truncated
 from wavalign.engine.run.seeds import derive, generator, global_seed
 from wavalign.engine.run.selection import Selection, by_row, nothing_selected, refuse_broken_values
 from wavalign.engine.run.step_metrics import StepTotals, collect_metrics
@@ -86,6 +87,8 @@ class StepResult:
     groups: Sequence[RolloutGroup]
     scores: Scores | None
     advantages: Tensor | None
+    notes: Sequence[str] = ()
+    """What a person should hear of it."""
 
 
 @final
@@ -97,6 +100,8 @@ class StepExecutor:
         self.live, self._waiting = live, waiting
         self.weights_of: int | None = done
         """Steps that the weights have seen; None while they change."""
+        self.before_update: Callable[[], None] = _nothing
+        """Called on every rank when gradients are complete and the weights have not moved."""
         self.together = False
         """Whether the error that `step` raised was raised on every rank."""
         self.graph = live.plan.graph
@@ -134,7 +139,8 @@ class StepExecutor:
         with _timed(state, "learn"):
             self._learn(state)
         metrics = collect_metrics(self.live, state)
-        return StepResult(metrics, state.groups, state.scores, state.advantages)
+        more, notes = self.live.signal.step(metrics)
+        return StepResult({**metrics, **more}, state.groups, state.scores, state.advantages, notes)
 
     def _nodes(self, phase: str) -> list[Node]:
         return [node for node in self.graph.nodes if node.phase == phase]
@@ -163,8 +169,7 @@ class StepExecutor:
     def _reference(self, node: Node, state: StepState) -> None:
         self._ensure_batches(state)
         assert self.live.reference is not None
-        moment = "the reference's forward pass"
-        with self.live.reference.scoring() as reference, guarded_block(self.live.architecture, moment):
+        with self.live.reference.scoring() as reference, guarded_block(self.live.architecture, "the reference"):
             for batch in state.batches:
                 select = self._selection.union(batch, self._selection.weights(batch), only="ref_logprobs")
                 scored = score_batch(
@@ -182,10 +187,14 @@ class StepExecutor:
         shape = (len(state.groups), self._geometry.group_size)
         state.scores = collect_scores(self.live.rewards.rewards, state.calls, shape)
         try:
-            _check_budget(self.live, state.scores, calls=self._geometry.prompts * self._geometry.group_size)
+            _check_budget(
+                self.live, state.scores, state.calls, calls=self._geometry.prompts * self._geometry.group_size
+            )
         except RewardBudgetError:
             self.together = True
             raise
+        rule = self.live.plan.stage.rollout.truncated
+        state.scores = judge_truncated(state.scores, self.live.rewards.rewards, state.groups, rule)
 
     def _advantage(self, node: Node, state: StepState) -> None:
         assert self.live.advantage is not None and state.scores is not None
@@ -210,6 +219,7 @@ class StepExecutor:
                 self._learners[node.kind](node, state, each)
         rate = learning_rate(self.live.plan.stage.optim, state.index, self.live.plan.steps)
         state.totals.learning_rate = rate
+        self.before_update()
         self.weights_of = None
         try:
             state.grad_norm = self.live.backend.step(rate)
@@ -217,6 +227,10 @@ class StepExecutor:
             self.weights_of, self.together = state.index, True  # the norm is that of all ranks
             place = f"at step {state.index + 1} of stage '{self.live.plan.name}'"
             raise NonFiniteError(f"{error.message} ({place})", hint=error.hint) from error
+        problem = _broken_weights(self.live, state)
+        if problem is not None:
+            self.together = True
+            raise problem
         self.weights_of = state.index + 1
 
     def _pass(self, state: StepState, number: int, batch: MicroBatch) -> _Pass:
@@ -266,8 +280,8 @@ class StepExecutor:
             denominators=state.denominators[name],
         )
         state.totals.add_term(name, each.values[name])
-        if output.metrics:
-            state.totals.add_metrics(name, objective.metric_sums(output.metrics, weights=weights, row_valid=row_valid))
+        state.totals.add_maxima(name, objective.metric_maxima(output.maxima, weights=weights, row_valid=row_valid))
+        state.totals.add_metrics(name, objective.metric_sums(output.metrics, weights=weights, row_valid=row_valid))
 
     def _inputs(self, term: LiveTerm, state: StepState, each: _Pass) -> LossInputs:
         needs, batch = term.loss.needs, each.batch
@@ -336,6 +350,19 @@ class StepExecutor:
         return self.live.plan.geometry
 
 
+def _broken_weights(live: LiveStage, state: StepState) -> NonFiniteError | None:
+    """What to raise, on every rank, where an update left a weight on some rank that is NaN or infinite."""
+    mine = live.backend.broken()
+    if not live.world.any_true(bool(mine)):
+        return None
+    name = next(each for each in live.world.gather(mine) if each)
+    return NonFiniteError(
+        f"the update of step {state.index + 1} of stage '{live.plan.name}' made weights NaN or infinite"
+        f" ({name} among them), though its gradient norm was {state.grad_norm:.3g}; they were not saved",
+        hint="lower optim.learning_rate (a new run), or look at optim.epsilon and at this step's data",
+    )
+
+
 def _drawn_from(live: LiveStage, *names: str | int) -> AbstractContextManager[None]:
     """Inside, what an adapter's dropout drops depends on the run's seed, `names` and the rank, and on nothing else."""
     adapter = live.plan.stage.model.adapter
@@ -344,17 +371,28 @@ def _drawn_from(live: LiveStage, *names: str | int) -> AbstractContextManager[No
     return global_seed(derive(live.seed, live.plan.name, *names, live.world.rank), live.world.device)
 
 
-def _check_budget(live: LiveStage, scores: Scores, *, calls: int) -> None:
-    """Hold the failures of all ranks against the budget, so that all go on or none."""
+def _check_budget(live: LiveStage, scores: Scores, made: Mapping[str, Sequence[Call]], *, calls: int) -> None:
+    """Hold the failures of all ranks against the budget, so that all go on or none; a traceback is kept."""
     counts = torch.tensor(list(scores.failed.values()), device=live.world.device)
     failed = dict(zip(scores.failed, live.world.all_reduce_sum(counts).tolist(), strict=True))
-    check_budget(scores, live.rewards.rewards, failed, calls=calls, budget=live.runtime.reward_failure_budget)
+    try:
+        check_budget(scores, live.rewards.rewards, failed, calls=calls, budget=live.runtime.reward_failure_budget)
+    except RewardBudgetError as error:
+        raised = next((call.error for each in made.values() for call in each if call.error is not None), None)
+        path = keep_traceback(raised) if raised is not None else None
+        if path is not None:
+            error.hint = f"{error.hint}; the traceback of one is in {path}"
+        raise
 
 
 def _unit_weights(term: LiveTerm, each: _Pass) -> Tensor:
     """The term's weights in the loss's unit: [B, S, T], or [B] with 1 for a row that has any."""
     weights = each.weights[term.plan.name]
     return (weights > 0).flatten(1).any(dim=1).float() if term.loss.unit == "sequence" else weights
+
+
+def _nothing() -> None:
+    """Nobody asked to be called."""
 
 
 def _together_with_forward(node: Node, state: StepState) -> None:

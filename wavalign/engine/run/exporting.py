@@ -7,6 +7,7 @@ therefore the original, byte for byte. A model without an original has the layou
 
 import json
 import os
+import secrets
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from wavalign.engine.compile.plan import Plan, StagePlan
+from wavalign.engine.run.original_files import HIDDEN, original_files
 from wavalign.engine.state.files import storage_errors
 from wavalign.errors import CheckpointError, StorageError, UsageError
 from wavalign.plugins.api import Architecture
@@ -37,8 +39,6 @@ from wavalign.plugins.weights import (
 )
 
 Precision = Literal["original", "float32", "bfloat16"]
-HIDDEN = (".cache", ".git")
-"""Folders of tools inside a checkpoint."""
 _TYPES = {name: dtype for dtype, name in DTYPES.items()}
 _PIECE = 8 << 20
 
@@ -94,7 +94,7 @@ def export_model(place: Path, to: Path, options: ExportOptions, progress: Progre
             local_folder(address, want="everything", pickles=stage.stage.model.allow_pickles, progress=progress)
         )
     _check_target(to, (place, model) if source is None else (place, model, source), overwrite=options.overwrite)
-    aside = to.with_name(f".{to.name}.writing-{os.getpid()}")
+    aside = to.with_name(f".{to.name}.writing-{secrets.token_hex(8)}")
     job = _Export(plan, stage, model, source, aside, options)
     with storage_errors(str(to)):
         try:
@@ -159,13 +159,13 @@ class _Export:
         self.left_out: list[str] = []
         self.copied_bytes = 0
         self.resharded = False
+        self.files = original_files(source if source is not None else model)
 
     def check_space(self) -> None:
         """Raise StorageError before anything is written where the disk is too small."""
-        origin = self.source if self.source is not None else self.model
         skip_folders = self.options.link and self.source is not None
-        files = [path for path in _files(origin) if not (skip_folders and path.parent != origin)]
-        needed, free = sum(path.stat().st_size for path in files), shutil.disk_usage(self.target).free
+        files = [file for file in self.files if not (skip_folders and "/" in file.name)]
+        needed, free = sum(file.size for file in files), shutil.disk_usage(self.target).free
         if needed > free:
             hint = "--link leaves sub-folders where they are" if not self.options.link else "name a larger disk"
             raise StorageError(f"about {needed / 1e9:.1f} GB are needed and {free / 1e9:.1f} GB are free", hint=hint)
@@ -214,12 +214,8 @@ class _Export:
             if path.is_dir() and self.options.link and self.source is not None:
                 (self.target / path.name).symlink_to(path.resolve(), target_is_directory=True)
                 self.linked.append(path.name)
-            elif path.is_dir():
-                shutil.copytree(path, self.target / path.name, ignore=shutil.ignore_patterns(*HIDDEN))
-                self._note(path.name)
             else:
-                shutil.copyfile(path, self.target / path.name)
-                self._note(path.name)
+                self._bring(path.name)
         if self.options.precision != "original":
             self._say_precision()
 
@@ -266,10 +262,16 @@ class _Export:
         self.weights.append(name)
         return self.target / name
 
-    def _note(self, name: str) -> None:
-        path = self.target / name
+    def _bring(self, name: str) -> None:
+        """Copy a file of the original, or all files of a folder."""
+        if (self.source if self.source is not None else self.model).joinpath(name).is_dir():
+            (self.target / name).mkdir()
+        for file in self.files:
+            if file.name.partition("/")[0] == name:
+                (self.target / file.name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(file.path, self.target / file.name, follow_symlinks=False)
+                self.copied_bytes += file.size
         self.copied.append(name)
-        self.copied_bytes += sum(each.stat().st_size for each in (_files(path) if path.is_dir() else [path]))
 
     def _say_precision(self) -> None:
         """Let config and index speak of the precision that was asked for."""
@@ -330,17 +332,14 @@ def _metadata(path: Path) -> dict[str, str]:
         raise CheckpointError(f"{path} cannot be read: {error}") from error
 
 
-def _files(folder: Path) -> list[Path]:
-    found = (path for path in folder.rglob("*") if path.is_file())
-    return [path for path in found if not set(path.relative_to(folder).parts) & set(HIDDEN)]
-
-
 def _check_target(to: Path, near: tuple[Path, ...], *, overwrite: bool) -> None:
     """Refuse a folder that holds something, or that holds or is part of what is read."""
     here = to.resolve()
     for each in (path.resolve() for path in near):
         if here == each or here in each.parents or (each in here.parents and each != near[0].resolve()):
             raise UsageError(f"{to} is part of what is read, or holds it", hint="name a folder of its own")
+    if to.is_symlink():
+        raise UsageError(f"{to} is a link", hint="name the folder that it leads to")
     if to.exists() and not to.is_dir():
         raise UsageError(f"{to} is a file")
     if not to.is_dir() or not any(to.iterdir()):
@@ -353,7 +352,7 @@ def _check_target(to: Path, near: tuple[Path, ...], *, overwrite: bool) -> None:
 
 def _put(aside: Path, to: Path) -> None:
     """Make `aside` the folder `to`; what stood there goes once the new one is complete."""
-    gone = to.with_name(f".{to.name}.replaced-{os.getpid()}")
+    gone = to.with_name(f".{to.name}.replaced-{secrets.token_hex(8)}")
     if to.exists():
         to.rename(gone)
     aside.rename(to)

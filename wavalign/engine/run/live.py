@@ -7,6 +7,7 @@ from typing import final
 from wavalign.engine.backends.base import Backend
 from wavalign.engine.compile.plan import StagePlan, TermPlan
 from wavalign.engine.contracts.origins import close_all
+from wavalign.engine.run.dead_signal import SignalWatch
 from wavalign.engine.run.evaluation import Evaluator
 from wavalign.engine.run.feeding import Feed
 from wavalign.engine.run.objective import TermSpec
@@ -49,6 +50,7 @@ class LiveStage:
     gate: Gate | None
     terms: Sequence[LiveTerm]
     evaluator: Evaluator
+    signal: SignalWatch
 
     def close(self) -> None:
         """Free threads, processes and files."""

@@ -17,6 +17,7 @@ A backend that averages over micro-batches and ranks is undone here, by `backend
 Shapes: B sequences, S streams, T tokens.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, final
@@ -96,6 +97,12 @@ def metric_sums(metrics: Mapping[str, Tensor], *, weights: Tensor, row_valid: Te
     """Unweighted sums of `metrics` over tokens with w > 0, float64 scalars to be summed and divided by the tokens."""
     used = _used(weights, row_valid) > 0
     return {name: torch.where(used, value.detach(), 0.0).sum(dtype=torch.float64) for name, value in metrics.items()}
+
+
+def metric_maxima(maxima: Mapping[str, Tensor], *, weights: Tensor, row_valid: Tensor) -> dict[str, Tensor]:
+    """Largest of `maxima` among tokens with w > 0, float64 scalars; -inf where there are none."""
+    used = _used(weights, row_valid) > 0
+    return {name: torch.where(used, value.detach(), -math.inf).amax().double() for name, value in maxima.items()}
 
 
 def metric_means(sums: Mapping[str, Tensor], denominators: Tensor) -> dict[str, float]:

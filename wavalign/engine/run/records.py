@@ -1,6 +1,7 @@
 """Answers worth keeping: lines of rollouts.jsonl with their sound beside them, lines of evaluation.jsonl without."""
 
 import hashlib
+import json
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,10 +12,15 @@ from torch import Tensor
 
 from wavalign.engine.run.evaluation import Item, Verdict
 from wavalign.engine.run.scoring import Scores
+from wavalign.errors import quoted
 from wavalign.plugins import audio
 from wavalign.plugins.batch import AudioClip, Dialogue, Message, Rollout, RolloutGroup
 from wavalign.redaction import REDACTOR
 
+LONGEST_VALUE, MOST_METADATA = 1000, 8000
+"""Characters of a metadata value, and of all of them, in a line of rollouts.jsonl."""
+CUT = "(cut)"
+"""Key that says what was left out of the metadata."""
 LONGEST_NAME = 120
 """Characters of a file's name before it is cut."""
 
@@ -59,7 +65,7 @@ class RecordMaker:
 
     def _answer(self, dialogue: Dialogue, rollout: Rollout, name: str) -> dict[str, Any]:
         question = _question(dialogue)
-        line = {**_said(dialogue, rollout), "metadata": dict(dialogue.metadata)}
+        line = {**_said(dialogue, rollout), "metadata": bounded(dialogue.metadata)}
         if rollout.waveform is not None and len(rollout.waveform.samples):
             path = self._path(name)
             audio.write(rollout.waveform, str(path))
@@ -85,6 +91,21 @@ class RecordMaker:
         path = self.folder / "audio" / f"{safe}.wav"
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
+
+
+def bounded(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """Metadata as every answer's line may repeat it: large values as their beginning and size, then only so many."""
+    kept: dict[str, Any] = {}
+    left, whole = MOST_METADATA, dict(metadata)
+    for key, value in whole.items():
+        text = json.dumps(value, ensure_ascii=False)
+        shown = value if len(text) <= LONGEST_VALUE else quoted(text, LONGEST_VALUE)
+        left -= len(key) + min(len(text), LONGEST_VALUE)
+        if left < 0:
+            kept[CUT] = f"{len(whole) - len(kept)} of {len(whole)} fields are left out here; the data has them"
+            break
+        kept[quoted(key, LONGEST_NAME)] = shown
+    return kept
 
 
 def evaluation_line(item: Item, *, stage: str, step: int, split: str) -> dict[str, Any]:
@@ -119,13 +140,15 @@ def _scores(scores: Scores, p: int, g: int) -> dict[str, Any]:
         word = scores.words[name][p][g]
         line[f"reward/{name}"] = _number(table[p, g])
         if word.value is None:
-            line[f"reason/{name}"] = word.reason
+            line[f"reason/{name}"] = quoted(word.reason, MOST_METADATA)
         line |= {f"detail/{name}/{key}": _shown(value) for key, value in word.details.items()}
     return line
 
 
 def _shown(detail: float | str) -> float | str:
     """A detail as JSON can hold it: what is no number is shown in words."""
+    if isinstance(detail, str):
+        return quoted(detail, MOST_METADATA)
     return str(detail) if isinstance(detail, float) and not math.isfinite(detail) else detail
 
 

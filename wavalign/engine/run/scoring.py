@@ -1,7 +1,9 @@
 """Rewards on worker threads, and what happens when they fail.
 
 A reward that raises, hangs or gives something that is no number gives None with the reason; never a number. What a
-missing value does to its sample, its group or the run is the recipe's word (`on_failure`, `reward_failure_budget`).
+missing value does to its sample, its group or the run is the recipe's word (`on_failure`, `reward_failure_budget`). An
+answer that has nothing to score is no failure of the reward: `on_absent` says what it is worth, the lowest value unless
+told otherwise. What the token limit cut off is judged by `rollout.truncated`.
 """
 
 import math
@@ -9,7 +11,7 @@ import queue
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import final
 
 import torch
@@ -56,6 +58,8 @@ class Call:
     place: tuple[int, int]
     started: float | None = None
     result: Scored | None = None
+    error: BaseException | None = None
+    """What the reward raised."""
 
 
 @final
@@ -66,10 +70,13 @@ class Scores:
     total: Tensor
     """[P, G] float64 on the common scale; NaN where there is no reward."""
     parts: Mapping[str, Tensor]
-    """Per reward [P, G] float64, scaled; NaN where it failed."""
+    """Per reward [P, G] float64, scaled; NaN where it failed, or where `on_absent` drops an answer without a value."""
     words: Mapping[str, tuple[tuple[Scored, ...], ...]]
     """Per reward the raw answers, [P][G]."""
     failed: Mapping[str, int] = field(default_factory=dict)
+    """Per reward the calls that failed; an answer with nothing to score is none."""
+    absent: Mapping[str, Tensor] = field(default_factory=dict)
+    """Per reward bool [P, G]: the answer had nothing to score."""
 
 
 @final
@@ -151,6 +158,7 @@ def _scored(call: Call) -> Scored:
             rollout, dialogue = lent_rollout(rollout), lent_dialogue(dialogue)
         return scored(reward.score(rollout, dialogue), *reward.range)
     except BaseException as error:  # somebody else's code: its failure is a missing value, counted and shown
+        call.error = error
         return Scored(None, text(words(error)))
 
 
@@ -161,6 +169,7 @@ def collect_scores(
     parts: dict[str, Tensor] = {}
     words: dict[str, tuple[tuple[Scored, ...], ...]] = {}
     failed: dict[str, int] = {}
+    absent: dict[str, Tensor] = {}
     for live in rewards:
         table = [[Scored(None, "not called")] * shape[1] for _ in range(shape[0])]
         for call in calls[live.name]:
@@ -168,9 +177,13 @@ def collect_scores(
                 table[call.place[0]][call.place[1]] = call.result
         words[live.name] = tuple(tuple(row) for row in table)
         values = [[math.nan if cell.value is None else cell.value for cell in row] for row in table]
-        parts[live.name] = scale(torch.tensor(values, dtype=torch.float64), live)
-        failed[live.name] = int(parts[live.name].isnan().sum())
-    return Scores(combine(rewards, parts), parts, words, failed)
+        scaled = scale(torch.tensor(values, dtype=torch.float64), live)
+        gone = torch.tensor([[cell.value is None and cell.blame == "answer" for cell in row] for row in table])
+        if live.section.on_absent == "lowest" and gone.any():
+            scaled = torch.where(gone, lowest(live, "on_absent: drop_sample"), scaled)
+        parts[live.name], absent[live.name] = scaled, gone
+        failed[live.name] = int((scaled.isnan() & ~gone).sum())
+    return Scores(combine(rewards, parts, absent), parts, words, failed, absent)
 
 
 def scale(values: Tensor, live: LiveReward) -> Tensor:
@@ -181,8 +194,19 @@ def scale(values: Tensor, live: LiveReward) -> Tensor:
     return to_low + (values - low) * (to_high - to_low) / (high - low)
 
 
-def combine(rewards: Sequence[LiveReward], parts: Mapping[str, Tensor]) -> Tensor:
-    """Weighted mean [P, G] of the parts; `on_failure` decides what a missing part does."""
+def lowest(live: LiveReward, otherwise: str) -> float:
+    """The lowest value of a reward on the recipe's scale; PluginError where it has none."""
+    low = live.reward.range[0] if live.section.scale is None else live.section.scale[0]
+    if not math.isfinite(low):
+        message = f"{origin(live.reward)}: reward `{live.name}` has no lowest value, its range begins at {low:g}"
+        raise PluginError(message, hint=f"declare a finite range, or set {otherwise}", placed=True)
+    return low
+
+
+def combine(
+    rewards: Sequence[LiveReward], parts: Mapping[str, Tensor], absent: Mapping[str, Tensor] | None = None
+) -> Tensor:
+    """Weighted mean [P, G] of the parts; `on_failure` and `on_absent` decide what a missing part does."""
     first = next(iter(parts.values()))
     total, weights = torch.zeros_like(first), torch.zeros_like(first)
     dropped = torch.zeros_like(first, dtype=torch.bool)
@@ -190,11 +214,30 @@ def combine(rewards: Sequence[LiveReward], parts: Mapping[str, Tensor]) -> Tenso
         values, missing = parts[live.name], parts[live.name].isnan()
         total += torch.where(missing, 0.0, values) * live.section.weight
         weights += torch.where(missing, 0.0, live.section.weight)
-        if live.section.on_failure == "drop_sample":
-            dropped |= missing
-        elif live.section.on_failure == "drop_group":
-            dropped |= missing.any(dim=1, keepdim=True)
+        gone = torch.zeros_like(missing) if absent is None else absent[live.name]
+        for rule, where in ((live.section.on_failure, missing & ~gone), (live.section.on_absent, missing & gone)):
+            if rule == "drop_sample":
+                dropped |= where
+            elif rule == "drop_group":
+                dropped |= where.any(dim=1, keepdim=True)
     return torch.where(dropped | (weights == 0), math.nan, total / weights.clamp(min=1e-12))
+
+
+def judge_truncated(scores: Scores, rewards: Sequence[LiveReward], groups: Sequence[RolloutGroup], rule: str) -> Scores:
+    """`scores` with the total of answers that were cut off as `rollout.truncated` says; a missing total stays so."""
+    cut = torch.tensor([[not rollout.answer.finished for rollout in group.rollouts] for group in groups])
+    if rule == "keep" or not cut.any():
+        return scores
+    worth = math.nan
+    if rule == "lowest":
+        weights = [live.section.weight for live in rewards]
+        least = [lowest(live, "rollout.truncated: mask") * live.section.weight for live in rewards]
+        worth = sum(least) / sum(weights)
+    return replace(scores, total=torch.where(cut & ~scores.total.isnan(), worth, scores.total))
+
+
+def _failed(cell: Scored) -> bool:
+    return cell.value is None and cell.blame == "reward"
 
 
 def check_budget(
@@ -207,7 +250,7 @@ def check_budget(
     for live in rewards:
         if not failed[live.name]:
             continue
-        reasons = (cell.reason for row in scores.words[live.name] for cell in row if cell.value is None)
+        reasons = (cell.reason for row in scores.words[live.name] for cell in row if _failed(cell))
         first = next(reasons, "on another process")
         count = f"{failed[live.name]} of {calls} calls of reward `{live.name}` failed (first: {first})"
         if live.section.on_failure == "abort":

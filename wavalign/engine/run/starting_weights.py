@@ -17,7 +17,7 @@ from wavalign.engine.backends.base import Placement
 from wavalign.engine.compile.plan import StagePlan
 from wavalign.errors import PluginError
 from wavalign.plugins.api import Architecture, Policy
-from wavalign.plugins.weights import StoredTensor, Weights, check_fit, read_checkpoint
+from wavalign.plugins.weights import StoredTensor, Weights, check_finite, check_fit, check_types, read_checkpoint
 
 META = torch.device("meta")
 
@@ -50,8 +50,14 @@ class StartingWeights:
         stored = read_checkpoint(self._folder, pickles=self._pickles)
         wanted = {name: tuple(tensor.shape) for name, tensor in policy.state_dict().items()}
         check_fit(stored, wanted, self._architecture.ignored_keys, where=self._folder)
+        check_types(stored, _floating(policy), where=self._folder)
         _fill(policy, stored, placement)
         return policy
+
+
+def _floating(policy: Policy) -> list[str]:
+    """Names of what the network computes with."""
+    return [name for name, tensor in policy.state_dict().items() if tensor.is_floating_point()]
 
 
 @final
@@ -88,7 +94,9 @@ def _fill(policy: Policy, stored: Mapping[str, StoredTensor], placement: Placeme
 def _filled(tensor: Tensor, name: str, weights: Weights, placement: Placement) -> Tensor:
     """Memory like that of `tensor`, holding the stored values."""
     dtype = placement.dtype if tensor.is_floating_point() else tensor.dtype
-    return torch.empty(tensor.shape, dtype=dtype, device=placement.device).copy_(weights[name])
+    filled = torch.empty(tensor.shape, dtype=dtype, device=placement.device).copy_(weights[name])
+    check_finite(filled, name, where=weights.stored[name].file)
+    return filled
 
 
 def _buffer(buffer: Tensor, name: str, lasting: Mapping[str, Tensor], weights: Weights, placement: Placement) -> Tensor:

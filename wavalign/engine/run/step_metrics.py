@@ -29,6 +29,8 @@ class StepTotals:
     learning_rate: float = 0.0
     terms: dict[str, float] = field(default_factory=dict)
     metrics: dict[str, dict[str, Tensor]] = field(default_factory=dict)
+    maxima: dict[str, Tensor] = field(default_factory=dict)
+    """By term and name, the largest value so far."""
     kl: dict[str, tuple[float, float]] = field(default_factory=dict)
     """Per token kind: sum of the k3 divergence to the reference, and tokens."""
 
@@ -41,6 +43,12 @@ class StepTotals:
         mine = self.metrics.setdefault(name, {})
         for key, value in sums.items():
             mine[key] = mine[key] + value if key in mine else value
+
+    def add_maxima(self, name: str, found: Mapping[str, Tensor]) -> None:
+        """A micro-batch's largest values of what a loss logs so."""
+        for key, value in found.items():
+            full = f"{name}/{key}"
+            self.maxima[full] = torch.maximum(self.maxima[full], value) if full in self.maxima else value
 
     def add_kl(self, logprobs: Tensor, ref_logprobs: Tensor, batch: MicroBatch, select: Tensor) -> None:
         """k3 divergence to the reference on the rollouts' selected tokens, by kind."""
@@ -58,7 +66,7 @@ def collect_metrics(live: LiveStage, state: StepState) -> dict[str, float]:
     sums, world = _local_sums(state), live.world
     reduced = world.all_reduce_sum(torch.tensor(list(sums.values()), dtype=torch.float64, device=world.device))
     total = dict(zip(sums, reduced.tolist(), strict=True))
-    values: dict[str, float] = {"loss": total["loss"]}
+    values: dict[str, float] = {"loss": total["loss"], **_largest(live, state)}
     gate = state.gate.value if state.gate is not None else None
     for term in live.terms:
         name, tokens = term.plan.name, float(state.denominators[term.plan.name][0])
@@ -75,9 +83,22 @@ def collect_metrics(live: LiveStage, state: StepState) -> dict[str, float]:
     if state.groups:
         values["rollout_length"] = _ratio(total["length"], total["rollouts"])
         values["truncated"] = _ratio(total["truncated"], total["rollouts"])
+        values["wordless"] = _ratio(total["wordless"], total["rollouts"])
+    if state.advantages is not None:
+        values["nonzero_advantages"] = _ratio(total["nonzero advantages"], total["rollouts"])
     values["grad_norm"], values["learning_rate"] = state.grad_norm, state.totals.learning_rate
     values |= _seconds(state, total)
     return {key: value for key, value in values.items() if not math.isnan(value)}
+
+
+def _largest(live: LiveStage, state: StepState) -> dict[str, float]:
+    """Largest values over all ranks, NaN where no token was seen; the same names on every rank."""
+    mine = state.totals.maxima
+    if not mine:
+        return {}
+    everywhere = live.world.all_gather_rows(torch.stack(list(mine.values()))[None].to(live.world.device))
+    largest = everywhere.amax(dim=0).tolist()
+    return {key: value if value > -math.inf else math.nan for key, value in zip(mine, largest, strict=True)}
 
 
 def _local_sums(state: StepState) -> dict[str, float]:
@@ -92,6 +113,8 @@ def _local_sums(state: StepState) -> dict[str, float]:
     sums["rollouts"] = len(rollouts)
     sums["length"] = sum(rollout.completion.length for rollout in rollouts)
     sums["truncated"] = sum(not rollout.answer.finished for rollout in rollouts)
+    sums["wordless"] = sum(not rollout.answer.text.strip() for rollout in rollouts)
+    sums["nonzero advantages"] = 0.0 if state.advantages is None else float((state.advantages != 0).sum())
     sums["tokens"] = sum(int(batch.tokens.lengths.sum()) for batch in state.batches)
     return sums
 
@@ -106,7 +129,9 @@ def _reward_metrics(live: LiveStage, state: StepState) -> dict[str, float]:
         key = f"reward/{name}" if name else "reward"
         values[key] = float(present.mean()) if len(present) else math.nan
         if name:
-            values[f"{key}/failed"] = float(everywhere.isnan().sum())
+            gone = live.world.all_gather_rows(state.scores.absent[name].double())
+            values[f"{key}/failed"] = float((everywhere.isnan() & (gone == 0)).sum())
+            values[f"{key}/absent"] = float(gone.sum())
             continue
         values["reward_std"] = float(present.std(unbiased=False)) if len(present) else math.nan
         groups = everywhere[~everywhere.isnan().all(dim=1)]  # one without any reward has no variance to speak of

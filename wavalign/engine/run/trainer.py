@@ -96,6 +96,7 @@ class Trainer:
         """Steps and evaluations; what ends them early leaves a checkpoint of the last complete step."""
         self.observer.stage(live.plan.name, live.plan.steps)
         executor = StepExecutor(live, done, self.observer.waiting)
+        executor.before_update = self.checkpoints.meet
         self.checkpoints.take(live, done)
         try:
             self._steps(live, executor, done)
@@ -212,6 +213,8 @@ class Trainer:
                 )
             )
         self.observer.step(result.metrics, step)
+        for note in result.notes:
+            self.observer.message(f"step {step}: {note}")
         if result.groups:
             group = result.groups[0]
             reward = float(result.scores.total[0, 0]) if result.scores is not None else math.nan

@@ -146,6 +146,6 @@ def _rank_lost(doing: str) -> Iterator[None]:
         if not any(word in str(error).lower() for word in _LOST):
             raise
         raise RankLostError(
-            f"another process of this run was lost during {doing}: {str(error).splitlines()[0]}",
+            f"another process of this run was lost during {doing}",  # the library's own words say no more
             hint="the log of the process that stopped first says why",
         ) from error

@@ -2,7 +2,8 @@
 
 L_t = -min(r_t A, clip(r_t, 1 - low, 1 + high) A) with r_t = pi(y_t) / pi_old(y_t); `ratio: sequence` puts the geometric
 mean of a sequence's r_t in the place of each. Without a clip L_t = -exp(log pi - stop(log pi)) A: one strictly
-on-policy step, whose gradient is that of the plain policy gradient.
+on-policy step, whose gradient is that of the plain policy gradient. With either, r_t is logged: its mean, that of
+r - 1 - log r, and the largest |log r|.
 Sources: GRPO (arXiv 2402.03300, Eq. 3), the clip with two bounds from DAPO (arXiv 2503.14476), the sequence ratio from
 GSPO (arXiv 2507.18071); as the preference half of WavAlign's objective arXiv 2604.14932, Eq. 3.
 """
@@ -50,7 +51,8 @@ class GRPOParams(Params):
 
     clip: _LowerWidth | tuple[_LowerWidth, _UpperWidth] | None = 0.2
     """Width of the trust region, or its lower and upper width; null takes no ratio to the sampling policy at all,
-    which is right only when every rollout is used for one update."""
+    which is right only when every rollout is used for one update. In such a run r is 1 but for rounding and no width
+    does anything."""
     ratio: Literal["token", "sequence"] = "token"
     """Whether each token has its own ratio or its sequence's geometric mean."""
     kl: Pull = Pull()
@@ -67,9 +69,7 @@ class GRPO(Loss):
 
     @property
     def needs(self) -> frozenset[str]:
-        names = {"advantages"}
-        if self.params.clip is not None:
-            names.add("old_logprobs")
+        names = {"advantages", "old_logprobs"}
         if self.params.ratio == "sequence":
             names.add("mask")
         return frozenset(names)
@@ -77,21 +77,23 @@ class GRPO(Loss):
     def compute(self, inputs: LossInputs) -> LossOutput:
         advantages = given(inputs.advantages, "advantages")
         clip = self.params.clip
+        log_ratio = self._log_ratio(inputs, given(inputs.old_logprobs, "old_logprobs"))
+        moved, seen = log_ratio.detach(), log_ratio.detach().exp()
+        metrics, maxima = {"ratio": seen, "kl_to_old": seen - 1 - moved}, {"max_log_ratio": moved.abs()}
         if clip is None:
             ratio = self._log_ratio(inputs, inputs.logprobs.detach()).exp()
-            return LossOutput(-ratio * advantages)
+            return LossOutput(-ratio * advantages, metrics, maxima)
         low, high = clip if isinstance(clip, tuple) else (clip, clip)
-        log_ratio = self._log_ratio(inputs, given(inputs.old_logprobs, "old_logprobs"))
-        ratio = log_ratio.exp()
-        values = -clipped_surrogate(ratio, advantages, low, high)
-        seen = ratio.detach()
-        metrics = {
-            "ratio": seen,
+        values = -clipped_surrogate(log_ratio.exp(), advantages, low, high)
+        metrics |= {
             "clip_low": ((seen < 1 - low) & (advantages < 0)).to(seen.dtype),
             "clip_high": ((seen > 1 + high) & (advantages > 0)).to(seen.dtype),
-            "kl_to_old": seen - 1 - log_ratio.detach(),
         }
-        return LossOutput(values, metrics)
+        return LossOutput(values, metrics, maxima)
+
+    @property
+    def inert_on_policy(self) -> str:
+        return "" if self.params.clip is None else "clip"
 
     def regularizers(self) -> tuple[Regularizer, ...]:
         pull = self.params.kl

@@ -15,7 +15,7 @@ from wavalign.plugins.api import Measurement, Metric
 from wavalign.plugins.batch import RolloutGroup, Waveform
 from wavalign.plugins.metrics.intervals import broken_down, first_rollouts, proportion
 from wavalign.plugins.speech.recognizer import recognizer
-from wavalign.plugins.speech.sentences import load_sentences
+from wavalign.plugins.speech.sentences import listener, load_sentences
 from wavalign.plugins.speech.wording import content_word, references
 from wavalign.schema.base import Params, RecipePath
 
@@ -45,6 +45,10 @@ class HeardAnswer(Metric):
     Params = HeardAnswerParams
     needs = frozenset({"text", "waveform"})
     params: HeardAnswerParams
+
+    @classmethod
+    def instrument(cls, params: HeardAnswerParams) -> str:
+        return listener(params.sentences)
 
     def __init__(self, params: HeardAnswerParams) -> None:
         super().__init__(params)

@@ -10,7 +10,7 @@ from typing import final
 from wavalign.plugins.api import Measurement, Metric
 from wavalign.plugins.batch import RolloutGroup
 from wavalign.plugins.metrics.intervals import first_rollouts, mean
-from wavalign.plugins.speech.quality import assess
+from wavalign.plugins.speech.quality import INSTRUMENT, assess
 from wavalign.schema.base import Params
 
 _P808 = "Opinion score 1 to 5 that a network (DNSMOS, P.808) predicts for the sound; only differences mean something."
@@ -32,6 +32,10 @@ class SpeechQuality(Metric):
     Params = SpeechQualityParams
     needs = frozenset({"waveform"})
     params: SpeechQualityParams
+
+    @classmethod
+    def instrument(cls, params: SpeechQualityParams) -> str:
+        return INSTRUMENT
 
     def measure(self, groups: Sequence[RolloutGroup]) -> list[Measurement]:
         sounds = [None if rollout is None else rollout.waveform for rollout in first_rollouts(groups)]

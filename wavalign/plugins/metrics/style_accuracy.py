@@ -12,7 +12,7 @@ from pydantic import Field
 from wavalign.plugins.api import Measurement, Metric
 from wavalign.plugins.batch import Rollout, RolloutGroup
 from wavalign.plugins.metrics.intervals import broken_down, first_rollouts, proportion
-from wavalign.plugins.speech.manner import STYLE_NAMES, judge
+from wavalign.plugins.speech.manner import INSTRUMENT, STYLE_NAMES, judge
 from wavalign.schema.base import Params
 
 _RIGHT = "The sound's pitch and pace are nearest to those of the style that was asked for."
@@ -34,6 +34,10 @@ class StyleAccuracy(Metric):
     Params = StyleAccuracyParams
     needs = frozenset({"text", "waveform"})
     params: StyleAccuracyParams
+
+    @classmethod
+    def instrument(cls, params: StyleAccuracyParams) -> str:
+        return INSTRUMENT
 
     def measure(self, groups: Sequence[RolloutGroup]) -> list[Measurement]:
         styles = [_asked(group) for group in groups]

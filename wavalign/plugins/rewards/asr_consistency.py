@@ -11,8 +11,9 @@ from pydantic import Field
 
 from wavalign.plugins.api import Reward
 from wavalign.plugins.batch import Dialogue, Rollout, Scored
+from wavalign.plugins.speech.answers import sound_of
 from wavalign.plugins.speech.recognizer import recognizer
-from wavalign.plugins.speech.sentences import load_sentences
+from wavalign.plugins.speech.sentences import listener, load_sentences
 from wavalign.plugins.speech.wording import content_word
 from wavalign.schema.base import Params, RecipePath
 
@@ -35,6 +36,10 @@ class AsrConsistency(Reward):
     needs = frozenset({"text", "waveform"})
     range = (0.0, 1.0)
 
+    @classmethod
+    def instrument(cls, params: AsrConsistencyParams) -> str:
+        return listener(params.sentences)
+
     def __init__(self, params: AsrConsistencyParams) -> None:
         super().__init__(params)
         self._recognizer = recognizer(load_sentences(params.sentences), params.processes)
@@ -42,8 +47,9 @@ class AsrConsistency(Reward):
     def score(self, rollout: Rollout, dialogue: Dialogue) -> Scored:
         written = content_word(rollout.answer.text)
         if not written:
-            return Scored(None, "the answer has no text")
-        if rollout.waveform is None or len(rollout.waveform.samples) == 0:
-            return Scored(None, "the answer has no sound")
-        heard = self._recognizer.hear(rollout.waveform)
+            return Scored.absent("the answer has no text")
+        sound = sound_of(rollout)
+        if isinstance(sound, Scored):
+            return sound
+        heard = self._recognizer.hear(sound)
         return Scored(float(content_word(heard) == written), details={"heard": heard})

@@ -8,7 +8,8 @@ from typing import final
 
 from wavalign.plugins.api import Reward
 from wavalign.plugins.batch import Dialogue, Rollout, Scored
-from wavalign.plugins.speech.manner import STYLE_NAMES, judge
+from wavalign.plugins.speech.answers import sound_of
+from wavalign.plugins.speech.manner import INSTRUMENT, STYLE_NAMES, judge
 from wavalign.schema.base import Params
 
 
@@ -29,14 +30,19 @@ class SpeakingStyle(Reward):
     range = (0.0, 1.0)
     params: SpeakingStyleParams
 
+    @classmethod
+    def instrument(cls, params: SpeakingStyleParams) -> str:
+        return INSTRUMENT
+
     def score(self, rollout: Rollout, dialogue: Dialogue) -> Scored:
         asked = dialogue.metadata.get("style")
         if asked not in STYLE_NAMES:
             return Scored(None, f"dialogue {dialogue.id} asks for no known style ({asked!r})")
-        if rollout.waveform is None or len(rollout.waveform.samples) == 0:
-            return Scored(None, "the answer has no sound")
-        manner = judge(rollout.waveform, rollout.answer.text)
+        sound = sound_of(rollout)
+        if isinstance(sound, Scored):
+            return sound
+        manner = judge(sound, rollout.answer.text)
         if manner is None:
-            return Scored(None, "no pitch or no text to measure the style by")
+            return Scored.absent("no pitch or no text to measure the style by")
         value = manner.likelihoods[asked] if self.params.soft else float(manner.nearest == asked)
         return Scored(value, details={"nearest": manner.nearest})

@@ -8,7 +8,8 @@ from typing import final
 
 from wavalign.plugins.api import Reward
 from wavalign.plugins.batch import Dialogue, Rollout, Scored
-from wavalign.plugins.speech.quality import assess
+from wavalign.plugins.speech.answers import sound_of
+from wavalign.plugins.speech.quality import INSTRUMENT, assess
 from wavalign.schema.base import Params
 
 _LOWEST, _HIGHEST = 1.0, 5.0
@@ -22,10 +23,15 @@ class SpeechQuality(Reward):
     needs = frozenset({"waveform"})
     range = (_LOWEST, _HIGHEST)
 
+    @classmethod
+    def instrument(cls, params: object) -> str:
+        return INSTRUMENT
+
     def score(self, rollout: Rollout, dialogue: Dialogue) -> Scored:
-        if rollout.waveform is None:
-            return Scored(None, "the answer has no sound")
-        quality = assess(rollout.waveform)
+        sound = sound_of(rollout)
+        if isinstance(sound, Scored):
+            return sound
+        quality = assess(sound)
         if quality is None:
-            return Scored(None, "the answer is silent")
+            return Scored.absent("the answer is silent")
         return Scored(min(max(quality.p808, _LOWEST), _HIGHEST))

@@ -17,6 +17,7 @@ from wavalign.plugins.speech.synthesizer import synthesize
 from wavalign.plugins.speech.world.facts import answer_sentences
 from wavalign.plugins.speech.world.styles import ANSWER_JITTER, STYLES
 
+INSTRUMENT = "the nearest style by pitch, its spread and speaking rate"
 STYLE_NAMES = tuple(style.name for style in STYLES)
 _NUM_FEATURES = 3
 """Pitch, its spread and the speaking rate."""

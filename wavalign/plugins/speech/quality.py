@@ -19,6 +19,7 @@ import soxr
 from wavalign.errors import PluginError
 from wavalign.plugins.batch import Waveform
 
+INSTRUMENT = "the networks of DNSMOS"
 SAMPLE_RATE = 16_000
 _WINDOW = int(9.01 * SAMPLE_RATE)
 _NUM_MELS, _FFT, _HOP = 120, 321, 160

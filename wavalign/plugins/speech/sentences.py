@@ -7,6 +7,12 @@ from wavalign.plugins.speech.wording import plain
 from wavalign.plugins.speech.world.facts import answer_sentences
 
 
+def listener(url: str | None) -> str:
+    """The recogniser of the sentences at `url`, in words."""
+    known = "the embedded world's answers" if url is None else url
+    return f"PocketSphinx, which hears nothing but {known}"
+
+
 def load_sentences(url: str | None) -> tuple[str, ...]:
     """Plain sentences of the file at `url`, one a line; the embedded world's answers for None. Raises DataError."""
     if url is None:

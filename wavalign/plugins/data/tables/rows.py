@@ -23,6 +23,12 @@ AT_ONCE = 256
 """Rows of a table that are turned into plain values together."""
 
 
+LONGEST_LINE = 4 << 20
+"""Bytes of one record: a dialogue of any length has kilobytes."""
+LONGEST_LIST = 512 << 20
+"""Bytes of a .json file."""
+
+
 @final
 @dataclass(frozen=True, slots=True)
 class Row:
@@ -63,8 +69,20 @@ def _line_rows(url: str, place: Place) -> Iterator[Row]:
         if byte:
             file.seek(byte)
         while line := _next_line(file, url):
-            start, byte, number = (byte, number), byte + len(line), number + 1
-            yield Row(start, (byte, number), f"{url}:{number}", f"line-{number}", _parsed(line.removesuffix(b"\n")))
+            start, size = (byte, number), len(line)
+            whole = size <= LONGEST_LINE or (size == LONGEST_LINE + 1 and line.endswith(b"\n"))
+            while not (whole or line.endswith(b"\n")) and (line := _next_line(file, url)):
+                size += len(line)  # how long it is is all that counts now
+            byte, number = byte + size, number + 1
+            tree = _parsed(line.removesuffix(b"\n")) if whole else _too_long(size)
+            yield Row(start, (byte, number), f"{url}:{number}", f"line-{number}", tree)
+
+
+def _too_long(size: int) -> Complaints:
+    message = f"the line has {size:,} bytes, more than the {LONGEST_LINE:,} a record may have"
+    return Complaints(
+        (message,), "keep sound in files of its own, and in the record what a dialogue and its rewards need"
+    )
 
 
 def _opened(url: str) -> IO[bytes]:
@@ -77,7 +95,7 @@ def _opened(url: str) -> IO[bytes]:
 
 def _next_line(file: IO[bytes], url: str) -> bytes:
     try:
-        return file.readline()
+        return file.readline(LONGEST_LINE + 1)
     except (OSError, EOFError, ValueError) as error:
         hint = "is the copy complete?"
         raise DataError(f"{url}: the data file cannot be read to its end: {error}", hint=hint) from error
@@ -97,7 +115,11 @@ def _list_rows(url: str, place: Place) -> Iterator[Row]:
     """One JSON list; a place is (record,). The file is read whole."""
     with _opened(url) as file:
         try:
-            content = parse(file.read())
+            text = file.read(LONGEST_LIST + 1)
+            if len(text) > LONGEST_LIST:
+                hint = "a list is read whole: write a record a line, as .jsonl"
+                raise DataError(f"{url}: the file has more than {LONGEST_LIST >> 20} MiB", hint=hint)
+            content = parse(text)
         except (OSError, EOFError, ValueError) as error:
             raise DataError(f"{url}: not a JSON file: {error}", hint="is the copy complete?") from error
     if not isinstance(content, list):

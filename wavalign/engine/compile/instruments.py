@@ -1,0 +1,39 @@
+"""Rewards and metrics with one instrument: what is optimised and what is measured then share their errors."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from wavalign.engine.compile.graph import live_terms
+from wavalign.engine.compile.plan import StagePlan, Warned
+from wavalign.plugins.api import Metric, Reward
+from wavalign.plugins.guard import Guard, origin_of
+from wavalign.plugins.registry import Registry
+from wavalign.schema.component import Component
+
+HINT = (
+    "its gain may be the instrument's mistakes as well as better answers: judge it by the other metrics and by ear,"
+    " or measure with another instrument"
+)
+
+
+def shared_instruments(plan: StagePlan, registry: Registry) -> Iterator[Warned]:
+    """A warning for every metric of a stage that measures with what a reward of it measures with."""
+    stage = plan.stage
+    if not any("advantages" in term.needs for term in live_terms(plan.terms)):
+        return  # no reward is learned from
+    used = {name: _instrument("reward", each, registry) for name, each in stage.rewards.items()}
+    for name, metric in stage.evaluation.metrics.items():
+        instrument = _instrument("metric", metric, registry)
+        rewards = [reward for reward, theirs in used.items() if theirs == instrument]
+        if instrument and rewards:
+            listed = ", ".join(f"`{reward}`" for reward in rewards)
+            message = f"metric `{name}` measures with the instrument of reward {listed}: {instrument}"
+            yield Warned(path=f"evaluation.metrics.{name}", message=message, hint=HINT)
+
+
+def _instrument(kind: str, component: Component, registry: Registry) -> str:
+    plugin: Any = registry.get(kind, component.type)
+    assert issubclass(plugin, (Reward, Metric))
+    with Guard(origin_of(plugin, kind, component.type), "instrument"):
+        found = plugin.instrument(plugin.Params.model_validate(dict(component.params)))
+    return found if isinstance(found, str) else ""
