@@ -19,7 +19,7 @@ from wavalign.errors import Interrupted, WavAlignError
 from wavalign.redaction import REDACTOR
 from wavalign.terminal import redacted_streams
 
-from . import data, doctor, export, plan, plugins, recipes, report, run, schema, validate, worker
+from . import data, doctor, elsewhere, export, plan, plugins, recipes, report, run, schema, validate, worker
 from .console import Format, output_format, say
 from .failures import show_crash, show_error, show_interrupted
 
@@ -42,6 +42,7 @@ app.command("report")(report.report)
 app.command("export", epilog=export.EXAMPLES)(export.export)
 app.command("doctor")(doctor.doctor)
 app.command("worker", hidden=True)(worker.worker)
+elsewhere.register(app)
 
 
 def _version(asked: bool) -> None:

@@ -5,7 +5,9 @@ from typing import TYPE_CHECKING, Annotated, final
 
 import typer
 
-from .console import Format, output_format, say
+from wavalign.errors import UsageError
+
+from .console import Format, output_format, say, say_json
 from .options import RecipeArgument, SetOption, compiled
 
 if TYPE_CHECKING:
@@ -40,8 +42,13 @@ def plan(
 
     made = compiled(recipe, set_)
     if diff is not None:
+        if format_ is View.MERMAID:
+            raise UsageError("--diff has no chart", hint="leave --format out for lines, or take --format json")
         lines = plan_views.differences(compiled(diff, None), made)
-        say("\n".join(lines) if lines else "the plans are equal")
+        if format_ is View.JSON:
+            say_json({"equal": not lines, "differences": lines})
+        else:
+            say("\n".join(lines) if lines else "the plans are equal")
     elif format_ is View.JSON:
         say(made.to_json().rstrip())
     elif format_ is View.MERMAID:

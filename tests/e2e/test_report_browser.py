@@ -143,3 +143,66 @@ def test_comparison_opens_offline(browser: "Browser", tmp_path: Path) -> None:
     assert [url for url in heard.requests if not url.startswith("data:")] == [path.as_uri()]
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     page.context.close()
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A page of nine dialogues, two of them suspicious."""
+    folder = synthetic.write_run(tmp_path_factory.mktemp("many") / "run")
+    lines = []
+    for item in range(9):
+        for step in (0, 100):
+            values = {"text_right": float(step > 0), "heard_right": float(step > 0 and item != 4)}
+            line = synthetic.outcome(step, item, f"said {item}", values=values)
+            lines.append(line | {"finished": item != 7, "metadata": {}, "audio": f"audio/a0-{step}.wav"})
+    synthetic.write_lines(folder / "rollouts.jsonl", lines)
+    return write_report(folder)
+
+
+def shown(page: "BrowserPage") -> list[str]:
+    found: list[str] = page.evaluate("[...document.querySelectorAll('.sample:not([hidden]) h3')].map(h => h.innerText)")
+    return found
+
+
+def test_samples_can_be_filtered_by_keyboard_and_pointer(browser: "Browser", many: Path) -> None:
+    page, heard = opened(browser, many)
+    assert shown(page) == [f"question {item}" for item in (4, 7, 0, 1, 2, 3)], "what is odd stands first"
+    assert page.locator(".shown").inner_text() == "6 of 9 shown"
+    page.get_by_label("suspicious 2").check()
+    assert shown(page) == ["question 4", "question 7"]
+    assert page.locator(".more").is_hidden()
+    page.keyboard.press("ArrowRight")
+    assert page.evaluate("document.activeElement.value") == "wrong"
+    assert shown(page) == ["question 4"]
+    page.get_by_label("all right 8").check()
+    assert len(shown(page)) == 6
+    page.get_by_role("button", name="Show 2 more").click()
+    assert len(shown(page)) == 8
+    assert page.evaluate("document.activeElement.querySelector('h3').innerText") == "question 6"
+    assert heard.errors == []
+    page.context.close()
+
+
+def test_a_sample_is_seen_within_two_screens_of_a_phone(browser: "Browser", many: Path) -> None:
+    page, _ = opened(browser, many, width=390)
+    assert page.evaluate("document.querySelector('.sample').getBoundingClientRect().top") < 2 * 900
+    page.context.close()
+
+
+def test_every_sample_is_there_without_script(browser: "Browser", many: Path) -> None:
+    context = browser.new_context(java_script_enabled=False, offline=True)
+    page = context.new_page()
+    page.goto(many.as_uri())
+    assert page.locator(".sample:visible").count() == 9
+    assert page.locator(".filter").is_hidden()
+    context.close()
+
+
+def test_a_sound_that_is_filtered_away_falls_silent(browser: "Browser", many: Path) -> None:
+    page, _ = opened(browser, many)
+    page.get_by_label("all right 8").check()
+    page.locator(".sample:not([hidden]) .player button").first.click()
+    until(page, "[...document.querySelectorAll('audio')].some(a => a.currentTime > 0)")
+    page.get_by_label("something wrong 1").check()
+    assert page.evaluate("[...document.querySelectorAll('audio')].every(a => a.paused)")
+    page.context.close()

@@ -143,6 +143,12 @@ class Architecture(Plugin):
     def encode_target(self, dialogue: Dialogue, encode_audio: EncodeAudio) -> TokenSequence:
         """The demonstration `dialogue.target` as a completion, in this family's layout."""
 
+    def check_words(self, dialogue: Dialogue) -> None:
+        """Raise DataError where the turns or words of a dialogue cannot be written; looks at no sound.
+
+        Asked of every record before a run starts. Without it, a bad one is found when it is drawn.
+        """
+
     @abstractmethod
     def decode_completion(self, completion: TokenSequence) -> Answer:
         """Text and codes of a completion; the inverse of `encode_target`."""
@@ -356,6 +362,11 @@ class Reward(Plugin):
 
     def __init__(self, params: Any) -> None:
         self.params = params
+
+    @classmethod
+    def dialogue_needs(cls, params: Any, dialogue: Dialogue) -> str | None:
+        """What `dialogue` lacks for being scored, and the remedy; None where it has all. Asked before a run starts."""
+        return None
 
     @classmethod
     def instrument(cls, params: Any) -> str:
@@ -619,6 +630,11 @@ class Metric(Plugin):
 
     def __init__(self, params: Any) -> None:
         self.params = params
+
+    @classmethod
+    def dialogue_needs(cls, params: Any, dialogue: Dialogue) -> str | None:
+        """What a held-out `dialogue` lacks for being measured, and the remedy; None where it has all."""
+        return None
 
     @classmethod
     def instrument(cls, params: Any) -> str:

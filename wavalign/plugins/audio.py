@@ -3,6 +3,7 @@
 import hashlib
 import io
 import os
+import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -40,6 +41,10 @@ def _limits() -> ClipLimits:
     return _LIMITS[0]
 
 
+BLOCK, QUIETEST = 16_384, 1e-4
+"""Samples decoded at a time, and the level up to which sound is none."""
+
+
 @final
 @dataclass(frozen=True, slots=True)
 class SoundHeader:
@@ -51,14 +56,23 @@ class SoundHeader:
     channels: int
     digest: str
     """Of its bytes: equal files have equal ones."""
+    silent: bool
+    """Whether no sample rises above 1 in 10,000 of full scale."""
 
 
 def header(clip: AudioClip) -> SoundHeader:
-    """Look at `clip` without decoding it; raises DataError as `read` does."""
+    """Look at `clip`, decoding it up to its first sound; raises DataError as `read` does."""
     content = read_bytes(clip)
     with _opened(clip, content) as file:
         digest = hashlib.sha256(content).hexdigest()
-        return SoundHeader(file.frames / file.samplerate, int(file.samplerate), int(file.channels), digest)
+        seconds, rate, channels = file.frames / file.samplerate, int(file.samplerate), int(file.channels)
+        return SoundHeader(seconds, rate, channels, digest, silent=_is_silent(file))
+
+
+def _is_silent(file: soundfile.SoundFile) -> bool:
+    """Whether no sample is heard; decoding stops at the first that is."""
+    blocks = file.blocks(BLOCK, dtype="float32")
+    return not any(len(block) and float(np.abs(block).max()) > QUIETEST for block in blocks)
 
 
 def read(clip: AudioClip, *, sample_rate: int | None) -> Waveform:
@@ -89,7 +103,7 @@ def read_bytes(clip: AudioClip) -> bytes:
             content = arrow.read_cell(clip.url)
         else:
             _check_kind(clip)
-            with fsspec.open(clip.url, "rb") as file:
+            with fsspec.open(as_written(clip.url), "rb") as file:
                 content = _at_most(file, most + 1)
     except (OSError, ValueError, ImportError) as error:
         raise DataError(
@@ -102,6 +116,14 @@ def read_bytes(clip: AudioClip) -> bytes:
         said = f"the sound file is larger than {limits.max_megabytes:g} MiB"
         raise _beyond(clip, said, "max_megabytes", limits.max_megabytes)
     return content
+
+
+def as_written(path: str) -> str:
+    """The local file `path`, or one whose name is the same letters in the other Unicode normal form."""
+    if path.isascii() or os.path.exists(path):
+        return path
+    forms = (unicodedata.normalize(form, path) for form in ("NFC", "NFD"))
+    return next((form for form in forms if os.path.exists(form)), path)
 
 
 def _at_most(file: IO[bytes], count: int) -> bytes:
@@ -184,7 +206,7 @@ def write(waveform: Waveform, path: str | Path) -> None:
 
 def _unreadable(clip: AudioClip, error: Exception) -> DataError:
     return DataError(
-        f"{clip.url}: not a sound file that can be read: {error}",
+        f"{clip.url}: not a sound file that can be read: {_said(error)}",
         hint="use WAV, FLAC, OGG or MP3; a copy cut short must be fetched again",
     )
 
@@ -197,3 +219,8 @@ def _without_samples(clip: AudioClip, why: str = "") -> DataError:
 def _beyond(clip: AudioClip, message: str, key: str, limit: float) -> DataError:
     hint = f"cut it, take its record out, or raise runtime.clips.{key}, which is {limit:g}"
     return DataError(f"{clip.url}: {message}", hint=hint)
+
+
+def _said(error: Exception) -> str:
+    """What the library found, without the Python object it was given."""
+    return str(error.error_string) if isinstance(error, soundfile.LibsndfileError) else str(error)

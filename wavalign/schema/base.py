@@ -25,9 +25,16 @@ class Params(Section):
 class PathMark:
     """Marks a string field as a path: relative ones count from the file that wrote them."""
 
+    def __init__(self, *, made: bool = False) -> None:
+        """`made` paths are made when they are not there; the others must be."""
+        self.made = made
+
 
 RecipePath = Annotated[str, PathMark()]
 """A file, folder or fsspec URL. Relative paths are anchored at the recipe file they stand in."""
+
+MadePath = Annotated[str, PathMark(made=True)]
+"""The same for what a run writes: it need not be there."""
 
 Tree = dict[str, Any]
 """A plain YAML mapping."""

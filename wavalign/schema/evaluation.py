@@ -26,7 +26,7 @@ class StopEarly(Watched):
 
     patience: int = Field(default=3, ge=1, le=MOST_STEPS)
     """Measurements in a row without an improvement, after which the stage ends."""
-    min_delta: float = Field(default=0.0, ge=0)
+    min_delta: float = Field(default=0.0, ge=0, le=1e6)
     """An improvement is more than this."""
 
 

@@ -128,8 +128,8 @@ def in_file_order(problems: Sequence[Problem], names: Sequence[str]) -> tuple[Pr
 
 
 def merge(base: Node, over: Node) -> Node:
-    """Put `over` on `base`: mappings merge deeply unless `over` says `!replace`, anything else replaces."""
-    if over.replace or not isinstance(base.value, dict) or not isinstance(over.value, dict):
+    """Put `over` on `base`: mappings merge deeply unless `over` is empty or says `!replace`, anything else replaces."""
+    if over.replace or not over.value or not isinstance(base.value, dict) or not isinstance(over.value, dict):
         return over
     items = dict(base.value)
     for name, item in over.value.items():

@@ -4,7 +4,7 @@ from typing import Annotated, Literal, final
 
 from pydantic import Field
 
-from wavalign.schema.base import RecipePath, Section
+from wavalign.schema.base import MadePath, Section
 from wavalign.schema.bounds import Steps
 from wavalign.schema.clips import ClipLimits
 from wavalign.schema.component import Component
@@ -41,7 +41,7 @@ class RuntimeSection(Section):
     """Keep only each decoder layer's input and compute the layer again for its gradient: less memory, more time."""
     threads: int | None = Field(default=None, ge=1, le=1024)
     """CPU threads per process; omitted, the cores are divided among the processes."""
-    folder: RecipePath | None = None
+    folder: MadePath | None = None
     """Exactly this folder for the run; omitted, a new one under `runs/<name>/`."""
     checkpoint_every: Steps = 0
     """Steps between checkpoints; 0 writes one at the end of each stage only."""

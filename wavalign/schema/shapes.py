@@ -137,6 +137,11 @@ def is_path(accepted: Options) -> bool:
     return any(isinstance(mark, PathMark) for option in accepted for mark in option.metadata)
 
 
+def must_exist(accepted: Options) -> bool:
+    """Whether a text here is a path of something that a run reads."""
+    return any(isinstance(mark, PathMark) and not mark.made for option in accepted for mark in option.metadata)
+
+
 def fits(accepted: Options, value: Any) -> bool:
     """Whether a single value is of an accepted type as it is, without the conversions pydantic would do silently.
 

@@ -1,17 +1,19 @@
 """A recipe's text, with what it extends and what the command line sets, as one plain tree that knows its places.
 
-`extends: base.yaml` puts a file under this one (a chain of them, each relative to the file that names it); `--set
-a.b=value` puts a value over everything. Mappings merge deeply; lists and single values replace; a mapping tagged
-`!replace` replaces too. The dialect is that of `schema.composer`.
+`extends: base.yaml` puts a file under this one (a chain of them, each relative to the file that names it; where there
+is no such file, a recipe that comes along, such as `quickstart`); `--set a.b=value` puts a value over everything.
+Mappings merge deeply; lists, single values and empty mappings replace; a mapping tagged `!replace` replaces too. A
+`description` is its file's own: no recipe inherits one. The dialect is that of `schema.composer`.
 """
 
 import difflib
+import importlib.util
 import os
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import final
 
-from wavalign.errors import Problem, RecipeError, Where
+from wavalign.errors import Problem, RecipeError, Where, quoted
 from wavalign.schema.anchoring import anchor
 from wavalign.schema.composer import MAX_BYTES, MAX_DEPTH, Node, Path, Place, compose, dotted, plain_scalar
 from wavalign.schema.environment import environment_problems
@@ -19,6 +21,9 @@ from wavalign.schema.marks import SET, Source, in_file_order, merge, source_of
 
 __all__ = ["MAX_CHAIN", "SET", "Path", "Source", "anchor", "read_source", "scan_source"]
 
+SHIPPED = "wavalign_recipes"
+"""Package of the recipes that come along."""
+MAX_NAME = 200
 MAX_CHAIN = 16
 """Longest chain of `extends`."""
 
@@ -85,7 +90,10 @@ class _Reader:
         target = items["extends"]
         base_name = self._base_name(name, target)
         base = self.file(base_name, target.where) if base_name is not None else None
-        return merge(base, own) if base is not None else None  # half a recipe would only raise questions
+        if base is None or not isinstance(base.value, dict):
+            return None  # half a recipe would only raise questions
+        inherited = replace(base, value={key: item for key, item in base.value.items() if key != "description"})
+        return merge(inherited, own) if own.value else inherited
 
     def _base_name(self, name: str, target: Node) -> str | None:
         if not isinstance(target.value, str) or not target.value or "://" in target.value:
@@ -94,6 +102,8 @@ class _Reader:
             self.problems.append(Problem("bad_extends", "extends", message, hint, target.where))
             return None
         base = os.path.normpath(os.path.join(os.path.dirname(name), target.value))
+        if not os.path.lexists(base):
+            base = shipped_recipe(target.value) or base
         seen = [os.path.realpath(known) for known in self.names]
         if os.path.realpath(base) in seen:
             chain = [*self.names[seen.index(os.path.realpath(base)) :], base]
@@ -112,11 +122,12 @@ class _Reader:
             with open(name, "rb") as file:
                 data = file.read(MAX_BYTES + 1)
         except FileNotFoundError:
-            self.problems.append(Problem("missing_file", path, f"no file `{name}`", _nearby(name), spot))
+            hint = _nearby(name, shipped=asked is not None)
+            self.problems.append(Problem("missing_file", path, f"no file `{quoted(name)}`", hint, spot))
             return None
         except (OSError, ValueError) as error:
             said = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-            message = f"`{name}` cannot be read: {said.lower()}"
+            message = f"`{quoted(name)}` cannot be read: {said.lower()}"
             self.problems.append(Problem("unreadable_file", path, message, "name a recipe file", spot))
             return None
         if len(data) > MAX_BYTES:
@@ -143,7 +154,39 @@ class _Reader:
             return None
 
 
-def _nearby(name: str) -> str:
+def shipped_recipe(name: str) -> str | None:
+    """The file of a recipe that comes along, by its name with or without `.yaml`; None where there is none."""
+    home = _home()
+    if home is None or os.path.isabs(name):
+        return None
+    for each in (name, f"{name}.yaml"):
+        path = os.path.normpath(os.path.join(home, each))
+        if path.endswith((".yaml", ".yml")) and path.startswith(home + os.sep) and os.path.isfile(path):
+            return path
+    return None
+
+
+def _home() -> str | None:
+    """The folder of the recipes that come along, None where they are not installed."""
+    found = importlib.util.find_spec(SHIPPED)
+    return os.path.dirname(os.path.realpath(found.origin)) if found is not None and found.origin else None
+
+
+def _shipped_names() -> list[str]:
+    home = _home()
+    if home is None:
+        return []
+    found = [os.path.join(folder, file) for folder, _, files in os.walk(home) for file in files]
+    return sorted(os.path.relpath(path, home)[: -len(".yaml")] for path in found if path.endswith(".yaml"))
+
+
+def _nearby(name: str, *, shipped: bool) -> str:
+    if shipped:
+        wanted = os.path.splitext(os.path.basename(name))[0]
+        near = difflib.get_close_matches(wanted[:MAX_NAME], _shipped_names(), n=1)
+        if near:
+            copy = f"`wavalign recipes copy {near[0]}` brings it here"
+            return f"did you mean `extends: {near[0]}`, which comes along? {copy}"
     folder = os.path.dirname(name) or "."
     if not os.path.isdir(folder):
         return f"there is no folder `{folder}`"

@@ -104,6 +104,52 @@ def rollout_lines(folder: Path) -> list[dict[str, Any]]:
     return lines
 
 
+def outcome(
+    step: int,
+    item: int,
+    text: str,
+    *,
+    values: Mapping[str, float | None],
+    details: Mapping[str, str | float | None] | None = None,
+) -> dict[str, Any]:
+    """A line of evaluation.jsonl."""
+    return {
+        "stage": "align", "step": step, "split": "heldout", "item": item, "dialogue": f"d{item}",
+        "question": f"question {item}", "text": text, "reference": f"answer {item}", "finished": True,
+        "values": dict(values), "details": dict(details or {}),
+    }  # fmt: skip
+
+
+def judged_run(
+    folder: Path, before: Mapping[str, str], after: Mapping[str, str], *, gold: float = 1.0, **more: Any
+) -> Path:
+    """A run in `folder` whose shares are spelt item by item: `1` right, `0` wrong, `-` left out."""
+    write_run(folder, **more)
+    lines, outcomes = [synthetic_steps(100)[-1]], []
+    for step, shares in ((0, before), (100, after)):
+        line: dict[str, Any] = {"stage": "align", "step": step, "split": "heldout", "time": "2026-01-05T10:00:00Z"}
+        for name, marks in shares.items():
+            counted = [float(mark) for mark in marks if mark != "-"]
+            share = sum(counted) / len(counted) if counted else None
+            line |= {name: share, f"{name}/low": 0.0, f"{name}/high": 1.0, f"{name}/count": len(counted)}
+            line |= {f"{name}/ceiling": gold, f"{name}/ceiling_low": gold, f"{name}/ceiling_high": gold}
+        lines.append(line)
+        for item in range(len(next(iter(shares.values())))):
+            values = {name: None if marks[item] == "-" else float(marks[item]) for name, marks in shares.items()}
+            outcomes.append(outcome(step, item, f"said {item} at {step}", values=values))
+    write_lines(folder / "metrics.jsonl", lines)
+    write_lines(folder / "evaluation.jsonl", outcomes)
+    write_lines(folder / "rollouts.jsonl", [])
+    said = {name: {"metric": name.split("_")[0], "unit": "", "says": f"What {name} is."} for name in before}
+    (folder / "measures.json").write_text(json.dumps(said), encoding="utf-8")
+    return folder
+
+
+def synthetic_steps(steps: int) -> list[dict[str, Any]]:
+    """Training lines up to `steps`."""
+    return [train_line(step) for step in range(1, steps + 1)]
+
+
 def write_lines(path: Path, lines: list[dict[str, Any]]) -> None:
     """JSON lines."""
     path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")

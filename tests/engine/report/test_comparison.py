@@ -1,13 +1,14 @@
 """Several runs on one page: arms, seeds, means."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 
 from tests.engine.report import synthetic
 from tests.engine.report.page_reader import Page
-from wavalign.engine.report.comparison import arms, write_comparison
+from wavalign.engine.report.comparison import against, arms, blocks, compared, write_comparison
 from wavalign.engine.report.data import read_run
 from wavalign.errors import UsageError
 
@@ -67,6 +68,46 @@ def test_curves_of_all_runs_lie_over_one_another(page: Page) -> None:
     assert {"reward", "reward/answer", "gate", "gate/raw", "loss/rl", "kl/text", "kl/audio", "truncated"} <= set(charts)
     assert [len(series) for series in charts["reward"]] == [100, 100, 100]
     assert charts["reward"][0] != charts["reward"][1]
+
+
+def test_arms_are_compared_on_the_items_and_seeds_they_share(tmp_path: Path) -> None:
+    low, high = "1" * 50 + "0" * 50, "1" * 70 + "0" * 30
+    folders = [
+        synthetic.judged_run(tmp_path / f"{name}{seed}", {"text_right": low}, {"text_right": end}, name=name, seed=seed)
+        for name, end in (("better", high), ("worse", low))
+        for seed in (1, 2)
+    ]
+    page = Page(write_comparison(folders, tmp_path / "comparison.html"))
+    said = re.search(
+        r"better better than worse by 0\.20 \[0\.1\d, 0\.2\d\], p < 0\.001 \(100 items, 2 seeds\)", page.words
+    )
+    assert said is not None, page.words
+    assert "What text_right is." in page.words
+
+
+def test_no_difference_is_said_and_what_never_differs_is_not(tmp_path: Path) -> None:
+    ends = {"a": {"text_right": "0111", "formed": "1111"}, "b": {"text_right": "1011", "formed": "1111"}}
+    folders = [synthetic.judged_run(tmp_path / name, end, end, name=name) for name, end in ends.items()]
+    grouped = arms([read_run(folder) for folder in folders])
+    found = {block.name: block for block in compared(blocks(grouped), grouped)}
+    assert found["formed"].verdicts == ()
+    assert [said.split(":")[0] for said in found["text_right"].verdicts] == ["no difference shown between a and b"]
+    assert against(grouped[0], grouped[1], "heldout", "never measured") is None
+
+
+def test_runs_of_other_seeds_are_not_paired(tmp_path: Path) -> None:
+    end = {"text_right": "0111"}
+    folders = [synthetic.judged_run(tmp_path / name, end, end, name=name, seed=s) for name, s in (("a", 1), ("b", 2))]
+    first, second = arms([read_run(folder) for folder in folders])
+    assert against(first, second, "heldout", "text_right") is None
+
+
+def test_the_same_questions_stand_side_by_side(page: Page) -> None:
+    cards = [attributes for attributes in page.all("article") if attributes.get("class") == "sample"]
+    assert [card["aria-label"] for card in cards] == ["Dialogue d0", "Dialogue d1"]
+    assert page.words.count("How many legs does a spider have?") == 1
+    assert page.words.count("It is Paris.") == 3
+    assert len(page.all("audio")) == 2 * (1 + 3 + 1)
 
 
 def test_page_is_one_file(page: Page) -> None:

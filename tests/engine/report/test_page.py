@@ -12,11 +12,13 @@ import soundfile
 
 from tests.engine.report import synthetic
 from tests.engine.report.page_reader import Page
+from wavalign.engine.report.cards import before_and_after
+from wavalign.engine.report.comparison import write_comparison
 from wavalign.engine.report.data import read_run
-from wavalign.engine.report.page import duration, highlighted, write_report
-from wavalign.engine.report.samples import sample_views
+from wavalign.engine.report.page import COLUMNS, card_views, duration, highlighted, write_report
 from wavalign.engine.report.sound import SoundBox
 from wavalign.errors import DataError
+from wavalign.redaction import REDACTOR
 
 
 @pytest.fixture
@@ -98,7 +100,7 @@ def test_sound_is_inside_as_16_bit_mono(page: Page) -> None:
     seconds = []
     for clip in clips:
         head, encoded = (clip["src"] or "").split(",", 1)
-        assert head == "data:audio/wav;base64"
+        assert head == "data:audio/flac;base64"
         with soundfile.SoundFile(io.BytesIO(base64.b64decode(encoded))) as sound:
             assert (sound.subtype, sound.channels, sound.samplerate) == ("PCM_16", 1, 16_000)
             seconds.append(round(len(sound) / sound.samplerate, 1))
@@ -107,13 +109,15 @@ def test_sound_is_inside_as_16_bit_mono(page: Page) -> None:
 
 
 def test_sound_beyond_the_budget_is_left_out_and_said(run_folder: Path) -> None:
-    one_clip = 4 * (1.2 * 16_000 * 2 + 44) / 3
-    box = SoundBox(budget=round(2.2 * one_clip))
-    views, _, _ = sample_views(read_run(run_folder), box)
-    assert (box.embedded, box.left_out) == (2, 5)
+    whole = SoundBox()
+    question = whole.player(whole.read(run_folder / "audio/q0.wav"), 1.2)
+    assert question is not None
+    box = SoundBox(budget=round(1.01 * (len(question.url) - len("data:audio/flac;base64,"))))
+    views, _ = card_views(before_and_after(read_run(run_folder)), COLUMNS, box, {})
+    assert (box.embedded, box.left_out) == (1, 6)
     assert views[0].sound is not None
     assert views[0].sides[0].sound is None
-    assert views[0].sides[0].sound_note == "The sound of this answer is not in this page."
+    assert views[0].sides[0].sound_note == "Its sound is not in this page."
 
 
 def test_fast_sound_is_brought_down(tmp_path: Path) -> None:
@@ -147,9 +151,9 @@ def test_run_without_held_out_samples_shows_rollouts(run_folder: Path) -> None:
     lines = [line | {"split": "train"} for line in synthetic.rollout_lines(run_folder)]
     synthetic.write_lines(run_folder / "rollouts.jsonl", lines)
     page = Page(write_report(run_folder))
-    assert "The last training rollouts that were kept." in page.words
+    assert "Training answers" in page.words
     assert "It is Paris." in page.words
-    assert "The capital is." not in page.words
+    assert 'href="#samples"' not in page.source
 
 
 def test_folder_with_metrics_alone_gives_a_page(tmp_path: Path) -> None:
@@ -183,3 +187,48 @@ def test_recipe_keys_are_coloured_and_values_escaped() -> None:
     assert highlighted("# <c>\n- a.b: <x>\nplain") == (
         '<span class="c"># &lt;c&gt;</span>\n- <span class="k">a.b</span>: &lt;x&gt;\nplain'
     )
+
+
+def test_hostile_outcomes_stay_text(tmp_path: Path) -> None:
+    """What was heard, names of values and what they mean, styles, questions: on the page of a run and of several."""
+    evil = '"><script>evil()</script><img src=x onerror=evil()>'
+    folders = []
+    for name in ("a", "b"):
+        folder = synthetic.judged_run(tmp_path / name, {evil: "0011"}, {evil: "1011"}, name=name)
+        shown = {"heard": evil, "style_asked": evil, "style_measured": evil, evil: evil}
+        lines = [
+            synthetic.outcome(step, item, evil, values={evil: 1.0}, details=shown)
+            | {"question": evil, "reference": evil}
+            for step in (0, 100)
+            for item in range(2)
+        ]
+        train = lines[0] | {"split": "train", "group": 0, "detail/x/heard": evil, "reason/x": evil, "reward/x": None}
+        synthetic.write_lines(folder / "evaluation.jsonl", lines)
+        synthetic.write_lines(folder / "rollouts.jsonl", [*lines, train])
+        (folder / "measures.json").write_text(json.dumps({evil: {"says": evil, "unit": evil, "metric": evil}}))
+        folders.append(folder)
+    for page in (Page(write_report(folders[0])), Page(write_comparison(folders, tmp_path / "comparison.html"))):
+        assert len(page.scripts) == 1
+        assert not page.all("img")
+        assert not any(name.startswith("on") for _, attributes in page.tags for name in attributes)
+        assert page.open == []
+        assert page.words.count("<script>evil()</script>") >= 10
+
+
+def test_no_secret_gets_from_an_outcome_onto_the_page(tmp_path: Path) -> None:
+    secret = "s3cr3t-value-of-a-judge"
+    folder = synthetic.judged_run(tmp_path / "run", {"text_right": "01"}, {"text_right": "10"})
+    lines = [
+        synthetic.outcome(step, item, secret, values={"text_right": float(item)}, details={"heard": secret})
+        for step in (0, 100)
+        for item in range(2)
+    ]
+    synthetic.write_lines(folder / "evaluation.jsonl", lines)
+    synthetic.write_lines(folder / "rollouts.jsonl", lines[2:])
+    REDACTOR.learn(secret, "${env:KEY}")
+    try:
+        page = write_report(folder).read_text(encoding="utf-8")
+    finally:
+        REDACTOR.forget()
+    assert "${env:KEY}" in page
+    assert secret not in page

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from scipy.stats import bootstrap
+from scipy.stats import bootstrap, ttest_rel
 
 from wavalign.engine.report.paired import PairedDifference, holm, paired, paired_seeds, said_p, sentence
 
@@ -63,6 +63,21 @@ def test_means_are_tested_by_flipping_signs() -> None:
     assert result.difference == pytest.approx(0.3)
     # -.1 .2 .3 .4 .5: sum 1.3 or more, or -1.3 or less: 4 of 32.
     assert found([0.9, 2.2, 3.3, 4.4, 5.5], b).p == pytest.approx(4 / 32)
+
+
+def test_many_items_are_flipped_at_random() -> None:
+    """Beside the t test, which is exact enough for 300 normal differences."""
+    generator = np.random.default_rng(3)
+    a, b = generator.normal(0.12, 1, 300), generator.normal(0, 0.5, 300)
+    ours = found(a.tolist(), b.tolist()).p
+    assert 0.005 < ours < 0.5
+    assert ours == pytest.approx(float(ttest_rel(a, b).pvalue), abs=0.015)
+
+
+def test_very_many_items_take_no_longer_than_one_waits() -> None:
+    result = found([1.0, 0.0, 1.0] * 10_000, [1.0, 0.0, 0.0] * 10_000)
+    assert (result.count, result.p) == (30_000, 0.0)
+    assert (result.high - result.low) / (2 * 1.96) == pytest.approx((2 / 9 / 30_000) ** 0.5, rel=0.1)
 
 
 def test_items_that_one_of_the_two_lacks_are_left_out() -> None:

@@ -12,11 +12,13 @@ from wavalign.engine.report.plots import (
     Chart,
     Curve,
     Interval,
+    digits,
     interval_strip,
     line_chart,
     number,
     smoothed,
     thin,
+    tick_labels,
     ticks,
     waveform,
 )
@@ -117,3 +119,34 @@ def test_waveform_is_loud_where_the_sound_is() -> None:
     assert len(tops) == 72
     assert set(tops[:36]) == {19.4}
     assert set(tops[36:]) == {2.0}
+
+
+def test_labels_of_an_axis_differ() -> None:
+    assert tick_labels([0.0, 0.25, 0.5]) == (["0", "0.25", "0.5"], "")
+    near = [1 - 2e-7, 1 - 1e-7, 1.0, 1 + 1e-7]
+    assert tick_labels(near) == (["−2e-7", "−1e-7", "0", "+1e-7"], "from 1")
+    assert tick_labels([123456.01, 123456.02, 123456.03]) == (["+0.01", "+0.02", "+0.03"], "from 123456")
+
+
+@pytest.mark.parametrize("size", [1e-9, 2e-7, 3e-5, 1e-3, 0.2, 7.0, 4e4, 3e9])
+@pytest.mark.parametrize("middle", [0.0, 1.0, -1.0, 2.5, 1e4])
+def test_labels_differ_wherever_a_curve_lies(size: float, middle: float) -> None:
+    labels, _ = tick_labels(ticks(middle - size / 2, middle + size / 2))
+    assert len(set(labels)) == len(labels)
+    assert max(len(label) for label in labels) <= 10
+
+
+def test_a_ratio_near_one_says_how_near() -> None:
+    points = [(float(step), 1 + 1e-7 * step) for step in range(4)]
+    svg = str(line_chart(Chart("rl: ratio", "", [Curve("ratio", "c1", points)])))
+    assert "ratio from 1.00000000 to 1.00000030" in svg
+    shown = re.findall(r'text-anchor="end">([^<]+)<', svg)
+    assert len(set(shown)) == len(shown)
+    assert ">from 1<" in svg
+
+
+@pytest.mark.parametrize(
+    ("values", "places"), [([0.1, 0.9], 3), ([5.0, 5.0], 3), ([1.0, 1.001], 6), ([], 3), ([0.0], 3)]
+)
+def test_digits_tell_lowest_from_highest(values: list[float], places: int) -> None:
+    assert digits(values) == places

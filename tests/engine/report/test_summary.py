@@ -1,6 +1,5 @@
 """Before, after, change: which changes are marked, and what the verdict says."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,7 +7,7 @@ import pytest
 from tests.engine.report import synthetic
 from wavalign.engine.report.data import read_run
 from wavalign.engine.report.plots import Interval
-from wavalign.engine.report.summary import Row, decimals, fixed, pairs, rows, verdict
+from wavalign.engine.report.summary import Row, decimals, fixed, headline, rows, verdict
 
 
 def row(before: Interval | None, after: Interval | None, gold: float | None = 1.0) -> Row:
@@ -72,7 +71,7 @@ def test_verdict_counts_what_moved(run_folder: Path) -> None:
     run = read_run(run_folder)
     assert verdict(run, rows(run)) == (
         "After 100 of 100 steps, 2 of 3 held-out values moved beyond their 95 % intervals: "
-        "1 toward the gold answers, 1 away from them."
+        "1 toward the gold answers, 1 away from the gold answers."
     )
 
 
@@ -90,21 +89,6 @@ def test_verdict_on_one_value(run_folder: Path, name: str, said: str) -> None:
     assert verdict(run, only) == f"After 100 of 100 steps, the one held-out value {said}"
 
 
-def test_pairs_join_by_dialogue(run_folder: Path) -> None:
-    first, second = pairs(read_run(run_folder))
-    assert (first.dialogue, second.dialogue) == ("d0", "d1")
-    assert first.before is not None
-    assert first.after is not None
-    assert (first.before.step, first.after.step) == (0, 100)
-    assert first.before.text == "Spiders live in webs and houses."
-
-
-def test_lone_late_sample_is_after(run_folder: Path) -> None:
-    run = read_run(run_folder)
-    late = [sample for sample in run.samples if sample.step == 100]
-    assert all(pair.before is None and pair.after is not None for pair in pairs(replace(run, samples=tuple(late))))
-
-
 @pytest.mark.parametrize(
     ("values", "places"), [([0.25, 0.97], 3), ([9.0, 6.0], 2), ([12.5], 1), ([250.0], 0), ([0.0], 2), ([1e-9], 5)]
 )
@@ -119,3 +103,79 @@ def test_fixed_writes_signs() -> None:
         "1,234.5",
         "–",
     ]
+
+
+def judged(folder: Path, before: dict[str, str], after: dict[str, str], **more: float) -> dict[str, Row]:
+    return {found.name: found for found in rows(read_run(synthetic.judged_run(folder, before, after, **more)))}
+
+
+def test_before_and_after_are_compared_on_the_same_items(tmp_path: Path) -> None:
+    """Ten items won and none lost, among 100, is shown although both intervals are 0 to 1."""
+    before, after = "1" * 50 + "0" * 50, "1" * 60 + "0" * 40
+    found = judged(tmp_path / "run", {"text_right": before}, {"text_right": after})["text_right"]
+    assert found.paired is not None
+    assert (found.paired.only_a, found.paired.only_b) == (10, 0)
+    assert found.p == pytest.approx(2 / 2**10)
+    assert (found.apart, found.direction) == (True, "toward")
+    mixed = judged(tmp_path / "mixed", {"text_right": before}, {"text_right": "0" * 20 + "1" * 60 + "0" * 20})
+    assert mixed["text_right"].change == pytest.approx(0.1)
+    assert not mixed["text_right"].apart
+
+
+def test_p_is_corrected_for_all_values_that_count(tmp_path: Path) -> None:
+    """Six won and none lost has p = 1/32: shown when looked at alone, not beside four other values."""
+    six = ("0" * 20, "1" * 6 + "0" * 14)
+    alone = judged(tmp_path / "alone", {"text_a": six[0]}, {"text_a": six[1]})
+    assert alone["text_a"].apart
+    names = [f"text_{letter}" for letter in "abcde"]
+    many = judged(
+        tmp_path / "many",
+        dict.fromkeys(names, six[0]) | {"text_a/kind=x": six[0]},
+        dict.fromkeys(names, six[1]) | {"text_a/kind=x": six[1]},
+    )
+    assert many["text_a"].p == pytest.approx(5 / 32)
+    assert not many["text_a"].apart
+    # A breakdown is no further value; it is corrected among breakdowns.
+    assert many["text_a/kind=x"].p == pytest.approx(1 / 32)
+
+
+def test_what_is_the_same_everywhere_does_not_count(tmp_path: Path) -> None:
+    run = read_run(
+        synthetic.judged_run(
+            tmp_path / "run",
+            {"text_right": "0" * 20, "well_formed": "1" * 20, "style_told": "1" * 20},
+            {"text_right": "1" * 20, "well_formed": "1" * 20, "style_told": "1" * 20},
+        )
+    )
+    assert verdict(run, rows(run)) == (
+        "After 100 of 100 steps, the one held-out value moved on the same items, toward the gold answers. "
+        "Not counted: 2 values that are the same for every item, before and after."
+    )
+    assert [found.name for found in headline(rows(run), 4)] == ["text_right"]
+
+
+def test_the_headline_says_one_value_of_every_metric(tmp_path: Path) -> None:
+    names = ["text_right", "text_more", "heard_right", "style_right", "style_right/style=sad"]
+    run = read_run(synthetic.judged_run(tmp_path / "run", dict.fromkeys(names, "0011"), dict.fromkeys(names, "0111")))
+    assert [found.name for found in headline(rows(run), 4)] == ["text_right", "heard_right", "style_right"]
+    assert len(headline(rows(run), 2)) == 2
+
+
+def test_gold_answers_that_are_all_wrong_are_no_ceiling(tmp_path: Path) -> None:
+    found = judged(tmp_path / "run", {"heard_right": "0" * 20}, {"heard_right": "1" * 20}, gold=0.0)["heard_right"]
+    assert found.apart
+    assert (found.gold_fails, found.drawn_ceiling, found.direction) == (True, None, "")
+    # An error rate of 0 is the best there is: its items are no shares of right and wrong.
+    rate = row(Interval(0.5, 0.4, 0.6), Interval(0.2, 0.1, 0.3), gold=0.0)
+    assert (rate.gold_fails, rate.direction) == (False, "toward")
+
+
+def test_beyond_the_gold_answers_is_not_away_from_them() -> None:
+    crossed = row(Interval(0.6, 0.5, 0.65), Interval(0.95, 0.9, 1.0), gold=0.75)
+    assert crossed.direction == "past"
+
+
+def test_a_value_that_no_item_has_is_not_measured(tmp_path: Path) -> None:
+    found = judged(tmp_path / "run", {"text_right": "----"}, {"text_right": "01--"})["text_right"]
+    assert (found.before, found.unmeasured, found.change) == (None, (True, False), None)
+    assert found.after is not None and found.after.value == 0.5

@@ -179,7 +179,7 @@ def test_sound_without_a_codec_and_demonstrations_without_a_target(tmp_path: Pat
     with pytest.raises(DataError, match="recipe no codec") as caught:
         encoder.prompt(Dialogue("d", (Message("user", "hm", clip),)))
     assert "model.codec" in caught.value.hint
-    with pytest.raises(DataError, match="'d' has no target"):
+    with pytest.raises(DataError, match="dialogue d has no target"):
         encoder.target(Dialogue("d", ()))
 
 

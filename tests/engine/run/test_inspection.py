@@ -11,8 +11,10 @@ import soundfile
 
 from wavalign.engine.run.inspection import ColumnLook, DataLook, Heading, Spread, look_at
 from wavalign.errors import DataError
+from wavalign.plugins import audio
 from wavalign.plugins.api import DataSource
-from wavalign.plugins.batch import AudioClip, Dialogue, Message
+from wavalign.plugins.batch import AudioClip, Dialogue, Message, Waveform
+from wavalign.plugins.data.jsonl import Jsonl, JsonlParams
 from wavalign.schema.base import Params
 
 
@@ -181,3 +183,19 @@ def test_tokens_are_counted_and_what_cannot_be_counted_is_a_problem() -> None:
     found = look_at([Heading("prompts", [("f", rows)], count)], limit=None, sounds=True)
     assert column(found, "target.tokens").spread == Spread(2, 7, 7, 7, 7, 14)
     assert [each.message for each in found.problems] == ["f:2: as tokens: <|audio|> in the text"]
+
+
+def test_silence_and_dialogues_without_a_question_are_mentioned(tmp_path: Path) -> None:
+    audio.write(Waveform(np.zeros(16_000, np.float32), 16_000), tmp_path / "s.wav")
+    (tmp_path / "noise.wav").write_bytes(b"not a sound")
+    lines = [
+        '{"messages": [{"role": "assistant", "text": "a"}], "target": {"audio": "s.wav"}}',
+        '{"messages": [{"role": "user", "audio": "noise.wav"}]}',
+    ]
+    (tmp_path / "d.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    source = Jsonl(JsonlParams(path=str(tmp_path / "d.jsonl")), seed=0)
+    look = look_at([Heading("data", [("d", source)])], limit=None, sounds=True)
+    notes = " ".join(look.headings[0].notes)
+    assert "silent: 1, first" in notes and "without a message of the user: 1, first" in notes
+    assert [each for each in look.problems if "BytesIO" in each.message] == []
+    assert any("noise.wav" in each.message for each in look.problems)

@@ -55,6 +55,7 @@ def test_a_line(tmp_path: Path) -> None:
         "stage": "align",
         "step": 7,
         "split": "train",
+        "group": 0,
         "dialogue": "d",
         "question": "second?",
         "text": "no sound",

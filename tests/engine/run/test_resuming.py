@@ -151,6 +151,13 @@ def test_sound_beside_the_data_counts(tmp_path: Path, monkeypatch: pytest.Monkey
         check_inputs(few, look(), ())
 
 
+def test_sources_without_files_count_by_their_records(whole: Path) -> None:
+    """Each by its own, also several of one type under one heading."""
+    names = [name for name in json.loads((whole / "inputs.json").read_text())["files"] if name.startswith("records")]
+    headings = ("prompts", "demonstrations", "evaluation.heldout")
+    assert names == [f"records of data.{heading} 1 (Sums)" for heading in headings]
+
+
 def test_inputs_that_were_changed_or_lost_are_noticed(tmp_path: Path) -> None:
     cut_at(tmp_path, 2)
     path = tmp_path / "run" / "inputs.json"

@@ -12,7 +12,7 @@ from wavalign.engine.compile.graph import live_terms
 from wavalign.engine.compile.memory import estimate_memory
 from wavalign.engine.compile.plan import MARGIN, Cluster, Memory, Plan, StagePlan, TermPlan
 from wavalign.engine.compile.streams import missing_heads, unknown_streams
-from wavalign.errors import PluginError, WavAlignError
+from wavalign.errors import DataError, PluginError, WavAlignError
 from wavalign.plugins.api import Architecture, Mask
 from wavalign.plugins.batch import Dialogue, TokenSequence
 from wavalign.plugins.weights import StoredTensor, check_fit, check_types, check_values
@@ -74,6 +74,27 @@ class Tools(Protocol):
     def mask(self, term: TermPlan) -> Mask:
         """The term's mask."""
 
+    def missing_files(self, stage: StagePlan) -> Sequence[tuple[str, str]]:
+        """What options name and is not there, with what to do."""
+
+    def records(self, stage: StagePlan, heading: str, architecture: Architecture | None) -> "RecordsSeen | None":
+        """All records of a heading, looked at; None for one that no run of the stage reads."""
+
+
+class RecordsSeen(Protocol):
+    """What looking at every record found."""
+
+    @property
+    def records(self) -> int: ...
+    @property
+    def streams(self) -> int: ...
+    @property
+    def remote(self) -> int: ...
+    @property
+    def bad(self) -> int: ...
+    @property
+    def problems(self) -> tuple[DataError, ...]: ...
+
 
 def preflight(plan: Plan, tools: Tools, cluster: Cluster, *, folder: str) -> Preflight:
     """Look at everything a run of `plan` would touch; problems become findings, not exceptions."""
@@ -102,12 +123,16 @@ class _Inspection:
 
     def stage(self, stage: StagePlan) -> None:
         """Data, weights, masks and memory of one stage."""
-        heads = {name: self._head(stage, name, sources) for name, sources in _headings(stage).items()}
+        for message, hint in self.tools.missing_files(stage):
+            self._add(stage.name, "files", "error", message, hint)
+        opened = {name: self._head(stage, name, sources) for name, sources in _headings(stage).items()}
+        heads = {name: head for name, head in opened.items() if head is not None}
         for each in stage.warnings:
             self._add(stage.name, each.path, "warning", each.message, each.hint)
-        if stage.stage.type != "train":
-            return
-        architecture = self._try(stage.name, "model", lambda: self.tools.architecture(stage))
+        architecture = None
+        if stage.stage.type == "train":
+            architecture = self._try(stage.name, "model", lambda: self.tools.architecture(stage))
+        heads = {name: head for name, head in heads.items() if self._records(stage, name, architecture)}
         if architecture is None:
             return
         space = architecture.tokens
@@ -128,14 +153,31 @@ class _Inspection:
         self._masks(stage, rows)
         self._estimate(stage, architecture, rows)
 
-    def _head(self, stage: StagePlan, name: str, sources: Sequence[WeightedComponent]) -> list[Dialogue]:
+    def _head(self, stage: StagePlan, name: str, sources: Sequence[WeightedComponent]) -> list[Dialogue] | None:
         found = self._try(stage.name, f"data.{name}", lambda: self.tools.head(sources, HEAD))
         if found is None:
-            return []
+            return None
         dialogues, total = found
         size = f"{total} dialogues" if total is not None else "a stream"
         self._add(stage.name, f"data.{name}", "ok", f"{size}, {len(dialogues)} read")
         return dialogues
+
+    def _records(self, stage: StagePlan, name: str, architecture: Architecture | None) -> bool:
+        """Whether every record of a heading can be used; what is wrong is noted."""
+        what = f"records of {name}"
+        seen = self._try(stage.name, what, lambda: self.tools.records(stage, name, architecture))
+        if seen is None:
+            return True
+        for problem in seen.problems:
+            self._add(stage.name, what, "error", problem.message, problem.hint)
+        if seen.bad > len(seen.problems):
+            self._add(stage.name, what, "error", f"{seen.bad - len(seen.problems)} more of {seen.records} are bad")
+        parts = [f"{seen.records} looked at"] if seen.records else []
+        parts += [f"{seen.streams} streams cannot be looked at whole before they are read"] if seen.streams else []
+        parts += [f"{seen.remote} sound files lie elsewhere and were not looked for"] if seen.remote else []
+        if not seen.bad:
+            self._add(stage.name, what, "warning" if seen.streams else "ok", "; ".join(parts))
+        return not seen.bad
 
     def _weights(self, stage: StagePlan, architecture: Architecture) -> None:
         checkpoint = stage.stage.model.checkpoint

@@ -2,16 +2,22 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import combinations
 from pathlib import Path
 from statistics import fmean
 from typing import final
 
 from wavalign import __version__
+from wavalign.engine.report.cards import side_by_side
 from wavalign.engine.report.curves import PALETTE, Section
 from wavalign.engine.report.data import RunData, read_run
-from wavalign.engine.report.page import duration, environment, section_views
+from wavalign.engine.report.outcomes import compare
+from wavalign.engine.report.page import card_views, duration, environment, filters, section_views, sound_note
+from wavalign.engine.report.paired import PairedDifference, holm, sentence
 from wavalign.engine.report.plots import Chart, Curve, Interval, interval_strip
+from wavalign.engine.report.sides import Column
+from wavalign.engine.report.sound import SoundBox
 from wavalign.engine.report.summary import Row, decimals, rows
 from wavalign.engine.state.files import write_text
 from wavalign.errors import UsageError
@@ -24,6 +30,8 @@ CURVES = {
     "Answers and speed": ("rollout_length", "truncated", "grad_norm", "tokens_per_second"),
 }
 """Heading -> keys, or beginnings of keys where they end in a slash."""
+MOST_CROSSED = 4
+"""Arms that are compared each with each."""
 SMOOTH = ("reward", "loss", "tokens_per_second")
 
 
@@ -58,6 +66,15 @@ class Block:
     lines: tuple[TableLine, ...]
     decimals: int
     axis: tuple[float, float]
+    says: str = ""
+    """What the value is, in a sentence."""
+    verdicts: tuple[str, ...] = ()
+    """Arm against arm, on the same items."""
+
+    @property
+    def is_part(self) -> bool:
+        """It breaks another value down."""
+        return "/" in self.name
 
 
 @final
@@ -86,16 +103,29 @@ def render_comparison(runs: Sequence[RunData]) -> str:
     """The comparison of `runs` as HTML."""
     grouped = arms(runs)
     listing = [Listed(_label(arm, run), arm.colour, run, duration(run.seconds)) for arm in grouped for run in arm.runs]
-    page = environment().get_template("comparison.html")
+    page, box = environment().get_template("comparison.html"), SoundBox()
+    columns = [Column(listed.label, f"the answer of {listed.label}", listed.colour) for listed in listing]
+    measures = {name: each for run in runs for name, each in run.measures.items()}
+    cards, left_out = card_views(side_by_side([listed.run for listed in listing]), columns, box, measures)
+    found = compared(blocks(grouped), grouped)
     return page.render(
         version=__version__,
         num_runs=len(runs),
         arms=grouped,
-        blocks=blocks(grouped),
-        strip=lambda row, axis: interval_strip(row.before, row.after, row.ceiling, axis=axis),
+        blocks=found,
+        shown=[block for block in found if block.split == found[0].split and block.verdicts],
+        num_tested=sum(len(block.verdicts) for block in found),
+        strip=lambda row, axis: interval_strip(row.before, row.after, row.drawn_ceiling, axis=axis),
+        cards=cards,
+        filters=filters(cards),
+        sound_note=sound_note(box),
         sections=section_views(_sections(listing)),
         listing=listing,
-        notes=[f"{listed.label}: {note}" for listed in listing for note in listed.run.notes],
+        notes=[
+            *(f"{listed.label}: {note}" for listed in listing for note in listed.run.notes),
+            *left_out,
+            *(f"Sound could not be read: {what}" for what in box.unreadable),
+        ],
     )
 
 
@@ -127,6 +157,44 @@ def blocks(grouped: Sequence[Arm]) -> list[Block]:
     return [_block(split, name, lines) for (split, name), lines in tables.items()]
 
 
+def compared(found: Sequence[Block], grouped: Sequence[Arm]) -> list[Block]:
+    """The blocks with what every pair of arms (of many arms, the first with each other) shows on the same items."""
+    pairs = list(combinations(grouped, 2)) if len(grouped) <= MOST_CROSSED else [(grouped[0], b) for b in grouped[1:]]
+    differences: list[tuple[Block, Arm, Arm, PairedDifference]] = []
+    for block in found:
+        for a, b in () if block.is_part or _is_still(block) else pairs:
+            difference = against(a, b, block.split, block.name)
+            if difference is not None:
+                differences.append((block, a, b, difference))
+    corrected = holm([difference.p for *_, difference in differences])
+    said: dict[int, list[str]] = {}
+    for (block, a, b, difference), p in zip(differences, corrected, strict=True):
+        said.setdefault(id(block), []).append(_said(block, (a, b), difference, p))
+    return [replace(block, verdicts=tuple(said.get(id(block), ()))) for block in found]
+
+
+def against(a: Arm, b: Arm, split: str, value: str) -> PairedDifference | None:
+    """How much `value` of arm `a` lies above that of `b` at the end, on the seeds that both ran; None where none is."""
+    ours, theirs = ({run.seed: run for run in reversed(arm.runs) if split in run.outcomes} for arm in (a, b))
+    seeds = sorted(ours.keys() & theirs.keys(), key=str)
+    if not seeds:
+        return None
+    ends = [[each[seed].outcomes[split].last for seed in seeds] for each in (ours, theirs)]
+    return compare(ends[0], ends[1], value)
+
+
+def _is_still(block: Block) -> bool:
+    """All items right, or none, at the end of every run."""
+    ends = {line.row.after.value for line in block.lines if line.row.after is not None and not line.is_mean}
+    return ends in ({0.0}, {1.0})
+
+
+def _said(block: Block, pair: tuple[Arm, Arm], difference: PairedDifference, p: float) -> str:
+    seeds = f", {difference.seeds} seeds" if difference.seeds > 1 else ""
+    text = sentence(difference, pair[0].name, pair[1].name, places=block.decimals, p=p)
+    return f"{text} ({difference.count // difference.seeds} items{seeds})"
+
+
 def _block(split: str, name: str, lines: Sequence[TableLine]) -> Block:
     shown = [
         part
@@ -134,8 +202,10 @@ def _block(split: str, name: str, lines: Sequence[TableLine]) -> Block:
         for part in (line.row.before, line.row.after, line.row.ceiling)
         if part is not None
     ]  # fmt: skip
-    axis = (min(part.low for part in shown), max(part.high for part in shown))
-    return Block(split, name, tuple(lines), decimals([part.value for part in shown]), axis)
+    axis = (min((part.low for part in shown), default=0.0), max((part.high for part in shown), default=1.0))
+    measure = lines[0].row.measure
+    says = "" if measure is None else measure.says
+    return Block(split, name, tuple(lines), decimals([part.value for part in shown]), axis, says)
 
 
 def _mean(arm: Arm, found: Sequence[Row]) -> TableLine:

@@ -13,6 +13,7 @@ from typing import Any, final
 
 import yaml
 
+from wavalign.engine.report.outcomes import Ends, details_of, read_outcomes, values_of
 from wavalign.engine.state.folder import RunFolder
 from wavalign.errors import DataError
 from wavalign.redaction import REDACTOR
@@ -46,6 +47,10 @@ class Sample:
     step: int
     split: str
     dialogue: str
+    item: int | None
+    """Place of a held-out dialogue in its split; None where the file does not say, and of training rollouts."""
+    group: int | None
+    """Of a training rollout, which prompt of the step it answers."""
     question: str
     text: str
     reference: str | None
@@ -55,12 +60,20 @@ class Sample:
     question_audio: Path | None
     reference_audio: Path | None
     reward: float | None
+    advantage: float | None
     parts: Mapping[str, float | None]
     """Reward name -> value; None where it had none."""
     reasons: Mapping[str, str]
     """Reward name -> why there is no value."""
     details: Mapping[str, str]
     """`<reward>/<key>` -> text, e.g. the transcript that was heard."""
+    values: Mapping[str, float | None]
+    """Held-out value -> what came of this answer."""
+    shown: Mapping[str, str | float | None]
+    """What the metrics show beside, e.g. `heard`."""
+    reference_values: Mapping[str, float | None]
+    """The same of the reference answer."""
+    reference_shown: Mapping[str, str | float | None]
 
 
 @final
@@ -85,6 +98,18 @@ class StageSummary:
 
 @final
 @dataclass(frozen=True, slots=True)
+class Measure:
+    """What a held-out value is."""
+
+    metric: str
+    """Name of its metric in the recipe."""
+    unit: str
+    says: str
+    """In one sentence; empty where nobody said."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
 class RunData:
     """Everything the report shows of one run."""
 
@@ -96,6 +121,10 @@ class RunData:
     stages: tuple[StageSummary, ...]
     lines: tuple[MetricLine, ...]
     samples: tuple[Sample, ...]
+    outcomes: Mapping[str, Ends]
+    """Split -> every item of its first and of its last evaluation; empty for runs that kept none."""
+    measures: Mapping[str, Measure]
+    """Held-out value -> what it is."""
     environment: tuple[tuple[str, str], ...]
     """Dotted key and text, in the order of the file."""
     recipe: str
@@ -155,11 +184,22 @@ def read_run(folder: Path) -> RunData:
         stages=stages,
         lines=lines,
         samples=tuple(_sample(record, folder) for record in _objects(place.rollouts, notes)),
+        outcomes=read_outcomes(folder, notes),
+        measures=_measures(place.measures, notes),
         environment=tuple(_flatten(_read_object(place.environment, notes))),
         recipe=recipe,
         complete=place.is_finished,
         notes=tuple(notes),
     )
+
+
+def _measures(path: Path, notes: list[str]) -> dict[str, Measure]:
+    found = _read_object(path, notes) if path.is_file() else {}
+    return {
+        name: Measure(*(str(each.get(key, "")) for key in ("metric", "unit", "says")))
+        for name, each in found.items()
+        if isinstance(each, dict)
+    }
 
 
 def _described(plan: Json, recipe: str, notes: list[str]) -> str:
@@ -270,6 +310,8 @@ def _sample(record: Json, folder: Path) -> Sample:
         step=int(record.get("step", 0)),
         split=str(record.get("split", "train")),
         dialogue=str(record.get("dialogue", "")),
+        item=_whole(record.get("item")),
+        group=_whole(record.get("group")),
         question=str(record.get("question") or ""),
         text=str(record.get("text") or ""),
         reference=str(record["reference"]) if record.get("reference") is not None else None,
@@ -278,6 +320,7 @@ def _sample(record: Json, folder: Path) -> Sample:
         question_audio=_inside(folder, record.get("question_audio")),
         reference_audio=_inside(folder, record.get("reference_audio")),
         reward=_number(record.get("reward")),
+        advantage=_number(record.get("advantage")),
         parts={
             key.removeprefix("reward/"): _number(value)
             for key, value in record.items()
@@ -289,6 +332,10 @@ def _sample(record: Json, folder: Path) -> Sample:
             if key.startswith("reason/") and value
         },
         details=details,
+        values=values_of(record.get("values")),
+        shown=details_of(record.get("details")),
+        reference_values=values_of(record.get("reference_values")),
+        reference_shown=details_of(record.get("reference_details")),
     )
 
 
@@ -298,6 +345,10 @@ def _inside(folder: Path, relative: object) -> Path | None:
         return None
     path = (folder / relative).resolve()
     return path if path.is_relative_to(folder.resolve()) else None
+
+
+def _whole(value: object) -> int | None:
+    return value if isinstance(value, int) else None
 
 
 def _number(value: object) -> float | None:

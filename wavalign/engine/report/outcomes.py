@@ -8,6 +8,7 @@ from typing import Any, final
 
 from wavalign.engine.report.paired import PairedDifference, paired_seeds
 from wavalign.engine.state.folder import RunFolder
+from wavalign.redaction import REDACTOR
 
 Key = tuple[str, int]
 """What tells an item: its dialogue's id and, where a split holds one several times, the how manieth it is."""
@@ -91,7 +92,7 @@ def _outcomes(path: Path, notes: list[str]) -> Iterator[Outcome]:
 
 def _outcome(line: str) -> Outcome | None:
     try:
-        record = json.loads(line)
+        record = REDACTOR.tree(json.loads(line))
         return Outcome(
             stage=str(record["stage"]),
             step=int(record["step"]),

@@ -1,7 +1,7 @@
 """The run's page: one HTML file that opens offline, sound included."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -11,18 +11,27 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from wavalign import __version__
+from wavalign.engine.report.cards import Card, before_and_after
 from wavalign.engine.report.curves import Section, sections
-from wavalign.engine.report.data import RunData, read_run
-from wavalign.engine.report.plots import SMOOTH_FROM, Chart, interval_strip, line_chart, number
-from wavalign.engine.report.samples import sample_views
+from wavalign.engine.report.data import Measure, RunData, read_run
+from wavalign.engine.report.paired import said_p
+from wavalign.engine.report.plots import SMOOTH_FROM, Chart, digits, interval_strip, line_chart, number
+from wavalign.engine.report.sides import CardMaker, CardView, Column
 from wavalign.engine.report.sound import SoundBox
-from wavalign.engine.report.summary import Row, fixed, rows, verdict
+from wavalign.engine.report.summary import fixed, headline, rows, verdict
+from wavalign.engine.report.training import steps, worries
 from wavalign.engine.state.files import write_text
 from wavalign.engine.state.folder import RunFolder
 from wavalign.redaction import REDACTOR
 
-MOST_HEADLINES = 3
+MOST_HEADLINES = 4
 """Figures in large type under the verdict."""
+MOST_CARDS = 36
+"""Held-out dialogues on a page."""
+COLUMNS = (
+    Column("Before", "the answer before training", "before", filled=False),
+    Column("After", "the answer after training", "c2"),
+)
 
 SMOOTH_NOTE = (
     f"Rewards, losses and speed over {SMOOTH_FROM} steps or more are drawn faintly as logged, "
@@ -76,7 +85,8 @@ def render_report(run: RunData) -> str:
     """The page of `run` as HTML."""
     box = SoundBox()
     found = rows(run)
-    samples, rollouts, left_out = sample_views(run, box)
+    cards, left_out = card_views(before_and_after(run), COLUMNS, box, run.measures)
+    rollouts = steps(run, box)
     notes = [*run.notes, *left_out, *(f"Sound could not be read: {what}" for what in box.unreadable)]
     return (
         environment()
@@ -85,12 +95,16 @@ def render_report(run: RunData) -> str:
             run=run,
             version=__version__,
             verdict=verdict(run, found),
-            headline=_headline(found),
+            headline=headline(found, MOST_HEADLINES),
+            worries=worries(run, found),
             rows=[(split, list(group)) for split, group in groupby(found, key=lambda row: row.split)],
-            strip=lambda row: interval_strip(row.before, row.after, row.ceiling),
-            samples=samples,
+            by_item=any(row.paired is not None for row in found),
+            num_tested=sum(row.counts and row.paired is not None for row in found),
+            strip=lambda row: interval_strip(row.before, row.after, row.drawn_ceiling),
+            cards=cards,
+            filters=filters(cards),
             rollouts=rollouts,
-            sound_note=_sound_note(box),
+            sound_note=sound_note(box),
             sections=section_views(sections(run)),
             smooth_note=SMOOTH_NOTE,
             facts=_facts(run),
@@ -114,7 +128,33 @@ def environment() -> Environment:
     )
     made.filters["fixed"] = fixed
     made.filters["number"] = number
+    made.filters["said_p"] = said_p
     return made
+
+
+def card_views(
+    cards: Sequence[Card], columns: Sequence[Column], box: SoundBox, measures: Mapping[str, Measure]
+) -> tuple[list[CardView], list[str]]:
+    """As many of `cards` as a page holds, those that can be heard first, in their order; and a note on the others."""
+    left, maker = len(cards) - MOST_CARDS, CardMaker(box, measures, cards)
+    notes = [f"{left} of {len(cards)} kept dialogues are not shown; see evaluation.jsonl."] if left > 0 else []
+    # What is odd must not crowd out the samples that were chosen beforehand: they have all their sounds.
+    chosen = {id(card) for card in sorted(cards, key=lambda card: card.num_sounds, reverse=True)[:MOST_CARDS]}
+    return [maker.view(card, columns) for card in cards if id(card) in chosen], notes
+
+
+def filters(cards: Sequence[CardView]) -> list[tuple[str, str, int]]:
+    """Tag, name and number of cards of every filter that would show some of them and not all."""
+    named = {
+        "suspicious": "suspicious",
+        "apart": "runs differ",
+        "wrong": "something wrong",
+        "right": "all right",
+        "worse": "got worse",
+        "better": "got better",
+    }
+    counted = {tag: sum(tag in card.tags.split() for card in cards) for tag in named}
+    return [("", "all", len(cards)), *((tag, named[tag], count) for tag, count in counted.items() if count)]
 
 
 def _without_secrets(value: object) -> object:
@@ -130,7 +170,8 @@ def section_views(groups: Iterable[Section]) -> list[SectionView]:
 def chart_view(chart: Chart) -> ChartView:
     """Draw one chart and write its legend; curves without a point are left out of both."""
     curves = [curve for curve in chart.curves if curve.points]
-    legend = tuple(LegendItem(c.label, c.colour, c.dashed, number(c.points[-1][1])) for c in curves)
+    places = digits([value for curve in curves for _, value in curve.points])
+    legend = tuple(LegendItem(c.label, c.colour, c.dashed, number(c.points[-1][1], places)) for c in curves)
     last = max((step for curve in curves for step, _ in curve.points), default=0)
     return ChartView(chart.title, chart.caption, line_chart(chart), legend, f"{last:,.0f}")
 
@@ -158,16 +199,8 @@ def duration(seconds: float | None) -> str:
     return f"{minutes} min {rest:02d} s" if minutes else f"{seconds:.1f} s"
 
 
-def _headline(found: Sequence[Row]) -> list[Row]:
-    """Marked changes in the order a person chose (splits, then metrics); numbers seen already are not said twice."""
-    chosen: dict[tuple[object, object], Row] = {}
-    for row in found:
-        if row.apart:
-            chosen.setdefault((row.before, row.after), row)
-    return list(chosen.values())[:MOST_HEADLINES]
-
-
-def _sound_note(box: SoundBox) -> str:
+def sound_note(box: SoundBox) -> str:
+    """What to say where sounds were left out; empty where none was."""
     if not box.left_out:
         return ""
     total = box.embedded + box.left_out

@@ -11,7 +11,7 @@ Sources: McNemar (1947); Owen, "The pigeonhole bootstrap" (2007); Holm (1979).
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import final
 
@@ -22,8 +22,10 @@ from scipy.stats import binomtest, permutation_test
 RESAMPLES = 9_999
 """Of the bootstrap, and of the permutation test where not all flips can be tried."""
 SIGNIFICANT = 0.05
-_CHUNK = 500
-"""Resamples at a time, to bound memory."""
+FEWEST, MOST_DRAWN = 999, 5_000_000
+"""Of very many items fewer resamples are drawn: at least so many, and else no more than so many items in all."""
+_DRAWN = 1_000_000
+"""Items drawn at a time, to bound memory."""
 
 Items = Sequence[float | None]
 """Outcomes of one run in the order of the items; None where an item has none."""
@@ -78,6 +80,7 @@ def paired_seeds(
     if not there.any():
         return None
     left, right = a[there], b[there]
+    resamples = min(resamples, max(FEWEST, MOST_DRAWN // a.shape[1]))
     is_share = bool(np.isin(left, (0.0, 1.0)).all() and np.isin(right, (0.0, 1.0)).all())
     only_a, only_b = int(((left == 1) & (right == 0)).sum()), int(((left == 0) & (right == 1)).sum())
     drawn = _bootstrap(np.where(there, a - b, 0.0), there, resamples)
@@ -150,18 +153,24 @@ def _mcnemar(only_a: int, only_b: int) -> float:
 
 def _flipped(left: Numbers, right: Numbers, resamples: int) -> float:
     """p of the test that exchanges the two outcomes of an item at random; exact where all ways can be tried."""
-    if not (left != right).any():
+    differences = left - right
+    if not differences.any():
         return 1.0
-    found = permutation_test(
-        (left, right),
-        lambda x, y, axis: (x - y).mean(axis=axis),
-        permutation_type="samples",
-        vectorized=True,
-        n_resamples=resamples,
-        batch=_CHUNK,
-        rng=np.random.default_rng(0),
-    )
-    return float(found.pvalue)
+    if 2 ** len(differences) <= resamples:
+        exact = permutation_test(
+            (left, right),
+            lambda x, y, axis: (x - y).mean(axis=axis),
+            permutation_type="samples",
+            vectorized=True,
+            n_resamples=resamples,
+        )
+        return float(exact.pvalue)
+    generator, found, reached = np.random.default_rng(0), abs(float(differences.sum())), 0
+    for size in _chunks(resamples, len(differences)):
+        signs = generator.integers(0, 2, size=(size, len(differences)), dtype=np.int8).astype(np.float64) * 2 - 1
+        # Sums of the same numbers in another order differ in their last digits.
+        reached += int((np.abs(signs @ differences) >= found * (1 - 1e-12)).sum())
+    return (reached + 1) / (resamples + 1)
 
 
 def _bootstrap(differences: Numbers, there: npt.NDArray[np.bool_], resamples: int) -> Numbers:
@@ -174,14 +183,22 @@ def _bootstrap(differences: Numbers, there: npt.NDArray[np.bool_], resamples: in
         widened = (math.sqrt(seeds / (seeds - 1)) - 1) * (own - own.mean())
         differences = np.where(there, differences + widened, 0.0)
     drawn = []
-    for start in range(0, resamples, _CHUNK):
-        size = min(_CHUNK, resamples - start)
-        of_seeds = generator.multinomial(seeds, [1 / seeds] * seeds, size=size)
-        of_items = generator.multinomial(items, [1 / items] * items, size=size)
-        total = ((of_seeds @ differences) * of_items).sum(axis=1)
-        count = ((of_seeds @ present) * of_items).sum(axis=1)
+    for size in _chunks(resamples, items):
+        of_seeds = generator.multinomial(seeds, [1 / seeds] * seeds, size=size).astype(np.float64)
+        chosen = generator.integers(0, items, size=(size, items), dtype=np.int32)
+        total = np.take_along_axis(of_seeds @ differences, chosen, axis=1).sum(axis=1)
+        count = np.full(size, float(seeds * items))
+        if not there.all():
+            count = np.take_along_axis(of_seeds @ present, chosen, axis=1).sum(axis=1)
         drawn.append(total[count > 0] / count[count > 0])
     return np.concatenate(drawn)
+
+
+def _chunks(resamples: int, items: int) -> Iterator[int]:
+    """Resamples at a time."""
+    size = max(1, _DRAWN // items)
+    for start in range(0, resamples, size):
+        yield min(size, resamples - start)
 
 
 def _bootstrap_p(drawn: Numbers) -> float:

@@ -21,6 +21,8 @@ MOST_POINTS = 240
 """Points drawn per curve; longer ones keep the lowest and highest of each bucket."""
 MOST_BARS = 72
 """Bars of a waveform that fills its place."""
+LONGEST_LABEL = 7
+"""Characters that have room beside an axis."""
 SMOOTH_FROM = 40
 """Curves with this many points get a moving average over the raw line."""
 
@@ -88,9 +90,22 @@ def number(value: float | None, digits: int = 3) -> str:
     return ("−" if value < 0 else "") + text
 
 
+def digits(values: Sequence[float]) -> int:
+    """Significant digits that tell the lowest of `values` from the highest; 3 where that is enough."""
+    low, high = min(values, default=0.0), max(values, default=0.0)
+    if is_level(low, high):
+        return 3
+    return min(9, max(3, math.ceil(math.log10(max(abs(low), abs(high)) / (high - low))) + 2))
+
+
+def is_level(low: float, high: float) -> bool:
+    """Whether two values differ by no more than their rounding."""
+    return high - low <= 1e-12 * max(abs(low), abs(high))
+
+
 def ticks(low: float, high: float, wanted: int = 4) -> list[float]:
     """Round values that cover `low` to `high`, about `wanted` of them."""
-    if low == high:
+    if is_level(low, high):
         pad = abs(low) * 0.1
         low, high = (low - pad, high + pad) if pad else (0.0, 1.0)
     raw = (high - low) / wanted
@@ -98,7 +113,8 @@ def ticks(low: float, high: float, wanted: int = 4) -> list[float]:
     step = next(factor * power for factor in (1, 2, 2.5, 5, 10) if raw <= factor * power * 1.0001)
     first = math.floor(low / step + 1e-9)
     last = math.ceil(high / step - 1e-9)
-    return [round(index * step, 12) for index in range(first, last + 1)]
+    places = max(0, 12 - math.floor(math.log10(step)))
+    return [round(index * step, places) for index in range(first, last + 1)]
 
 
 def thin(points: Points) -> list[tuple[float, float]]:
@@ -142,17 +158,20 @@ def line_chart(chart: Chart) -> Markup:
     y = _Scale(y_ticks[0], y_ticks[-1], HEIGHT - BOTTOM, TOP)
     body = [_axes(x, y, y_ticks), _marks(x, chart.marks), *(_curve(curve, chart, x, y) for curve in curves)]
     body.append(f'<line class="cursor" y1="{TOP}" y2="{HEIGHT - BOTTOM}" x1="-9" x2="-9"/>')
+    places = digits([value for curve in curves for _, value in curve.points])
     said = f"{chart.title}, steps {number(x.low)} to {number(x.high)}: " + "; ".join(
-        f"{curve.label} from {number(curve.points[0][1])} to {number(curve.points[-1][1])}" for curve in curves
+        f"{curve.label} from {number(curve.points[0][1], places)} to {number(curve.points[-1][1], places)}"
+        for curve in curves
     )
-    data = [[[step, float(f"{value:.5g}")] for step, value in thin(curve.points)] for curve in curves]
+    data = [[[step, float(f"{value:.{places + 2}g}")] for step, value in thin(curve.points)] for curve in curves]
     return Markup(
         '<svg class="chart" viewBox="0 0 {w} {h}" role="img" tabindex="0" aria-label="{said}" data-x="{x}" '
-        'data-series="{data}"><title>{said}</title>{body}</svg>'
+        'data-digits="{places}" data-series="{data}"><title>{said}</title>{body}</svg>'
     ).format(
         w=WIDTH,
         h=HEIGHT,
         said=said,
+        places=places,
         x=json.dumps([x.low, x.high, x.start, x.end]),
         data=json.dumps(data),
         body=Markup("".join(body)),
@@ -161,14 +180,31 @@ def line_chart(chart: Chart) -> Markup:
 
 def _axes(x: _Scale, y: _Scale, y_ticks: Sequence[float]) -> str:
     parts = []
-    for value in y_ticks:
+    labels, base = tick_labels(y_ticks)
+    for value, label in zip(y_ticks, labels, strict=True):
         at = y(value)
         parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{at}" y2="{at}"/>')
-        parts.append(f'<text class="tick" x="{LEFT - 7}" y="{at + 3.5}" text-anchor="end">{_tick(value)}</text>')
+        parts.append(f'<text class="tick" x="{LEFT - 7}" y="{at + 3.5}" text-anchor="end">{label}</text>')
+    if base:
+        parts.append(f'<text class="tick" x="{LEFT + 4}" y="{TOP + 8}">{base}</text>')
     for value in _whole_ticks(x.low, x.high):
         anchor = "end" if x(value) > WIDTH - RIGHT - 12 else "middle"
         parts.append(f'<text class="tick" x="{x(value)}" y="{HEIGHT - 9}" text-anchor="{anchor}">{_tick(value)}</text>')
     return "".join(parts)
+
+
+def tick_labels(values: Sequence[float]) -> tuple[list[str], str]:
+    """Labels that differ, and what they count from where that is not 0: close to a number, its distance is written."""
+    plain = [_tick(value) for value in values]
+    if len(set(plain)) == len(plain) and max(len(label) for label in plain) <= LONGEST_LABEL:
+        return plain, ""
+    step = min(later - earlier for earlier, later in pairwise(values))
+    middle = values[len(values) // 2]
+    # The roundest number near: 1 rather than 0.99999985.
+    base = round(middle, max(0, -math.floor(math.log10(step)) - 2))
+    labels = [_tick(value - base if abs(value - base) > step / 1e3 else 0.0) for value in values]
+    signed = [label if label == "0" or label.startswith("−") else f"+{label}" for label in labels]
+    return signed, f"from {base:.12g}"
 
 
 def _whole_ticks(low: float, high: float) -> list[float]:

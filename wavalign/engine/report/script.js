@@ -1,10 +1,10 @@
 "use strict";
 (() => {
-  const say = (value) => {
+  const say = (value, digits) => {
     if (value === null) return "–";
     const size = Math.abs(value);
     const text = size === 0 ? "0" : size >= 1e7 || size < 1e-3 ? size.toExponential(2)
-      : size >= 1000 ? Math.round(size).toLocaleString("en") : size.toPrecision(3);
+      : size >= 1000 ? Math.round(size).toLocaleString("en") : size.toPrecision(digits);
     return (value < 0 ? "−" : "") + text;
   };
 
@@ -19,7 +19,7 @@
 
   for (const svg of document.querySelectorAll("svg.chart")) {
     const [low, high, start, end] = JSON.parse(svg.dataset.x);
-    const series = JSON.parse(svg.dataset.series);
+    const series = JSON.parse(svg.dataset.series), digits = Number(svg.dataset.digits);
     const figure = svg.closest("figure");
     const at = figure.querySelector(".at"), outputs = figure.querySelectorAll("output");
     const cursor = svg.querySelector(".cursor");
@@ -32,7 +32,7 @@
       cursor.setAttribute("x1", x);
       cursor.setAttribute("x2", x);
       at.textContent = `step ${step.toLocaleString("en")}`;
-      outputs.forEach((output, i) => { output.textContent = say(nearest(series[i], step)[1]); });
+      outputs.forEach((output, i) => { output.textContent = say(nearest(series[i], step)[1], digits); });
     };
     const hide = () => {
       cursor.setAttribute("x1", -9);
@@ -57,6 +57,36 @@
       index = Math.min(steps.length - 1, Math.max(0, index + move));
       show(steps[index]);
     });
+  }
+
+  for (const box of document.querySelectorAll(".samples")) {
+    const cards = [...box.querySelectorAll(".sample")], more = box.querySelector(".more");
+    const status = box.querySelector(".shown");
+    const first = Number(box.dataset.first);
+    let all = false;
+    const apply = () => {
+      const tag = box.querySelector("input[type=radio]:checked")?.value ?? "";
+      const wanted = cards.filter((card) => !tag || card.dataset.tags.split(" ").includes(tag));
+      const shown = all ? wanted : wanted.slice(0, first);
+      for (const card of cards) {
+        card.hidden = !shown.includes(card);
+        if (card.hidden) for (const audio of card.querySelectorAll("audio")) audio.pause();
+      }
+      more.hidden = shown.length === wanted.length;
+      more.textContent = `Show ${wanted.length - shown.length} more`;
+      status.textContent = `${shown.length} of ${cards.length} shown`;
+    };
+    box.classList.add("ready");
+    box.addEventListener("change", (event) => {
+      if (event.target.type === "radio") { all = false; apply(); }
+    });
+    more.addEventListener("click", () => {
+      const next = cards.filter((card) => !card.hidden).length;
+      all = true;
+      apply();
+      cards.filter((card) => !card.hidden)[next]?.focus();
+    });
+    apply();
   }
 
   let current = null;

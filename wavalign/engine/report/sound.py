@@ -1,4 +1,7 @@
-"""Sound inside the page: 16-bit mono WAV as a data URL, within a size that a browser opens at once."""
+"""Sound inside the page: 16-bit mono FLAC as a data URL, within a size that a browser opens at once.
+
+FLAC loses nothing, which matters where one listens for faults, is half as large as WAV, and every browser plays it.
+"""
 
 import base64
 import io
@@ -25,7 +28,7 @@ BUDGET = 12_000_000
 class Player:
     """What the page needs to play one clip."""
 
-    url: str
+    url: Markup
     seconds: float
     share: float
     """Length as part of the longest clip beside it."""
@@ -59,7 +62,7 @@ class SoundBox:
         if clip is None:
             return None
         buffer = io.BytesIO()
-        soundfile.write(buffer, clip.samples, clip.sample_rate, format="WAV", subtype="PCM_16")
+        soundfile.write(buffer, clip.samples, clip.sample_rate, format="FLAC", subtype="PCM_16")
         encoded = base64.b64encode(buffer.getvalue()).decode("ascii")
         if len(encoded) > self.left:
             self.left_out += 1
@@ -67,4 +70,4 @@ class SoundBox:
         self.left -= len(encoded)
         self.embedded += 1
         share = clip.seconds / longest
-        return Player(f"data:audio/wav;base64,{encoded}", clip.seconds, share, waveform(clip.samples, share))
+        return Player(Markup(f"data:audio/flac;base64,{encoded}"), clip.seconds, share, waveform(clip.samples, share))

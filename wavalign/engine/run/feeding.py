@@ -175,6 +175,17 @@ def no_codec(clip: AudioClip) -> Sequence[int]:
     raise DataError(f"{clip.url}: the dialogue has sound and the recipe no codec", hint="add model.codec")
 
 
+@contextmanager
+def located(dialogue: Dialogue) -> Iterator[None]:
+    """Inside, an error about the dialogue also says where it was read."""
+    try:
+        yield
+    except DataError as error:
+        if not dialogue.origin or error.message.startswith(dialogue.origin):
+            raise
+        raise DataError(f"{dialogue.origin}: {error.message}", hint=error.hint) from error
+
+
 @final
 class Encoder:
     """Dialogues to token rows."""
@@ -189,13 +200,15 @@ class Encoder:
 
     def prompt(self, dialogue: Dialogue) -> TokenSequence:
         """The prompt's row."""
-        return self.architecture.encode_prompt(dialogue, self._encode_audio)
+        with located(dialogue):
+            return self.architecture.encode_prompt(dialogue, self._encode_audio)
 
     def target(self, dialogue: Dialogue) -> TokenSequence:
         """The demonstration's row."""
         if dialogue.target is None:
-            raise DataError(f"dialogue '{dialogue.id}' has no target", hint="demonstrations need one")
-        return self.architecture.encode_target(dialogue, self._encode_audio)
+            raise DataError(f"{dialogue.label} has no target", hint="demonstrations need one")
+        with located(dialogue):
+            return self.architecture.encode_target(dialogue, self._encode_audio)
 
 
 def feed_seed(seed: int, stage: str, heading: str) -> int:

@@ -126,7 +126,8 @@ class InputReader:
         if files:
             self._sounds(label, source)
         else:
-            self._note(f"records of {type(source).__name__}", label, _of_records(source))
+            seen = sum(name.startswith(f"records of {label} ") for name in self._files)
+            self._note(f"records of {label} {seen + 1} ({type(source).__name__})", label, _of_records(source))
 
     def _sounds(self, label: str, source: DataSource) -> None:
         """Sizes of all sound files on this machine, and the content of some."""

@@ -167,6 +167,7 @@ class _Look:
         self._roles: Counter[str] = Counter()
         self._tasks: Counter[str] = Counter()
         self._headers: dict[str, audio.SoundHeader | DataError] = {}
+        self._unasked, self._silent = list[str](), list[str]()
         self._records = self._left_out = self._repeated = 0
         self._bad: set[tuple[str, str]] = set()
 
@@ -224,6 +225,8 @@ class _Look:
         task = next((dialogue.metadata[key] for key in TASK_KEYS if dialogue.metadata.get(key) is not None), None)
         if task is not None:
             self._tasks[str(task)] += 1
+        if not any(role == "user" for role, _ in turns):
+            self._unasked.append(where)
         if target is None and self._imitated:
             self._problem(where, f"{where}: there is no target to imitate", "add one, or use it as a prompt only")
         self._remember(where, dialogue)
@@ -247,6 +250,8 @@ class _Look:
                 self._problem(where, f"{where}: {role}.audio: {header.message}", header.hint)
                 continue
             sound.values.append(header.seconds)
+            if header.silent:
+                self._silent.append(f"{where}: {clip.url}")
             sound.rates[header.sample_rate] += 1
             sound.channels[header.channels] += 1
 
@@ -292,6 +297,10 @@ class _Look:
 
     def _remarks(self) -> list[str]:
         remarks = []
+        if self._unasked:
+            remarks.append(f"records without a message of the user: {len(self._unasked)}, first {self._unasked[0]}")
+        if self._silent:
+            remarks.append(f"sound files that are silent: {len(self._silent)}, first {self._silent[0]}")
         if self._repeated:
             remarks.append(f"prompts that stood before: {self._repeated}")
         targets = self._roles["target"]

@@ -46,7 +46,8 @@ class RecordMaker:
         for p, group in enumerate(groups):
             for g, rollout in enumerate(group.rollouts):
                 name = f"{stage}-{step}-{split}-{p}-{g}-{group.dialogue.id}"
-                line = {"stage": stage, "step": step, "split": split, **self._answer(group.dialogue, rollout, name)}
+                line = {"stage": stage, "step": step, "split": split, "group": p}
+                line |= self._answer(group.dialogue, rollout, name)
                 if scores is not None:
                     line |= _scores(scores, p, g)
                 if advantages is not None:

@@ -5,7 +5,9 @@ from typing import final
 
 from wavalign.engine.compile.plan import StagePlan, TermPlan
 from wavalign.engine.run.builder import Builder
+from wavalign.engine.run.demands import headings, look_at_records, missing_files
 from wavalign.engine.run.feeding import CodeCache, Encoder
+from wavalign.engine.run.record_check import RecordsLook
 from wavalign.engine.run.rollouts import check_codes
 from wavalign.plugins.api import Architecture, Mask
 from wavalign.plugins.batch import Dialogue, TokenSequence
@@ -50,6 +52,16 @@ class PreflightTools:
         """Prompt and target of each dialogue."""
         encoder = self.encoder(stage, architecture)
         return [(encoder.prompt(each), encoder.target(each) if each.target else None) for each in dialogues]
+
+    def missing_files(self, stage: StagePlan) -> Sequence[tuple[str, str]]:
+        """What options name and is not there."""
+        return list(missing_files(self.builder, stage))
+
+    def records(self, stage: StagePlan, heading: str, architecture: Architecture | None) -> RecordsLook | None:
+        """All records of a heading, as the run itself looks at them."""
+        if heading not in headings(stage):
+            return None
+        return look_at_records(self.builder, stage, heading, architecture)
 
     def mask(self, term: TermPlan) -> Mask:
         """The term's mask."""

@@ -11,6 +11,7 @@ from wavalign.engine.run.builder import Builder
 from wavalign.engine.run.callbacks import Observer
 from wavalign.engine.run.checkpointing import RunCheckpoints
 from wavalign.engine.run.codec_fitting import fit_codec
+from wavalign.engine.run.demands import check_before_training
 from wavalign.engine.run.evaluation import SplitResult
 from wavalign.engine.run.executor import StepExecutor, StepResult
 from wavalign.engine.run.inputs import check_read
@@ -52,6 +53,7 @@ class Trainer:
             if self.world.is_first:
                 self._open_log(checkpoint, resume=resume)
             with self.stop.listening():
+                check_before_training(self.builder, [x for x in self.plan.stages if not is_complete(self.folder, x)])
                 for stage in self.plan.stages:
                     self._stage(stage, checkpoint)
                 self._finish()

@@ -180,6 +180,10 @@ class CodecLm(Architecture):
         ids = self._writer.answer(dialogue, dialogue.target, encode_audio)
         return TokenSequence(ids, self.vocabulary.layout.roles(ids, self._role_table))
 
+    def check_words(self, dialogue: Dialogue) -> None:
+        """Roles and words of a dialogue."""
+        self._writer.check_words(dialogue)
+
     def decode_completion(self, completion: TokenSequence) -> Answer:
         """Text before the sound, and the codes of complete frames."""
         layout, ids = self.vocabulary.layout, completion.ids.tolist()

@@ -152,6 +152,10 @@ class KimiAudio(Architecture):
             raise ValueError(f"dialogue {dialogue.id} has no target to encode")
         return self._writer.answer(dialogue, dialogue.target, encode_audio)
 
+    def check_words(self, dialogue: Dialogue) -> None:
+        """Roles and words of a dialogue."""
+        self._writer.check_words(dialogue)
+
     def decode_completion(self, completion: TokenSequence) -> Answer:
         """Text up to its end mark, and codes."""
         text, audio = (completion.ids[stream].tolist() for stream in (TEXT, AUDIO))

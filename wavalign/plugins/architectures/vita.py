@@ -175,6 +175,10 @@ class VitaAudio(Architecture):
         ids = torch.tensor(self._writer.answer(dialogue.target, dialogue.id, encode_audio))
         return TokenSequence(ids[None], self.vocabulary.layout.roles(ids, self._role_table)[None])
 
+    def check_words(self, dialogue: Dialogue) -> None:
+        """Roles and words of a dialogue."""
+        self._writer.check_words(dialogue)
+
     def decode_completion(self, completion: TokenSequence) -> Answer:
         """Text and codes of an answer; what the user said is not part of a completion."""
         layout, ids = self.vocabulary.layout, completion.ids[0].tolist()

@@ -17,7 +17,7 @@ from wavalign.plugins.batch import Dialogue, Message
 from wavalign.plugins.data.records import read_records
 from wavalign.plugins.speech.world.script import MOST_RENDITIONS, Cue, Facts, Scene, Split
 from wavalign.plugins.speech.world.studio import prepared, world_cache
-from wavalign.schema.base import Params, RecipePath
+from wavalign.schema.base import MadePath, Params
 from wavalign.schema.bounds import MOST_STEPS, Seed
 
 TRANSCRIBE = "transcribe"
@@ -56,7 +56,7 @@ class SpokenWorldParams(Params):
     """Who says that a transcript is wanted; some model families know no system messages."""
     world_seed: Seed = 0
     """Of renditions and noise; splits are disjoint only under the same one, so it is not the run's seed."""
-    cache: RecipePath | None = None
+    cache: MadePath | None = None
     """Folder of the cache; without one WAVALIGN_CACHE from the environment, or the user's cache folder."""
 
     @model_validator(mode="after")

@@ -12,8 +12,9 @@ import numpy as np
 from pydantic import Field
 
 from wavalign.plugins.api import Measurement, Metric
-from wavalign.plugins.batch import RolloutGroup, Waveform
+from wavalign.plugins.batch import Dialogue, RolloutGroup, Waveform
 from wavalign.plugins.metrics.intervals import broken_down, first_rollouts, proportion
+from wavalign.plugins.speech.needs import needs_reference
 from wavalign.plugins.speech.recognizer import recognizer
 from wavalign.plugins.speech.sentences import listener, load_sentences
 from wavalign.plugins.speech.wording import content_word, references
@@ -45,6 +46,10 @@ class HeardAnswer(Metric):
     Params = HeardAnswerParams
     needs = frozenset({"text", "waveform"})
     params: HeardAnswerParams
+
+    @classmethod
+    def dialogue_needs(cls, params: HeardAnswerParams, dialogue: Dialogue) -> str | None:
+        return needs_reference(dialogue, params.reference, or_target=False)
 
     @classmethod
     def instrument(cls, params: HeardAnswerParams) -> str:

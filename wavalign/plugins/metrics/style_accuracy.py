@@ -10,9 +10,10 @@ from typing import final
 from pydantic import Field
 
 from wavalign.plugins.api import Measurement, Metric
-from wavalign.plugins.batch import Rollout, RolloutGroup
+from wavalign.plugins.batch import Dialogue, Rollout, RolloutGroup
 from wavalign.plugins.metrics.intervals import broken_down, first_rollouts, proportion
 from wavalign.plugins.speech.manner import INSTRUMENT, STYLE_NAMES, judge
+from wavalign.plugins.speech.needs import needs_style
 from wavalign.schema.base import Params
 
 _RIGHT = "The sound's pitch and pace are nearest to those of the style that was asked for."
@@ -34,6 +35,10 @@ class StyleAccuracy(Metric):
     Params = StyleAccuracyParams
     needs = frozenset({"text", "waveform"})
     params: StyleAccuracyParams
+
+    @classmethod
+    def dialogue_needs(cls, params: StyleAccuracyParams, dialogue: Dialogue) -> str | None:
+        return needs_style(dialogue)
 
     @classmethod
     def instrument(cls, params: StyleAccuracyParams) -> str:

@@ -9,8 +9,9 @@ from typing import final
 from pydantic import Field
 
 from wavalign.plugins.api import Measurement, Metric
-from wavalign.plugins.batch import RolloutGroup
+from wavalign.plugins.batch import Dialogue, RolloutGroup
 from wavalign.plugins.metrics.intervals import broken_down, first_rollouts, proportion
+from wavalign.plugins.speech.needs import needs_reference
 from wavalign.plugins.speech.wording import references, tokens
 from wavalign.schema.base import Params
 
@@ -32,6 +33,10 @@ class TextAccuracy(Metric):
     Params = TextAccuracyParams
     needs = frozenset({"text"})
     params: TextAccuracyParams
+
+    @classmethod
+    def dialogue_needs(cls, params: TextAccuracyParams, dialogue: Dialogue) -> str | None:
+        return needs_reference(dialogue, params.reference, or_target=False)
 
     def measure(self, groups: Sequence[RolloutGroup]) -> list[Measurement]:
         hits: list[bool | None] = []

@@ -22,6 +22,7 @@ from pydantic import Field
 
 from wavalign.plugins.api import Reward
 from wavalign.plugins.batch import Dialogue, Rollout, Scored
+from wavalign.plugins.speech.needs import needs_reference
 from wavalign.plugins.speech.wording import is_unspaced, negations, references, tokens
 from wavalign.schema.base import Params
 
@@ -53,6 +54,10 @@ class AnswerMatch(Reward):
     needs = frozenset({"text"})
     range = (_LOWEST, _HIGHEST)
     params: AnswerMatchParams
+
+    @classmethod
+    def dialogue_needs(cls, params: AnswerMatchParams, dialogue: Dialogue) -> str | None:
+        return needs_reference(dialogue, params.reference, or_target=True)
 
     def score(self, rollout: Rollout, dialogue: Dialogue) -> Scored:
         accepted = self._references(dialogue)

@@ -10,6 +10,7 @@ from wavalign.plugins.api import Reward
 from wavalign.plugins.batch import Dialogue, Rollout, Scored
 from wavalign.plugins.speech.answers import sound_of
 from wavalign.plugins.speech.manner import INSTRUMENT, STYLE_NAMES, judge
+from wavalign.plugins.speech.needs import needs_style
 from wavalign.schema.base import Params
 
 
@@ -29,6 +30,10 @@ class SpeakingStyle(Reward):
     needs = frozenset({"text", "waveform"})
     range = (0.0, 1.0)
     params: SpeakingStyleParams
+
+    @classmethod
+    def dialogue_needs(cls, params: SpeakingStyleParams, dialogue: Dialogue) -> str | None:
+        return needs_style(dialogue)
 
     @classmethod
     def instrument(cls, params: SpeakingStyleParams) -> str:

@@ -17,7 +17,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from wavalign.errors import CheckpointError, StorageError
+from wavalign.errors import CheckpointError, DataError, StorageError
 from wavalign.plugins.batch import Waveform
 from wavalign.plugins.speech.prosody import Array
 from wavalign.plugins.speech.vocoder import HOP, NUM_CEPSTRA, SAMPLE_RATE, Frames, analyse
@@ -117,10 +117,20 @@ def describe(waveform: Waveform, settings: Settings) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(content.astype(np.float32)), torch.from_numpy(prosody.astype(np.float32))
 
 
+FRAME_SECONDS = 0.02
+
+
 def fit(waveforms: Sequence[Waveform], settings: Settings, *, generator: torch.Generator) -> Codebooks:
     """Fit both books to the patches of `waveforms` (16 kHz) by seeded k-means."""
     described = [describe(waveform, settings) for waveform in waveforms]
     content, prosody = (torch.cat(parts) for parts in zip(*described, strict=True))
+    needed = max(settings.num_content, settings.num_prosody)
+    if len(content) < needed:
+        seconds = needed * settings.frames_per_patch * FRAME_SECONDS
+        raise DataError(
+            f"{len(waveforms)} clips hold {len(content)} patches of sound, and {needed} code book entries need as many",
+            hint=f"give at least {seconds:.0f} s of sound, or lower num_content and num_prosody",
+        )
     return Codebooks(
         settings,
         k_means(content, settings.num_content, generator=generator),

@@ -60,6 +60,20 @@ class CodecLmWriter:
         ids = torch.tensor([*self.vocabulary.layout.plain(self.vocabulary.begin), *columns]).T.contiguous()
         return TokenSequence(ids, torch.full_like(ids, int(Role.PROMPT), dtype=torch.int8))
 
+    def check_words(self, dialogue: Dialogue) -> None:
+        """Raise DataError where roles or words cannot be written; no sound is looked at."""
+        name = f"dialogue {dialogue.id}"
+        for message in dialogue.messages:
+            if message.role not in ("system", "user", "assistant"):
+                raise DataError(f"{name}: role {message.role!r} is not one of system, user, assistant")
+            if message.text and (message.role != "user" or message.audio is None or self.feed_user_text):
+                self.vocabulary.checked(message.text, what=name, strict=False)
+        target = dialogue.target
+        if target is not None:
+            heard = self.says_transcript and target.audio is not None and target.text
+            for text in (target.text, self._transcript(dialogue) if heard else ""):
+                self._answerable(text, dialogue.id)
+
     def answer(self, dialogue: Dialogue, message: Message, encode_audio: EncodeAudio) -> torch.Tensor:
         """Ids [S, T] of an assistant's message as a completion, closing token included."""
         transcript = self._transcript(dialogue) if self.says_transcript and message.audio and message.text else ""

@@ -70,16 +70,28 @@ class DialogueWriter:
             elif role == "assistant":
                 self._assistant_turn(draft, list(turn), dialogue.id, encode_audio)
             else:
-                raise DataError(
-                    f"dialogue {dialogue.id}: role {role!r} is not user or assistant",
-                    hint="this family knows no system messages; say it in a user message",
-                )
+                _check_role(next(turn), f"dialogue {dialogue.id}")
         draft.columns.append((self.layout.blank, self.layout.assistant_start))
         ids = torch.tensor(draft.columns).T.contiguous()
         roles = torch.full_like(ids, int(Role.PROMPT), dtype=torch.int8)
         if silent:
             roles[AUDIO, -1] = int(Role.FORCED)
         return TokenSequence(ids, roles, sounds=tuple(draft.sounds))
+
+    def check_words(self, dialogue: Dialogue) -> None:
+        """Raise DataError where roles or words cannot be written, or sound is owed; no sound is looked at."""
+        name = f"dialogue {dialogue.id}"
+        for message in dialogue.messages:
+            _check_role(message, name)
+            if message.text and (message.role != "user" or message.audio is None or self.feed_user_text):
+                self.vocabulary.encode(message.text, what=name, strict=False)
+        target = dialogue.target
+        if target is None:
+            return
+        if target.text:
+            self.vocabulary.encode(target.text, what=name, strict=True)
+        if target.audio is None and not self.silent(dialogue):
+            raise DataError(f"{name}: the target has no sound", hint="set output to by_target or text")
 
     def answer(self, dialogue: Dialogue, message: Message, encode_audio: EncodeAudio) -> TokenSequence:
         """An assistant's message as a completion, [2, T]."""
@@ -163,3 +175,11 @@ class DialogueWriter:
                 hint="the codec and the architecture must agree on num_codes",
             )
         return codes
+
+
+def _check_role(message: Message, what: str) -> None:
+    if message.role not in ("user", "assistant"):
+        raise DataError(
+            f"{what}: role {message.role!r} is not user or assistant",
+            hint="this family knows no system messages; say it in a user message",
+        )

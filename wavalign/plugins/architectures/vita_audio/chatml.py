@@ -64,6 +64,17 @@ class ChatWriter:
         draft.ids += [self.vocabulary.begin_turn, *self._plain("assistant\n", dialogue.id)]
         return draft.finish()
 
+    def check_words(self, dialogue: Dialogue) -> None:
+        """Raise DataError where roles or words cannot be written; no sound is looked at."""
+        name = f"dialogue {dialogue.id}"
+        for message in dialogue.messages:
+            _check_role(message, name)
+            unheard = message.role == "user" and message.audio is not None and not self.feed_user_text
+            if message.text and not unheard:
+                self.vocabulary.encode(message.text, what=name, strict=message.role == "assistant")
+        if dialogue.target is not None and dialogue.target.text:
+            self.vocabulary.encode(dialogue.target.text, what=name, strict=True)
+
     def answer(self, message: Message, name: str, encode_audio: Callable[[AudioClip], Sequence[int]]) -> list[int]:
         """Ids of an assistant's message, closing token included.
 
@@ -78,8 +89,7 @@ class ChatWriter:
         self, draft: Draft, message: Message, name: str, encode_audio: Callable[[AudioClip], Sequence[int]]
     ) -> None:
         """Add one closed turn with the line break behind it."""
-        if message.role not in ROLES:
-            raise DataError(f"dialogue {name}: role {message.role!r} is not one of {', '.join(ROLES)}")
+        _check_role(message, f"dialogue {name}")
         draft.ids.append(self.vocabulary.begin_turn)
         if message.role == "assistant":
             draft.ids += self._plain("assistant\n", name) + self.answer(message, name, encode_audio)
@@ -121,3 +131,8 @@ class ChatWriter:
                 hint="the codec and the architecture must agree on num_codes",
             )
         return codes
+
+
+def _check_role(message: Message, what: str) -> None:
+    if message.role not in ROLES:
+        raise DataError(f"{what}: role {message.role!r} is not one of {', '.join(ROLES)}")

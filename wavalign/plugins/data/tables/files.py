@@ -9,6 +9,7 @@ from typing import Any, final
 import fsspec
 
 from wavalign.errors import DataError
+from wavalign.plugins.audio import as_written
 
 _MAGIC = frozenset("*?[")
 
@@ -58,6 +59,7 @@ def named(found: Sequence[Shard]) -> list[Shard]:
 
 def _found(path: str, suffixes: Sequence[str]) -> list[Shard]:
     try:
+        path = as_written(path) if "://" not in path else path
         system, root = fsspec.core.url_to_fs(path)
         if "::" in path or system.isfile(root):
             return [Shard(path, _size(system.info(root)))]

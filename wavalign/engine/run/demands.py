@@ -1,0 +1,140 @@
+"""What a plan asks of its data and its files, collected from the stages, the rewards and the metrics."""
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from pydantic import BaseModel
+
+from wavalign.engine.compile.plan import StagePlan
+from wavalign.engine.run.record_check import Ask, Demands, RecordsLook, check_records
+from wavalign.errors import DataError, PreflightError
+from wavalign.plugins.api import Architecture, Metric, Reward
+from wavalign.plugins.batch import Dialogue
+from wavalign.plugins.guard import Guard, origin_of
+from wavalign.schema.component import Component, WeightedComponent
+from wavalign.schema.shapes import Option, leaves, must_exist
+
+if TYPE_CHECKING:
+    from wavalign.engine.run.builder import Builder
+
+_PATTERN = frozenset("*?[")
+
+
+def headings(stage: StagePlan) -> dict[str, Sequence[WeightedComponent]]:
+    """Headings that a run of the stage reads."""
+    data, wanted = stage.stage.data, dict[str, Sequence[WeightedComponent]]()
+    if data.prompts is not None and stage.graph.has("prompts"):
+        wanted["prompts"] = data.prompts
+    if data.demonstrations is not None and (stage.graph.has("demonstrations") or stage.stage.type == "fit_codec"):
+        wanted["demonstrations"] = data.demonstrations
+    if stage.stage.evaluation.metrics:
+        wanted |= {f"evaluation.{name}": sources for name, sources in data.evaluation.items()}
+    return wanted
+
+
+def demands_of(builder: "Builder", stage: StagePlan, heading: str, architecture: Architecture | None) -> Demands:
+    """What is asked of the records of one heading."""
+    imitated = heading == "demonstrations" and stage.stage.type == "train"
+    return Demands(
+        target=imitated,
+        target_sound=heading != "prompts",
+        words=architecture.check_words if architecture is not None else None,
+        needs=list(_needs(builder, stage, heading)),
+    )
+
+
+def _needs(builder: "Builder", stage: StagePlan, heading: str) -> Iterator[tuple[str, Ask]]:
+    if heading == "prompts":
+        used = {node.name for node in stage.graph.nodes}
+        for name, reward in stage.stage.rewards.items():
+            if f"reward.{name}" in used:
+                yield f"rewards.{name}", _ask(builder, "reward", reward, f"rewards.{name}")
+    elif heading.startswith("evaluation."):
+        for name, metric in stage.stage.evaluation.metrics.items():
+            yield f"evaluation.metrics.{name}", _ask(builder, "metric", metric, f"evaluation.metrics.{name}")
+
+
+def _ask(builder: "Builder", kind: str, component: Component, name: str) -> Ask:
+    plugin = builder.registry.get(kind, component.type)
+    assert issubclass(plugin, Reward | Metric)
+    origin = origin_of(plugin, kind, component.type, name)
+    with Guard(origin, "options"):
+        params = plugin.Params.model_validate(dict(component.params))
+
+    def ask(dialogue: Dialogue) -> str | None:
+        with Guard(origin, "dialogue_needs"):
+            return plugin.dialogue_needs(params, dialogue)
+
+    return ask
+
+
+def look_at_records(
+    builder: "Builder", stage: StagePlan, heading: str, architecture: Architecture | None
+) -> RecordsLook:
+    """All records of a heading."""
+    sources = [source for source, _ in builder.feed(headings(stage)[heading], 0).sources]
+    return check_records(sources, demands_of(builder, stage, heading, architecture), builder.progress)
+
+
+def check_before_training(builder: "Builder", stages: Sequence[StagePlan]) -> None:
+    """Raise the first problem of files and records of the stages that are to run, saying how many there are.
+
+    Every rank comes along, for preparing a source is done together; the first alone looks.
+    """
+    for stage in stages:
+        for message, hint in missing_files(builder, stage):
+            raise PreflightError(message, hint=hint)
+    for stage in stages:
+        architecture = _known(builder, stage)
+        for heading, sources in headings(stage).items():
+            if not builder.world.is_first:
+                builder.feed(sources, 0)
+                continue
+            look = look_at_records(builder, stage, heading, architecture)
+            if look.problems:
+                first, more = look.problems[0], f" (and {look.bad - 1} more records)" if look.bad > 1 else ""
+                raise DataError(f"data.{heading}: {first.message}{more}", hint=first.hint)
+
+
+def _known(builder: "Builder", stage: StagePlan) -> Architecture | None:
+    """The stage's architecture where it is known before the stages in front have run."""
+    model = stage.stage.model
+    own = model.checkpoint is not None or model.preset is not None
+    return builder.architecture(stage, None, want="layout") if stage.stage.type == "train" and own else None
+
+
+def missing_files(builder: "Builder", stage: StagePlan) -> Iterator[tuple[str, str]]:
+    """Files that options of the stage's plugins name and that are not there, with what to do."""
+    for kind, name, component in _components(stage):
+        plugin = builder.registry.get(kind, component.type)
+        for place, path in _paths(plugin.Params, component.params):
+            plain = path.removeprefix("file://")
+            if kind == "data" and place.split(".")[0] == "path":
+                continue  # the source says it better when it is opened
+            if "://" in plain or _PATTERN & set(plain) or plain.startswith("${env:") or os.path.exists(plain):
+                continue
+            yield f"{name}.{place}: no file {path}", "check the path; relative ones count from the recipe"
+
+
+def _paths(params: type[BaseModel], content: Mapping[str, object]) -> Iterator[tuple[str, str]]:
+    for place, value, accepted in leaves((Option(params),), dict(content), ()):
+        if isinstance(value, str) and value and must_exist(accepted):
+            yield ".".join(map(str, place)), value
+
+
+def _components(stage: StagePlan) -> Iterator[tuple[str, str, Component]]:
+    section = stage.stage
+    for kind, name, one in (
+        ("architecture", "model.architecture", section.model.architecture),
+        ("codec", "model.codec", section.model.codec),
+        ("nar", "model.nar", section.model.nar),
+        ("sampler", "rollout.sampler", section.rollout.sampler),
+    ):
+        if one is not None and not (kind == "codec" and section.type == "fit_codec"):
+            yield kind, name, one
+    if section.type == "train":
+        yield from (("reward", f"rewards.{name}", each) for name, each in section.rewards.items())
+        yield from (("metric", f"evaluation.metrics.{name}", each) for name, each in section.evaluation.metrics.items())
+    for name, sources in headings(stage).items():
+        yield from (("data", f"data.{name}", each) for each in sources)
