@@ -17,12 +17,12 @@ def worker(
 ) -> None:
     """Run this rank's part of a run; the first rank has the terminal."""
     from wavalign.engine import api  # brings torch, which no `--help` shall wait for
-    from wavalign.engine.compile.plan import Plan
+    from wavalign.engine.run.progress import planned
     from wavalign.engine.state.folder import RunFolder
 
     from .live import make_display  # brings the report's parts
 
     run = RunFolder(folder)
-    plan = Plan.from_json(run.plan.read_text(encoding="utf-8"))
+    plan = planned(run)
     with closing(make_display(quiet=False, stream=sys.stdout, environment=os.environ)) as display:
         api.run_rank(plan, run, resume=resume, observer=display)

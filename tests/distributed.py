@@ -28,8 +28,8 @@ def run_ranks(function: Callable[..., Any], size: int, *arguments: object) -> li
     the tests. Raises AssertionError with the traceback of the first rank that failed.
     """
     context = multiprocessing.get_context("forkserver")
-    # The server imports torch once for all ranks of all tests.
-    context.set_forkserver_preload(["torch", "wavalign.engine.state.distributed", "tests.distributed"])
+    # The server imports what takes seconds once for all ranks of all tests.
+    context.set_forkserver_preload(["wavalign.engine.api", "wavalign.plugins.architectures.vita", "tests.distributed"])
     port, pipes, processes = free_port(), [], []
     for rank in range(size):
         receiver, sender = context.Pipe(duplex=False)

@@ -53,8 +53,10 @@ def check(whole: Path, folder: Path, fault: faults.Fault, at: int) -> None:
     """Let the fault come, resume, and compare with the run that went through."""
     shutil.rmtree(folder / "run", ignore_errors=True)
     path, run = recipe(folder), folder / "run"
-    code, _, said = faults.run(("run", path), run, fault=fault, at=at)
+    code, met, said = faults.run(("run", path), run, fault=fault, at=at)
     place = f"{fault} at {at}: {said}"
+    if code == 0 and met < at:
+        return  # runs differ by an event or two, as caches are filled or not: this one was over before
     if fault == "full" and code == 0:
         return  # the last events need no space
     assert code == (faults.KILLED if fault == "kill" else 1), place

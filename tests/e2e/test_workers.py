@@ -64,10 +64,13 @@ def steps(folder: Path) -> list[int]:
     return [line["step"] for line in lines(folder / "metrics.jsonl") if line["split"] == "train"]
 
 
-def test_a_killed_worker_is_named_and_nothing_is_lost(tmp_path: Path) -> None:
-    """The first rank, which lost it, still writes the last complete step; resumed, it is as if nothing had happened."""
-    path = recipe(tmp_path)
-    run = Run(tmp_path, path)
+def test_a_killed_worker_is_named(tmp_path: Path) -> None:
+    """The first rank, which lost it, still writes the last complete step."""
+    run = Run(tmp_path, recipe(tmp_path))
+    _lose_a_worker(run)
+
+
+def _lose_a_worker(run: Run) -> None:
     run.until_step(7)
     os.kill(run.worker(1), signal.SIGKILL)
     assert run.ends() == 137, run.said
@@ -77,6 +80,15 @@ def test_a_killed_worker_is_named_and_nothing_is_lost(tmp_path: Path) -> None:
     newest = run.newest()
     assert newest >= steps(run.folder)[-1] - 1
     assert f"step-{newest} is complete, and the same command with --resume goes on from there" in run.said
+
+
+@pytest.mark.slow
+def test_nothing_is_lost_with_a_worker(tmp_path: Path) -> None:
+    """Resumed, it is as if nothing had happened."""
+    path = recipe(tmp_path)
+    run = Run(tmp_path, path)
+    _lose_a_worker(run)
+    newest = run.newest()
     again = Run(tmp_path, path, "--resume")
     again.until_step(newest + 3)
     again.process.send_signal(signal.SIGTERM)
@@ -92,6 +104,7 @@ def test_a_killed_worker_is_named_and_nothing_is_lost(tmp_path: Path) -> None:
     assert comparable(run.folder / "metrics.jsonl") == comparable(whole.folder / "metrics.jsonl")[:count]
 
 
+@pytest.mark.slow
 def test_workers_end_with_their_launcher(tmp_path: Path) -> None:
     """Killed outright, it leaves workers that write a checkpoint, end, and let go of the folder."""
     path = recipe(tmp_path)

@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 from wavalign.engine.api import run_rank
-from wavalign.engine.compile.plan import Plan
+from wavalign.engine.run.progress import planned
 from wavalign.engine.state.folder import RunFolder
 from wavalign.errors import Interrupted, WavAlignError
 from wavalign.terminal import presentable, redacted_streams
@@ -17,9 +17,8 @@ def main(arguments: list[str]) -> int:
 
 
 def _run(folder: RunFolder, *, resume: bool) -> int:
-    plan = Plan.from_json(folder.plan.read_text(encoding="utf-8"))
     try:
-        run_rank(plan, folder, resume=resume)
+        run_rank(planned(folder), folder, resume=resume)
     except WavAlignError as error:
         sys.stderr.write(presentable(f"{error.code}: {error.message}\n{error.hint}") + "\n")
         return error.exit_code

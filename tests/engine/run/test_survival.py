@@ -12,7 +12,7 @@ from wavalign.engine.backends.plain import PlainBackend
 from wavalign.engine.run import executor
 from wavalign.engine.run.executor import StepExecutor
 from wavalign.engine.run.trainer import Trainer
-from wavalign.errors import NonFiniteError, RewardBudgetError
+from wavalign.errors import NonFiniteError, RewardBudgetError, StorageError
 
 LONG: tuple[Change, ...] = (
     put("runtime.checkpoint_every", 0),
@@ -122,3 +122,16 @@ def test_weights_that_an_update_made_infinite_are_never_saved(
     monkeypatch.setattr(executor, "learning_rate", lambda optim, index, total: 1e-3)
     run(tmp_path, *changes, resume=True)
     assert (tmp_path / "run" / "finished.json").exists()
+
+
+def test_an_error_behind_the_update_names_the_checkpoint_to_go_on_from(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The weights have moved and their step has no line: the one before is repeated from the newest checkpoint."""
+    fail_at(monkeypatch, Trainer, "_log_step", 4, StorageError("the disk refused", hint="free space"))
+    with pytest.raises(StorageError) as caught:
+        run(tmp_path, *LONG, put("runtime.checkpoint_every", 2))
+    monkeypatch.undo()
+    assert caught.value.hint == "free space; the checkpoint of step 2 is whole: --resume repeats the steps from there"
+    run(tmp_path, *LONG, put("runtime.checkpoint_every", 2), resume=True)
+    assert_same_run(tmp_path / "run", whole)

@@ -1,5 +1,6 @@
 """What is left of a run under DeepSpeed that could not go on, in one process."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,9 @@ from wavalign.engine.run.executor import StepExecutor
 from wavalign.engine.run.trainer import Trainer
 from wavalign.errors import NonFiniteError, RewardBudgetError
 
-STAGES = (0, 2, 3)
+STAGES = [pytest.param(0, marks=pytest.mark.slow), pytest.param(2, marks=pytest.mark.slow), 3]
+"""The stage that keeps least whole is always tried, also for a second run in one process."""
+MEASURED_HERE = (put("evaluation.every", 1), put("optim.learning_rate", 0.03))
 
 
 def under(zero: int) -> tuple[Change, ...]:
@@ -33,9 +36,9 @@ def whole(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     ("owner", "method", "at", "kept"),
     [
         (StepExecutor, "_forward", 4, 3),
-        (StepExecutor, "_backward", 4, 3),
-        (DeepSpeedBackend, "step", 4, None),
-        (Trainer, "_measure", 3, 4),
+        pytest.param(StepExecutor, "_backward", 4, 3, marks=pytest.mark.slow),
+        pytest.param(DeepSpeedBackend, "step", 4, None, marks=pytest.mark.slow),
+        pytest.param(Trainer, "_measure", 3, 4, marks=pytest.mark.slow),
     ],
 )
 def test_what_fails_leaves_the_last_complete_step(
@@ -58,9 +61,8 @@ def test_what_fails_leaves_the_last_complete_step(
     assert_same_run(tmp_path / "run", whole[0])
 
 
-def test_a_gradient_that_is_no_number(
-    whole: tuple[Path, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.slow
+def test_a_gradient_that_is_no_number(whole: tuple[Path, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     original, seen = DeepSpeedBackend.backward, 0
 
     def spoil(self: DeepSpeedBackend, loss: Any, *, last: bool) -> None:
@@ -77,6 +79,7 @@ def test_a_gradient_that_is_no_number(
     assert_same_run(tmp_path / "run", whole[0])
 
 
+@pytest.mark.slow
 def test_rewards_over_their_budget(whole: tuple[Path, int], tmp_path: Path) -> None:
     late = put("rewards.exact", {"type": "toy_late", "scale": [1, 5], "after": 3 * 16})
     with pytest.raises(RewardBudgetError) as caught:
@@ -84,10 +87,11 @@ def test_rewards_over_their_budget(whole: tuple[Path, int], tmp_path: Path) -> N
     assert "the checkpoint of step 3 was written: --resume goes on from there" in caught.value.hint
 
 
+@pytest.mark.slow
 def test_broken_weights(whole: tuple[Path, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(executor, "learning_rate", lambda optim, index, total: 1e39 if index == 2 else 1e-3)
+    monkeypatch.setattr(executor, "learning_rate", lambda optim, index, total: 1e38 if index == 2 else 1e-3)
     changes = (*under(whole[1]), put("steps", 3), put("runtime.checkpoint_every", 1), put("evaluation.every", 0))
-    with pytest.raises(NonFiniteError, match="the update of step 3 .* made weights NaN or infinite") as caught:
+    with pytest.raises(NonFiniteError, match=r"the update of step 3 .* made weights NaN or infinite") as caught:
         run(tmp_path, *changes)
     assert "the checkpoint of step 2 is whole" in caught.value.hint
     found = sorted(path.name for path in (tmp_path / "run" / "checkpoints").glob("*"))
@@ -96,15 +100,29 @@ def test_broken_weights(whole: tuple[Path, int], tmp_path: Path, monkeypatch: py
     run(tmp_path, *changes, resume=True)
 
 
+@pytest.mark.slow
 def test_the_best_and_the_end(whole: tuple[Path, int], tmp_path: Path) -> None:
     keep = put("runtime.keep_best", {"metric": "heldout/accuracy", "mode": "min"})
     stop = put("stop_early", {"metric": "heldout/accuracy", "mode": "min", "patience": 2})
-    done = run(tmp_path, *under(whole[1]), put("evaluation.every", 1), put("steps", 8), put("optim.learning_rate", 0.03), keep, stop)
-    print([(line["accuracy"], line["step"]) for line in lines(done / "metrics.jsonl") if line["split"] == "heldout"])
-    print((done / "best.json").read_text())
-    assert load_file(done / "model" / "model.safetensors")
+    done = run(
+        tmp_path,
+        *under(whole[1]),
+        *MEASURED_HERE,
+        put("steps", 8),
+        keep,
+        stop,
+    )
+    held = json.loads((done / "best.json").read_text())
+    measured = {line["step"]: line["accuracy"] for line in lines(done / "metrics.jsonl") if line["split"] == "heldout"}
+    assert held["value"] == measured[held["step"]] == min(value for step, value in measured.items() if step)
+    assert held["step"] < max(measured) < 8, "it went on, and ended early"
+    model = load_file(done / "model" / "model.safetensors")
+    end = run(tmp_path / "short", *under(whole[1]), *MEASURED_HERE, put("steps", held["step"]))
+    wanted = load_file(end / "model" / "model.safetensors")
+    assert all(model[name].equal(wanted[name]) for name in wanted)
 
 
+@pytest.mark.slow
 def test_no_steps(whole: tuple[Path, int], tmp_path: Path) -> None:
     done = run(tmp_path, *under(whole[1]), put("steps", 0))
     assert [(line["step"], line["split"]) for line in lines(done / "metrics.jsonl")] == [(0, "heldout")]

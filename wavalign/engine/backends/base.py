@@ -42,6 +42,9 @@ class Ranks(Protocol):
     def barrier(self) -> None:
         """Go on when every rank has come here."""
 
+    def joint(self, doing: str) -> AbstractContextManager[None]:
+        """Inside, a library speaks to the other ranks by itself; RankLostError where it loses one."""
+
 
 @final
 @dataclass(frozen=True, slots=True)

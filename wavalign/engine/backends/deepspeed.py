@@ -5,6 +5,7 @@ writes its own files in a checkpoint. It also writes to the terminal in many pla
 logger `LOGGER` stays, without a handler, for those who want its words in a file.
 """
 
+import atexit
 import copy
 import logging
 import os
@@ -81,7 +82,7 @@ class DeepSpeedBackend(Backend):
         self._autocast = bool(config["torch_autocast"]["enabled"])
         self.divisor = float(config["gradient_accumulation_steps"] * ranks.size)
         _join_group(ranks)
-        with _hushed():
+        with _hushed(), ranks.joint("its building"):
             self._library = _load(ranks.device)
             if self._stage == 3:
                 for head in heads:
@@ -105,28 +106,28 @@ class DeepSpeedBackend(Backend):
         self, batch: TokenBatch, select: Tensor, *, temperature: float | Tensor, support: Tensor | None = None
     ) -> Tensor:
         heads = self._heads_of_all(batch, select) if self._stage else None
-        logprobs: Tensor = self._engine(batch, select, temperature=temperature, support=support, heads=heads)
+        with self._ranks.joint("a forward pass"):
+            logprobs: Tensor = self._engine(batch, select, temperature=temperature, support=support, heads=heads)
         return logprobs
 
     def backward(self, loss: Tensor, *, last: bool) -> None:
         if self._fresh:
             self._forget_gradients()
         self._fresh = last
-        self._engine.set_gradient_accumulation_boundary(last)
-        self._engine.backward(loss)
-        if last and self._offload:
-            # Takes along parameters that an earlier micro-batch reached and this one did not.
-            self._engine.optimizer.finalize_gradient_accumulation_boundary()
+        with self._ranks.joint("a backward pass"):
+            self._engine.set_gradient_accumulation_boundary(last)
+            self._engine.backward(loss)
+            if last and self._offload:
+                # Takes along parameters that an earlier micro-batch reached and this one did not.
+                self._engine.optimizer.finalize_gradient_accumulation_boundary()
 
     def step(self, learning_rate: float) -> float:
         for group in self._engine.optimizer.param_groups:
             group["lr"] = learning_rate
-        if self._stage == 0:
-            norm = self._checked_norm()
+        with self._ranks.joint("an update"):
+            norm = self._checked_norm() if self._stage == 0 else None
             self._engine.step()
-            return norm
-        self._engine.step()
-        return finite_norm(float(self._engine.get_global_grad_norm()))
+            return finite_norm(float(self._engine.get_global_grad_norm())) if norm is None else norm
 
     def full_parameters(self) -> AbstractContextManager[None]:
         if self._stage == 3 and not self._whole:
@@ -155,10 +156,12 @@ class DeepSpeedBackend(Backend):
                 yield name, part.flatten()[: max(0, held)]
 
     def save(self, folder: Path) -> None:
-        self._engine.save_checkpoint(str(folder), tag=_TAG, save_latest=False)
+        with self._ranks.joint("a checkpoint"):
+            self._engine.save_checkpoint(str(folder), tag=_TAG, save_latest=False)
 
     def load(self, folder: Path) -> None:
-        found, _ = self._engine.load_checkpoint(str(folder), tag=_TAG)
+        with self._ranks.joint("a checkpoint"):
+            found, _ = self._engine.load_checkpoint(str(folder), tag=_TAG)
         if found is None:
             raise CheckpointError(f"{folder / _TAG} holds no training state of DeepSpeed")
 
@@ -235,6 +238,8 @@ def _join_group(ranks: Ranks) -> None:
         backend = "gloo" if ranks.device.type == "cpu" else "cpu:gloo,cuda:nccl"
         store = dist.HashStore()  # type: ignore[attr-defined]
         dist.init_process_group(backend, store=store, rank=ranks.rank, world_size=ranks.size)
+        # DeepSpeed keeps groups of its own for the life of the process: the next run in it must find the same.
+        atexit.register(dist.destroy_process_group)
 
 
 def _load(device: torch.device) -> Any:

@@ -238,11 +238,13 @@ class Plan(Section):
     @classmethod
     def from_json(cls, text: str) -> "Plan":
         """Read `to_json`'s text."""
-        content = json.loads(text)
+        return cls.from_content(json.loads(text))
+
+    @classmethod
+    def from_content(cls, content: dict[str, Any]) -> "Plan":
+        """The plan in the object that `to_json` wrote; raises pydantic's ValidationError."""
         remember(secret_names(content), os.environ)
-        for beside in _BESIDE:
-            content.pop(beside, None)
-        return cls.model_validate(content)
+        return cls.model_validate({key: value for key, value in content.items() if key not in _BESIDE})
 
 
 def learned(content: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ is skipped silently; every line or file that could not be used becomes a note.
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
@@ -24,6 +24,8 @@ Json = Mapping[str, Any]
 
 LABELS = frozenset({"stage", "step", "split", "time"})
 """Keys of a metrics line that are not values."""
+_MOST = 10**15
+"""No run has as many steps, stages or items."""
 
 
 @final
@@ -171,17 +173,17 @@ def read_run(folder: Path) -> RunData:
     plan = _read_object(place.plan, notes)
     remember(secret_names(plan), os.environ)
     lines = _last_of_each(_metric_lines(place.metrics, notes), notes)
-    stages = tuple(_stage(stage) for stage in plan.get("stages", ()))
-    notes += [note for stage in plan.get("stages", ()) for note in _warnings(stage)]
-    seed = plan.get("seed")
-    recipe = REDACTOR.text(place.recipe.read_text(encoding="utf-8")) if place.recipe.is_file() else ""
+    planned = _objects_in(plan.get("stages"), "stages of plan.json", notes)
+    notes += [note for stage in planned for note in _warnings(stage)]
+    recipe = place.recipe.read_text(encoding="utf-8", errors="replace") if place.recipe.is_file() else ""
+    recipe = REDACTOR.text(recipe)
     return RunData(
         folder=folder,
         name=str(plan.get("name", folder.name)),
         description=_described(plan, recipe, notes),
-        seed=int(seed) if seed is not None else None,
+        seed=_whole(plan.get("seed")),
         fingerprint=str(plan.get("fingerprint", "")),
-        stages=stages,
+        stages=tuple(_stage(stage) for stage in planned),
         lines=lines,
         samples=tuple(_sample(record, folder) for record in _objects(place.rollouts, notes)),
         outcomes=read_outcomes(folder, notes),
@@ -220,13 +222,22 @@ def _read_object(path: Path, notes: list[str]) -> Json:
         return {}
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (OSError, ValueError, RecursionError) as error:
         notes.append(f"{path.name} cannot be read: {error}.")
         return {}
     if not isinstance(value, dict):
         notes.append(f"{path.name} does not hold an object.")
         return {}
     return dict(REDACTOR.tree(value))
+
+
+def _objects_in(found: object, what: str, notes: list[str]) -> list[Json]:
+    """The objects of a list; what is none is left out, with a note where `what` is said."""
+    items = found if isinstance(found, list) else []
+    objects: list[Json] = [each for each in items if isinstance(each, dict)]
+    if what and (not isinstance(found, list | None) or len(objects) < len(items)):
+        notes.append(f"{what} are no list of objects; what is none was left out.")
+    return objects
 
 
 def _objects(path: Path, notes: list[str]) -> Iterator[Json]:
@@ -240,10 +251,12 @@ def _objects(path: Path, notes: list[str]) -> Iterator[Json]:
                 continue
             try:
                 value = json.loads(line)
-            except ValueError:
+            except (ValueError, RecursionError):
                 value = None
-            if isinstance(value, dict):
+            if isinstance(value, dict) and _whole(value.get("step", 0)) is not None:
                 yield REDACTOR.tree(value)
+            elif isinstance(value, dict):
+                notes.append(f"{path.name}, line {number} has no step; it was left out.")
             else:
                 torn = "is torn (writing stopped in the middle)" if not line.endswith("\n") else "is no JSON object"
                 notes.append(f"{path.name}, line {number} {torn}; it was left out.")
@@ -256,8 +269,9 @@ def _metric_lines(path: Path, notes: list[str]) -> Iterator[MetricLine]:
         for key, value in record.items():
             if key in LABELS or not isinstance(value, (int, float)):
                 continue
-            if value - value == 0:  # neither NaN nor infinite
-                values[key] = float(value)
+            number = _number(value)
+            if number is not None:
+                values[key] = number
             else:
                 not_finite[key] = not_finite.get(key, 0) + 1
         yield MetricLine(
@@ -289,15 +303,15 @@ def _stage(stage: Json) -> StageSummary:
     name = str(stage.get("name", ""))
     graph, section = stage.get("graph"), stage.get("stage")
     inner: Json = section if isinstance(section, dict) else stage
-    steps = 0 if inner.get("type") == "fit_codec" else int(inner.get("steps") or 0)
-    items: Sequence[Json] = graph.get("pruned", ()) if isinstance(graph, dict) else ()
+    steps = 0 if inner.get("type") == "fit_codec" else _whole(inner.get("steps")) or 0
+    items = _objects_in(graph.get("pruned"), "", []) if isinstance(graph, dict) else []
     pruned = tuple(Pruned(name, str(item.get("what", "")), str(item.get("why", ""))) for item in items)
     return StageSummary(name, steps, pruned)
 
 
 def _warnings(stage: Json) -> Iterator[str]:
     """What the plan warns of in a stage."""
-    for each in stage.get("warnings") or ():
+    for each in _objects_in(stage.get("warnings"), "", []):
         yield f"{each.get('path', '')}: {each.get('message', '')}; {each.get('hint', '')}."
 
 
@@ -315,7 +329,7 @@ def _sample(record: Json, folder: Path) -> Sample:
         question=str(record.get("question") or ""),
         text=str(record.get("text") or ""),
         reference=str(record["reference"]) if record.get("reference") is not None else None,
-        finished=record.get("finished"),
+        finished=record.get("finished") if isinstance(record.get("finished"), bool) else None,
         audio=_inside(folder, record.get("audio")),
         question_audio=_inside(folder, record.get("question_audio")),
         reference_audio=_inside(folder, record.get("reference_audio")),
@@ -343,16 +357,23 @@ def _inside(folder: Path, relative: object) -> Path | None:
     """A file of the run's own folder; what a line names elsewhere is not read."""
     if not isinstance(relative, str) or not relative:
         return None
-    path = (folder / relative).resolve()
+    try:
+        path = (folder / relative).resolve()
+    except (OSError, ValueError):  # no name of a file
+        return None
     return path if path.is_relative_to(folder.resolve()) else None
 
 
 def _whole(value: object) -> int | None:
-    return value if isinstance(value, int) else None
+    return value if isinstance(value, int) and not isinstance(value, bool) and abs(value) < _MOST else None
 
 
 def _number(value: object) -> float | None:
-    return float(value) if isinstance(value, (int, float)) and value - value == 0 else None
+    """`value` where it is a finite number."""
+    try:
+        return float(value) if isinstance(value, (int, float)) and value - value == 0 else None
+    except OverflowError:  # a whole number without end
+        return None
 
 
 def _text(value: object) -> str:

@@ -106,7 +106,7 @@ def _outcome(line: str) -> Outcome | None:
             values=values_of(record.get("values")),
             details=details_of(record.get("details")),
         )
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return None
 
 

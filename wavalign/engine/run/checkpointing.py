@@ -21,7 +21,7 @@ from wavalign.engine.state.distributed import World
 from wavalign.engine.state.files import read_json
 from wavalign.engine.state.folder import RunFolder
 from wavalign.engine.state.rng import restore_rng, rng_state
-from wavalign.errors import Interrupted, NonFiniteError, ResumeError, WavAlignError
+from wavalign.errors import Interrupted, ResumeError, WavAlignError
 
 
 @final
@@ -167,12 +167,17 @@ class RunCheckpoints:
         moment = self._moment
         if isinstance(error, Interrupted) and error.at_once:
             return
-        if isinstance(error, NonFiniteError) and weights_of is None:
-            error.hint = f"{error.hint}; {self._last_good()}"
-        if moment is None or not moment.stage_step or weights_of != moment.stage_step:
+        moved = moment is not None and weights_of != moment.stage_step
+        if moved:  # of what they are now no line was logged: no resume could go on as if nothing had happened
+            self._tell(error, self._last_good(), say)
+        if moment is None or not moment.stage_step or moved:
             return
         alone = not together and self.world.size > 1
-        if alone and not (self.world.is_first and moment.live.backend.saves_alone):
+        if alone and not moment.live.backend.saves_alone:
+            kept = f"no checkpoint of step {moment.step} was written, for DeepSpeed needs every process for one"
+            self._tell(error, f"{kept}; {self._last_good()}", say)
+            return
+        if alone and not self.world.is_first:
             return
         try:
             written = self._save(moment, self.world.alone() if alone else self.world)
@@ -181,11 +186,15 @@ class RunCheckpoints:
             return
         if isinstance(error, Interrupted):
             error.checkpoint, error.lost = str(written), 0
-        elif isinstance(error, WavAlignError):
-            kept = f"the checkpoint of step {moment.step} was written: --resume goes on from there"
-            error.hint = f"{error.hint}; {kept}" if error.hint else kept
         else:
-            say(f"the checkpoint of step {moment.step} was written: {written}")
+            self._tell(error, f"the checkpoint of step {moment.step} was written: --resume goes on from there", say)
+
+    def _tell(self, error: BaseException, kept: str, say: Callable[[str], None]) -> None:
+        """What is left, as the last word of the error, or apart from one that has no hint."""
+        if isinstance(error, WavAlignError):
+            error.hint = f"{error.hint}; {kept}" if error.hint else kept
+        elif not isinstance(error, Interrupted):
+            say(kept)
 
     def _last_good(self) -> str:
         """Where a run may go on whose weights are lost."""

@@ -20,7 +20,9 @@ from torch import Tensor
 
 from wavalign.engine.compile.plan import Plan, StagePlan
 from wavalign.engine.run.original_files import HIDDEN, original_files
+from wavalign.engine.run.progress import planned
 from wavalign.engine.state.files import storage_errors
+from wavalign.engine.state.folder import RunFolder
 from wavalign.errors import CheckpointError, StorageError, UsageError
 from wavalign.plugins.api import Architecture
 from wavalign.plugins.registry import Registry
@@ -118,7 +120,7 @@ def find_model(place: Path, name: str | None) -> tuple[Plan, StagePlan, Path]:
         raise UsageError(
             f"{place} is no run's folder", hint="give the folder that holds plan.json, or one of its stages"
         )
-    plan = Plan.from_json((run / "plan.json").read_text(encoding="utf-8"))
+    plan = planned(RunFolder(run))
     trained = {stage.name: stage for stage in plan.stages if stage.stage.type == "train"}
     ready = [each for each in trained if (run / "stages" / each / "complete.json").is_file()]
     name = name or next(reversed(trained), None)

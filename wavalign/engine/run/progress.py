@@ -2,10 +2,27 @@
 
 import json
 
-from wavalign.engine.compile.plan import StagePlan
+from pydantic import ValidationError
+
+from wavalign.engine.compile.plan import Plan, StagePlan
 from wavalign.engine.state.checkpoint import CheckpointStore
 from wavalign.engine.state.files import read_json
 from wavalign.engine.state.folder import RunFolder
+from wavalign.errors import DataError, ResumeError
+
+_PUT_BACK = "put the file back from a copy; what is in it cannot be made up again"
+
+
+def planned(folder: RunFolder) -> Plan:
+    """The plan in a run's folder; raises DataError when it is missing or is not what the run wrote."""
+    try:
+        return Plan.from_content(read_json(folder.plan))
+    except ResumeError as error:
+        raise DataError(error.message, hint=_PUT_BACK) from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise DataError(f"{folder.plan} is damaged: {place}: {first['msg']}", hint=_PUT_BACK) from error
 
 
 def is_complete(folder: RunFolder, stage: StagePlan) -> bool:

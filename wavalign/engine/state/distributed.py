@@ -2,8 +2,9 @@
 
 import json
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
 from typing import Any, Literal, final
 
@@ -17,6 +18,8 @@ PATIENCE = timedelta(minutes=30)
 """How long a rank waits for the others: longer than the slowest step's sampling and rewards on one of them."""
 _LOST = ("peer", "connection", "timed out", "timeout", "socket", "gloo", "nccl", "store")
 """Words of the messages by which a process group says that it is broken."""
+_SPEAKING = (os.path.join("torch", "distributed"), "deepspeed")
+"""Packages that speak to other ranks."""
 
 
 @final
@@ -119,9 +122,16 @@ class World:
         """Go on when every rank has come here."""
         self.any_true(False)
 
+    def joint(self, doing: str) -> AbstractContextManager[None]:
+        """Inside, a library speaks to the other ranks by itself; RankLostError where it loses one."""
+        return nullcontext() if self.size == 1 else _rank_lost(doing, by=_SPEAKING)
+
     def close(self) -> None:
-        """Leave the group; harmless when there is none."""
-        if dist.is_initialized():
+        """Leave the group; harmless when there is none.
+
+        A process that is alone keeps the group that a library wanted: it remembers it, and its next run needs it.
+        """
+        if self.size > 1 and dist.is_initialized():
             dist.destroy_process_group()
 
 
@@ -139,13 +149,19 @@ def _device(kind: Literal["cpu", "cuda"], local_rank: int) -> torch.device:
 
 
 @contextmanager
-def _rank_lost(doing: str) -> Iterator[None]:
+def _rank_lost(doing: str, *, by: Sequence[str] = ()) -> Iterator[None]:
+    """Of much code inside, `by` are the packages in which an error that counts is raised."""
     try:
         yield
     except RuntimeError as error:
-        if not any(word in str(error).lower() for word in _LOST):
+        if not any(word in str(error).lower() for word in _LOST) or (by and not _raised_in(by, error)):
             raise
         raise RankLostError(
             f"another process of this run was lost during {doing}",  # the library's own words say no more
             hint="the log of the process that stopped first says why",
         ) from error
+
+
+def _raised_in(packages: Sequence[str], error: BaseException) -> bool:
+    frames = traceback.extract_tb(error.__traceback__)
+    return any(f"{os.sep}{package}{os.sep}" in frames[-1].filename for package in packages)

@@ -83,7 +83,7 @@ def read_json(path: Path) -> dict[str, Any]:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise ResumeError(f"{path} is missing", hint=_DAMAGED) from error
-    except (OSError, ValueError) as error:  # ValueError: neither UTF-8 nor JSON
+    except (OSError, ValueError, RecursionError) as error:  # neither UTF-8 nor JSON, or nested without end
         raise ResumeError(f"{path} is damaged: {error}", hint=_DAMAGED) from error
     if not isinstance(value, dict):
         raise ResumeError(f"{path} is damaged: it holds no object", hint=_DAMAGED)
