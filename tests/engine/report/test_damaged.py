@@ -16,7 +16,7 @@ from wavalign.engine.report.page import write_report
 from wavalign.engine.run.exporting import find_model
 from wavalign.errors import DataError
 
-ODD = (None, True, -1, 10**400, 1e300, "word", [], [3], {"a": 1})
+ODD = (None, True, 10**400, "word", [3], {"a": 1})
 FILES = ("plan.json", "metrics.jsonl", "rollouts.jsonl", "evaluation.jsonl", "measures.json", "environment.json")
 RAW = {
     "empty": b"",

@@ -13,7 +13,7 @@ from typing import Any, final
 
 import yaml
 
-from wavalign.engine.report.outcomes import Ends, details_of, read_outcomes, values_of
+from wavalign.engine.report.outcomes import Ends, details_of, number, read_outcomes, values_of
 from wavalign.engine.state.folder import RunFolder
 from wavalign.errors import DataError
 from wavalign.redaction import REDACTOR
@@ -246,7 +246,7 @@ def _objects(path: Path, notes: list[str]) -> Iterator[Json]:
         notes.append(f"{path.name} is not there.")
         return
     with path.open(encoding="utf-8", errors="replace") as handle:
-        for number, line in enumerate(handle, start=1):
+        for place, line in enumerate(handle, start=1):
             if not line.strip():
                 continue
             try:
@@ -256,10 +256,10 @@ def _objects(path: Path, notes: list[str]) -> Iterator[Json]:
             if isinstance(value, dict) and _whole(value.get("step", 0)) is not None:
                 yield REDACTOR.tree(value)
             elif isinstance(value, dict):
-                notes.append(f"{path.name}, line {number} has no step; it was left out.")
+                notes.append(f"{path.name}, line {place} has no step; it was left out.")
             else:
                 torn = "is torn (writing stopped in the middle)" if not line.endswith("\n") else "is no JSON object"
-                notes.append(f"{path.name}, line {number} {torn}; it was left out.")
+                notes.append(f"{path.name}, line {place} {torn}; it was left out.")
 
 
 def _metric_lines(path: Path, notes: list[str]) -> Iterator[MetricLine]:
@@ -269,9 +269,9 @@ def _metric_lines(path: Path, notes: list[str]) -> Iterator[MetricLine]:
         for key, value in record.items():
             if key in LABELS or not isinstance(value, (int, float)):
                 continue
-            number = _number(value)
-            if number is not None:
-                values[key] = number
+            finite = number(value)
+            if finite is not None:
+                values[key] = finite
             else:
                 not_finite[key] = not_finite.get(key, 0) + 1
         yield MetricLine(
@@ -333,10 +333,10 @@ def _sample(record: Json, folder: Path) -> Sample:
         audio=_inside(folder, record.get("audio")),
         question_audio=_inside(folder, record.get("question_audio")),
         reference_audio=_inside(folder, record.get("reference_audio")),
-        reward=_number(record.get("reward")),
-        advantage=_number(record.get("advantage")),
+        reward=number(record.get("reward")),
+        advantage=number(record.get("advantage")),
         parts={
-            key.removeprefix("reward/"): _number(value)
+            key.removeprefix("reward/"): number(value)
             for key, value in record.items()
             if key.startswith("reward/") and key.count("/") == 1
         },
@@ -366,14 +366,6 @@ def _inside(folder: Path, relative: object) -> Path | None:
 
 def _whole(value: object) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) and abs(value) < _MOST else None
-
-
-def _number(value: object) -> float | None:
-    """`value` where it is a finite number."""
-    try:
-        return float(value) if isinstance(value, (int, float)) and value - value == 0 else None
-    except OverflowError:  # a whole number without end
-        return None
 
 
 def _text(value: object) -> str:

@@ -113,10 +113,15 @@ def _outcome(line: str) -> Outcome | None:
 def values_of(found: Any) -> dict[str, float | None]:
     """The `values` of a line: finite numbers or None."""
     items = found.items() if isinstance(found, dict) else ()
-    return {
-        str(name): float(value) if isinstance(value, (int, float)) and value - value == 0 else None
-        for name, value in items
-    }
+    return {str(name): number(value) for name, value in items}
+
+
+def number(value: object) -> float | None:
+    """`value` where it is a finite number."""
+    try:
+        return float(value) if isinstance(value, (int, float)) and value - value == 0 else None
+    except OverflowError:  # a whole number without end
+        return None
 
 
 def details_of(found: Any) -> dict[str, str | float | None]:
