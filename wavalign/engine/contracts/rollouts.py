@@ -17,6 +17,8 @@ from wavalign.plugins.guard import Broken
 
 TOLERANCE = 1e-4
 """How far above 0 rounding may lift a log-prob."""
+_FEWEST = 2
+"""Items from which a mean has an interval."""
 
 
 # --- samplers ---------------------------------------------------------------------------------------------------------
@@ -89,9 +91,10 @@ def _measurement(found: object, groups: int) -> Measurement:
     if not isinstance(found.name, str) or not found.name:
         raise Broken(f"gave {shown(found.name)} as the name of a value")
     count = whole(found.count, f"the count of {found.name}")
-    value, low, high = (
-        number(each, f"{found.name}{what}", nan=count == 0)
-        for each, what in ((found.value, ""), (found.low, "'s lower bound"), (found.high, "'s upper bound"))
+    value = number(found.value, found.name, nan=count == 0)
+    low, high = (
+        number(each, f"{found.name}'s {what} bound", nan=count < _FEWEST)
+        for each, what in ((found.low, "lower"), (found.high, "upper"))
     )
     want(found.unit, str, f"the unit of {found.name}")
     want(found.says, str, f"what {found.name} says")

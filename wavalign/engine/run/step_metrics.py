@@ -14,8 +14,8 @@ from wavalign.engine.run.rows import MicroBatch
 from wavalign.plugins.batch import AUDIO_ROLES, MARK_ROLES, TEXT_ROLES
 
 if TYPE_CHECKING:  # the executor makes what this module reads
-    from wavalign.engine.run.executor import StepState
     from wavalign.engine.run.live import LiveStage
+    from wavalign.engine.run.step_state import StepState
 
 KINDS = {"text": TEXT_ROLES, "audio": AUDIO_ROLES, "marks": MARK_ROLES}
 
