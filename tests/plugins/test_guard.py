@@ -110,17 +110,20 @@ SETTERS: dict[str, Callable[[], object]] = {
 @pytest.mark.parametrize("setting", SETTERS)
 def test_a_setting_left_changed_is_put_back_and_named(setting: str) -> None:
     before = Settings()
-    with pytest.raises(PluginError, match=f"loss 'mine'.*: compute changed .*{setting}.*") as caught:
-        with Guard(MINE, "compute"):
-            SETTERS[setting]()
+    said = f"loss 'mine'.*: compute changed .*{setting}"
+    with pytest.raises(PluginError, match=said) as caught, Guard(MINE, "compute"):
+        SETTERS[setting]()
     assert before.put_back() == ""
     assert "with torch.no_grad" in caught.value.hint
 
 
 def test_a_setting_changed_by_what_raises_is_put_back_and_the_error_told() -> None:
-    with pytest.raises(PluginError, match="raised ValueError: no"), Guard(MINE, "compute"):
+    def work() -> None:
         torch.set_default_dtype(torch.float64)
         raise ValueError("no")
+
+    with pytest.raises(PluginError, match="raised ValueError: no"), Guard(MINE, "compute"):
+        work()
     assert torch.get_default_dtype() == torch.float32
 
 

@@ -1,8 +1,8 @@
 """Settings of the process that a plugin's code may not leave changed: what is learned hangs on them.
 
-`torch.set_default_dtype`, `torch.set_grad_enabled(False)` and their like, left behind by a reward or by a library that a
-plugin imports, change everybody's numbers, or break a step somewhere else. What was changed is put back; the number of
-threads without a word, since libraries set it as a matter of course, the rest with an error that names the plugin.
+`torch.set_default_dtype`, `torch.set_grad_enabled(False)` and their like, left behind by a reward or by a library that
+a plugin imports, change everybody's numbers, or break a step somewhere else. What was changed is put back; the number
+of threads without a word, since libraries set it as a matter of course, the rest with an error that names the plugin.
 Random generators are not among them: every draw of the engine has one of its own.
 """
 

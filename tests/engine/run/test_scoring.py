@@ -98,7 +98,9 @@ def test_a_reward_that_changes_settings_ends_the_run(pools: list[RewardPool], ho
 
     each = live(reward=Changing(Params()))
     pools.append(RewardPool([each], 1))
-    with pytest.raises(PluginError, match="reward 'Changing': score changed torch's default dtype from torch.float32"):
+    with pytest.raises(
+        PluginError, match=r"reward 'Changing': score changed torch's default dtype from torch\.float32"
+    ):
         pools[0].wait(pools[0].submit(each, groups(["a"])))
     assert torch.get_default_dtype() == torch.float32
 
