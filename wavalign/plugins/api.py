@@ -193,6 +193,8 @@ class Dimensions:
     key_value_width: int
     """Width of one layer's cached keys plus values per token."""
     vocabulary: int
+    positions: int | None = None
+    """Most positions of a row that the network is made for; None where it knows no limit."""
     helper_bytes: int = 0
     """Of frozen networks on the device outside the policy, such as an encoder."""
 

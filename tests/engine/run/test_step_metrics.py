@@ -7,7 +7,8 @@ import torch
 
 from tests.toy.compiled import compiled, put
 from tests.toy.live import live_stage
-from wavalign.engine.run.executor import StepExecutor, StepResult
+from wavalign.engine.run.executor import StepExecutor
+from wavalign.engine.run.step_state import StepResult
 from wavalign.plugins.batch import Role
 
 

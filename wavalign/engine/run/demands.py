@@ -41,6 +41,7 @@ def demands_of(builder: "Builder", stage: StagePlan, heading: str, architecture:
         target_sound=heading != "prompts",
         words=architecture.check_words if architecture is not None else None,
         needs=list(_needs(builder, stage, heading)),
+        lengths=None if architecture is None else builder.lengths(stage, heading, architecture),
     )
 
 

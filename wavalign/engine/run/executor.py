@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field
 from typing import final
 
 import torch
@@ -22,10 +21,11 @@ from wavalign.engine.run.schedule import learning_rate
 from wavalign.engine.run.scoring import Call, Scores, check_budget, collect_scores, judge_truncated
 from wavalign.engine.run.seeds import derive, generator, global_seed
 from wavalign.engine.run.selection import Selection, by_row, nothing_selected, refuse_broken_values
-from wavalign.engine.run.step_metrics import StepTotals, collect_metrics
+from wavalign.engine.run.step_metrics import collect_metrics
+from wavalign.engine.run.step_state import Pass, StepResult, StepState
 from wavalign.errors import NonFiniteError, RewardBudgetError
-from wavalign.plugins.api import GateReading, LossInputs
-from wavalign.plugins.batch import Dialogue, RolloutGroup
+from wavalign.plugins.api import LossInputs
+from wavalign.plugins.batch import Dialogue
 
 BUSY = {
     "prompts": "reading prompts",
@@ -36,59 +36,6 @@ BUSY = {
     "forward": "the reference model",
 }
 """What a person is told a step is busy with, by kind of node."""
-
-
-@final
-@dataclass(slots=True)
-class StepState:
-    """The values of one step, filled by the nodes as they run."""
-
-    index: int
-    """Step within the stage, from 0."""
-    prompts: list[Dialogue] = field(default_factory=list)
-    demonstrations: list[Dialogue] = field(default_factory=list)
-    groups: list[RolloutGroup] = field(default_factory=list)
-    calls: dict[str, list[Call]] = field(default_factory=dict)
-    scores: Scores | None = None
-    advantages: Tensor | None = None
-    """[P, G] of this rank."""
-    valid: Tensor | None = None
-    """Bool [P, G] of this rank."""
-    gate: GateReading | None = None
-    batches: list[MicroBatch] = field(default_factory=list)
-    ref_logprobs: list[Tensor] = field(default_factory=list)
-    """Per micro-batch [B, S, T]."""
-    denominators: dict[str, Tensor] = field(default_factory=dict)
-    grad_norm: float = 0.0
-    totals: StepTotals = field(default_factory=StepTotals)
-    seconds: dict[str, float] = field(default_factory=dict)
-
-
-@final
-@dataclass(slots=True)
-class _Pass:
-    """The values of one micro-batch."""
-
-    batch: MicroBatch
-    number: int
-    weights: dict[str, Tensor]
-    row_valid: dict[str, Tensor]
-    logprobs: Tensor | None = None
-    values: dict[str, Tensor] = field(default_factory=dict)
-    loss: Tensor | None = None
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class StepResult:
-    """What a step leaves for the log."""
-
-    metrics: Mapping[str, float]
-    groups: Sequence[RolloutGroup]
-    scores: Scores | None
-    advantages: Tensor | None
-    notes: Sequence[str] = ()
-    """What a person should hear of it."""
 
 
 @final
@@ -120,7 +67,7 @@ class StepExecutor:
             "advantage": self._advantage,
             "gate": self._gate,
         }
-        self._learners: dict[str, Callable[[Node, StepState, _Pass], None]] = {
+        self._learners: dict[str, Callable[[Node, StepState, Pass], None]] = {
             "forward": self._forward,
             "logprobs": _fused_with_forward,
             "term": self._term,
@@ -233,10 +180,10 @@ class StepExecutor:
             raise problem
         self.weights_of = state.index + 1
 
-    def _pass(self, state: StepState, number: int, batch: MicroBatch) -> _Pass:
-        return _Pass(batch, number, self._selection.weights(batch), self._selection.row_valid(batch, state.valid))
+    def _pass(self, state: StepState, number: int, batch: MicroBatch) -> Pass:
+        return Pass(batch, number, self._selection.weights(batch), self._selection.row_valid(batch, state.valid))
 
-    def _count(self, state: StepState, passes: Sequence[_Pass]) -> None:
+    def _count(self, state: StepState, passes: Sequence[Pass]) -> None:
         """Global denominators of every term, before the first backward needs one."""
         names = [term.plan.name for term in self.live.terms]
         local = torch.stack(
@@ -255,7 +202,7 @@ class StepExecutor:
             if rows and not tokens and not term.plan.brought_by:  # a pull on tokens nobody said pulls on nothing
                 raise nothing_selected(term, int(rows), f"step {state.index + 1} of stage '{self.live.plan.name}'")
 
-    def _forward(self, node: Node, state: StepState, each: _Pass) -> None:
+    def _forward(self, node: Node, state: StepState, each: Pass) -> None:
         select = self._selection.union(each.batch, each.weights)
         batch = each.batch
         dropout = _drawn_from(self.live, "dropout", state.index, each.number)
@@ -267,10 +214,10 @@ class StepExecutor:
             known = self._selection.union(batch, each.weights, only="ref_logprobs")
             state.totals.add_kl(each.logprobs, state.ref_logprobs[each.number], batch, known)
 
-    def _term(self, node: Node, state: StepState, each: _Pass) -> None:
+    def _term(self, node: Node, state: StepState, each: Pass) -> None:
         term = next(term for term in self.live.terms if f"term.{term.plan.name}" == node.name)
         name = term.plan.name
-        output = term.loss.compute(self._inputs(term, state, each))
+        output = term.loss.compute(_inputs(term, state, each))
         weights, row_valid = _unit_weights(term, each), each.row_valid[name]
         each.values[name] = objective.term_loss(
             term.spec,
@@ -283,18 +230,7 @@ class StepExecutor:
         state.totals.add_maxima(name, objective.metric_maxima(output.maxima, weights=weights, row_valid=row_valid))
         state.totals.add_metrics(name, objective.metric_sums(output.metrics, weights=weights, row_valid=row_valid))
 
-    def _inputs(self, term: LiveTerm, state: StepState, each: _Pass) -> LossInputs:
-        needs, batch = term.loss.needs, each.batch
-        assert each.logprobs is not None
-        return LossInputs(
-            logprobs=each.logprobs,
-            old_logprobs=batch.old_logprobs if "old_logprobs" in needs else None,
-            ref_logprobs=state.ref_logprobs[each.number] if "ref_logprobs" in needs else None,
-            advantages=self._row_advantages(state, batch) if "advantages" in needs else None,
-            mask=each.weights[term.plan.name] > 0 if "mask" in needs else None,
-        )
-
-    def _objective(self, node: Node, state: StepState, each: _Pass) -> None:
+    def _objective(self, node: Node, state: StepState, each: Pass) -> None:
         gate = state.gate.value if state.gate is not None else None
         specs = [term.spec for term in self.live.terms]
         divisor = self.live.backend.divisor
@@ -304,14 +240,14 @@ class StepExecutor:
             bad = [name for name, value in each.values.items() if not bool(torch.isfinite(value.detach()))]
             place = f"at step {state.index + 1} of stage '{self.live.plan.name}'"
             for term in (term for term in self.live.terms if term.plan.name in bad):
-                refuse_broken_values(term, self._inputs(term, state, each), each.weights[term.plan.name] > 0, place)
+                refuse_broken_values(term, _inputs(term, state, each), each.weights[term.plan.name] > 0, place)
             raise NonFiniteError(
                 f"the loss is {total} {place} (term {', '.join(bad) or 'unknown'})",
                 hint="weights are as before this step; lower optim.learning_rate or look at the data of this step",
             )
         state.totals.loss += total
 
-    def _backward(self, node: Node, state: StepState, each: _Pass) -> None:
+    def _backward(self, node: Node, state: StepState, each: Pass) -> None:
         assert each.loss is not None
         with guarded_block(self.live.architecture, "the backward pass"):
             self.live.backend.backward(each.loss, last=each.number == len(state.batches) - 1)
@@ -334,10 +270,6 @@ class StepExecutor:
             device=self.live.world.device,
         )
         state.batches = [self._selection.widen(batch) for batch in batches]
-
-    def _row_advantages(self, state: StepState, batch: MicroBatch) -> Tensor:
-        assert state.advantages is not None
-        return by_row(batch, state.advantages.float(), fill=0.0).view(-1, 1, 1)
 
     def _slice(self, dialogues: Sequence[Dialogue]) -> list[Dialogue]:
         """This rank's share of a step's dialogues."""
@@ -385,7 +317,26 @@ def _check_budget(live: LiveStage, scores: Scores, made: Mapping[str, Sequence[C
         raise
 
 
-def _unit_weights(term: LiveTerm, each: _Pass) -> Tensor:
+def _inputs(term: LiveTerm, state: StepState, each: Pass) -> LossInputs:
+    """The columns that the term's loss asked for."""
+    needs, batch = term.loss.needs, each.batch
+    assert each.logprobs is not None
+    return LossInputs(
+        logprobs=each.logprobs,
+        old_logprobs=batch.old_logprobs if "old_logprobs" in needs else None,
+        ref_logprobs=state.ref_logprobs[each.number] if "ref_logprobs" in needs else None,
+        advantages=_row_advantages(state, batch) if "advantages" in needs else None,
+        mask=each.weights[term.plan.name] > 0 if "mask" in needs else None,
+    )
+
+
+def _row_advantages(state: StepState, batch: MicroBatch) -> Tensor:
+    """Of the answer that each row is, [B, 1, 1]; 0 where it is none."""
+    assert state.advantages is not None
+    return by_row(batch, state.advantages.float(), fill=0.0).view(-1, 1, 1)
+
+
+def _unit_weights(term: LiveTerm, each: Pass) -> Tensor:
     """The term's weights in the loss's unit: [B, S, T], or [B] with 1 for a row that has any."""
     weights = each.weights[term.plan.name]
     return (weights > 0).flatten(1).any(dim=1).float() if term.loss.unit == "sequence" else weights
@@ -399,7 +350,7 @@ def _together_with_forward(node: Node, state: StepState) -> None:
     """The reference's log-probs are taken in the same pass as its hidden states."""
 
 
-def _fused_with_forward(node: Node, state: StepState, each: _Pass) -> None:
+def _fused_with_forward(node: Node, state: StepState, each: Pass) -> None:
     """The backend's forward gives log-probs: hidden states never leave the wrapped module."""
 
 

@@ -14,8 +14,8 @@ from wavalign.engine.run.rows import MicroBatch
 from wavalign.plugins.batch import AUDIO_ROLES, MARK_ROLES, TEXT_ROLES
 
 if TYPE_CHECKING:  # the executor makes what this module reads
-    from wavalign.engine.run.executor import StepState
     from wavalign.engine.run.live import LiveStage
+    from wavalign.engine.run.step_state import StepState
 
 KINDS = {"text": TEXT_ROLES, "audio": AUDIO_ROLES, "marks": MARK_ROLES}
 
@@ -87,6 +87,7 @@ def collect_metrics(live: LiveStage, state: StepState) -> dict[str, float]:
     if state.advantages is not None:
         values["nonzero_advantages"] = _ratio(total["nonzero advantages"], total["rollouts"])
     values["grad_norm"], values["learning_rate"] = state.grad_norm, state.totals.learning_rate
+    values |= {f"dropped/{name}": feed.dropped for name, feed in live.feeds.items() if feed.drops}
     values |= _seconds(state, total)
     return {key: value for key, value in values.items() if not math.isnan(value)}
 

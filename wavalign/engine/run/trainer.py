@@ -13,13 +13,14 @@ from wavalign.engine.run.checkpointing import RunCheckpoints
 from wavalign.engine.run.codec_fitting import fit_codec
 from wavalign.engine.run.demands import check_before_training
 from wavalign.engine.run.evaluation import SplitResult
-from wavalign.engine.run.executor import StepExecutor, StepResult
+from wavalign.engine.run.executor import StepExecutor
 from wavalign.engine.run.inputs import check_read
 from wavalign.engine.run.live import LiveStage
 from wavalign.engine.run.progress import is_complete
 from wavalign.engine.run.records import RecordMaker, evaluation_line
 from wavalign.engine.run.run_log import RunLog
 from wavalign.engine.run.stage_model import leave_model
+from wavalign.engine.run.step_state import StepResult
 from wavalign.engine.run.stopping import StopSignals
 from wavalign.engine.state.checkpoint import Checkpoint
 from wavalign.engine.state.distributed import World
@@ -72,6 +73,8 @@ class Trainer:
             self._complete(stage, reached=0, holds=None)
             return
         live = self.builder.stage(stage, start)
+        for note in filter(None, (feed.note(heading) for heading, feed in live.feeds.items())):
+            self.observer.message(note)
         self.checkpoints.begin(stage)
         try:
             first = stage.first_step
