@@ -236,6 +236,14 @@ class Codec(Plugin):
         """Changes whenever `encode` would give other ids; keys the cache of a dataset's codes."""
 
     @classmethod
+    def fit_lacks(cls, params: Any, seconds: Sequence[float]) -> str | None:
+        """Why clips of these lengths are too little to fit on; None where they are enough, or that is not known.
+
+        Asked before a run starts, so that `fit` is not the first to find it.
+        """
+        return None
+
+    @classmethod
     def fit(cls, params: Any, waveforms: Sequence[Waveform], *, generator: torch.Generator, path: str) -> None:
         """Learn from sound and write to `path` what `params.checkpoint` may then name."""
         raise PluginError(
