@@ -82,6 +82,29 @@ def pools() -> Iterator[list[RewardPool]]:
         pool.close()
 
 
+@pytest.mark.parametrize("how", ["gives", "raises"])
+def test_a_reward_that_changes_settings_ends_the_run(pools: list[RewardPool], how: str) -> None:
+    class Changing(Reward):
+        """Works in float64."""
+
+        needs = frozenset({"text"})
+        range = (0.0, 1.0)
+
+        def score(self, rollout: Rollout, dialogue: Dialogue) -> Scored:
+            torch.set_default_dtype(torch.float64)
+            if how == "raises":
+                raise RuntimeError("no")
+            return Scored(1.0)
+
+    each = live(reward=Changing(Params()))
+    pools.append(RewardPool([each], 1))
+    with pytest.raises(
+        PluginError, match=r"reward 'Changing': score changed torch's default dtype from torch\.float32"
+    ):
+        pools[0].wait(pools[0].submit(each, groups(["a"])))
+    assert torch.get_default_dtype() == torch.float32
+
+
 def scored(
     made: Sequence[LiveReward], answers: Sequence[RolloutGroup], pools: list[RewardPool], workers: int = 2
 ) -> Scores:
