@@ -13,7 +13,7 @@ from tests.plugins.data.test_parquet import rows, source, write
 from wavalign.errors import DataError
 from wavalign.plugins import audio
 from wavalign.plugins.api import DataSource
-from wavalign.plugins.batch import Dialogue
+from wavalign.plugins.batch import AudioClip, Dialogue
 from wavalign.plugins.data.jsonl import Jsonl, JsonlParams
 from wavalign.plugins.data.research_jsonl import ResearchJsonl, ResearchJsonlParams
 
@@ -93,7 +93,7 @@ def complaint(made: DataSource, file: Path) -> str:
     return ""
 
 
-def _heard(clip: audio.AudioClip) -> None:
+def _heard(clip: AudioClip) -> None:
     """Sound in a spoilt table is read or refused too."""
     try:
         audio.read(clip, sample_rate=None)
