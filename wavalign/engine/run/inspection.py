@@ -7,8 +7,9 @@ from typing import final
 
 import numpy as np
 
+from wavalign.engine.run.captured import captured_errors
 from wavalign.engine.run.lengths import Lengths
-from wavalign.errors import DataError
+from wavalign.errors import DataError, quoted
 from wavalign.plugins import audio
 from wavalign.plugins.api import DataSource
 from wavalign.plugins.batch import AudioClip, Dialogue, Message
@@ -170,7 +171,7 @@ class _Look:
         self._roles: Counter[str] = Counter()
         self._tasks: Counter[str] = Counter()
         self._headers: dict[str, audio.SoundHeader | DataError] = {}
-        self._unasked, self._silent = list[str](), list[str]()
+        self._unasked, self._silent, self._doubted = list[str](), list[str](), list[str]()
         self._records = self._left_out = self._repeated = self._long = 0
         self._bad: set[tuple[str, str]] = set()
 
@@ -262,10 +263,13 @@ class _Look:
 
     def _header(self, clip: AudioClip) -> audio.SoundHeader | DataError:
         if clip.url not in self._headers:
-            try:
-                self._headers[clip.url] = audio.header(clip)
-            except DataError as error:
-                self._headers[clip.url] = error
+            with captured_errors() as said:
+                try:
+                    self._headers[clip.url] = audio.header(clip)
+                except DataError as error:
+                    self._headers[clip.url] = error
+            if said:
+                self._doubted.append(f"{clip.url}: {quoted(said[0], 200)}")
         return self._headers[clip.url]
 
     def _remember(self, where: str, dialogue: Dialogue) -> None:
@@ -320,6 +324,8 @@ class _Look:
             remarks.append(f"{self._long} records are too long and are left out ({said})")
         if self._silent:
             remarks.append(f"sound files that are silent: {len(self._silent)}, first {self._silent[0]}")
+        if self._doubted:
+            remarks.append(f"sound files that their decoder finds odd: {len(self._doubted)}, first {self._doubted[0]}")
         if self._repeated:
             remarks.append(f"prompts that stood before: {self._repeated}")
         targets = self._roles["target"]

@@ -113,14 +113,14 @@ class Lengths:
         for clip in clips:
             if count > least:
                 break
-            seconds = _seconds(clip)
+            seconds = clip_seconds(clip)
             if seconds is None:
                 return bounds.prompt is not None or bounds.target is not None
             count += int(PER_SECOND * seconds)
         return count > least
 
 
-def _seconds(clip: AudioClip) -> float | None:
+def clip_seconds(clip: AudioClip) -> float | None:
     """How long a file on this machine says it is; None where that is not known without fetching or decoding."""
     path = clip.url.removeprefix("file://")
     if "://" in path:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import final
 
 from wavalign.engine.run.feeding import located
-from wavalign.engine.run.lengths import Lengths, nothing_left
+from wavalign.engine.run.lengths import Lengths, clip_seconds, nothing_left
 from wavalign.errors import DataError
 from wavalign.plugins import audio
 from wavalign.plugins.api import DataSource
@@ -39,6 +39,8 @@ class Demands:
     """Rewards and metrics by name."""
     lengths: Lengths | None = None
     """Bounds on them; None where it is not known yet what they are as tokens."""
+    enough: Callable[[Sequence[float]], str | None] | None = None
+    """For fitting a codec: why clips of so many seconds are too little."""
 
 
 @final
@@ -77,7 +79,29 @@ def check_records(
                 progress("checking records", records, total)
         if demands.lengths is not None and dropped - before == len(source) > 0:
             bad, found = bad + len(source), [*found, nothing_left(len(source), demands.lengths.bounds)]
+    if demands.enough is not None and indexed and len(indexed) == len(sources) and not bad:
+        lacking = _too_little_sound(indexed, demands.enough)
+        bad, found = bad + len(lacking), [*found, *lacking]
     return RecordsLook(records, len(sources) - len(indexed), files.remote, dropped, bad, tuple(found))
+
+
+def _too_little_sound(
+    sources: Sequence[DataSource], enough: Callable[[Sequence[float]], str | None]
+) -> list[DataError]:
+    """Why a codec cannot be fitted on all the sound there is; nothing where some of it lies elsewhere."""
+    clips = [
+        turn.audio
+        for source in sources
+        for dialogue in map(source.record, range(len(source)))
+        for turn in (*dialogue.messages, *([dialogue.target] if dialogue.target is not None else []))
+        if turn.audio is not None
+    ]
+    if not clips:
+        return [DataError("no dialogue of data.demonstrations has sound", hint="a codec is fitted on sound")]
+    seconds = [clip_seconds(clip) for clip in clips]
+    known = [each for each in seconds if each is not None]
+    lacking = enough(known) if len(known) == len(seconds) else None
+    return [DataError(lacking, hint="give the stage more sound")] if lacking else []
 
 
 def _judged(source: DataSource, index: int, demands: Demands, files: "SoundFiles") -> tuple[DataError | None, bool]:
