@@ -41,7 +41,7 @@ class Measure:
         return f"[{number(self._end(self.low))}, {number(self._end(self.high))}]"
 
     def _end(self, end: float) -> float:
-        return 0.0 if abs(end) < NOISE * max(abs(self.value), self.high - self.low) else end
+        return 0.0 if abs(end) < NOISE * max(map(abs, (self.value, self.low, self.high))) else end
 
 
 def measures(values: Mapping[str, float]) -> dict[str, Measure]:

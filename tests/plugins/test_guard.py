@@ -2,12 +2,15 @@
 
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from wavalign.errors import DataError, Interrupted, PluginError
 from wavalign.plugins.guard import Guard, Origin, words
+from wavalign.plugins.settings import Settings
 
 MINE = Origin("loss", "mine", __file__, "objective.terms.rl.loss")
 THEIRS = Origin("architecture", "other", "/nowhere/other.py")
@@ -92,6 +95,48 @@ def test_a_module_beside_the_file_belongs_to_it_and_a_neighbour_in_site_packages
     assert not mine.owns(str(tmp_path / ".venv" / "lib" / "site-packages" / "torch" / "nn.py"))
     installed = Origin("loss", "mine", "/x/site-packages/mine.py")
     assert not installed.owns("/x/site-packages/torch/nn.py")
+
+
+SETTERS: dict[str, Callable[[], object]] = {
+    "dtype": lambda: torch.set_default_dtype(torch.float64),
+    "device": lambda: torch.set_default_device("meta"),
+    "takes gradients": lambda: torch.set_grad_enabled(False),
+    "deterministic": lambda: torch.use_deterministic_algorithms(True),
+    "precision": lambda: torch.set_float32_matmul_precision("medium"),
+    "autocast": lambda: torch.set_autocast_enabled("cpu", True),
+}
+
+
+@pytest.mark.parametrize("setting", SETTERS)
+def test_a_setting_left_changed_is_put_back_and_named(setting: str) -> None:
+    before = Settings()
+    said = f"loss 'mine'.*: compute changed .*{setting}"
+    with pytest.raises(PluginError, match=said) as caught, Guard(MINE, "compute"):
+        SETTERS[setting]()
+    assert before.put_back() == ""
+    assert "with torch.no_grad" in caught.value.hint
+
+
+def test_a_setting_changed_by_what_raises_is_put_back_and_the_error_told() -> None:
+    def work() -> None:
+        torch.set_default_dtype(torch.float64)
+        raise ValueError("no")
+
+    with pytest.raises(PluginError, match="raised ValueError: no"), Guard(MINE, "compute"):
+        work()
+    assert torch.get_default_dtype() == torch.float32
+
+
+def test_the_number_of_threads_is_put_back_without_a_word() -> None:
+    threads = torch.get_num_threads()
+    with Guard(MINE, "constructor"):
+        torch.set_num_threads(threads + 1)
+    assert torch.get_num_threads() == threads
+
+
+def test_a_setting_for_a_block_only_is_nobodys_business() -> None:
+    with Guard(MINE, "compute"), torch.no_grad(), torch.device("meta"):
+        assert torch.empty(1).is_meta
 
 
 def test_long_texts_are_cut() -> None:

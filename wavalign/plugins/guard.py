@@ -3,7 +3,7 @@
 Whatever comes out of a guarded block, `sys.exit(0)` and a `KeyboardInterrupt` of the plugin's own among it, becomes a
 PluginError that names the plugin, the moment, and the file and line. Three things pass as they are: errors that speak
 for themselves (a DataError names its file and record), a person's Ctrl-C, and memory that ran out in WavAlign's own
-plugins, which is not their fault.
+plugins, which is not their fault. Code that leaves the process's settings changed (`settings`) has failed as well.
 """
 
 import os
@@ -29,6 +29,7 @@ from wavalign.errors import (
     StorageError,
     quoted,
 )
+from wavalign.plugins.settings import Settings
 
 SPEAKING = (PreflightError, NonFiniteError, RankLostError, ResumeError, StorageError)
 """Errors with a meaning and an exit code of their own."""
@@ -96,7 +97,7 @@ class Guard:
     `only` blames the plugin only where the traceback goes through its files: for blocks in which much else runs too.
     """
 
-    __slots__ = ("_code", "_listens", "_moment", "_only", "_origin", "_passes")
+    __slots__ = ("_code", "_listens", "_moment", "_only", "_origin", "_passes", "_settings")
 
     def __init__(
         self,
@@ -110,8 +111,10 @@ class Guard:
         """`passes` leave the block as they are; `code` is what runs, to point at where nothing was raised."""
         self._origin, self._moment, self._passes, self._only, self._code = origin, moment, passes, only, code
         self._listens = False
+        self._settings: Settings | None = None
 
     def __enter__(self) -> None:
+        self._settings = None if self._origin.own else Settings()
         self._listens = _ctrl_c.listen()
 
     def __exit__(
@@ -120,6 +123,9 @@ class Guard:
         pressed = _ctrl_c.pressed
         if self._listens:
             _ctrl_c.stop()
+        changed = self._settings.put_back() if self._settings is not None else ""
+        if changed and error is None:
+            raise left_changed(self._origin, self._moment, changed, code=self._code)
         if error is None or isinstance(error, (Interrupted, *SPEAKING, *self._passes)):
             return
         if isinstance(error, KeyboardInterrupt) and pressed:
@@ -156,6 +162,12 @@ def fault(origin: Origin, moment: str, error: BaseException, *, code: CodeType |
     if not hint:
         hint = f"this is a fault in WavAlign's {origin.kind} '{origin.type}'" if origin.own else "mend the plugin"
     return PluginError(message, hint=hint, placed=True)
+
+
+def left_changed(origin: Origin, moment: str, changed: str, *, code: CodeType | None = None) -> PluginError:
+    """The PluginError of code that has left settings of the process changed."""
+    hint = "set it for a block only (`with torch.no_grad():`), or hand dtype and device to what makes a tensor"
+    return fault(origin, moment, Broken(f"changed {changed}, for everybody", hint=hint), code=code)
 
 
 def words(error: BaseException) -> str:

@@ -21,6 +21,7 @@ from wavalign.engine import api as engine
 from wavalign.engine.contracts.construct import construct
 from wavalign.engine.contracts.rollouts import Lent, scored
 from wavalign.engine.run.executor import StepExecutor
+from wavalign.engine.run.objective import TermSpec, count, term_loss
 from wavalign.engine.run.scoring import LiveReward
 from wavalign.errors import PluginError
 from wavalign.plugins.api import (
@@ -85,6 +86,14 @@ LOSSES: dict[str, tuple[Callable[[LossInputs], Any], str]] = {
     "whole numbers": (lambda x: LossOutput(x.logprobs.long()), "of int64, which is to be a floating type"),
     "detached": (lambda x: LossOutput(x.logprobs.detach()), "gave values without a gradient"),
     "in place": (lambda x: LossOutput(x.logprobs.mul(1).mul_(2)), ""),
+    "sparse": (lambda x: LossOutput(x.logprobs.to_sparse()), "as a sparse tensor (sparse_coo)"),
+    "elsewhere": (lambda x: LossOutput(x.logprobs.to("meta")), "gave values on meta, the log-probs are on cpu"),
+    "complex": (lambda x: LossOutput(x.logprobs.to(torch.complex64)), "of complex64, which is to be a floating type"),
+    "a complex metric": (
+        lambda x: LossOutput(x.logprobs, {"m": x.logprobs.to(torch.complex64)}),
+        "gave metric m of torch.complex64",
+    ),
+    "a metric's name": (lambda x: LossOutput(x.logprobs, {"a\nb": x.logprobs}), "as the name of a metric"),
     "a metric's shape": (
         lambda x: LossOutput(x.logprobs, {"m": x.logprobs.mean()}),
         "gave metric m of shape [], which is to be [2, 1, 3]",
@@ -104,6 +113,42 @@ def test_losses(name: str) -> None:
         assert said in broken(lambda: plugin.compute(LossInputs(LOGPROBS)))
     else:
         assert plugin.compute(LossInputs(LOGPROBS)).values.shape == LOGPROBS.shape
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_values_of_any_precision_are_summed_in_32_bits(dtype: torch.dtype) -> None:
+    logprobs = torch.full((1, 1, 4099), -1.0, requires_grad=True)
+    output = loss(lambda x: LossOutput(-x.logprobs.to(dtype))).compute(LossInputs(logprobs))
+    spec = TermSpec("t", "rollouts", 1.0, 1.0, "token", None)
+    ones, valid = torch.ones_like(logprobs), torch.ones(1, dtype=torch.bool)
+    found = term_loss(spec, output.values, weights=ones, row_valid=valid, denominators=count(ones, valid))
+    assert (found.dtype, float(found)) == (torch.float32, 1.0)
+    found.backward()
+    assert logprobs.grad is not None
+    assert torch.allclose(logprobs.grad, torch.full_like(logprobs, -1 / 4099), rtol=0.01, atol=0)
+
+
+class Own(Tensor):
+    """A class of tensors of one's own."""
+
+
+def test_a_tensor_of_a_class_of_ones_own_becomes_a_plain_one() -> None:
+    output = loss(lambda x: LossOutput(x.logprobs.as_subclass(Own))).compute(LossInputs(LOGPROBS))
+    assert type(output.values) is Tensor
+
+
+def test_what_a_loss_writes_past_the_count_of_versions_has_no_effect() -> None:
+    old, mask = torch.zeros(2, 1, 3), torch.ones(2, 1, 3, dtype=torch.bool)
+
+    def write(x: LossInputs) -> LossOutput:
+        assert x.old_logprobs is not None and x.mask is not None
+        x.old_logprobs.data.add_(1)
+        x.mask.numpy()[:] = False
+        x.logprobs.data.zero_()
+        return LossOutput(x.logprobs - x.old_logprobs)
+
+    loss(write, needs=frozenset({"old_logprobs", "mask"})).compute(LossInputs(LOGPROBS, old_logprobs=old, mask=mask))
+    assert bool((LOGPROBS == -1).all()) and bool((old == 0).all()) and bool(mask.all())
 
 
 def test_a_loss_of_sequences() -> None:
@@ -162,6 +207,8 @@ MASKS: dict[str, tuple[Callable[[Tensor], Any], str]] = {
     "below 0": (lambda r: -(r == Role.TEXT).float(), "gave the weight -1 at [0, 0, 1]"),
     "nan": (lambda r: torch.where(r == Role.TEXT, NAN, 0.0), "gave nan in weights at [0, 0, 1]"),
     "inf": (lambda r: torch.where(r == Role.TEXT, INF, 0.0), "gave inf in weights at [0, 0, 1]"),
+    "huge": (lambda r: (r == Role.TEXT).float() * 3e38, "gave the weight 3e+38 at [0, 0, 1]; they go up to 1e+09"),
+    "sparse": (lambda r: (r == Role.TEXT).float().to_sparse(), "gave weights as a sparse tensor"),
     "prompt": (lambda r: torch.ones(r.shape), "weighs role 1 at [0, 0, 0], which is never scored"),
     "forced": (lambda r: (r == Role.FORCED).float(), "weighs role 6 at [0, 0, 3]"),
     "pad": (lambda r: (r == Role.PAD).float(), "weighs role 0 at [0, 0, 4]"),
@@ -177,6 +224,17 @@ def test_masks(name: str) -> None:
         assert said in broken(lambda: mask.weights(ROLES.clone()))
     else:
         assert mask.weights(ROLES).tolist() == [[[0, 1, 0, 0, 0]]]
+
+
+def test_a_masks_gradient_ends_at_the_border_and_its_writes_have_no_effect() -> None:
+    def weigh(_self: Mask, roles: Tensor) -> Tensor:
+        weights = (roles == Role.TEXT).float().requires_grad_()
+        roles.data.zero_()
+        return weights
+
+    roles = ROLES.clone()
+    assert not made(Mask, weights=weigh).weights(roles).requires_grad
+    assert torch.equal(roles, ROLES)
 
 
 NOTHING = '''
@@ -227,6 +285,10 @@ ADVANTAGES: dict[str, tuple[Callable[[Tensor], Any], str]] = {
     "absent and valid": (lambda r: (r.nan_to_num(), r.nan_to_num() >= 0), "calls an advantage valid whose reward is"),
     "not 0": (lambda r: (r.nan_to_num(), r > 1), "gave an advantage other than 0 that it does not call valid"),
     "in place": (lambda r: (r.nan_to_num_(), ~r.isnan()), "changed `rewards` in place"),
+    "past 32 bits": (lambda r: (r.nan_to_num() * 1e300, ~r.isnan()), "gave inf in advantages, as the 32 bits"),
+    "past 16 bits": (lambda r: ((r.nan_to_num() * 1e6).half(), ~r.isnan()), "gave inf in advantages at [0, 0]"),
+    "elsewhere": (lambda r: (r.nan_to_num().to("meta"), ~r.isnan()), "gave advantages on meta, the rewards are on cpu"),
+    "with a gradient": (lambda r: (r.nan_to_num().requires_grad_(), ~r.isnan()), ""),
 }
 
 
@@ -237,7 +299,8 @@ def test_advantages(name: str) -> None:
     if said:
         assert said in broken(lambda: advantage.compute(REWARDS.clone()))
     else:
-        assert advantage.compute(REWARDS)[0].tolist() == [[1, 2, 0]]
+        advantages = advantage.compute(REWARDS)[0]
+        assert advantages.tolist() == [[1, 2, 0]] and not advantages.requires_grad
 
 
 def gate(give: Callable[[], Any], state: Callable[[], Any] = dict) -> Gate:
@@ -253,6 +316,8 @@ GATES: dict[str, tuple[Any, str]] = {
     "a float": (0.5, "gave float instead of a GateReading"),
     "text": (GateReading("0.5"), "gave str as its value, which is to be a number"),  # type: ignore[arg-type]
     "a tensor": (GateReading(torch.tensor(0.5)), "gave Tensor as its value"),  # type: ignore[arg-type]
+    "barely above 1": (GateReading(1 + 1e-12), "gave 1.000000000001 as its value"),
+    "a factor's name": (GateReading(0.5, {"a\x1b": 1.0}), "as the name of a factor, which is to be printable"),
     "true": (GateReading(True), "gave bool as its value"),
     "a factor": (GateReading(0.5, {"x": "y"}), "gave str as factor x"),  # type: ignore[dict-item]
     "factors": (GateReading(0.5, [1.0]), "gave list as factors"),  # type: ignore[arg-type]
@@ -322,6 +387,7 @@ SCORED: dict[str, tuple[Any, float | None, str]] = {
     "decimal": (Scored(Decimal("0.5")), None, "gave Decimal instead of a number"),  # type: ignore[arg-type]
     "complex": (Scored(1j), None, "gave complex instead of a number"),  # type: ignore[arg-type]
     "above": (Scored(2.5), None, "gave 2.5, outside its range 0 to 1"),
+    "barely above": (Scored(1.0000001), None, "gave 1.0000001, outside its range 0 to 1"),
     "nan": (Scored(NAN), None, "gave nan"),
 }
 
@@ -458,6 +524,12 @@ METRICS: dict[str, tuple[Any, str]] = {
     "count": ([replace(FINE, count=1.5)], "gave float as the count of m, which is to be a whole number"),  # type: ignore[arg-type]
     "negative": ([replace(FINE, count=-1)], "gave -1 as the count of m"),
     "name": ([replace(FINE, name="")], "gave '' as the name of a value"),
+    "a key of the line": ([replace(FINE, name="step")], "gave a value the name 'step', which means something else"),
+    "a key beside it": ([FINE, replace(FINE, name="m/count")], "gave a value the name 'm/count'"),
+    "lines": ([replace(FINE, name="a\nb")], "as the name of a value, which is to be printable"),
+    "half a character": ([replace(FINE, name="\ud800")], "as the name of a value, which is to be printable"),
+    "an interval turned round": ([replace(FINE, low=0.6, high=0.4)], "gave m the interval from 0.6 to 0.4"),
+    "an array": ([replace(FINE, items=np.ones(2))], "gave numpy.ndarray as the items of m, which is to be a tuple"),  # type: ignore[arg-type]
     "twice": ([FINE, FINE], "gave two values of the name 'm'"),
     "items": ([replace(FINE, items=(1.0,))], "gave 1 values as the items of m for 2 groups"),
     "an item": ([replace(FINE, items=(1.0, "x"))], "gave str as an item of m"),  # type: ignore[arg-type]
@@ -470,6 +542,12 @@ GROUPS = [RolloutGroup(Dialogue("d", ()), None, ())] * 2  # type: ignore[arg-typ
 def test_metrics(name: str) -> None:
     gives, said = METRICS[name]
     assert said in broken(lambda: metric(lambda groups: gives).measure(GROUPS))
+
+
+def test_what_a_metric_says_can_be_written() -> None:
+    odd = replace(FINE, says="half \ud800", unit="\ud800")
+    (found,) = metric(lambda groups: [odd]).measure(GROUPS)
+    assert (found.says, found.unit) == ("half \\ud800", "\\ud800")
 
 
 def test_numbers_of_a_metric_become_plain_ones() -> None:

@@ -54,6 +54,18 @@ def test_rewind_keeps_what_it_cuts(tmp_path: Path) -> None:
         writer.rewind(9999)
 
 
+def test_a_value_without_an_interval_or_a_ceiling_ends_no_run(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    writer = MetricsWriter(path)
+    bounds = {"wer/low": math.nan, "wer/high": math.nan}
+    golds = {"wer/ceiling": math.nan, "wer/ceiling_low": math.nan, "wer/ceiling_high": math.nan}
+    writer.write({"step": 1, "wer": 0.5, **bounds, **golds, "wer/count": 1})
+    assert lines(path) == [{"step": 1, "wer": 0.5, **dict.fromkeys([*bounds, *golds]), "wer/count": 1}]
+    for bad in ({"wer/low": math.inf, "wer/count": 1}, {"wer/low": math.nan}, {"wer/mean": math.nan, "wer/count": 1}):
+        with pytest.raises(NonFiniteError, match="wer/"):
+            writer.write({"step": 2, **bad})
+
+
 def test_nan_is_null_only_where_it_may_be(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     writer = MetricsWriter(path, nullable=METRICS_NULLABLE)

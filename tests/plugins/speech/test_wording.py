@@ -1,9 +1,12 @@
 """What counts as saying the same: classes of equal texts, and pairs that must stay apart."""
 
 import itertools
+from decimal import Decimal
+from fractions import Fraction
 
+import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wavalign.plugins.speech.wording import content_word, is_unspaced, negations, plain, references, tokens, words
@@ -156,6 +159,7 @@ def test_a_number_of_the_metadata_is_one_token(value: float) -> None:
     assert tokens(references(value)[0]) == tokens(repr(value))
 
 
+@settings(deadline=None)
 @given(st.text(max_size=60))
 def test_any_text_has_tokens_that_case_and_surroundings_do_not_change(text: str) -> None:
     found = tokens(text)
@@ -164,6 +168,7 @@ def test_any_text_has_tokens_that_case_and_surroundings_do_not_change(text: str)
     assert plain(plain(text)) == plain(text) and negations(text) >= 0
 
 
+@settings(deadline=None)
 @given(st.text(alphabet="0123456789.,-−+/:^e%½²' \u00a0twelvonhudrd", max_size=40))
 def test_nothing_that_looks_like_a_number_breaks_it(text: str) -> None:
     assert all(isinstance(token, str) and token for token in tokens(text))
@@ -172,6 +177,29 @@ def test_nothing_that_looks_like_a_number_breaks_it(text: str) -> None:
 def test_endless_numbers_cost_no_time() -> None:
     for text in ("9" * 100_000, "1e" + "9" * 50_000, "1/" + "9" * 50_000, "-" * 100_000, "1." * 50_000, "1," * 50_000):
         assert tokens(text) is not None
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (np.int64(12), "12"),
+        (np.float64(3.5), "3.5"),
+        (np.float32(0.1), "0.1"),
+        (np.bool_(False), "no"),
+        (np.str_("twelve"), "twelve"),
+        (Decimal("1.50"), "1.5"),
+        (Fraction(7, 2), "3 1/2"),
+        (-0.0, "0"),
+        (1e308, str(10**308)),
+    ],
+)
+def test_numbers_of_every_kind_are_references(value: object, expected: str) -> None:
+    assert tokens(expected) in [tokens(each) for each in references(value)]
+
+
+def test_numbers_nobody_says_are_none() -> None:
+    for value in (10**5000, -(10**5000), Fraction(1, 10**400), Decimal("1e999"), Decimal("nan"), np.float32("inf")):
+        assert references(value) == ()
 
 
 def test_references_are_what_metadata_may_hold() -> None:

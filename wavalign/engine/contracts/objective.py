@@ -1,11 +1,13 @@
 """Contracts of masks, advantages, gates and losses. Shapes: B sequences, S streams, T tokens, P prompts, G group."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from wavalign.engine.contracts.origins import origin
 from wavalign.engine.contracts.values import (
     Unchanged,
     finite,
@@ -13,11 +15,13 @@ from wavalign.engine.contracts.values import (
     named,
     names,
     number,
+    one_line,
+    same_device,
     shown,
     tensor,
     want,
 )
-from wavalign.plugins.api import Advantage, Gate, GateReading, Loss, LossInputs, LossOutput, Mask, Regularizer
+from wavalign.plugins.api import Advantage, Gate, GateReading, Loss, LossInputs, LossOutput, Mask, Plugin, Regularizer
 from wavalign.plugins.batch import SCORED_ROLES
 from wavalign.plugins.guard import Broken
 
@@ -25,35 +29,45 @@ COLUMNS = ("old_logprobs", "ref_logprobs", "advantages", "mask")
 """Of `LossInputs`, those that come where `needs` names them."""
 
 
-def _weights(_plugin: Mask, own: Callable[[Tensor], Tensor], roles: Tensor) -> Tensor:
-    lent = Unchanged({"roles": roles})
-    weights = tensor(own(roles), "weights", shape=roles.shape, dtype=torch.float32)
+LARGEST_WEIGHT = 1e9
+"""Weights compare tokens with one another; beyond this their sums leave 32 bits."""
+
+
+def _weights(plugin: Mask, own: Callable[[Tensor], Tensor], roles: Tensor) -> Tensor:
+    handed = _handed(plugin, roles)
+    lent = Unchanged({"roles": handed})
+    weights = tensor(own(handed), "weights", shape=roles.shape, dtype=torch.float32).detach()
     lent.check()
-    if weights.device != roles.device:
-        raise Broken(f"gave weights on {weights.device}, the roles are on {roles.device}")
+    same_device(weights, roles, "weights", "the roles are")
     scored = torch.zeros_like(roles, dtype=torch.bool)
     for role in SCORED_ROLES:
         scored |= roles == role
-    good = torch.isfinite(weights) & (weights >= 0) & (scored | (weights == 0))
+    good = (weights >= 0) & (weights <= LARGEST_WEIGHT) & (scored | (weights == 0))
     if bool(good.all()):  # one question to the device where all is well
         return weights
     finite(weights, "weights")
     place = tuple(int(index) for index in (~good).nonzero()[0])
     if float(weights[place]) < 0:
         raise Broken(f"gave the weight {float(weights[place]):g} at {list(place)}; weights are 0 or more")
+    if float(weights[place]) > LARGEST_WEIGHT:
+        raise Broken(f"gave the weight {float(weights[place]):g} at {list(place)}; they go up to {LARGEST_WEIGHT:g}")
     hint = "only TEXT, TEXT_END, AUDIO and AUDIO_MARK are the model's own choice"
     raise Broken(f"weighs role {int(roles[place])} at {list(place)}, which is never scored", hint=hint)
 
 
-def _compute_advantages(_plugin: Advantage, own: Callable[[Tensor], Any], rewards: Tensor) -> tuple[Tensor, Tensor]:
-    lent = Unchanged({"rewards": rewards})
-    found = own(rewards)
+def _compute_advantages(plugin: Advantage, own: Callable[[Tensor], Any], rewards: Tensor) -> tuple[Tensor, Tensor]:
+    handed = _handed(plugin, rewards)
+    lent = Unchanged({"rewards": handed})
+    found = own(handed)
     lent.check()
     if not isinstance(found, tuple | list) or len(found) != 2:
         raise Broken(f"gave {named(found)} instead of advantages and validity")
-    advantages = tensor(found[0], "advantages", shape=rewards.shape)
+    advantages = tensor(found[0], "advantages", shape=rewards.shape).detach()
     valid = tensor(found[1], "validity", shape=rewards.shape, dtype=torch.bool)
+    for each, what in ((advantages, "advantages"), (valid, "validity")):
+        same_device(each, rewards, what, "the rewards are")
     finite(advantages, "advantages", where=valid)
+    finite(advantages.float(), "advantages, as the 32 bits that losses are given,", where=valid)
     if bool((valid & rewards.isnan()).any()):
         raise Broken("calls an advantage valid whose reward is absent (NaN)")
     if bool((torch.where(valid, 0.0, advantages) != 0).any()):
@@ -61,16 +75,17 @@ def _compute_advantages(_plugin: Advantage, own: Callable[[Tensor], Any], reward
     return advantages, valid
 
 
-def _update(_plugin: Gate, own: Callable[..., Any], rewards: Tensor | None, *, progress: float) -> GateReading:
-    lent = Unchanged({"rewards": rewards})
-    reading = own(rewards, progress=progress)
+def _update(plugin: Gate, own: Callable[..., Any], rewards: Tensor | None, *, progress: float) -> GateReading:
+    handed = _handed(plugin, rewards)
+    lent = Unchanged({"rewards": handed})
+    reading = own(handed, progress=progress)
     lent.check()
     if not isinstance(reading, GateReading):
         raise Broken(f"gave {named(reading)} instead of a GateReading")
     want(reading.factors, Mapping, "factors")
     factors = {}
     for name, value in reading.factors.items():
-        want(name, str, "the name of a factor")
+        one_line(name, "the name of a factor")
         factors[name] = number(value, f"factor {name}")
     return GateReading(number(reading.value, "its value", low=0, high=1), factors)
 
@@ -93,6 +108,11 @@ def _needs(_plugin: Loss, own: Callable[[], Any]) -> frozenset[str]:
 
 
 def _compute_loss(plugin: Loss, own: Callable[[LossInputs], Any], inputs: LossInputs) -> LossOutput:
+    inputs = replace(
+        inputs,
+        logprobs=_handed(plugin, inputs.logprobs),
+        **{name: _handed(plugin, _column(inputs, name)) for name in COLUMNS},
+    )
     lent = Unchanged({"logprobs": inputs.logprobs, **{name: _column(inputs, name) for name in COLUMNS}})
     try:
         output = own(inputs)
@@ -110,16 +130,31 @@ def _compute_loss(plugin: Loss, own: Callable[[LossInputs], Any], inputs: LossIn
     whole = inputs.logprobs.shape
     shape = whole if plugin.unit == "token" else whole[:1]
     values = tensor(output.values, f"values (its unit is {plugin.unit})", shape=shape)
+    same_device(values, inputs.logprobs, "values", "the log-probs are")
     if inputs.logprobs.requires_grad and not values.requires_grad:
         raise Broken("gave values without a gradient", hint="compute them from `inputs.logprobs`, not detached")
-    for kind, logged in (("metric", output.metrics), ("maximum", output.maxima)):
-        want(logged, Mapping, "metrics" if kind == "metric" else "maxima")
-        for name, value in logged.items():
-            want(name, str, f"the name of a {kind}")
-            want(value, Tensor, f"{kind} {name}")
-            if value.shape != shape:
-                raise Broken(f"gave {kind} {name} of shape {list(value.shape)}, which is to be {list(shape)}")
-    return output
+    # Sums and numbers of tokens are taken in the dtype of the values: 16 bits do not count to 3000.
+    return LossOutput(
+        values.float(), _logged(output.metrics, "metric", shape), _logged(output.maxima, "maximum", shape)
+    )
+
+
+def _logged(found: Mapping[str, Tensor], kind: str, shape: torch.Size) -> dict[str, Tensor]:
+    """What a loss wants to see logged."""
+    want(found, Mapping, "metrics" if kind == "metric" else "maxima")
+    for name, value in found.items():
+        one_line(name, f"the name of a {kind}")
+        want(value, Tensor, f"{kind} {name}")
+        if value.shape != shape:
+            raise Broken(f"gave {kind} {name} of shape {list(value.shape)}, which is to be {list(shape)}")
+        if value.is_complex() or value.layout is not torch.strided:
+            raise Broken(f"gave {kind} {name} of {value.dtype}, {value.layout}, which is to be a plain number each")
+    return dict(found)
+
+
+def _handed(plugin: Plugin, value: Tensor | None) -> Any:
+    """What a plugin is lent: a copy for somebody else's, since not every way to write into a tensor is noticed."""
+    return value if value is None or origin(plugin).own else value.clone()
 
 
 def _text_alone(_plugin: Mask, own: Callable[[], Any]) -> bool:

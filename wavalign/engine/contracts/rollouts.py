@@ -10,11 +10,14 @@ from torch import Generator, Tensor
 
 from wavalign.engine.contracts.model import answer, token_sequence
 from wavalign.engine.contracts.origins import guarded_block, origin
-from wavalign.engine.contracts.values import named, names, number, shown, tensor, text, want, whole
+from wavalign.engine.contracts.values import exact, named, names, number, one_line, shown, tensor, text, want, whole
 from wavalign.plugins.api import Architecture, Measurement, Metric, Policy, Reward, Sampler, SamplingOptions
 from wavalign.plugins.batch import Dialogue, Rollout, RolloutGroup, Scored, TokenSequence, TokenSpace, Waveform
 from wavalign.plugins.guard import Broken
 
+_OF_THE_LINE = ("stage", "step", "split", "time", "evaluation_seconds")
+_BESIDE = ("low", "high", "count", "ceiling", "ceiling_low", "ceiling_high")
+"""Keys of an evaluation's line that are no value's name."""
 TOLERANCE = 1e-4
 """How far above 0 rounding may lift a log-prob."""
 _FEWEST = 2
@@ -88,24 +91,27 @@ def _measure(plugin: Metric, own: Callable[..., Any], groups: Sequence[RolloutGr
 def _measurement(found: object, groups: int) -> Measurement:
     if not isinstance(found, Measurement):
         raise Broken(f"gave {named(found)} instead of a Measurement")
-    if not isinstance(found.name, str) or not found.name:
-        raise Broken(f"gave {shown(found.name)} as the name of a value")
+    _check_name(found.name)
     count = whole(found.count, f"the count of {found.name}")
     value = number(found.value, found.name, nan=count == 0)
     low, high = (
         number(each, f"{found.name}'s {what} bound", nan=count < _FEWEST)
         for each, what in ((found.low, "lower"), (found.high, "upper"))
     )
+    if low > high:
+        raise Broken(f"gave {found.name} the interval from {low:g} to {high:g}; the lower bound comes first")
     want(found.unit, str, f"the unit of {found.name}")
     want(found.says, str, f"what {found.name} says")
     want(found.details, Mapping, f"the details of {found.name}")
-    items = _column(found.items, f"the items of {found.name}", groups if found.items else 0)
+    items = _column(found.items, f"the items of {found.name}", groups, may_be_empty=True)
     return replace(
         found,
         value=value,
         low=low,
         high=high,
         count=count,
+        unit=text(found.unit),
+        says=text(found.says),
         items=tuple(None if each is None else number(each, f"an item of {found.name}") for each in items),
         details={
             text(key): tuple(
@@ -116,10 +122,22 @@ def _measurement(found: object, groups: int) -> Measurement:
     )
 
 
-def _column(found: object, what: str, length: int) -> Sequence[object]:
+def _check_name(name: object) -> None:
+    """A measured value's name becomes a key of metrics.jsonl, beside those of the line and of its own interval."""
+    said = one_line(name, "the name of a value")
+    if said in _OF_THE_LINE or said.rpartition("/")[2] in _BESIDE:
+        raise Broken(
+            f"gave a value the name {shown(name)}, which means something else in metrics.jsonl",
+            hint=f"taken are {', '.join(_OF_THE_LINE)}, and as an ending {', '.join(f'/{each}' for each in _BESIDE)}",
+        )
+
+
+def _column(found: object, what: str, length: int, *, may_be_empty: bool = False) -> Sequence[object]:
     """One value for every group."""
     if not isinstance(found, tuple | list):
         raise Broken(f"gave {named(found)} as {what}, which is to be a tuple")
+    if may_be_empty and not found:
+        return ()
     if len(found) != length:
         raise Broken(f"gave {len(found)} values as {what} for {length} groups; None stands for one that was left out")
     return found
@@ -140,7 +158,7 @@ def scored(found: object, low: float, high: float) -> Scored:
     except Broken as broken:
         return Scored(None, _in_words(broken), said)
     if not low <= value <= high:
-        return Scored(None, f"gave {value:g}, outside its range {low:g} to {high:g}", said)
+        return Scored(None, f"gave {exact(value)}, outside its range {exact(low)} to {exact(high)}", said)
     return Scored(value, text(found.reason), said)
 
 

@@ -52,8 +52,14 @@ def number(
     if math.isnan(found) or (math.isinf(found) and not infinite):
         raise Broken(f"gave {found} as {what}")
     if not low <= found <= high:
-        raise Broken(f"gave {found:g} as {what}, which goes from {low:g} to {high:g}")
+        raise Broken(f"gave {exact(found)} as {what}, which goes from {exact(low)} to {exact(high)}")
     return found
+
+
+def exact(value: float) -> str:
+    """A number as short as it can be said: what is barely above 1 is not shown as 1."""
+    short = f"{value:g}"
+    return short if float(short) == value or value != value else repr(value)
 
 
 def whole(value: object, what: str, *, low: int = 0) -> int:
@@ -66,16 +72,24 @@ def whole(value: object, what: str, *, low: int = 0) -> int:
 
 
 def tensor(value: object, what: str, *, shape: Sequence[int], dtype: torch.dtype | None = None) -> Tensor:
-    """A tensor of `shape`, of `dtype` or else of any floating one."""
+    """A plain, dense tensor of `shape`, of `dtype` or else of any floating one."""
     if not isinstance(value, Tensor):
         raise Broken(f"gave {named(value)} as {what}, which is to be a tensor")
+    if value.layout is not torch.strided:
+        raise Broken(f"gave {what} as a sparse tensor ({_plain(value.layout)})", hint="hand `x.to_dense()` on")
     if tuple(value.shape) != tuple(shape):
         raise Broken(f"gave {what} of shape {list(value.shape)}, which is to be {list(shape)}")
     if dtype is not None and value.dtype != dtype:
         raise Broken(f"gave {what} of {_plain(value.dtype)}, which is to be {_plain(dtype)}")
     if dtype is None and not value.dtype.is_floating_point:
         raise Broken(f"gave {what} of {_plain(value.dtype)}, which is to be a floating type")
-    return value
+    return value if type(value) is Tensor else value.as_subclass(Tensor)  # a class of one's own computes as it likes
+
+
+def same_device(value: Tensor, other: Tensor, what: str, others: str) -> None:
+    """Raise unless `value` is where `other` is."""
+    if value.device != other.device:
+        raise Broken(f"gave {what} on {value.device}, {others} on {other.device}")
 
 
 def finite(value: Tensor, what: str, *, where: Tensor | None = None) -> None:
@@ -122,6 +136,15 @@ class Unchanged:
                 raise Broken(f"changed `{name}` in place", hint="work on a copy, e.g. `x * 2` for `x.mul_(2)`")
 
 
+def one_line(value: object, what: str) -> str:
+    """A name that people and files are shown: printable text in one line."""
+    if not isinstance(value, str) or not value:
+        raise Broken(f"gave {shown(value)} as {what}")
+    if not value.isprintable():
+        raise Broken(f"gave {shown(value)} as {what}, which is to be printable, in one line")
+    return value
+
+
 def json_value(value: object, path: str) -> None:
     """Raise unless `value` survives a trip through JSON."""
     if value is None or isinstance(value, bool | int | str):
@@ -163,5 +186,5 @@ def _version(value: Any) -> int:
     return 0 if value.is_inference() else int(value._version)
 
 
-def _plain(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
+def _plain(word: torch.dtype | torch.layout) -> str:
+    return str(word).removeprefix("torch.")

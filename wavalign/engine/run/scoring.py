@@ -23,8 +23,9 @@ from wavalign.engine.contracts.values import text
 from wavalign.engine.run.callbacks import Waiting, nobody
 from wavalign.errors import PluginError, RewardBudgetError
 from wavalign.plugins.api import Reward
-from wavalign.plugins.batch import Dialogue, Rollout, RolloutGroup, Scored
-from wavalign.plugins.guard import words
+from wavalign.plugins.batch import Answer, Dialogue, Rollout, RolloutGroup, Scored
+from wavalign.plugins.guard import left_changed, words
+from wavalign.plugins.settings import Settings
 from wavalign.schema.reward import RewardSection
 
 POLL_SECONDS = 0.05
@@ -60,6 +61,8 @@ class Call:
     result: Scored | None = None
     error: BaseException | None = None
     """What the reward raised."""
+    fatal: PluginError | None = None
+    """Why the run cannot go on: the reward has changed what everybody's numbers hang on."""
 
 
 @final
@@ -109,6 +112,9 @@ class RewardPool:
                 waiting(*_pending(calls))
                 self._give_up_late(calls)
                 self._finished.wait(POLL_SECONDS)
+        for call in calls:
+            if call.fatal is not None:
+                raise call.fatal
 
     def close(self) -> None:
         """Let the threads end and the rewards free what they hold."""
@@ -151,12 +157,18 @@ def _pending(calls: Sequence[Call]) -> tuple[str, int, int]:
 def _scored(call: Call) -> Scored:
     """The reward's word, held against its contract."""
     reward = call.live.reward
-    own = origin(reward).own  # of somebody else's code nobody knows what it does to what it is handed
+    whose = origin(reward)
     try:
         rollout, dialogue = call.rollout, call.dialogue
-        if not own:
-            rollout, dialogue = lent_rollout(rollout), lent_dialogue(dialogue)
-        return scored(reward.score(rollout, dialogue), *reward.range)
+        if whose.own:
+            return scored(reward.score(rollout, dialogue), *reward.range)
+        # Of somebody else's code nobody knows what it does to what it is handed.
+        rollout, dialogue, settings = lent_rollout(rollout), lent_dialogue(dialogue), Settings()
+        try:
+            return scored(reward.score(rollout, dialogue), *reward.range)
+        finally:
+            if changed := settings.put_back():
+                call.fatal = left_changed(whose, "score", changed, code=type(reward).score.__code__)
     except BaseException as error:  # somebody else's code: its failure is a missing value, counted and shown
         call.error = error
         return Scored(None, text(words(error)))
@@ -223,9 +235,18 @@ def combine(
     return torch.where(dropped | (weights == 0), math.nan, total / weights.clamp(min=1e-12))
 
 
+def cut_off(answer: Answer, rewards: Sequence[LiveReward]) -> bool:
+    """Whether the token limit cut off what the rewards look at: the text alone, or else the whole answer.
+
+    So what the sound is sampled for beside them, such as a KL, changes no reward.
+    """
+    reads_text_alone = all(frozenset(live.reward.needs) == {"text"} for live in rewards)
+    return not (answer.text_finished if reads_text_alone else answer.finished)
+
+
 def judge_truncated(scores: Scores, rewards: Sequence[LiveReward], groups: Sequence[RolloutGroup], rule: str) -> Scores:
     """`scores` with the total of answers that were cut off as `rollout.truncated` says; a missing total stays so."""
-    cut = torch.tensor([[not rollout.answer.finished for rollout in group.rollouts] for group in groups])
+    cut = torch.tensor([[cut_off(rollout.answer, rewards) for rollout in group.rollouts] for group in groups])
     if rule == "keep" or not cut.any():
         return scores
     worth = math.nan

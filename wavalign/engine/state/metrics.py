@@ -19,6 +19,8 @@ ROLLOUTS_NULLABLE = ("reference", "reward", "reward/*")
 """Keys that are null where there is no gold text or no reward."""
 EVALUATION_NULLABLE = ("reference",)
 """Keys that are null where there is no gold text."""
+BESIDE = ("low", "high", "ceiling", "ceiling_low", "ceiling_high")
+"""What stands beside a measured value, under its name: its interval, and what the gold answers have."""
 _CHUNK = 1 << 20
 
 
@@ -26,8 +28,9 @@ _CHUNK = 1 << 20
 class MetricsWriter:
     """Appends JSON lines; each is on its way to the disk when `write` returns.
 
-    JSON has no NaN: it becomes null under a `nullable` key (patterns of `fnmatch`) and under a key whose `KEY/count`,
-    or that of the key it bounds, is 0 in the same line; elsewhere it is an error, as infinity is everywhere.
+    JSON has no NaN: it becomes null under a `nullable` key (patterns of `fnmatch`), under a key whose `KEY/count` is 0
+    in the same line, and beside one that has such a count: one value has no interval, and gold answers may have none.
+    Elsewhere it is an error, as infinity is everywhere.
     """
 
     def __init__(self, path: Path, *, nullable: tuple[str, ...] = ()) -> None:
@@ -131,8 +134,8 @@ class MetricsWriter:
         if not (value is None or (isinstance(value, float) and not math.isfinite(value))):
             return value
         if value is None or math.isnan(value):
-            counted = (key, key.rsplit("/", 1)[0])
-            if any(line.get(f"{name}/count") == 0 for name in counted):
+            measured, _, beside = key.rpartition("/")
+            if line.get(f"{key}/count") == 0 or (beside in BESIDE and f"{measured}/count" in line):
                 return None
             if any(fnmatchcase(key, pattern) for pattern in self._nullable):
                 return None

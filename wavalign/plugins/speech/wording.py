@@ -17,12 +17,18 @@ import unicodedata
 from collections.abc import Iterator
 from decimal import Decimal
 from fractions import Fraction
+from numbers import Integral, Rational, Real
 from typing import Any
+
+import numpy as np
 
 from wavalign.plugins.speech.number_words import Ordinal, Piece, read_numbers
 
 _MOST_DIGITS = 400
 """Longer numbers stay as written: no text may cost the time of its own power of ten."""
+_LONGEST_NUMBER = 330
+"""Digits of a number that is a reference; a float may have as many behind its point."""
+_LARGEST = 10**_LONGEST_NUMBER
 _LONGEST_POWER = 3
 """Digits of a power of ten."""
 _APOSTROPHES = "'’‘‛ʼʹ′`´＇"
@@ -90,13 +96,23 @@ def references(value: Any) -> tuple[str, ...]:
     """
     if isinstance(value, list | tuple):
         return tuple(text for each in value if not isinstance(each, list | tuple) for text in references(each))
-    if isinstance(value, bool):
+    if isinstance(value, bool | np.bool_):
         return ("true", "yes") if value else ("false", "no")
-    if isinstance(value, float):
-        text = format(Decimal(repr(value)), "f") if abs(value) < 1e300 and value == value else ""
-    else:
-        text = str(value) if isinstance(value, str | int) else ""
+    text = str(value) if isinstance(value, str) else _written(value)
     return (text,) if tokens(text) else ()
+
+
+def _written(value: Any) -> str:
+    """A number of any kind in digits; empty for what is none, and for what nobody compares by value."""
+    if isinstance(value, Integral):
+        return str(int(value)) if abs(int(value)) < _LARGEST else ""
+    if isinstance(value, Rational):
+        return str(value) if abs(value) < _LARGEST and value.denominator < _LARGEST else ""
+    if not isinstance(value, Decimal | Real):
+        return ""
+    # Of a numpy number the shortest digits that mean it: 0.1 of 32 bits is no 0.10000000149.
+    number = value if isinstance(value, Decimal) else Decimal(str(value))
+    return format(number, "f") if number.is_finite() and abs(number.adjusted()) < _LONGEST_NUMBER else ""
 
 
 def is_unspaced(word: str) -> bool:
