@@ -10,13 +10,18 @@ from typing import TYPE_CHECKING, final
 import torch
 from torch import Tensor
 
+from wavalign.engine.contracts.origins import origin
 from wavalign.engine.run.rows import MicroBatch
+from wavalign.errors import PluginError
+from wavalign.plugins.api import Loss
 from wavalign.plugins.batch import AUDIO_ROLES, MARK_ROLES, TEXT_ROLES
 
 if TYPE_CHECKING:  # the executor makes what this module reads
     from wavalign.engine.run.live import LiveStage
     from wavalign.engine.run.step_state import StepState
 
+NOISE = 1e-9
+"""An advantage this small is two roundings of the same reward."""
 KINDS = {"text": TEXT_ROLES, "audio": AUDIO_ROLES, "marks": MARK_ROLES}
 
 
@@ -63,7 +68,7 @@ class StepTotals:
 
 def collect_metrics(live: LiveStage, state: StepState) -> dict[str, float]:
     """The step's line for metrics.jsonl, equal on every rank."""
-    sums, world = _local_sums(state), live.world
+    sums, world = local_sums(state), live.world
     reduced = world.all_reduce_sum(torch.tensor(list(sums.values()), dtype=torch.float64, device=world.device))
     total = dict(zip(sums, reduced.tolist(), strict=True))
     values: dict[str, float] = {"loss": total["loss"], **_largest(live, state)}
@@ -75,6 +80,7 @@ def collect_metrics(live: LiveStage, state: StepState) -> dict[str, float]:
         values[f"tokens/{name}"] = tokens
         for key in state.totals.metrics.get(name, {}):
             values[f"{name}/{key}"] = _ratio(total[f"metric {name} {key}"], tokens)
+        refuse_odd(term.loss, name, values)
     if state.gate is not None:
         values["gate"] = state.gate.value
         values |= {f"gate/{key}": factor for key, factor in state.gate.factors.items()}
@@ -91,6 +97,17 @@ def collect_metrics(live: LiveStage, state: StepState) -> dict[str, float]:
     return {key: value for key, value in values.items() if not math.isnan(value)}
 
 
+def refuse_odd(loss: Loss, name: str, values: Mapping[str, float]) -> None:
+    """Raise PluginError where somebody's loss has logged what is no finite number."""
+    if origin(loss).own:
+        return
+    for key in (each for each in values if each.startswith(f"{name}/")):
+        if math.isinf(values[key]) or (math.isnan(values[key]) and values[f"tokens/{name}"] > 0):
+            said = f"`{key.removeprefix(f'{name}/')}` is {values[key]} over the step's tokens and cannot be logged"
+            hint = "mend what it puts into `metrics` or `maxima`"
+            raise PluginError(f"{origin(loss)}: {said}", hint=hint, placed=True)
+
+
 def _largest(live: LiveStage, state: StepState) -> dict[str, float]:
     """Largest values over all ranks, NaN where no token was seen; the same names on every rank."""
     mine = state.totals.maxima
@@ -101,7 +118,7 @@ def _largest(live: LiveStage, state: StepState) -> dict[str, float]:
     return {key: value if value > -math.inf else math.nan for key, value in zip(mine, largest, strict=True)}
 
 
-def _local_sums(state: StepState) -> dict[str, float]:
+def local_sums(state: StepState) -> dict[str, float]:
     """Named numbers of this rank that add up over ranks; the same names on every rank."""
     totals = state.totals
     sums = {"loss": totals.loss, **{f"term {name}": value for name, value in totals.terms.items()}}
@@ -114,7 +131,7 @@ def _local_sums(state: StepState) -> dict[str, float]:
     sums["length"] = sum(rollout.completion.length for rollout in rollouts)
     sums["truncated"] = sum(not rollout.answer.finished for rollout in rollouts)
     sums["wordless"] = sum(not rollout.answer.text.strip() for rollout in rollouts)
-    sums["nonzero advantages"] = 0.0 if state.advantages is None else float((state.advantages != 0).sum())
+    sums["nonzero advantages"] = 0.0 if state.advantages is None else float((state.advantages.abs() > NOISE).sum())
     sums["tokens"] = sum(int(batch.tokens.lengths.sum()) for batch in state.batches)
     return sums
 
