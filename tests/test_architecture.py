@@ -35,6 +35,7 @@ LONG_CLASSES: dict[str, str] = {}
 BROAD_HANDLERS: dict[str, str] = {
     "cli/app.py": "the one place where an unexpected error becomes a message, a log file and exit code 1",
     "wavalign/engine/run/scoring.py": "a reward is somebody else's code: its failure is a counted missing value",
+    "wavalign/plugins/audio.py": "a file system of fsspec raises whatever its own library does",
     "wavalign/plugins/speech/worker_side/wavalign_worker.py": "a worker's failure is an answer",
     "wavalign/plugins/architectures/tokenizers.py": "the tokenizers library raises bare Exceptions on a torn file",
 }

@@ -1,6 +1,9 @@
 """Secrets are recognised by value in every form and by pattern; sentences and vocabularies are left alone."""
 
 import json
+import time
+import unicodedata
+from typing import Literal
 
 import pytest
 
@@ -40,6 +43,48 @@ def test_names_of_metrics_and_nested_texts() -> None:
 
 
 @pytest.mark.parametrize(
+    "secret", ["s\u00e9cret-\u00dcn\u00efcode-9", "\u0130stanbul-k\u00f6pr\u00fc", "STRASSE-\u1e9e-12", "a.*b(c[d+|\\"]
+)
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+def test_letters_that_have_several_spellings(secret: str, form: Literal["NFC", "NFD"]) -> None:
+    redactor = Redactor()
+    redactor.learn(secret, "${env:KEY}")
+    assert redactor.values(f"a {unicodedata.normalize(form, secret)} b") == "a ${env:KEY} b"
+
+
+@pytest.mark.parametrize("secret", ["answer", "0.25", "true", "1234"])
+def test_a_word_or_number_as_a_secret_takes_no_name_and_no_number_apart(secret: str) -> None:
+    redactor = Redactor()
+    redactor.learn(secret, "${env:KEY}")
+    tree = {"answer": 0.25, "heldout/answer": 1234, "true": True, "0.25": 1.0}
+    assert redactor.tree(tree) == tree
+    assert redactor.tree({"said": secret}) == {"said": "${env:KEY}"}
+
+
+ENDLESS = {
+    "schemes": "a+b." * 25_000 + "://",
+    "logins": "x://a:" * 15_000,
+    "one word": "token " + "a" * 100_000,
+    "dotted": "token " + "a.b" * 33_000,
+    "blanks": "token" + " " * 100_000,
+    "bearers": ("Bearer " + "a" * 200) * 500,
+    "keys": "-----BEGIN PRIVATE KEY-----" * 4_000,
+    "backslashes": '"token": "' + "a\\" * 50_000,
+}
+
+
+@pytest.mark.parametrize("text", ENDLESS.values(), ids=list(ENDLESS))
+def test_no_text_takes_long(text: str) -> None:
+    """Whoever chooses the text (a reward's details, a data file) cannot make a run stand still."""
+    redactor = Redactor()
+    redactor.learn("c4nary-Zx91-q", "${env:KEY}")
+    begun = time.process_time()
+    redactor.text(text)
+    masked([text])
+    assert time.process_time() - begun < 5
+
+
+@pytest.mark.parametrize(
     ("text", "shown"),
     [
         ("https://me:hunter2@host/x", "https://me:[redacted]@host/x"),
@@ -53,6 +98,12 @@ def test_names_of_metrics_and_nested_texts() -> None:
         ("Authorization: Bearer abc.def", "Authorization: [redacted]"),
         ("sent Bearer abcdef0123", "sent Bearer [redacted]"),
         ("key sk-abcdefghijklmnop1234 refused", "key [redacted] refused"),
+        ("https://host/cb#access_token=abc&n=1", "https://host/cb#access_token=[redacted]&n=1"),
+        ("sent bearer abcdef0123", "sent bearer [redacted]"),
+        ("judge --api-key abc --n 3", "judge --api-key [redacted] --n 3"),
+        ("Judge(auth='hunter2222', n=3)", "Judge(auth='[redacted]', n=3)"),
+        ("{'openai_key': 'k3J9x2Lm81Pw4Rt6'}", "{'openai_key': '[redacted]'}"),
+        ("got glpat-abcdefghij0123456789", "got [redacted]"),
     ],
 )
 def test_patterns(text: str, shown: str) -> None:
@@ -72,6 +123,8 @@ def test_patterns(text: str, shown: str) -> None:
         "api_key=${env:KEY}",
         "git+ssh://git@host/x",
         "it is a key: the answer",
+        "auth='basic', sort_key='recording_date', pass='first'",
+        "--max-new-tokens 64 --token-budget 5",
     ],
 )
 def test_what_is_no_secret_stays(text: str) -> None:

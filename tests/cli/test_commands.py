@@ -7,6 +7,7 @@ import pytest
 
 from wavalign.engine.compile.plan import Plan
 from wavalign_cli import app as application
+from wavalign_cli.elsewhere import ELSEWHERE
 
 RECIPE = """\
 name: small
@@ -90,6 +91,27 @@ def test_plan_against_another(recipe: str, capsys: pytest.CaptureFixture[str]) -
     assert capsys.readouterr().out == "the plans are equal\n"
     assert application.main(["plan", recipe, "--set", "seed=3", "--diff", recipe]) == 0
     assert capsys.readouterr().out == "~ seed: 0 -> 3\n"
+
+
+def test_a_difference_has_the_asked_format_or_none(recipe: str, capsys: pytest.CaptureFixture[str]) -> None:
+    other = ["plan", recipe, "--set", "seed=3", "--diff", recipe, "--format"]
+    assert application.main([*other, "json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"equal": False, "differences": ["~ seed: 0 -> 3"]}
+    assert application.main(["plan", recipe, "--diff", recipe, "--format", "json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"equal": True, "differences": []}
+    assert application.main([*other, "mermaid"]) == 2
+    told = capsys.readouterr()
+    assert told.out == "" and "--diff has no chart" in told.err
+
+
+@pytest.mark.parametrize("name", ELSEWHERE)
+def test_commands_of_other_names_say_what_to_use(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert application.main([name, "some.yaml", "--set", "a=1"]) == 2
+    told = capsys.readouterr().err
+    assert f"there is no command {name} (asked for: wavalign {name} some.yaml --set a=1)" in told
+    assert ELSEWHERE[name] in " ".join(told.split())
+    assert application.main(["--help"]) == 0
+    assert f" {name} " not in capsys.readouterr().out.split("Commands")[-1]
 
 
 def test_a_dry_run_finds_what_is_missing(recipe: str, capsys: pytest.CaptureFixture[str]) -> None:

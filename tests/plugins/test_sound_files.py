@@ -1,6 +1,7 @@
 """A file that holds less than it promises is refused; what pipes write, which promises nothing, is read."""
 
 import io
+import os
 import struct
 import tracemalloc
 from collections.abc import Callable, Iterator
@@ -22,6 +23,7 @@ from wavalign.schema.clips import ClipLimits
 
 FORMATS = [
     ("WAV", "PCM_16"), ("WAV", "FLOAT"), ("WAVEX", "PCM_24"), ("RF64", "PCM_16"), ("AIFF", "PCM_16"), ("AU", "PCM_16"),
+    ("W64", "PCM_16"), ("CAF", "PCM_16"),
     ("FLAC", "PCM_16"), ("FLAC", "PCM_24"), ("OGG", "VORBIS"), ("OGG", "OPUS"), ("MP3", "MPEG_LAYER_III"),
 ]  # fmt: skip
 LOOKS: tuple[Callable[[AudioClip], object], ...] = (audio.header, partial(audio.read, sample_rate=16_000))
@@ -208,3 +210,55 @@ def test_damage_is_a_data_error_or_a_sound(form: tuple[str, str], data: st.DataO
 
 
 SMALL = {(name, kind): encoded(name, kind, seconds=0.2) for name, kind in FORMATS}
+
+
+@pytest.mark.parametrize("kind", [("FLAC", "PCM_16"), ("OGG", "VORBIS"), ("OGG", "OPUS"), ("MP3", "MPEG_LAYER_III")])
+@pytest.mark.parametrize("look", LOOKS)
+def test_files_written_one_behind_another(tmp_path: Path, kind: tuple[str, str], look: Callable[..., object]) -> None:
+    """A decoder stops behind the first: the rest would be lost without a word."""
+    content = encoded(*kind)
+    with pytest.raises(DataError, match=f"two streams, and the one from byte {len(content):,} on"):
+        look(clip_of(tmp_path, content * 2))
+
+
+def test_what_follows_the_samples_of_w64_is_no_sound(tmp_path: Path) -> None:
+    content = encoded("W64", "PCM_16")
+    heard = audio.read(clip_of(tmp_path, content + b"junk" * 100), sample_rate=None)
+    assert len(heard.samples) == 24_000
+
+
+@pytest.mark.parametrize("look", LOOKS)
+def test_gsm_cannot_be_wound_back(tmp_path: Path, look: Callable[..., object]) -> None:
+    look(clip_of(tmp_path, encoded("WAV", "GSM610", rate=8_000)))
+
+
+@pytest.mark.parametrize("look", LOOKS)
+@pytest.mark.parametrize(
+    ("value", "words"), [(np.nan, "no numbers"), (-np.inf, "no numbers"), (8_000.0, "full scale is 1")]
+)
+@pytest.mark.parametrize("kind", ["FLOAT", "DOUBLE"])
+def test_floats_of_another_scale_and_no_numbers(
+    tmp_path: Path, look: Callable[..., object], value: float, words: str, kind: str
+) -> None:
+    """Also where they stand behind what is heard, and in `data check` as in a run."""
+    samples = noise(3.0, 16_000, 1)
+    samples[-5] = value
+    buffer = io.BytesIO()
+    soundfile.write(buffer, samples, 16_000, format="WAV", subtype=kind)
+    with pytest.raises(DataError, match=words):
+        look(clip_of(tmp_path, buffer.getvalue()))
+
+
+@pytest.mark.parametrize("form", ["{}", "file://{}", "file:{}", "local://{}", "local:{}"])
+@pytest.mark.parametrize("look", LOOKS)
+def test_a_pipe_by_any_address(tmp_path: Path, look: Callable[..., object], form: str) -> None:
+    os.mkfifo(tmp_path / "pipe.wav")
+    with pytest.raises(DataError, match="a pipe or a device"):
+        look(AudioClip(form.format(tmp_path / "pipe.wav")))
+
+
+@pytest.mark.parametrize("url", ["reference://x", "blockcache::file:///dev/zero", "x\0y.wav", "foo://x"])
+@pytest.mark.parametrize("look", LOOKS)
+def test_an_address_that_a_file_system_chokes_on(look: Callable[..., object], url: str) -> None:
+    with pytest.raises(DataError, match="cannot be opened"):
+        look(AudioClip(url))

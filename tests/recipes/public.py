@@ -166,7 +166,8 @@ def write_dialogue(folder: Path) -> Path:
         audio.write(sound, folder / f"{name}.wav")
     line = (
         '{"messages": [{"role": "user", "content": "<|audio|>"}], "audios": ["question.wav"], '
-        '"sft_target_text": "it is twelve", "sft_target_audio": "answer.wav", "task_type": "s2s"}\n'
+        '"sft_target_text": "it is twelve", "sft_target_audio": "answer.wav", "task_type": "s2s", '
+        '"reference": "it is twelve"}\n'
     )
     (folder / "data.jsonl").write_text(2 * line)
     return folder / "data.jsonl"

@@ -164,7 +164,7 @@ def test_whole_numbers_may_be_written_as_powers(bench: Bench, valid: str) -> Non
 def test_everything_at_once_and_in_file_order(bench: Bench, valid: str) -> None:
     bench.write({"base.yaml": valid.replace("weight: 0.5", "weight: -1").replace("preset", "prest")})
     text = "extends: base.yaml\nsed: 7\nrollout: {group_size: 0, top_p: .inf}\nseed: 1\nseed: 2\n"
-    assert bench.places(text, "optim.betas=[1]", "steps=0") == [
+    assert bench.places(text, "optim.betas=[1]", "steps=-1") == [
         ("unknown_key", "recipe.yaml:2:1", "sed"),
         ("out_of_range", "recipe.yaml:3:23", "rollout.group_size"),
         ("non_finite", "recipe.yaml:3:33", "rollout.top_p"),
@@ -351,3 +351,8 @@ def test_importing_is_light() -> None:
         subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True) for _ in range(3)
     ]
     assert min(float(run.stdout) for run in runs) < 0.5
+
+
+def test_stages_that_are_one_folder_on_some_disks(bench: Bench, valid: str) -> None:
+    (problem,) = bench.problems(valid + "stages: [{name: warm}, {name: Warm}]\n")
+    assert problem.path == "stages.1.name" and "`Warm` and `warm` differ in capital letters alone" in problem.message

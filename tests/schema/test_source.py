@@ -1,5 +1,6 @@
 """Files, what they extend, what the command line sets, and whose place a value has."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -93,6 +94,14 @@ def test_extends_takes_one_file(bench: Bench, value: str) -> None:
 def test_missing_base_is_shown_where_it_is_named(bench: Bench) -> None:
     bench.write({"r.yaml": "a: 1\nextends: gone.yaml\n"})
     assert complaint("r.yaml") == ("missing_file", "r.yaml:2:10")
+
+
+def test_a_base_that_is_a_pipe_is_not_waited_for(bench: Bench, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.yaml")
+    bench.write({"r.yaml": f"name: x\nextends: {tmp_path / 'pipe.yaml'}\n"})
+    (problem,) = complaints("r.yaml")
+    assert (problem.code, str(problem.where)) == ("unreadable_file", "r.yaml:2:10")
+    assert "a pipe or a device" in problem.message
 
 
 def test_mistake_in_a_base(bench: Bench) -> None:

@@ -193,6 +193,8 @@ class Dimensions:
     key_value_width: int
     """Width of one layer's cached keys plus values per token."""
     vocabulary: int
+    positions: int | None = None
+    """Most positions of a row that the network is made for; None where it knows no limit."""
     helper_bytes: int = 0
     """Of frozen networks on the device outside the policy, such as an encoder."""
 
@@ -232,6 +234,14 @@ class Codec(Plugin):
     @abstractmethod
     def fingerprint(self) -> str:
         """Changes whenever `encode` would give other ids; keys the cache of a dataset's codes."""
+
+    @classmethod
+    def fit_lacks(cls, params: Any, seconds: Sequence[float]) -> str | None:
+        """Why clips of these lengths are too little to fit on; None where they are enough, or that is not known.
+
+        Asked before a run starts, so that `fit` is not the first to find it.
+        """
+        return None
 
     @classmethod
     def fit(cls, params: Any, waveforms: Sequence[Waveform], *, generator: torch.Generator, path: str) -> None:

@@ -3,6 +3,7 @@
 import hashlib
 import io
 import os
+import re
 import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,6 +25,7 @@ from wavalign.schema.clips import ClipLimits
 
 LOWEST_RATE, HIGHEST_RATE = 1_000, 384_000
 """Hertz; no recording of speech is outside, and resampling from there may take any time and memory."""
+_LOCAL = re.compile(r"(?:file|local):(?://)?")
 _BLOCK = 1 << 16
 """Samples decoded at once."""
 _MEGABYTE = 1 << 20
@@ -41,8 +43,8 @@ def _limits() -> ClipLimits:
     return _LIMITS[0]
 
 
-BLOCK, QUIETEST = 16_384, 1e-4
-"""Samples decoded at a time, and the level up to which sound is none."""
+BLOCK, QUIETEST, LOUDEST = 16_384, 1e-4, 100.0
+"""Samples decoded at a time, the level up to which sound is none, and that beyond which it is no sound."""
 
 
 @final
@@ -66,13 +68,27 @@ def header(clip: AudioClip) -> SoundHeader:
     with _opened(clip, content) as file:
         digest = hashlib.sha256(content).hexdigest()
         seconds, rate, channels = file.frames / file.samplerate, int(file.samplerate), int(file.channels)
-        return SoundHeader(seconds, rate, channels, digest, silent=_is_silent(file))
+        return SoundHeader(seconds, rate, channels, digest, silent=_is_silent(clip, file))
 
 
-def _is_silent(file: soundfile.SoundFile) -> bool:
-    """Whether no sample is heard; decoding stops at the first that is."""
-    blocks = file.blocks(BLOCK, dtype="float32")
-    return not any(len(block) and float(np.abs(block).max()) > QUIETEST for block in blocks)
+def _is_silent(clip: AudioClip, file: soundfile.SoundFile) -> bool:
+    """Whether no sample is heard; decoding stops at the first that is, but where samples may be no numbers."""
+    silent, floats = True, file.subtype in ("FLOAT", "DOUBLE")
+    while (silent or floats) and len(block := file.read(BLOCK, dtype="float32", always_2d=True)):
+        _check_level(clip, block)
+        silent = silent and float(np.abs(block).max()) <= QUIETEST
+    return silent
+
+
+def _check_level(clip: AudioClip, samples: NDArray[np.float32]) -> None:
+    """Refuse samples that are no numbers, or numbers of another scale (floats from -32768 to 32767)."""
+    highest = float(np.abs(samples).max(initial=0.0))  # NaN where one is
+    if not np.isfinite(highest):
+        message = f"{clip.url}: the sound file holds samples that are no numbers"
+        raise DataError(message, hint="write it again or take its record out")
+    if highest > LOUDEST:
+        message = f"{clip.url}: the sound file's samples reach {highest:,.4g}, and full scale is 1"
+        raise DataError(message, hint="divide floats that were 16-bit integers by 32768 and write it again")
 
 
 def read(clip: AudioClip, *, sample_rate: int | None) -> Waveform:
@@ -83,9 +99,7 @@ def read(clip: AudioClip, *, sample_rate: int | None) -> Waveform:
     """
     with _opened(clip, read_bytes(clip)) as file:
         mono, rate = _mono(clip, file), int(file.samplerate)
-    if not np.isfinite(mono).all():
-        message = f"{clip.url}: the sound file holds samples that are no numbers"
-        raise DataError(message, hint="write it again or take its record out")
+    _check_level(clip, mono)
     if sample_rate is None or sample_rate == rate:
         return Waveform(mono, rate)
     resampled = np.asarray(soxr.resample(mono, rate, sample_rate), dtype=np.float32)
@@ -105,7 +119,9 @@ def read_bytes(clip: AudioClip) -> bytes:
             _check_kind(clip)
             with fsspec.open(as_written(clip.url), "rb") as file:
                 content = _at_most(file, most + 1)
-    except (OSError, ValueError, ImportError) as error:
+    except DataError:
+        raise
+    except Exception as error:  # a file system of fsspec raises whatever its own library does
         raise DataError(
             f"{clip.url}: the sound file cannot be opened: {error}",
             hint="check that the file is there and readable; relative paths count from the file that names them",
@@ -137,7 +153,7 @@ def _at_most(file: IO[bytes], count: int) -> bytes:
 
 def _check_kind(clip: AudioClip) -> None:
     """Refuse a local path that is a pipe or a device: it may never end."""
-    path = clip.url.removeprefix("file://")
+    path = _LOCAL.sub("", clip.url)
     if "://" not in path and os.path.exists(path) and not os.path.isfile(path):
         what = "a folder" if os.path.isdir(path) else "a pipe or a device"
         raise DataError(f"{clip.url}: the sound file is {what}", hint="name a sound file")
@@ -150,6 +166,8 @@ def _opened(clip: AudioClip, content: bytes) -> Iterator[soundfile.SoundFile]:
     if found.missing:
         hint = "fetch or record it again, or take its record out"
         raise DataError(f"{clip.url}: the sound file is cut short: {found.missing}", hint=hint)
+    if found.more:
+        raise DataError(f"{clip.url}: {found.more}", hint="decode both and write them as one file")
     try:
         with soundfile.SoundFile(io.BytesIO(found.data)) as file:
             _check_limits(clip, file)
@@ -178,7 +196,8 @@ def _mono(clip: AudioClip, file: soundfile.SoundFile) -> NDArray[np.float32]:
     limits = _limits()
     most = int(limits.max_seconds * file.samplerate)
     promised = int(file.frames) if file.format != "MP3" else 0  # without a Xing header that is an estimate
-    file.seek(0)  # a decoder of MP3 that was not told to begins a little otherwise
+    if file.seekable():  # GSM in WAV is not
+        file.seek(0)  # a decoder of MP3 that was not told to begins a little otherwise
     blocks: list[NDArray[np.float32]] = []
     count = 0
     while len(block := file.read(_BLOCK, dtype="float32", always_2d=True)):

@@ -2,11 +2,12 @@
 
 The rules, by container:
 
-- WAV, RF64, AIFF and AU say how many bytes of samples follow. Fewer are a file cut short. A size from
+- WAV, RF64, W64, AIFF, CAF and AU say how many bytes of samples follow. Fewer are a file cut short. A size from
   0x7FFF0000 on, or one of 0 in a file whose own size is such a one, is what programs write into a pipe: it promises
   nothing, and all that follows counts.
 - FLAC says how many samples there are, and its last frame which ones it holds. A total of 0 promises nothing.
 - Ogg (Vorbis, Opus) marks its last page.
+- A second FLAC, Ogg or MP3 stream behind the first would not be heard.
 - MP3 says how many bytes there are where its first frame is a Xing or Info header, and no frame may be cut.
 
 Sources: RIFF (Microsoft, IBM 1991), EBU Tech 3306, RFC 9639 (FLAC), RFC 3533 (Ogg), ISO 11172-3.
@@ -20,6 +21,9 @@ UNKNOWN_FROM = 0x7FFF0000
 """Sizes that stand for "not known": 0x7FFF0000 (sox), 0x80000000 (arecord), 0xFFFFFFFF (ffmpeg)."""
 _SAMPLES = {b"RIFF": b"data", b"RF64": b"data", b"BW64": b"data", b"FORM": b"SSND"}
 """Container -> its chunk of samples."""
+_W64 = b"riff\x2e\x91\xcf\x11\xa5\xd6\x28\xdb\x04\xc1\x00\x00"
+_OPEN = 1 << 62
+"""Sizes of 64 bits from here on promise nothing."""
 _TAIL = 1 << 17
 """Bytes at the end of a FLAC file in which its last frame begins: frames of 64 K samples are smaller."""
 
@@ -39,6 +43,8 @@ class Contents:
     """With the true size where the header left it open."""
     missing: str = ""
     """What was promised and what was found, for a message; empty where all is there."""
+    more: str = ""
+    """What is there and would not be decoded, for a message."""
 
 
 def examine(data: bytes) -> Contents:
@@ -46,15 +52,22 @@ def examine(data: bytes) -> Contents:
     start = _after_id3(data) if data.startswith(b"ID3") else 0
     if data[:4] in _SAMPLES and data[8:12] in (b"WAVE", b"AIFF", b"AIFC"):
         return _chunks(data)
+    if data.startswith(_W64):
+        return _w64(data)
+    if data.startswith(b"caff"):
+        return _caf(data)
     if data.startswith(b".snd") and len(data) >= 24:
         return _au(data)
     if data[start : start + 4] == b"fLaC":
         return _flac(data, start)
     if data.startswith(b"OggS"):
-        return Contents(data, _ogg(data))
+        return Contents(data, _ogg(data), _second_ogg(data))
     if _mpeg_size(data, start):
-        return Contents(data, _mpeg(data, start))
+        return Contents(data, *_mpeg(data, start))
     return Contents(data)
+
+
+_SECOND = "the sound file holds two streams, and the one from byte {:,} on would not be heard"
 
 
 def _short(promised: int, found: int, unit: str = "bytes of samples") -> str:
@@ -89,6 +102,40 @@ def _chunks(data: bytes) -> Contents:
     return Contents(data)
 
 
+def _w64(data: bytes) -> Contents:
+    """Sony's: names of 16 bytes, sizes of 8 that count the name and themselves, all at multiples of 8."""
+    place = 40
+    for _ in range(_CHUNKS):
+        if place + 24 > len(data):
+            break
+        (size,) = struct.unpack_from("<Q", data, place + 16)
+        if data[place : place + 4] == b"data":
+            size = size - 24 if size < _OPEN else -1
+            end = len(data) if size < 0 else place + 24 + size  # the decoder takes what follows for samples
+            return _exactly(data[:end], place + 24, size)
+        place += max(24, size + -size % 8)
+    return Contents(data)
+
+
+def _caf(data: bytes) -> Contents:
+    """Apple's: a size of -1 promises nothing."""
+    place = 8
+    for _ in range(_CHUNKS):
+        if place + 12 > len(data):
+            break
+        (size,) = struct.unpack_from(">q", data, place + 4)
+        if data[place : place + 4] == b"data":
+            return _exactly(data, place + 12, size)
+        place += 12 + max(0, size)
+    return Contents(data)
+
+
+def _exactly(data: bytes, start: int, size: int) -> Contents:
+    """Samples from `start` on, where a negative `size` promises nothing."""
+    found = len(data) - start
+    return Contents(data, _short(size, found) if found < size else "")
+
+
 def _au(data: bytes) -> Contents:
     offset, size = struct.unpack_from(">II", data, 4)
     found = max(0, len(data) - offset)
@@ -105,6 +152,8 @@ def _flac(data: bytes, start: int) -> Contents:
     smallest, largest = struct.unpack_from(">HH", data, place)
     packed = int.from_bytes(data[place + 10 : place + 18], "big")
     total = packed & ((1 << 36) - 1)
+    if (second := data.find(b"fLaC\x00\x00\x00\x22", place)) > 0:
+        return Contents(data, more=_SECOND.format(second))
     found = _flac_end(data, fixed=smallest if smallest == largest else 0, largest=largest)
     if found is None:
         return Contents(data)
@@ -202,6 +251,17 @@ def _ogg(data: bytes) -> str:
     return "" if data[at + 5] & 4 else "it ends before the page that is marked as its last"
 
 
+def _second_ogg(data: bytes) -> str:
+    """Say where a page that begins a stream stands behind one that ends a stream; empty where none does."""
+    place, ended = 0, False
+    while data[place : place + 4] == b"OggS" and len(data) >= place + 27:
+        if ended and data[place + 5] & 2:
+            return _SECOND.format(place)
+        ended = ended or bool(data[place + 5] & 4)
+        place += 27 + data[place + 26] + sum(data[place + 27 : place + 27 + data[place + 26]])
+    return ""
+
+
 # --- MP3 --------------------------------------------------------------------------------------------------------------
 
 _RATES = {3: (44100, 48000, 32000), 2: (22050, 24000, 16000), 0: (11025, 12000, 8000)}
@@ -238,7 +298,8 @@ def _mpeg_size(data: bytes, at: int) -> int:
     return (72 if layer == 1 and version != 3 else 144) * bit_rate // hertz + padding
 
 
-def _mpeg(data: bytes, start: int) -> str:
+def _mpeg(data: bytes, start: int) -> tuple[str, str]:
+    """What is missing, and what would not be decoded: a decoder ends where the first file said that it ends."""
     size = _mpeg_size(data, start)
     first = data[start : start + size]
     at = max(first.find(b"Xing"), first.find(b"Info"))
@@ -246,10 +307,12 @@ def _mpeg(data: bytes, start: int) -> str:
         (flags,) = struct.unpack_from(">I", first, at + 4)
         (promised,) = struct.unpack_from(">I", first, at + (12 if flags & 1 else 8))
         if flags & 2 and promised > len(data) - start:
-            return _short(promised, len(data) - start, "bytes")
+            return _short(promised, len(data) - start, "bytes"), ""
     place = start
     while size := _mpeg_size(data, place):
         if place + size > len(data):
-            return f"its last frame has {size:,} bytes, and {len(data) - place:,} are there"
+            return f"its last frame has {size:,} bytes, and {len(data) - place:,} are there", ""
+        if at > 0 and place > start and data[place + at : place + at + 4] in (b"Xing", b"Info"):
+            return "", _SECOND.format(place)
         place += size
-    return ""
+    return "", ""

@@ -7,12 +7,15 @@ later, somewhere else: when a run writes its log, or not at all.
 import json
 import math
 import re
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
 BOM = b"\xef\xbb\xbf"
 WIDE = (b"\xff\xfe", b"\xfe\xff")
 MOST_DIGITS = 4000
+MOST_LEVELS = 100
+_DEEP = f"nested too deeply: more than {MOST_LEVELS} levels of lists and objects"
 _HALF = re.compile("[\ud800-\udfff]")
 
 
@@ -27,9 +30,9 @@ def parse(text: bytes | str) -> Any:
             parse_int=_whole,
             object_pairs_hook=_once,
         )
+        wrong = _too_deep(value) or flaw(value)
     except RecursionError:
-        raise ValueError("nested too deeply") from None
-    wrong = flaw(value)
+        value, wrong = None, _DEEP
     if wrong:
         raise ValueError(wrong)
     return value
@@ -65,6 +68,22 @@ def flaw(value: Any, place: str = "") -> str:
     return f"{where}{type(value).__name__} is nothing JSON can hold"
 
 
+def _too_deep(value: Any) -> str:
+    """Whether lists and objects stand in each other beyond what the rest of the program may walk through."""
+    level = [value]
+    for _ in range(MOST_LEVELS + 1):
+        level = [
+            item
+            for each in level
+            if isinstance(each, dict | list)
+            for item in (each.values() if isinstance(each, dict) else each)
+            if isinstance(item, dict | list)
+        ]
+        if not level:
+            return ""
+    return _DEEP
+
+
 def _no_number(name: str) -> NoReturn:
     raise ValueError(f"{name} is no number of JSON: leave the field out or write null")
 
@@ -85,7 +104,6 @@ def _whole(text: str) -> int:
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        names = [key for key, _ in pairs]
-        twice = next(key for key in names if names.count(key) > 1)
+        twice = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
         raise ValueError(f"the key {twice[:80]!r} stands twice in one object: keep one")
     return found

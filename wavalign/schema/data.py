@@ -1,12 +1,12 @@
 """Where dialogues come from."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, final
+from typing import Annotated, Any, Literal, final
 
 from pydantic import BeforeValidator, Field
 
 from wavalign.schema.base import Section
-from wavalign.schema.bounds import Name
+from wavalign.schema.bounds import MOST_TOKENS, Name
 from wavalign.schema.component import WeightedComponent
 
 
@@ -33,3 +33,10 @@ class DataSection(Section):
     """Dialogues with a target, for losses on demonstrations; may be fewer than the prompts, may be the same."""
     evaluation: Annotated[Mapping[Name, Sources], BeforeValidator(_as_splits)] = Field(default_factory=dict)
     """Held-out splits by name; a single source is the split `heldout`."""
+    max_prompt_tokens: int | None = Field(default=None, ge=1, le=MOST_TOKENS)
+    """Longest prompt of `prompts` and `demonstrations`; null bounds it by the places that the model has."""
+    max_target_tokens: int | None = Field(default=None, ge=1, le=MOST_TOKENS)
+    """Longest answer of `demonstrations`; null bounds prompt and answer by the places that the model has."""
+    too_long: Literal["refuse", "drop"] = "refuse"
+    """What becomes of longer records of `prompts` and `demonstrations`: an error before training, or left out and
+    counted. Nothing is ever cut, and held-out records are never left out."""

@@ -9,7 +9,16 @@ from collections.abc import Container, Iterable, Iterator, Mapping
 from typing import Any, final
 
 from wavalign.errors import PreflightError, Problem, Where
-from wavalign.redaction import CERTAIN, HIDDEN, REDACTOR, SHORTEST, names_secret, url_secrets
+from wavalign.redaction import (
+    CERTAIN,
+    HIDDEN,
+    REDACTOR,
+    SHORTEST,
+    holds_known_format,
+    may_hold_secret,
+    names_secret,
+    url_secrets,
+)
 from wavalign.schema.composer import Path, dotted
 
 PLACEHOLDER = re.compile(r"\$\{env:([A-Za-z_][A-Za-z0-9_]*)\}\Z")
@@ -129,6 +138,10 @@ def _problem(value: str | float, key: str | None, in_clear: Mapping[str, str]) -
     if _BEGINNING in value:
         message = "`${env:NAME}` must be the whole value, with NAME of letters, digits and _"
         return message, "put the whole text into the variable"
+    if holds_known_format(value):
+        REDACTOR.learn(value)
+        message = "the value has the form of a key or token, and a recipe is no place for one"
+        return message, "export it under a name before the run, and write `${env:NAME}` for the whole value"
     blank = _BLANK_LOGIN.match(value)
     carried = [part for part in (*url_secrets(value), blank[1] if blank else "") if part]
     if carried:
@@ -153,6 +166,8 @@ def _secret_key(path: Path, value: str | float, components: Container[Path]) -> 
 
 
 def _holds_secret(name: str, value: str | float) -> bool:
+    if isinstance(value, str) and may_hold_secret(name, value):
+        return True
     return names_secret(name) and not (name.lower().endswith("token") and _is_of_vocabulary(value))
 
 

@@ -147,6 +147,11 @@ def _stage_problems(source: Source) -> list[Problem]:
             path: Path = ("stages", index, "name")
             message, hint = f"two stages are named `{quoted(name)}`", "rename one of them"
             found.append(Problem("bad_value", dotted(source.written[path]), message, hint, source.marks[path]))
+        elif isinstance(name, str) and (same := {each.casefold(): each for each in seen}.get(name.casefold())):
+            path = ("stages", index, "name")
+            message = f"the stages `{quoted(name)}` and `{quoted(same)}` differ in capital letters alone"
+            hint = "rename one of them: their folders may be one on some disks"
+            found.append(Problem("bad_value", dotted(source.written[path]), message, hint, source.marks[path]))
         if isinstance(start, str) and start not in seen:
             path = ("stages", index, "start")
             before = ", ".join(f"`{quoted(earlier)}`" for earlier in seen) or "none, this is the first"

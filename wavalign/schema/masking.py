@@ -10,7 +10,9 @@ from typing import final
 
 from wavalign.redaction import REDACTOR, hide_patterns, names_secret
 
-_KEY = re.compile(r"""(?P<quote>["']?)(?P<name>[A-Za-z_][\w.-]*)(?P=quote)\s*[:=](?=\s|["'{\[|>]|\Z|(?<==))\s*""")
+_KEY = re.compile(
+    r"""(?<![A-Za-z_])(?P<quote>["']?)(?P<name>[A-Za-z_][\w.-]{0,200})(?P=quote)\s*[:=](?=\s|["'{\[|>]|\Z|(?<==))\s*"""
+)
 _PLACEHOLDER = re.compile(r"""["']?\$\{env:[A-Za-z_][A-Za-z0-9_]*\}["']?\s*(?:[,}\]#]|\Z)""")
 _COVER = "*"
 

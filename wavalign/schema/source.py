@@ -118,6 +118,10 @@ class _Reader:
 
     def _text(self, name: str, asked: Where | None) -> str | None:
         path, spot = ("extends", asked) if asked else ("", Where(name, 1, 1))
+        if asked and os.path.exists(name) and not os.path.isfile(name) and not os.path.isdir(name):
+            message = f"`{quoted(name)}` is a pipe or a device, which may never end"
+            self.problems.append(Problem("unreadable_file", path, message, "name a recipe file", spot))
+            return None
         try:
             with open(name, "rb") as file:
                 data = file.read(MAX_BYTES + 1)

@@ -18,6 +18,48 @@ RULES: dict[str, tuple[tuple[Change, ...], str, str, str, str]] = {
     # changes, code, path, in the message, in the hint
     "no model": ((drop("model.preset"),), "missing_key", "model", "neither checkpoint nor preset", "preset: tiny"),
     "two models": ((put("model.checkpoint", "x"),), "conflict", "model.preset", "not both", "remove one"),
+    "a split of the name of training": (
+        (put("data.evaluation", {"train": {"type": "toy_sums"}}),),
+        "bad_value",
+        "data.evaluation.train",
+        "the lines of training steps have it",
+        "another name",
+    ),
+    "two splits that are one on some disks": (
+        (put("data.evaluation", {"seen": {"type": "toy_sums"}, "Seen": {"type": "toy_sums"}}),),
+        "bad_value",
+        "data.evaluation.Seen",
+        "`Seen` and `seen` differ in capital letters alone",
+        "another name",
+    ),
+    "two rewards that a reader takes for one": (
+        (put("rewards.EXACT", {"type": "toy_exact"}),),
+        "bad_value",
+        "rewards.EXACT",
+        "`EXACT` and `exact`",
+        "another name",
+    ),
+    "two metrics that a reader takes for one": (
+        (put("evaluation.metrics.Accuracy", {"type": "toy_accuracy"}),),
+        "bad_value",
+        "evaluation.metrics.Accuracy",
+        "`Accuracy` and `accuracy`",
+        "another name",
+    ),
+    "a term whose values have names of others": (
+        (put("objective.terms.loss", {"loss": "cross_entropy"}),),
+        "bad_value",
+        "objective.terms.loss",
+        "logged as `loss/...`",
+        "another name",
+    ),
+    "two terms that a reader takes for one": (
+        (put("objective.terms.SFT", {"loss": "cross_entropy"}),),
+        "bad_value",
+        "objective.terms.SFT",
+        "`SFT` and `sft`",
+        "another name",
+    ),
     "no objective": ((drop("objective"),), "missing_section", "objective", "needs an objective", "cross_entropy"),
     "no demonstrations": (
         (drop("data.demonstrations"),),

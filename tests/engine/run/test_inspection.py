@@ -199,3 +199,18 @@ def test_silence_and_dialogues_without_a_question_are_mentioned(tmp_path: Path) 
     assert "silent: 1, first" in notes and "without a message of the user: 1, first" in notes
     assert [each for each in look.problems if "BytesIO" in each.message] == []
     assert any("noise.wav" in each.message for each in look.problems)
+
+
+def test_what_a_decoder_says_is_noted_and_kept_from_the_terminal(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """libmpg123 writes to descriptor 2 itself when it meets bytes that are no frame."""
+    samples = np.random.default_rng(0).normal(0, 0.1, 16_000).astype(np.float32)
+    soundfile.write(tmp_path / "q.mp3", samples, 16_000, format="MP3")
+    content = bytearray((tmp_path / "q.mp3").read_bytes())
+    content[864:868] = b"\x16\xf3\x58\xc4"
+    (tmp_path / "q.mp3").write_bytes(content)
+    found = look(("prompts", Listed(asked("a", "one", AudioClip(str(tmp_path / "q.mp3"))))))
+    (note,) = [each for each in found.headings[0].notes if "decoder" in each]
+    assert note.startswith(f"sound files that their decoder finds odd: 1, first {tmp_path / 'q.mp3'}: ")
+    assert capfd.readouterr() == ("", "")

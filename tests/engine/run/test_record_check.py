@@ -1,6 +1,7 @@
 """Every record is looked at before training, by the dry run and the run, and what is wrong is named with its line."""
 
 import json
+import shutil
 import unicodedata
 from collections.abc import Callable
 from pathlib import Path
@@ -155,3 +156,26 @@ def test_a_name_in_the_other_normal_form_is_found(tmp_path: Path) -> None:
     assert audio.read(AudioClip(str(tmp_path / composed)), sample_rate=None).seconds > 0
     with pytest.raises(DataError, match="ü"):
         audio.read(AudioClip(str(tmp_path / "ü.wav")), sample_rate=None)
+
+
+def fitting(folder: Path, clips: int, **options: int) -> Plan:
+    """A stage that fits a codec on some of 40 clips."""
+    audio.write(say("one plus two"), folder / "said.wav")
+
+    def spoil(number: int, found: Record) -> Record:
+        return {**found, "target": {"text": "it is three", "audio": "said.wav"}} if number <= clips else found
+
+    stages = [{"name": "codec", "type": "fit_codec"}, {"name": "learn", "type": "train"}]
+    codec = put("model.codec", {"type": "source_filter", **options})
+    return planned(folder, spoil, codec, put("stages", stages), heading="demonstrations")
+
+
+def test_too_little_sound_for_a_codec_is_met_before_it_is_fitted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    both_say(fitting(tmp_path, 2), tmp_path, "2 clips of", "512 code book entries need as many: give at least")
+    shutil.rmtree(tmp_path / "run")
+    both_say(fitting(tmp_path, 0), tmp_path, "no dialogue of data.demonstrations has sound")
+    enough = api.preflight(fitting(tmp_path, 30, num_content=16, num_prosody=8))
+    assert not [each for each in enough.errors if each.stage == "codec"]

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import final
 
 from wavalign.engine.compile.graph import live_terms
+from wavalign.engine.compile.names import name_problems
 from wavalign.engine.compile.plan import Cluster, TermPlan
 from wavalign.engine.contracts.rollouts import range_problem
 from wavalign.plugins.api import Gate, Metric, Reward
@@ -52,6 +53,8 @@ class StageChecks:
         """Note every rule that is broken; `weights` says that the stage starts from the model of an earlier one."""
         if self._whole("model", "start"):
             self._model(weights)
+        for path, message, hint in name_problems(self.stage):
+            self.note("bad_value", message, path, hint)
         if self.stage.type == "fit_codec":
             if self._whole("model", "data"):
                 self._fit_codec()

@@ -91,6 +91,8 @@ class RecordsSeen(Protocol):
     @property
     def remote(self) -> int: ...
     @property
+    def dropped(self) -> int: ...
+    @property
     def bad(self) -> int: ...
     @property
     def problems(self) -> tuple[DataError, ...]: ...
@@ -149,7 +151,7 @@ class _Inspection:
                 f"{name} as tokens",
                 lambda d=dialogues: self.tools.rows(stage, architecture, d),  # type: ignore[misc]
             )
-            rows[name] = found or []
+            rows[name] = [each for each in found or [] if _stays(stage, name, *each)]
         self._masks(stage, rows)
         self._estimate(stage, architecture, rows)
 
@@ -175,6 +177,7 @@ class _Inspection:
         parts = [f"{seen.records} looked at"] if seen.records else []
         parts += [f"{seen.streams} streams cannot be looked at whole before they are read"] if seen.streams else []
         parts += [f"{seen.remote} sound files lie elsewhere and were not looked for"] if seen.remote else []
+        parts += [f"{seen.dropped} left out as too long (data.too_long: drop)"] if seen.dropped else []
         if not seen.bad:
             self._add(stage.name, what, "warning" if seen.streams else "ok", "; ".join(parts))
         return not seen.bad
@@ -277,3 +280,13 @@ def _headings(stage: StagePlan) -> dict[str, Sequence[WeightedComponent]]:
     if data.demonstrations is not None and (stage.graph.has("demonstrations") or stage.stage.type == "fit_codec"):
         wanted["demonstrations"] = data.demonstrations
     return {**wanted, **{f"evaluation.{name}": sources for name, sources in data.evaluation.items()}}
+
+
+def _stays(stage: StagePlan, heading: str, prompt: TokenSequence, target: TokenSequence | None) -> bool:
+    """Whether a row is one that a run may see: not left out as too long."""
+    data = stage.stage.data
+    if heading.startswith("evaluation.") or data.too_long != "drop":
+        return True
+    answer = target.length if target is not None and heading == "demonstrations" else 0
+    pairs = ((prompt.length, data.max_prompt_tokens), (answer, data.max_target_tokens))
+    return all(bound is None or length <= bound for length, bound in pairs)

@@ -17,6 +17,7 @@ from wavalign.engine.run.callbacks import Waiting, nobody
 from wavalign.engine.run.dead_signal import SignalWatch
 from wavalign.engine.run.evaluation import Evaluator
 from wavalign.engine.run.feeding import CodeCache, Encoder, Feed, feed_seed
+from wavalign.engine.run.lengths import Lengths, bounded_feed, bounds_of
 from wavalign.engine.run.live import LiveStage, LiveTerm
 from wavalign.engine.run.logprobs import ScoredPolicy
 from wavalign.engine.run.objective import TermSpec
@@ -82,7 +83,7 @@ class Builder:
             backend = self._backend(stage, policy, architecture)
         if isinstance(reference, AdapterOff):
             reference.follow(backend)
-        encoder = Encoder(architecture, None if codec is None else CodeCache(codec, cache_folder() / "codes.sqlite"))
+        encoder = Encoder(architecture, self._codes(codec))
         sampler = self.plugin(Sampler, section.rollout.sampler, "rollout.sampler")
         roller = Roller(architecture, encoder, sampler, codec, self.nar(stage, architecture, codec))
         objective, place = section.objective, "objective"
@@ -97,12 +98,12 @@ class Builder:
             backend=backend,
             reference=reference,
             roller=roller,
-            feeds=self._feeds(stage),
+            feeds=self._feeds(stage, encoder, look=start is not None),
             rewards=self._rewards(stage),
             advantage=None if advantage is None else self.plugin(Advantage, advantage, f"{place}.advantage"),
             gate=None if gate is None else self.plugin(Gate, gate, f"{place}.gate"),
             terms=[self._term(term) for term in stage.terms if f"term.{term.name}" in _names(stage)],
-            evaluator=self._evaluator(stage, roller),
+            evaluator=self._evaluator(stage, roller, encoder),
             signal=SignalWatch(stage, self.plan.runtime.dead_signal_after),
         )
 
@@ -225,12 +226,35 @@ class Builder:
             self._sources[key] = source
         return self._sources[key]
 
-    def _feeds(self, stage: StagePlan) -> dict[str, Feed]:
-        data, feeds = stage.stage.data, {}
-        if stage.graph.has("prompts") and data.prompts is not None:
-            feeds["prompts"] = self.feed(data.prompts, feed_seed(self.plan.seed, stage.name, "prompts"))
-        if stage.graph.has("demonstrations") and (found := data.demonstrations) is not None:
-            feeds["demonstrations"] = self.feed(found, feed_seed(self.plan.seed, stage.name, "demonstrations"))
+    def lengths(
+        self, stage: StagePlan, heading: str, architecture: Architecture, encoder: Encoder | None = None
+    ) -> Lengths:
+        """Bounds of a heading's dialogues; without an `encoder` as far as a run knows them before its first stage."""
+        bounds = bounds_of(stage.stage.data, heading, architecture.dimensions().positions)
+        if encoder is not None:
+            return Lengths(bounds, lambda: encoder)
+        earlier = self.plan.stages[: self.plan.stages.index(stage)]
+        fitted = any(each.stage.type == "fit_codec" for each in earlier)
+
+        def made() -> Encoder:
+            return Encoder(architecture, None if fitted else self._codes(self.codec(stage, None)))
+
+        return Lengths(bounds, made, sounds=not fitted)
+
+    def _codes(self, codec: Codec | None) -> CodeCache | None:
+        return None if codec is None else CodeCache(codec, cache_folder() / "codes.sqlite")
+
+    def _feeds(self, stage: StagePlan, encoder: Encoder, *, look: bool) -> dict[str, Feed]:
+        """The headings that steps draw from; `look` where what a stage before left decides how long records are."""
+        feeds = {}
+        for name in (each for each in ("prompts", "demonstrations") if stage.graph.has(each)):
+            found = stage.stage.data.prompts if name == "prompts" else stage.stage.data.demonstrations
+            if found is None:
+                continue
+            sources = [(self.prepared_source(each), each.weight) for each in found]
+            lengths = self.lengths(stage, name, encoder.architecture, encoder)
+            seed = feed_seed(self.plan.seed, stage.name, name)
+            feeds[name] = bounded_feed(sources, lengths, seed=seed, world=self.world, look=look)
         return feeds
 
     def _rewards(self, stage: StagePlan) -> RewardPool:
@@ -255,7 +279,7 @@ class Builder:
         loss = self.plugin(Loss, term.loss, f"{place}.loss")
         return LiveTerm(term, spec, loss, self.plugin(Mask, term.mask, f"{place}.tokens"))
 
-    def _evaluator(self, stage: StagePlan, roller: Roller) -> Evaluator:
+    def _evaluator(self, stage: StagePlan, roller: Roller, encoder: Encoder) -> Evaluator:
         section = stage.stage
         splits, metrics = {}, {}
         if section.evaluation.metrics:
@@ -263,6 +287,8 @@ class Builder:
             feeds = {name: self.feed(sources, 0) for name, sources in section.data.evaluation.items()}
             if self.world.is_first:
                 splits = {name: feed.all(section.evaluation.limit) for name, feed in feeds.items()}
+                for name, dialogues in splits.items():
+                    self.lengths(stage, f"evaluation.{name}", encoder.architecture, encoder).refuse(dialogues)
                 metrics = {
                     name: self.plugin(Metric, each, f"evaluation.metrics.{name}")
                     for name, each in section.evaluation.metrics.items()

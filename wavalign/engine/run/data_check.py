@@ -9,6 +9,7 @@ from wavalign.engine.compile.plan import Plan, StagePlan
 from wavalign.engine.contracts.construct import construct
 from wavalign.engine.run.builder import Builder
 from wavalign.engine.run.inspection import CountTokens, DataLook, Heading, look_at
+from wavalign.engine.run.lengths import Lengths
 from wavalign.engine.run.tools import PreflightTools
 from wavalign.engine.state.distributed import World
 from wavalign.errors import UsageError
@@ -53,8 +54,9 @@ def check_recipe(plan: Plan, *, only: Sequence[str] = (), limit: int | None, sou
     for name, uses in found.items():
         for stage, _, sources in uses if not only or name in only else ():
             count = _token_counter(builder, stage, plan) if tokens else None
+            lengths = _lengths(builder, stage, name, counted=tokens)
             label = name if len(uses) == 1 else f"{name} ({stage.name})"
-            headings.append(Heading(label, [(_label(each), builder.source(each)) for each in sources], count))
+            headings.append(Heading(label, [(_label(each), builder.source(each)) for each in sources], count, lengths))
     return look_at(headings, limit=limit, sounds=sounds)
 
 
@@ -72,6 +74,16 @@ def _token_counter(builder: Builder, stage: StagePlan, plan: Plan) -> CountToken
         return lengths | ({"target": encoder.target(dialogue).length} if dialogue.target is not None else {})
 
     return count
+
+
+def _lengths(builder: Builder, stage: StagePlan, heading: str, *, counted: bool) -> Lengths | None:
+    """Bounds of a heading: those of the recipe, and with `counted` also those of its model."""
+    data, model = stage.stage.data, stage.stage.model
+    bound = data.max_prompt_tokens is not None or data.max_target_tokens is not None
+    known = stage.stage.type == "train" and (model.checkpoint is not None or model.preset is not None)
+    if not known or not (counted or (bound and not heading.startswith("evaluation."))):
+        return None
+    return builder.lengths(stage, heading, PreflightTools(builder).architecture(stage))
 
 
 def _headings(stage: StagePlan) -> dict[str, Sequence[WeightedComponent]]:

@@ -1,7 +1,7 @@
 """What a plan asks of its data and its files, collected from the stages, the rewards and the metrics."""
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from pydantic import BaseModel
@@ -9,7 +9,7 @@ from pydantic import BaseModel
 from wavalign.engine.compile.plan import StagePlan
 from wavalign.engine.run.record_check import Ask, Demands, RecordsLook, check_records
 from wavalign.errors import DataError, PreflightError
-from wavalign.plugins.api import Architecture, Metric, Reward
+from wavalign.plugins.api import Architecture, Codec, Metric, Reward
 from wavalign.plugins.batch import Dialogue
 from wavalign.plugins.guard import Guard, origin_of
 from wavalign.schema.component import Component, WeightedComponent
@@ -41,6 +41,8 @@ def demands_of(builder: "Builder", stage: StagePlan, heading: str, architecture:
         target_sound=heading != "prompts",
         words=architecture.check_words if architecture is not None else None,
         needs=list(_needs(builder, stage, heading)),
+        lengths=None if architecture is None else builder.lengths(stage, heading, architecture),
+        enough=_enough(builder, stage) if heading == "demonstrations" and stage.stage.type == "fit_codec" else None,
     )
 
 
@@ -67,6 +69,22 @@ def _ask(builder: "Builder", kind: str, component: Component, name: str) -> Ask:
             return plugin.dialogue_needs(params, dialogue)
 
     return ask
+
+
+def _enough(builder: "Builder", stage: StagePlan) -> Callable[[Sequence[float]], str | None]:
+    component = stage.stage.model.codec
+    assert component is not None
+    plugin = builder.registry.get("codec", component.type)
+    assert issubclass(plugin, Codec)
+    origin = origin_of(plugin, "codec", component.type, "model.codec")
+    with Guard(origin, "options"):
+        params = plugin.Params.model_validate(dict(component.params))
+
+    def lacking(seconds: Sequence[float]) -> str | None:
+        with Guard(origin, "fit_lacks"):
+            return plugin.fit_lacks(params, seconds)
+
+    return lacking
 
 
 def look_at_records(

@@ -7,8 +7,9 @@ import hashlib
 import sqlite3
 from array import array
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any, final
@@ -25,14 +26,35 @@ from wavalign.plugins.batch import AudioClip, Dialogue, TokenSequence
 
 CLIPS_AT_HAND = 65_536
 """Clips whose codes stay in memory (about 1 KB for ten seconds); others are found again by their content."""
+MOST_IN_A_ROW = 10_000
+"""Dialogues of a stream that may be left out one after the other."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Leaving:
+    """What becomes of dialogues that are too long."""
+
+    too_long: Callable[[Dialogue], DataError | None]
+    """Asked of what a stream gives, when it is drawn."""
+    drop: bool
+    """Whether it is left out; else it is an error."""
+    before: int = 0
+    """Left out already of sources with an index."""
+    bounds: str = ""
+    """In words."""
 
 
 @final
 class Feed:
     """Dialogues of one heading: sources mixed by weight, each reshuffled every time it has been seen whole."""
 
-    def __init__(self, sources: Sequence[tuple[DataSource, float]], *, seed: int) -> None:
-        self.sources, self.seed = sources, seed
+    def __init__(
+        self, sources: Sequence[tuple[DataSource, float]], *, seed: int, leaving: Leaving | None = None
+    ) -> None:
+        self.sources, self.seed, self.leaving = sources, seed, leaving
+        self.dropped = leaving.before if leaving is not None else 0
+        """Dialogues left out so far because they are too long."""
         self._drawn = 0
         self._taken = [0] * len(sources)
         self._orders: dict[tuple[int, int], list[int]] = {}
@@ -70,7 +92,8 @@ class Feed:
     def state_dict(self) -> dict[str, Any]:
         """The place in the data."""
         streams = [stream.state_dict() if stream is not None else None for stream in self._streams]
-        return {"drawn": self._drawn, "taken": list(self._taken), "sizes": self._sizes, "streams": streams}
+        place = {"drawn": self._drawn, "taken": list(self._taken), "sizes": self._sizes, "streams": streams}
+        return {**place, "dropped": self.dropped}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go back to a place; DataError when the data has changed size since."""
@@ -78,9 +101,21 @@ class Feed:
             message = f"the data has {self._sizes} records now and had {state['sizes']}"
             raise DataError(message, hint="resume on the same data")
         self._drawn, self._taken = int(state["drawn"]), list(state["taken"])
+        self.dropped = int(state["dropped"])
         for stream, place in zip(self._streams, state["streams"], strict=True):
             if stream is not None:
                 stream.load_state_dict(place)
+
+    @property
+    def drops(self) -> bool:
+        """Whether dialogues that are too long are left out."""
+        return self.leaving is not None and self.leaving.drop
+
+    def note(self, heading: str) -> str:
+        """What a person should know before the first step; empty where nothing is left out."""
+        if self.leaving is None or not self.dropped:
+            return ""
+        return f"data.{heading}: {self.dropped} records are left out as too long ({self.leaving.bounds})"
 
     @property
     def _sizes(self) -> list[int | None]:
@@ -103,7 +138,7 @@ class Feed:
             which = int(torch.multinomial(weights, 1, generator=generator(self.seed, "mix", self._drawn)))
         source, stream = self.sources[which][0], self._streams[which]
         if stream is not None:
-            dialogue = stream.next()
+            dialogue = self._fitting(stream)
         else:
             epoch, place = divmod(self._taken[which], self._length(which))
             dialogue = source.record(self._order(which, epoch)[place])
@@ -121,6 +156,20 @@ class Feed:
                 placed=True,
             )
         return length
+
+    def _fitting(self, stream: ShuffledStream) -> Dialogue:
+        """The next of a stream that is not too long."""
+        last = ""
+        for _ in range(MOST_IN_A_ROW):
+            dialogue = stream.next()
+            problem = self.leaving.too_long(dialogue) if self.leaving is not None else None
+            if problem is None:
+                return dialogue
+            if not self.drops:
+                raise problem
+            self.dropped, last = self.dropped + 1, problem.message
+        message = f"{MOST_IN_A_ROW:,} records in a row of a stream are too long, the last of them: {last}"
+        raise DataError(message, hint="raise the bounds in data, or use shorter data")
 
     def _order(self, which: int, epoch: int) -> list[int]:
         key = (which, epoch)

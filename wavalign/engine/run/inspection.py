@@ -7,7 +7,9 @@ from typing import final
 
 import numpy as np
 
-from wavalign.errors import DataError
+from wavalign.engine.run.captured import captured_errors
+from wavalign.engine.run.lengths import Lengths
+from wavalign.errors import DataError, quoted
 from wavalign.plugins import audio
 from wavalign.plugins.api import DataSource
 from wavalign.plugins.batch import AudioClip, Dialogue, Message
@@ -31,6 +33,8 @@ class Heading:
     sources: Sequence[tuple[str, DataSource]]
     """With a label for each."""
     count_tokens: CountTokens | None = None
+    lengths: Lengths | None = None
+    """Bounds on its records, where the recipe sets any."""
 
 
 @final
@@ -167,8 +171,8 @@ class _Look:
         self._roles: Counter[str] = Counter()
         self._tasks: Counter[str] = Counter()
         self._headers: dict[str, audio.SoundHeader | DataError] = {}
-        self._unasked, self._silent = list[str](), list[str]()
-        self._records = self._left_out = self._repeated = 0
+        self._unasked, self._silent, self._doubted = list[str](), list[str](), list[str]()
+        self._records = self._left_out = self._repeated = self._long = 0
         self._bad: set[tuple[str, str]] = set()
 
     def source(self, label: str, source: DataSource, limit: int | None) -> None:
@@ -232,6 +236,8 @@ class _Look:
         self._remember(where, dialogue)
         if self._heading.count_tokens is not None:
             self._tokens(where, dialogue, self._heading.count_tokens)
+        if self._heading.lengths is not None:
+            self._length(where, dialogue, self._heading.lengths)
 
     def _turns(self, where: str, role: str, turns: Sequence[Message]) -> None:
         """The messages of one role in one record."""
@@ -257,10 +263,13 @@ class _Look:
 
     def _header(self, clip: AudioClip) -> audio.SoundHeader | DataError:
         if clip.url not in self._headers:
-            try:
-                self._headers[clip.url] = audio.header(clip)
-            except DataError as error:
-                self._headers[clip.url] = error
+            with captured_errors() as said:
+                try:
+                    self._headers[clip.url] = audio.header(clip)
+                except DataError as error:
+                    self._headers[clip.url] = error
+            if said:
+                self._doubted.append(f"{clip.url}: {quoted(said[0], 200)}")
         return self._headers[clip.url]
 
     def _remember(self, where: str, dialogue: Dialogue) -> None:
@@ -289,6 +298,17 @@ class _Look:
             column.present += 1
             column.values.append(length)
 
+    def _length(self, where: str, dialogue: Dialogue, lengths: Lengths) -> None:
+        try:
+            long = lengths.too_long(dialogue)
+        except DataError as error:
+            self._problem(where, f"{where}: as tokens: {error.message}", error.hint)
+            return
+        if long is not None and lengths.bounds.drop:
+            self._long += 1
+        elif long is not None:
+            self._problem(where, long.message, long.hint)
+
     def _same_id(self, name: str, where: str, places: dict[str, str]) -> None:
         if name in places:
             message = f"{where}: id {name!r} was given at {places[name]} already"
@@ -299,8 +319,13 @@ class _Look:
         remarks = []
         if self._unasked:
             remarks.append(f"records without a message of the user: {len(self._unasked)}, first {self._unasked[0]}")
+        if self._long and self._heading.lengths is not None:
+            said = self._heading.lengths.bounds.said()
+            remarks.append(f"{self._long} records are too long and are left out ({said})")
         if self._silent:
             remarks.append(f"sound files that are silent: {len(self._silent)}, first {self._silent[0]}")
+        if self._doubted:
+            remarks.append(f"sound files that their decoder finds odd: {len(self._doubted)}, first {self._doubted[0]}")
         if self._repeated:
             remarks.append(f"prompts that stood before: {self._repeated}")
         targets = self._roles["target"]

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import final
 
 from wavalign.engine.run.feeding import located
+from wavalign.engine.run.lengths import Lengths, clip_seconds, nothing_left
 from wavalign.errors import DataError
 from wavalign.plugins import audio
 from wavalign.plugins.api import DataSource
@@ -36,6 +37,10 @@ class Demands:
     """Raises DataError where the architecture cannot write them; None where it is not known yet."""
     needs: Sequence[tuple[str, Ask]]
     """Rewards and metrics by name."""
+    lengths: Lengths | None = None
+    """Bounds on them; None where it is not known yet what they are as tokens."""
+    enough: Callable[[Sequence[float]], str | None] | None = None
+    """For fitting a codec: why clips of so many seconds are too little."""
 
 
 @final
@@ -48,6 +53,8 @@ class RecordsLook:
     """Sources that cannot be looked at whole."""
     remote: int
     """Sound files that lie elsewhere and were not looked for."""
+    dropped: int
+    """Left out because they are too long, as the recipe says."""
     bad: int
     problems: tuple[DataError, ...]
     """The first of them."""
@@ -57,28 +64,58 @@ def check_records(
     sources: Sequence[DataSource], demands: Demands, progress: Callable[[str, int, int], None]
 ) -> RecordsLook:
     """Look at every record of prepared sources."""
-    files, found, bad, records = SoundFiles(), list[DataError](), 0, 0
+    files, found, bad, records, dropped = SoundFiles(), list[DataError](), 0, 0, 0
     indexed = [source for source in sources if source.stream() is None]
     total = sum(len(source) for source in indexed)
     for source in indexed:
+        before = dropped
         for index in range(len(source)):
-            problem = _problem(source, index, demands, files)
-            records += 1
+            problem, leave = _judged(source, index, demands, files)
+            records, dropped = records + 1, dropped + leave
             if problem is not None:
                 bad += 1
                 found += [problem] if len(found) < SHOWN else []
             if records % EVERY == 0:
                 progress("checking records", records, total)
-    return RecordsLook(records, len(sources) - len(indexed), files.remote, bad, tuple(found))
+        if demands.lengths is not None and dropped - before == len(source) > 0:
+            bad, found = bad + len(source), [*found, nothing_left(len(source), demands.lengths.bounds)]
+    if demands.enough is not None and indexed and len(indexed) == len(sources) and not bad:
+        lacking = _too_little_sound(indexed, demands.enough)
+        bad, found = bad + len(lacking), [*found, *lacking]
+    return RecordsLook(records, len(sources) - len(indexed), files.remote, dropped, bad, tuple(found))
 
 
-def _problem(source: DataSource, index: int, demands: Demands, files: "SoundFiles") -> DataError | None:
-    """The first thing wrong with a record."""
+def _too_little_sound(
+    sources: Sequence[DataSource], enough: Callable[[Sequence[float]], str | None]
+) -> list[DataError]:
+    """Why a codec cannot be fitted on all the sound there is; nothing where some of it lies elsewhere."""
+    clips = [
+        turn.audio
+        for source in sources
+        for dialogue in map(source.record, range(len(source)))
+        for turn in (*dialogue.messages, *([dialogue.target] if dialogue.target is not None else []))
+        if turn.audio is not None
+    ]
+    if not clips:
+        return [DataError("no dialogue of data.demonstrations has sound", hint="a codec is fitted on sound")]
+    seconds = [clip_seconds(clip) for clip in clips]
+    known = [each for each in seconds if each is not None]
+    lacking = enough(known) if len(known) == len(seconds) else None
+    return [DataError(lacking, hint="give the stage more sound")] if lacking else []
+
+
+def _judged(source: DataSource, index: int, demands: Demands, files: "SoundFiles") -> tuple[DataError | None, bool]:
+    """The first thing wrong with a record, and whether it is left out instead."""
     try:
         dialogue = source.record(index)
+        problem = next(_problems(dialogue, demands, files), None)
+        if problem is not None or demands.lengths is None:
+            return problem, False
+        long = demands.lengths.too_long(dialogue)
     except DataError as error:
-        return error
-    return next(_problems(dialogue, demands, files), None)
+        return error, False
+    drop = long is not None and demands.lengths.bounds.drop
+    return None if drop else long, drop
 
 
 def _problems(dialogue: Dialogue, demands: Demands, files: "SoundFiles") -> Iterator[DataError]:

@@ -93,6 +93,7 @@ def collect_metrics(live: LiveStage, state: StepState) -> dict[str, float]:
     if state.advantages is not None:
         values["nonzero_advantages"] = _ratio(total["nonzero advantages"], total["rollouts"])
     values["grad_norm"], values["learning_rate"] = state.grad_norm, state.totals.learning_rate
+    values |= {f"dropped/{name}": feed.dropped for name, feed in live.feeds.items() if feed.drops}
     values |= _seconds(state, total)
     return {key: value for key, value in values.items() if not math.isnan(value)}
 

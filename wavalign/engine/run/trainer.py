@@ -73,6 +73,8 @@ class Trainer:
             self._complete(stage, reached=0, holds=None)
             return
         live = self.builder.stage(stage, start)
+        for note in filter(None, (feed.note(heading) for heading, feed in live.feeds.items())):
+            self.observer.message(note)
         self.checkpoints.begin(stage)
         try:
             first = stage.first_step

@@ -218,6 +218,7 @@ class CodecLm(Architecture):
             intermediate=int(self.sizes.config.intermediate_size),
             key_value_width=2 * self.sizes.num_key_value_heads * self.sizes.head_size,
             vocabulary=self.sizes.vocabulary_size,
+            positions=int(self.sizes.config.max_position_embeddings),
         )
 
     def save_layout(self, folder: str) -> None:

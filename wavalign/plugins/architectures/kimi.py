@@ -193,6 +193,7 @@ class KimiAudio(Architecture):
             intermediate=sizes.intermediate_size,
             key_value_width=2 * sizes.num_key_value_heads * (sizes.hidden_size // sizes.num_heads),
             vocabulary=sizes.vocabulary_size,
+            positions=sizes.max_positions,
         )
 
     def save_layout(self, folder: str) -> None:

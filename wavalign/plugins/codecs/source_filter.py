@@ -16,7 +16,7 @@ from pydantic import Field
 from wavalign.errors import CheckpointError
 from wavalign.plugins.api import Codec
 from wavalign.plugins.batch import Waveform
-from wavalign.plugins.speech.codebooks import Settings, fit, load, save
+from wavalign.plugins.speech.codebooks import Settings, fit, load, save, too_little
 from wavalign.plugins.speech.codes import refuse_other_rate
 from wavalign.plugins.speech.vocoder import SAMPLE_RATE, synthesise
 from wavalign.schema.base import Params, RecipePath
@@ -71,6 +71,11 @@ class SourceFilterCodec(Codec):
         ]
         content, prosody = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
         return synthesise(self._books.frames(content, prosody))
+
+    @classmethod
+    def fit_lacks(cls, params: SourceFilterParams, seconds: Sequence[float]) -> str | None:
+        """Fewer patches of sound than the larger book has entries."""
+        return too_little(seconds, Settings(params.num_content, params.num_prosody, params.frames_per_patch))
 
     @classmethod
     def fit(

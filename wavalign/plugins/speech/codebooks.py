@@ -120,6 +120,18 @@ def describe(waveform: Waveform, settings: Settings) -> tuple[Tensor, Tensor]:
 FRAME_SECONDS = 0.02
 
 
+def too_little(seconds: Sequence[float], settings: Settings) -> str | None:
+    """Why clips of these lengths cannot fill both books; None where they may."""
+    patch, needed = settings.frames_per_patch * FRAME_SECONDS, max(settings.num_content, settings.num_prosody)
+    most = sum(int(each / patch) + 2 for each in seconds)  # the last patch of a clip is filled up
+    if most >= needed:
+        return None
+    return (
+        f"{len(seconds)} clips of {sum(seconds):.1f} s hold at most {most} patches of sound, and {needed} code book"
+        f" entries need as many: give at least {needed * patch:.0f} s, or lower num_content and num_prosody"
+    )
+
+
 def fit(waveforms: Sequence[Waveform], settings: Settings, *, generator: torch.Generator) -> Codebooks:
     """Fit both books to the patches of `waveforms` (16 kHz) by seeded k-means."""
     described = [describe(waveform, settings) for waveform in waveforms]
