@@ -1,8 +1,17 @@
-"""`python -m wavalign_cli`."""
+"""`python -m wavalign_cli`, and the command `wavalign`."""
 
+import signal
 import sys
 
-from .app import main
+
+def main() -> int:
+    """Run the command line; Ctrl-C while its modules are imported ends it as at any other time."""
+    try:
+        from .app import main as command
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+    return command()
+
 
 if __name__ == "__main__":
     sys.exit(main())

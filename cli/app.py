@@ -7,8 +7,9 @@ Command modules import nothing heavy at their top (pydantic, torch, the engine):
 """
 
 import os
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated
 
 import typer
@@ -22,6 +23,9 @@ from wavalign.terminal import redacted_streams
 from . import data, doctor, elsewhere, export, plan, plugins, recipes, report, run, schema, validate, worker
 from .console import Format, output_format, say
 from .failures import show_crash, show_error, show_interrupted
+from .streams import as_full, usable_streams, watched_interrupts
+
+usable_streams()  # before anything asks them whether they are terminals
 
 app = typer.Typer(
     name="wavalign",
@@ -62,12 +66,13 @@ def wavalign(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and give its exit code."""
+    usable_streams()
     REDACTOR.learn_environment(os.environ)
-    with redacted_streams():
-        return _main(arguments)
+    with redacted_streams(), watched_interrupts() as interrupted:
+        return _main(arguments, interrupted)
 
 
-def _main(arguments: Sequence[str] | None) -> int:
+def _main(arguments: Sequence[str] | None, interrupted: Callable[[], bool]) -> int:
     output_format.set(Format.TEXT)
     run_folder.set(None)
     try:
@@ -81,6 +86,9 @@ def _main(arguments: Sequence[str] | None) -> int:
         show_interrupted(stop)
         return stop.exit_code
     except Exception as error:
-        show_crash(error)
+        if run_folder.get() is None and interrupted():  # a run takes signals itself
+            return 128 + signal.SIGINT
+        full = as_full(error) if isinstance(error, OSError) else None
+        show_crash(error) if full is None else show_error(full)
         return 1
     return 0

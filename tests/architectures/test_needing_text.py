@@ -92,6 +92,7 @@ def same_text(case: Case, whole: Rollout, short: Rollout) -> None:
     assert heads is not None and same is not None and torch.equal(heads[at], same[cut])
     assert whole.answer.text == short.answer.text
     assert short.answer.finished or not whole.answer.finished
+    assert whole.answer.text_finished == short.answer.text_finished == short.answer.finished
     if length < whole.completion.length:
         assert short.answer.finished
 

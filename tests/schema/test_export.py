@@ -111,7 +111,14 @@ def test_types_are_alternatives_told_apart_by_a_constant() -> None:
     assert adaptive["description"] == "Follows the rewards."
     assert adaptive["properties"]["ceiling"]["description"] == "Highest value. Required."
     assert definitions["gate.rollout_adaptive.Slope"]["properties"]["steepness"]["description"] == "Per unit of reward."
-    assert set(definitions["reward.answer_match"]["properties"]) == {"type", "weight", "scale", "on_failure", "timeout"}
+    assert set(definitions["reward.answer_match"]["properties"]) == {
+        "type",
+        "weight",
+        "scale",
+        "on_failure",
+        "on_absent",
+        "timeout",
+    }
 
 
 def test_kinds_without_plugins_take_anything() -> None:

@@ -84,6 +84,10 @@ class DecodingState(ABC):
     def finished(self) -> Tensor:
         """Bool [B]: rows that are complete (end of turn, or nothing that was asked for can still come)."""
 
+    def text_over(self) -> Tensor:
+        """Bool [B]: rows whose text is complete, whatever else may follow; the same however `need` is."""
+        return self.finished()
+
     @abstractmethod
     def keep(self, rows: Tensor) -> None:
         """Go on with `rows` (indices [B'] into the present batch) only."""

@@ -23,7 +23,7 @@ from wavalign.plugins.batch import AudioClip, Waveform
 from wavalign.plugins.sound_files import examine
 from wavalign.schema.clips import ClipLimits
 
-LOWEST_RATE, HIGHEST_RATE = 1_000, 384_000
+LOWEST_RATE, HIGHEST_RATE = 100, 384_000
 """Hertz; no recording of speech is outside, and resampling from there may take any time and memory."""
 _LOCAL = re.compile(r"(?:file|local):(?://)?")
 _BLOCK = 1 << 16

@@ -201,6 +201,8 @@ class Answer:
     finished: bool
     """False where the token limit cut off what was asked for: the whole answer, or its text where sampling was asked
     for text alone. An answer whose text was cut is finished in neither case."""
+    text_finished: bool = True
+    """False where the token limit cut off the text; the same however far the answer was sampled."""
 
 
 @final

@@ -31,7 +31,8 @@ class RolloutSection(Section):
     """Longest answer, counted in steps of the token streams."""
     truncated: Literal["lowest", "mask", "keep"] = "lowest"
     """What an answer is worth that `max_new_tokens` cut off: the `lowest` reward there is, for it never came to an end;
-    nothing is learned from it (`mask`); or what the rewards say of it (`keep`)."""
+    nothing is learned from it (`mask`); or what the rewards say of it (`keep`). Where all rewards read text alone, that
+    is an answer whose text was cut off."""
 
 
 @final

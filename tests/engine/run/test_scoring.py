@@ -353,7 +353,7 @@ def test_without_a_lowest_value_the_recipe_must_say_what_absence_is_worth(pools:
 
 
 def cut_off(*finished: bool) -> list[RolloutGroup]:
-    rollouts = tuple(Rollout(EMPTY, torch.zeros(1, 0), Answer("1", (), each)) for each in finished)
+    rollouts = tuple(Rollout(EMPTY, torch.zeros(1, 0), Answer("1", (), each, text_finished=each)) for each in finished)
     return [RolloutGroup(Dialogue("d", ()), EMPTY, rollouts)]
 
 
@@ -367,6 +367,25 @@ def test_what_an_answer_is_worth_that_was_cut_off(rule: str, expected: list[floa
     total = torch.tensor([[1.0, 2.0, 2.0, NAN]], dtype=torch.float64)
     judged = judge_truncated(Scores(total, {}, {}), rewards, cut_off(False, True, False, False), rule)
     torch.testing.assert_close(judged.total, torch.tensor([expected], dtype=torch.float64), equal_nan=True)
+
+
+def test_a_reward_that_reads_text_minds_the_text_alone() -> None:
+    """Whether sound is sampled beside it, for a KL say, changes no reward; one that listens minds the whole answer."""
+
+    class Listening(Scripted):
+        needs: ClassVar[frozenset[str]] = frozenset({"text", "waveform"})
+
+    answers = [Answer("1", (), True), Answer("1", (), False), Answer("1", (), False, text_finished=False)]
+    rollouts = tuple(Rollout(EMPTY, torch.zeros(1, 0), each) for each in answers)
+    total = Scores(torch.ones(1, 3, dtype=torch.float64), {}, {})
+
+    def judged(*rewards: LiveReward) -> list[float]:
+        group = RolloutGroup(Dialogue("d", ()), EMPTY, rollouts)
+        values: list[float] = judge_truncated(total, rewards, [group], "lowest").total[0].tolist()
+        return values
+
+    assert judged(live("a")) == [1.0, 1.0, 0.0]
+    assert judged(live("a"), live("b", reward=Listening([]))) == [1.0, 0.0, 0.0]
 
 
 def test_where_nothing_was_cut_off_nothing_changes() -> None:

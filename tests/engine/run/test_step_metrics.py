@@ -8,8 +8,8 @@ import torch
 from tests.toy.compiled import compiled, put
 from tests.toy.live import live_stage
 from wavalign.engine.run.executor import StepExecutor
-from wavalign.engine.run.step_metrics import local_sums, refuse_odd
-from wavalign.engine.run.step_state import StepResult, StepState
+from wavalign.engine.run.step_metrics import nonzero, refuse_odd
+from wavalign.engine.run.step_state import StepResult
 from wavalign.errors import PluginError
 from wavalign.plugins.api import Loss, LossInputs, LossOutput
 from wavalign.plugins.batch import Role
@@ -99,9 +99,8 @@ def test_the_rest(step: StepResult) -> None:
 
 
 def test_advantages_made_of_rounding_are_none() -> None:
-    state = StepState(0)
-    state.advantages = torch.tensor([[4e-12, -4e-12, 1e-3, 0.0]], dtype=torch.float64)
-    assert local_sums(state)["nonzero advantages"] == 1
+    assert nonzero(torch.tensor([[4e-12, -4e-12, 1e-3, 0.0]], dtype=torch.float64)) == 1
+    assert nonzero(None) == 0
 
 
 class Logging(Loss):

@@ -36,6 +36,7 @@ def answer(found: object, what: str) -> Answer:
         raise Broken(f"gave {named(found)} as {what}, which is to be an Answer")
     want(found.text, str, f"the text of {what}")
     want(found.finished, bool, f"`finished` of {what}")
+    want(found.text_finished, bool, f"`text_finished` of {what}")
     if not isinstance(found.codes, tuple):
         raise Broken(f"gave {named(found.codes)} as the codes of {what}, which is to be a tuple")
     return found

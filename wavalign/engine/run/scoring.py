@@ -23,7 +23,7 @@ from wavalign.engine.contracts.values import text
 from wavalign.engine.run.callbacks import Waiting, nobody
 from wavalign.errors import PluginError, RewardBudgetError
 from wavalign.plugins.api import Reward
-from wavalign.plugins.batch import Dialogue, Rollout, RolloutGroup, Scored
+from wavalign.plugins.batch import Answer, Dialogue, Rollout, RolloutGroup, Scored
 from wavalign.plugins.guard import left_changed, words
 from wavalign.plugins.settings import Settings
 from wavalign.schema.reward import RewardSection
@@ -235,9 +235,18 @@ def combine(
     return torch.where(dropped | (weights == 0), math.nan, total / torch.where(weights == 0, 1.0, weights))
 
 
+def cut_off(answer: Answer, rewards: Sequence[LiveReward]) -> bool:
+    """Whether the token limit cut off what the rewards look at: the text alone, or else the whole answer.
+
+    So what the sound is sampled for beside them, such as a KL, changes no reward.
+    """
+    reads_text_alone = all(frozenset(live.reward.needs) == {"text"} for live in rewards)
+    return not (answer.text_finished if reads_text_alone else answer.finished)
+
+
 def judge_truncated(scores: Scores, rewards: Sequence[LiveReward], groups: Sequence[RolloutGroup], rule: str) -> Scores:
     """`scores` with the total of answers that were cut off as `rollout.truncated` says; a missing total stays so."""
-    cut = torch.tensor([[not rollout.answer.finished for rollout in group.rollouts] for group in groups])
+    cut = torch.tensor([[cut_off(rollout.answer, rewards) for rollout in group.rollouts] for group in groups])
     if rule == "keep" or not cut.any():
         return scores
     worth = math.nan

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from wavalign.engine.contracts.origins import origin
 from wavalign.engine.run.rows import MicroBatch
+from wavalign.engine.run.scoring import cut_off
 from wavalign.errors import PluginError
 from wavalign.plugins.api import Loss
 from wavalign.plugins.batch import AUDIO_ROLES, MARK_ROLES, TEXT_ROLES
@@ -68,7 +69,7 @@ class StepTotals:
 
 def collect_metrics(live: LiveStage, state: StepState) -> dict[str, float]:
     """The step's line for metrics.jsonl, equal on every rank."""
-    sums, world = local_sums(state), live.world
+    sums, world = _local_sums(live, state), live.world
     reduced = world.all_reduce_sum(torch.tensor(list(sums.values()), dtype=torch.float64, device=world.device))
     total = dict(zip(sums, reduced.tolist(), strict=True))
     values: dict[str, float] = {"loss": total["loss"], **_largest(live, state)}
@@ -119,7 +120,12 @@ def _largest(live: LiveStage, state: StepState) -> dict[str, float]:
     return {key: value if value > -math.inf else math.nan for key, value in zip(mine, largest, strict=True)}
 
 
-def local_sums(state: StepState) -> dict[str, float]:
+def nonzero(advantages: Tensor | None) -> float:
+    """How many advantages are more than rounding."""
+    return 0.0 if advantages is None else float((advantages.abs() > NOISE).sum())
+
+
+def _local_sums(live: LiveStage, state: StepState) -> dict[str, float]:
     """Named numbers of this rank that add up over ranks; the same names on every rank."""
     totals = state.totals
     sums = {"loss": totals.loss, **{f"term {name}": value for name, value in totals.terms.items()}}
@@ -130,9 +136,9 @@ def local_sums(state: StepState) -> dict[str, float]:
     rollouts = [rollout for group in state.groups for rollout in group.rollouts]
     sums["rollouts"] = len(rollouts)
     sums["length"] = sum(rollout.completion.length for rollout in rollouts)
-    sums["truncated"] = sum(not rollout.answer.finished for rollout in rollouts)
+    sums["truncated"] = sum(cut_off(rollout.answer, live.rewards.rewards) for rollout in rollouts)
     sums["wordless"] = sum(not rollout.answer.text.strip() for rollout in rollouts)
-    sums["nonzero advantages"] = 0.0 if state.advantages is None else float((state.advantages.abs() > NOISE).sum())
+    sums["nonzero advantages"] = nonzero(state.advantages)
     sums["tokens"] = sum(int(batch.tokens.lengths.sum()) for batch in state.batches)
     return sums
 

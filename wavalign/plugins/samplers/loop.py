@@ -83,7 +83,7 @@ def sample_rows(
         ]
         roles = state.append(record.write(rows, draws, heads=turn, forced=state.forced()))
         finished = state.finished()
-        record.close(rows, roles, finished)
+        record.close(rows, roles, finished=finished, text_over=state.text_over())
         if (step + 1) % look_every(device):
             continue
         live = int((~finished).sum())

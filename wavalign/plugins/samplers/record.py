@@ -26,6 +26,8 @@ class Record:
         """Per step, the head of every stream: the same for all rows."""
         self.done = torch.ones(rows, steps, dtype=torch.bool, device=device)
         """[B, T]: complete after the step; rows that have left the batch are."""
+        self.text_over = torch.zeros(rows, dtype=torch.bool, device=device)
+        """[B]: the text is complete."""
         self.supports: list[tuple[Tensor, Tensor]] = []
         """Per step: the rows [R] that sampled and their kept ids [R, S, K], padded by -1, on the CPU; -1 alone where
         nothing was cut."""
@@ -57,11 +59,12 @@ class Record:
         """The newest `window` ids [R, window] of `rows`; None while there are no more than that."""
         return self.ids[rows, stream, self.steps - window : self.steps] if self.steps > window else None
 
-    def close(self, rows: Tensor, roles: Tensor, finished: Tensor) -> None:
-        """Note what the layout made of the step: `roles` [R, S], and which rows it completed."""
+    def close(self, rows: Tensor, roles: Tensor, *, finished: Tensor, text_over: Tensor) -> None:
+        """Note what the layout made of the step: `roles` [R, S], and which rows and which texts it completed."""
         step = self.steps - 1
         self.roles[:, :, step].index_copy_(0, rows, roles)
         self.done[:, step].index_copy_(0, rows, finished)
+        self.text_over.index_copy_(0, rows, text_over)
 
     def groups(
         self, architecture: Architecture, prompts: Sequence[tuple[Dialogue, TokenSequence]], group_size: int
@@ -70,14 +73,16 @@ class Record:
         # Tensors made in inference mode cannot be saved for a backward pass, copies can.
         ids, roles, logprobs = (x.cpu().clone() for x in (self.ids, self.roles, self.logprobs))
         lengths = ((~self.done).sum(dim=1) + 1).clamp(max=self.done.shape[1]).tolist()
-        finished, sources = self.done[:, -1].tolist(), torch.tensor(self.sources, dtype=torch.int8).t()
+        finished, text_over = self.done[:, -1].tolist(), self.text_over.tolist()
+        sources = torch.tensor(self.sources, dtype=torch.int8).t()
         supports = self._row_supports(lengths) if self.supports else [None] * len(lengths)
         rollouts = []
         for row, length in enumerate(lengths):
             completion = TokenSequence(
                 ids[row, :, :length].clone(), roles[row, :, :length].clone(), sources[:, :length].clone()
             )
-            answer = replace(architecture.decode_completion(completion), finished=finished[row])
+            said = architecture.decode_completion(completion)
+            answer = replace(said, finished=finished[row], text_finished=text_over[row])
             rollouts.append(Rollout(completion, logprobs[row, :, :length].clone(), answer, supports[row]))
         return [
             RolloutGroup(dialogue, prompt, tuple(rollouts[index * group_size : (index + 1) * group_size]))

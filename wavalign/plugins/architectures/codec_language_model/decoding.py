@@ -102,6 +102,10 @@ class CodecLmDecodingState(DecodingState):
         """Bool [B]: closed, or at its sound where only text is wanted."""
         return self._finished
 
+    def text_over(self) -> Tensor:
+        """Bool [B]: no text can follow."""
+        return self._text_over | self._finished
+
     def keep(self, rows: Tensor) -> None:
         """Go on with `rows` (indices) only."""
         self._finished, self._waits, self._spoke = self._finished[rows], self._waits[rows], self._spoke[rows]

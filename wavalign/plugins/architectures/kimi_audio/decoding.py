@@ -100,6 +100,10 @@ class KimiDecodingState(DecodingState):
         """Bool [B]: the sound has ended, or the text where no more is wanted."""
         return self._finished
 
+    def text_over(self) -> Tensor:
+        """Bool [B]: no text can follow."""
+        return self._text_over | self._finished
+
     def keep(self, rows: Tensor) -> None:
         """Go on with `rows` (indices) only."""
         self._silent, self._text_over = self._silent[rows], self._text_over[rows]

@@ -107,6 +107,10 @@ class VitaDecodingState(DecodingState):
         """Bool [B]: closed, or no text can follow where only text is wanted."""
         return self._finished
 
+    def text_over(self) -> Tensor:
+        """Bool [B]: no text can follow."""
+        return self._watch.over | self._finished
+
     def keep(self, rows: Tensor) -> None:
         """Go on with `rows` (indices) only."""
         self._tokens, self._finished = self._tokens[rows], self._finished[rows]
