@@ -1,11 +1,13 @@
 """What plugins give, held against their contracts where it enters: each wrong value has its message and exit code 4."""
 
 import math
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import numpy as np
@@ -122,7 +124,7 @@ def test_values_of_any_precision_are_summed_in_32_bits(dtype: torch.dtype) -> No
     spec = TermSpec("t", "rollouts", 1.0, 1.0, "token", None)
     ones, valid = torch.ones_like(logprobs), torch.ones(1, dtype=torch.bool)
     found = term_loss(spec, output.values, weights=ones, row_valid=valid, denominators=count(ones, valid))
-    assert (found.dtype, float(found)) == (torch.float32, 1.0)
+    assert (found.dtype, float(found.detach())) == (torch.float32, 1.0)
     found.backward()
     assert logprobs.grad is not None
     assert torch.allclose(logprobs.grad, torch.full_like(logprobs, -1 / 4099), rtol=0.01, atol=0)
@@ -149,6 +151,20 @@ def test_what_a_loss_writes_past_the_count_of_versions_has_no_effect() -> None:
 
     loss(write, needs=frozenset({"old_logprobs", "mask"})).compute(LossInputs(LOGPROBS, old_logprobs=old, mask=mask))
     assert bool((LOGPROBS == -1).all()) and bool((old == 0).all()) and bool(mask.all())
+
+
+def test_a_loss_that_goes_backward_itself_is_named() -> None:
+    def twice(x: LossInputs) -> LossOutput:
+        x.logprobs.sum().backward()
+        return LossOutput(x.logprobs * 2)
+
+    def derivative(x: LossInputs) -> LossOutput:
+        torch.autograd.grad(x.logprobs.sum(), x.logprobs)
+        return LossOutput(x.logprobs * 2)
+
+    leaf = torch.zeros(2, 1, 3, requires_grad=True)
+    assert "compute calls backward() itself" in broken(lambda: loss(twice).compute(LossInputs(leaf * 1)))
+    assert loss(derivative).compute(LossInputs(leaf * 1)).values.requires_grad
 
 
 def test_a_loss_of_sequences() -> None:
@@ -387,6 +403,7 @@ SCORED: dict[str, tuple[Any, float | None, str]] = {
     "decimal": (Scored(Decimal("0.5")), None, "gave Decimal instead of a number"),  # type: ignore[arg-type]
     "complex": (Scored(1j), None, "gave complex instead of a number"),  # type: ignore[arg-type]
     "above": (Scored(2.5), None, "gave 2.5, outside its range 0 to 1"),
+    "beyond all sums": (Scored(1e308), None, "gave 1e+308; rewards go up to 1e+12"),
     "barely above": (Scored(1.0000001), None, "gave 1.0000001, outside its range 0 to 1"),
     "nan": (Scored(NAN), None, "gave nan"),
 }
@@ -567,6 +584,8 @@ def source(give: Callable[[int], Any], length: Any = 3) -> DataSource:
 
 
 GOOD = Dialogue("d", (Message("user", "hello"),))
+ENDLESS: dict[str, Any] = {}
+ENDLESS["self"] = ENDLESS
 RECORDS: dict[str, tuple[Any, str]] = {
     "nothing": (None, "record(1) gave None as record 1, which is to be a Dialogue"),
     "a mapping": ({"id": "d"}, "gave dict as record 1"),
@@ -577,6 +596,10 @@ RECORDS: dict[str, tuple[Any, str]] = {
     "text": (replace(GOOD, messages=(Message("user", b"x"),)), "gave bytes as the text of message 0"),  # type: ignore[arg-type]
     "audio": (replace(GOOD, messages=(Message("user", audio="x.wav"),)), "gave str as the audio of message 0"),  # type: ignore[arg-type]
     "target": (replace(GOOD, target="yes"), "gave str as the target of record 1"),  # type: ignore[arg-type]
+    "a key": (replace(GOOD, metadata={"a": {5: 1}}), "has the key 5 in metadata of record 1.a: keys are text"),
+    "a lock": (replace(GOOD, metadata={"a": [threading.Lock()]}), "gave lock in metadata of record 1.a[0], which JSON"),
+    "a set": (replace(GOOD, metadata={"a": {1}}), "gave set in metadata of record 1.a, which JSON cannot hold"),
+    "itself": (replace(GOOD, metadata=ENDLESS), "gave metadata of record 1 that is nested deeper than 64"),
     "metadata": (replace(GOOD, metadata=[1]), "gave list as the metadata of record 1"),  # type: ignore[arg-type]
 }
 
@@ -585,6 +608,14 @@ RECORDS: dict[str, tuple[Any, str]] = {
 def test_records(name: str) -> None:
     gives, said = RECORDS[name]
     assert said in broken(lambda: source(lambda index: gives).record(1))
+
+
+def test_metadata_becomes_plain_and_nobody_elses() -> None:
+    odd = {"n": np.int64(3), "f": np.float32(0.1), "b": np.bool_(True), "t": np.str_("x"), "l": (1, None)}
+    given = MappingProxyType({"answer": MappingProxyType(odd)})
+    found = source(lambda index: replace(GOOD, metadata=given)).record(1).metadata
+    assert found == {"answer": {"n": 3, "f": 0.1, "b": True, "t": "x", "l": [1, None]}}
+    assert [type(each) for each in (found, *found["answer"].values())] == [dict, int, float, bool, str, list]
 
 
 @pytest.mark.parametrize(
@@ -723,6 +754,29 @@ def test_samplers(name: str, sampled: tuple[Any, ...]) -> None:
     given, groups = sampled
     sampler = made(Sampler, sample=lambda _self, *_: spoil(list(groups)))
     assert said in broken(lambda: sampler.sample(*given))
+
+
+TOUCHES: dict[str, Callable[[torch.nn.Module], object]] = {
+    "a weight": lambda policy: next(policy.parameters()).detach().mul_(1.0),
+    "what is trained": lambda policy: next(policy.parameters()).requires_grad_(False),
+    "its mode": lambda policy: policy.train(not policy.training),
+}
+
+
+@pytest.mark.parametrize("name", TOUCHES)
+def test_a_sampler_leaves_the_policy_as_it_found_it(name: str, sampled: tuple[Any, ...]) -> None:
+    given, groups = sampled
+    policy, mode = given[0], given[0].training
+
+    def sample(*_: Any) -> Any:
+        TOUCHES[name](policy)
+        return groups
+
+    try:
+        assert "sample changed the policy" in broken(lambda: made(Sampler, sample=sample).sample(*given))
+    finally:
+        policy.train(mode)
+        next(policy.parameters()).requires_grad_(True)
 
 
 # --- what is lent -----------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ import soundfile
 from tests.toy.compiled import compiled
 from tests.toy.live import live_stage
 from wavalign.engine.run.feeding import CodeCache, Feed, feed_seed
-from wavalign.errors import DataError, StorageError
+from wavalign.errors import DataError, PluginError, StorageError
 from wavalign.plugins.api import Codec, DataSource
 from wavalign.plugins.batch import AudioClip, Dialogue, Message, Waveform
 from wavalign.schema.base import Params
@@ -90,6 +90,16 @@ def test_data_that_changed_its_size_is_refused() -> None:
     with pytest.raises(DataError, match=r"\[5, 4\] records now and had \[5, 3\]") as caught:
         feed(5, 4).load_state_dict(feed(5, 3).state_dict())
     assert caught.value.exit_code == 5
+
+
+@pytest.mark.parametrize("now", [3, 5, 0])
+def test_a_length_that_changes_within_a_run_is_named(now: int) -> None:
+    source = Numbers("a", 4)
+    fed = Feed([(source, 1.0)], seed=5)
+    fed.next(2)
+    source.count = now
+    with pytest.raises(PluginError, match=f"'Numbers': had 4 records when the run began and has {now} now"):
+        fed.next(1)
 
 
 def test_an_empty_source_is_refused() -> None:

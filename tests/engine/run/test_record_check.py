@@ -11,12 +11,18 @@ import pytest
 
 from tests.plugins.spoken import say
 from tests.toy.compiled import HERE, Change, drop, put
+from tests.toy.live import silent
 from tests.toy.world import toy_recipe, write_recipe
 from wavalign.engine import api
 from wavalign.engine.compile.compiler import compile_recipe
-from wavalign.engine.compile.plan import Plan
+from wavalign.engine.compile.plan import Plan, StagePlan
+from wavalign.engine.run import demands
+from wavalign.engine.run.builder import Builder
+from wavalign.engine.run.record_check import RecordsLook
+from wavalign.engine.state.distributed import World
 from wavalign.errors import DataError, PreflightError, WavAlignError
 from wavalign.plugins import audio
+from wavalign.plugins.api import Architecture
 from wavalign.plugins.batch import AudioClip
 from wavalign.schema.loading import load_recipe
 
@@ -179,3 +185,19 @@ def test_too_little_sound_for_a_codec_is_met_before_it_is_fitted(
     both_say(fitting(tmp_path, 0), tmp_path, "no dialogue of data.demonstrations has sound")
     enough = api.preflight(fitting(tmp_path, 30, num_content=16, num_prosody=8))
     assert not [each for each in enough.errors if each.stage == "codec"]
+
+
+def test_stages_that_ask_the_same_look_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    looked: list[str] = []
+    look = demands.look_at_records
+
+    def counted(builder: Builder, stage: StagePlan, heading: str, architecture: Architecture | None) -> RecordsLook:
+        looked.append(f"{stage.name} {heading}")
+        return look(builder, stage, heading, architecture)
+
+    monkeypatch.setattr(demands, "look_at_records", counted)
+    stages = [{"name": "a", "steps": 1}, {"name": "b", "steps": 1}, {"name": "c", "data": {"max_prompt_tokens": 99}}]
+    plan = planned(tmp_path, spoiled(0), put("stages", stages))
+    demands.check_before_training(Builder(plan, World.single("cpu"), silent), plan.stages)
+    assert looked == [f"{name} {each}" for name in "ac" for each in ("prompts", "demonstrations", "evaluation.heldout")]

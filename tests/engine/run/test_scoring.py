@@ -82,6 +82,16 @@ def pools() -> Iterator[list[RewardPool]]:
         pool.close()
 
 
+def test_only_the_ratio_of_weights_counts() -> None:
+    parts = {"a": torch.tensor([[1.0, 2.0]], dtype=torch.float64), "b": torch.tensor([[3.0, NAN]], dtype=torch.float64)}
+    for weight in (1e-13, 0.1, 1.0, 1e6):
+        rewards = [
+            live("a", weight=weight, on_failure="renormalize"),
+            live("b", weight=weight, on_failure="renormalize"),
+        ]
+        assert combine(rewards, parts)[0].tolist() == pytest.approx([2.0, 2.0], rel=1e-14)
+
+
 @pytest.mark.parametrize("how", ["gives", "raises"])
 def test_a_reward_that_changes_settings_ends_the_run(pools: list[RewardPool], how: str) -> None:
     class Changing(Reward):

@@ -8,8 +8,12 @@ import torch
 from tests.toy.compiled import compiled, put
 from tests.toy.live import live_stage
 from wavalign.engine.run.executor import StepExecutor
+from wavalign.engine.run.step_metrics import nonzero, refuse_odd
 from wavalign.engine.run.step_state import StepResult
+from wavalign.errors import PluginError
+from wavalign.plugins.api import Loss, LossInputs, LossOutput
 from wavalign.plugins.batch import Role
+from wavalign.schema.base import Params
 
 
 @pytest.fixture(scope="module")
@@ -92,3 +96,28 @@ def test_the_rest(step: StepResult) -> None:
     assert line["tokens_per_second"] > 0
     assert {"gate/raw", "gate/direction", "gate/information", "rl/ratio", "kl/text"} <= set(line)
     assert not any(math.isnan(value) for value in line.values())
+
+
+def test_advantages_made_of_rounding_are_none() -> None:
+    assert nonzero(torch.tensor([[4e-12, -4e-12, 1e-3, 0.0]], dtype=torch.float64)) == 1
+    assert nonzero(None) == 0
+
+
+class Logging(Loss):
+    """Of somebody's own."""
+
+    rows = "rollouts"
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return frozenset()
+
+    def compute(self, inputs: LossInputs) -> LossOutput:
+        return LossOutput(inputs.logprobs)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_what_a_loss_logs_is_a_number_or_named(value: float) -> None:
+    refuse_odd(Logging(Params()), "rl", {"rl/m": 1.0, "rl/none": math.nan, "tokens/rl": 0.0})
+    with pytest.raises(PluginError, match=f"loss 'Logging': `m` is {value} over the step's tokens"):
+        refuse_odd(Logging(Params()), "rl", {"rl/m": value, "tokens/rl": 3.0})

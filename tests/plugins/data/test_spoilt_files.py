@@ -128,3 +128,8 @@ def test_spoilt_files_are_read_or_refused_by_name(kind: str, tmp_path: Path) -> 
 @pytest.mark.parametrize("kind", FORMATS)
 def test_thousands_of_spoilt_files(kind: str, tmp_path: Path) -> None:
     assert spoil(tmp_path, kind, range(ALL)) == []
+
+
+def test_a_damaged_footer_does_not_end_the_process(tmp_path: Path) -> None:
+    """pyarrow ends the process where it is asked for statistics of a column whose type in the footer is damaged."""
+    assert spoil(tmp_path, "parquet", range(2798, 2799)) == []

@@ -1,20 +1,26 @@
 """Contract of data sources and of their streams."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from numbers import Integral, Real
 from typing import Any, final
 
+import numpy as np
+
 from wavalign.engine.contracts.origins import origin
-from wavalign.engine.contracts.values import named, want, whole
+from wavalign.engine.contracts.values import named, shown, want, whole
 from wavalign.errors import DataError
 from wavalign.plugins.api import DataSource, Place, Placed, StreamSource
 from wavalign.plugins.batch import AudioClip, Dialogue, Message
 from wavalign.plugins.guard import Broken, Guard, Origin
 
+DEEPEST = 64
+"""Levels of metadata; what holds itself has more."""
 ROLES = ("system", "user", "assistant")
 
 
-def dialogue(found: object, what: str) -> Dialogue:
-    """A dialogue whose fields have their types."""
+def dialogue(found: object, what: str, *, own: bool) -> Dialogue:
+    """A dialogue whose fields have their types; of somebody else's source with metadata that is nobody else's."""
     if not isinstance(found, Dialogue):
         raise Broken(f"gave {named(found)} as {what}, which is to be a Dialogue")
     want(found.id, str, f"the id of {what}")
@@ -24,7 +30,31 @@ def dialogue(found: object, what: str) -> Dialogue:
     if found.target is not None:
         _message(found.target, f"the target of {what}")
     want(found.metadata, Mapping, f"the metadata of {what}")
-    return found
+    return found if own else replace(found, metadata=_metadata(found.metadata, f"metadata of {what}", 0))
+
+
+def _metadata(value: Any, path: str, depth: int) -> Any:
+    """A copy in JSON's types, numpy's numbers as plain ones; text and numbers themselves are judged with the record."""
+    if depth > DEEPEST:
+        raise Broken(f"gave {path.split('.', 1)[0]} that is nested deeper than {DEEPEST}, or holds itself")
+    if value is None or isinstance(value, bool | np.bool_):
+        return None if value is None else bool(value)
+    if isinstance(value, str):
+        return str(value)
+    if isinstance(value, Integral):
+        return int(value)
+    if isinstance(value, Real):
+        return float(str(value)) if isinstance(value, np.floating) else float(value)
+    if isinstance(value, Mapping):
+        for key in value:
+            if not isinstance(key, str):
+                raise Broken(f"has the key {shown(key)} in {path}: keys are text", hint="turn it into a str")
+        return {str(key): _metadata(each, f"{path}.{key}", depth + 1) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_metadata(each, f"{path}[{index}]", depth + 1) for index, each in enumerate(value)]
+    raise Broken(
+        f"gave {named(value)} in {path}, which JSON cannot hold", hint="keep numbers, text, lists and mappings of them"
+    )
 
 
 def _message(found: object, what: str) -> None:
@@ -38,8 +68,8 @@ def _message(found: object, what: str) -> None:
         want(found.audio.url, str, f"the url of the audio of {what}")
 
 
-def _record(_plugin: DataSource, own: Callable[[int], Any], index: int) -> Dialogue:
-    return dialogue(own(index), f"record {index}")
+def _record(plugin: DataSource, own: Callable[[int], Any], index: int) -> Dialogue:
+    return dialogue(own(index), f"record {index}", own=origin(plugin).own)
 
 
 def _length(_plugin: DataSource, own: Callable[[], Any]) -> int:
@@ -62,12 +92,15 @@ def _reads(_plugin: DataSource, own: Callable[[], Any]) -> list[str]:
     return found
 
 
-def _inspect(_plugin: DataSource, own: Callable[[], Any]) -> Iterator[tuple[str, Dialogue | DataError | None]]:
+def _inspect(plugin: DataSource, own: Callable[[], Any]) -> Iterator[tuple[str, Dialogue | DataError | None]]:
     for item in own():
         if not isinstance(item, tuple) or len(item) != 2 or not isinstance(item[0], str):
             raise Broken(f"gave {named(item)} instead of a place and what stands there")
         where, found = item
-        yield where, found if found is None or isinstance(found, DataError) else dialogue(found, where)
+        if isinstance(found, DataError | None):
+            yield where, found
+        else:
+            yield where, dialogue(found, where, own=origin(plugin).own)
 
 
 @final
@@ -96,7 +129,8 @@ class GuardedStream(StreamSource):
                 found = next(items, None)
                 if found is not None:
                     want(found, Placed, "a record")
-                    dialogue(found.dialogue, f"the record at {found.start}")
+                    given = dialogue(found.dialogue, f"the record at {found.start}", own=self._origin.own)
+                    found = found if self._origin.own else replace(found, dialogue=given)
             if found is None:
                 return
             yield found

@@ -108,12 +108,15 @@ def _needs(_plugin: Loss, own: Callable[[], Any]) -> frozenset[str]:
 
 
 def _compute_loss(plugin: Loss, own: Callable[[LossInputs], Any], inputs: LossInputs) -> LossOutput:
+    lender = inputs.logprobs
     inputs = replace(
         inputs,
         logprobs=_handed(plugin, inputs.logprobs),
         **{name: _handed(plugin, _column(inputs, name)) for name in COLUMNS},
     )
     lent = Unchanged({"logprobs": inputs.logprobs, **{name: _column(inputs, name) for name in COLUMNS}})
+    gone_backward: list[Tensor] = []
+    watch = lender.register_hook(gone_backward.append) if lender.requires_grad else None
     try:
         output = own(inputs)
     except (TypeError, AttributeError, AssertionError) as error:
@@ -124,7 +127,12 @@ def _compute_loss(plugin: Loss, own: Callable[[LossInputs], Any], inputs: LossIn
             f"reads {missing}, which its `needs` does not name, so that it is None ({type(error).__name__}: {error})",
             hint=f"add {missing} to what `needs` gives",
         ) from error
+    finally:
+        if watch is not None:
+            watch.remove()
     lent.check()
+    if gone_backward:
+        raise Broken("calls backward() itself, which adds to the policy's gradient", hint="give the values only")
     if not isinstance(output, LossOutput):
         raise Broken(f"gave {named(output)} instead of a LossOutput")
     whole = inputs.logprobs.shape

@@ -18,6 +18,8 @@ from wavalign.plugins.guard import Broken
 _OF_THE_LINE = ("stage", "step", "split", "time", "evaluation_seconds")
 _BESIDE = ("low", "high", "count", "ceiling", "ceiling_low", "ceiling_high")
 """Keys of an evaluation's line that are no value's name."""
+LARGEST_REWARD = 1e12
+"""Sums and variances of rewards stay finite, also in 32 bits."""
 TOLERANCE = 1e-4
 """How far above 0 rounding may lift a log-prob."""
 _FEWEST = 2
@@ -28,7 +30,7 @@ _FEWEST = 2
 
 
 def _sample(
-    _plugin: Sampler,
+    plugin: Sampler,
     own: Callable[..., Any],
     policy: Policy,
     architecture: Architecture,
@@ -36,8 +38,12 @@ def _sample(
     options: SamplingOptions,
     generator: Generator,
 ) -> list[RolloutGroup]:
+    before = () if origin(plugin).own else _state_of(policy)
     with guarded_block(architecture, "sampling"):  # the policy and its decoding state are its objects
         groups = own(policy, architecture, prompts, options, generator)
+    if before and before != _state_of(policy):
+        hint = "sample under torch.no_grad(), and leave weights, requires_grad and train() or eval() as they were"
+        raise Broken("changed the policy, which it is lent to sample from", hint=hint)
     if not isinstance(groups, list | tuple) or not all(isinstance(each, RolloutGroup) for each in groups):
         raise Broken(f"gave {shown(groups)} instead of a list of RolloutGroup")
     if len(groups) != len(prompts):
@@ -54,6 +60,11 @@ def _sample(
         for place, rollout in enumerate(group.rollouts):
             _rollout(rollout, space, f"answer {place} of {what}")
     return list(groups)
+
+
+def _state_of(policy: Policy) -> tuple[object, ...]:
+    """What of a policy a sampler leaves as it found it; writing to a weight counts its version up."""
+    return (policy.training, *((each.requires_grad, each._version) for each in policy.parameters()))
 
 
 def _rollout(found: object, space: TokenSpace, what: str) -> None:
@@ -157,6 +168,8 @@ def scored(found: object, low: float, high: float) -> Scored:
         value = number(float(found.value) if isinstance(found.value, bool) else found.value, "value")
     except Broken as broken:
         return Scored(None, _in_words(broken), said)
+    if abs(value) > LARGEST_REWARD:
+        return Scored(None, f"gave {exact(value)}; rewards go up to {LARGEST_REWARD:g}", said)
     if not low <= value <= high:
         return Scored(None, f"gave {exact(value)}, outside its range {exact(low)} to {exact(high)}", said)
     return Scored(value, text(found.reason), said)

@@ -103,16 +103,30 @@ def check_before_training(builder: "Builder", stages: Sequence[StagePlan]) -> No
     for stage in stages:
         for message, hint in missing_files(builder, stage):
             raise PreflightError(message, hint=hint)
+    looked = set[str]()
     for stage in stages:
         architecture = _known(builder, stage)
         for heading, sources in headings(stage).items():
             if not builder.world.is_first:
                 builder.feed(sources, 0)
                 continue
+            if (asked := _asked(builder, stage, heading)) in looked:
+                continue
+            looked.add(asked)
             look = look_at_records(builder, stage, heading, architecture)
             if look.problems:
                 first, more = look.problems[0], f" (and {look.bad - 1} more records)" if look.bad > 1 else ""
                 raise DataError(f"data.{heading}: {first.message}{more}", hint=first.hint)
+
+
+def _asked(builder: "Builder", stage: StagePlan, heading: str) -> str:
+    """All that decides what is asked of a heading's records: equal for stages that ask the same of the same."""
+    section, before = stage.stage, builder.plan.stages[: builder.plan.stages.index(stage)]
+    fitted = any(each.stage.type == "fit_codec" for each in before)
+    nodes = sorted(node.name for node in stage.graph.nodes)
+    parts = (section.model, section.data, section.evaluation)
+    rewards = sorted((name, each.model_dump_json()) for name, each in section.rewards.items())
+    return repr((heading, section.type, fitted, nodes, [each.model_dump_json() for each in parts], rewards))
 
 
 def _known(builder: "Builder", stage: StagePlan) -> Architecture | None:

@@ -16,9 +16,10 @@ from typing import Any, final
 
 import torch
 
+from wavalign.engine.contracts.origins import origin
 from wavalign.engine.run.seeds import derive, generator
 from wavalign.engine.run.streaming import ShuffledStream
-from wavalign.errors import DataError, StorageError
+from wavalign.errors import DataError, PluginError, StorageError
 from wavalign.plugins import audio
 from wavalign.plugins.api import Architecture, Codec, DataSource
 from wavalign.plugins.batch import AudioClip, Dialogue, TokenSequence
@@ -62,7 +63,8 @@ class Feed:
             ShuffledStream(stream, seed=seed, which=which) if stream is not None else None
             for which, stream in enumerate(opened)
         ]
-        if 0 in self._sizes:
+        self._lengths = self._sizes
+        if 0 in self._lengths:
             raise DataError("a data source is empty", hint="check its path, split and limit")
 
     def next(self, count: int) -> list[Dialogue]:
@@ -85,7 +87,7 @@ class Feed:
     def size(self) -> int | None:
         """How many dialogues there are; None where one source is a stream."""
         sizes = [size for size in self._sizes if size is not None]
-        return sum(sizes) if len(sizes) == len(self._sizes) else None
+        return sum(sizes) if len(sizes) == len(self._lengths) else None
 
     def state_dict(self) -> dict[str, Any]:
         """The place in the data."""
@@ -138,11 +140,22 @@ class Feed:
         if stream is not None:
             dialogue = self._fitting(stream)
         else:
-            epoch, place = divmod(self._taken[which], len(source))
+            epoch, place = divmod(self._taken[which], self._length(which))
             dialogue = source.record(self._order(which, epoch)[place])
         self._drawn += 1
         self._taken[which] += 1
         return dialogue
+
+    def _length(self, which: int) -> int:
+        """Records of a source by index; PluginError where they were more or fewer before."""
+        source, was = self.sources[which][0], self._lengths[which]
+        if (length := len(source)) != was:
+            raise PluginError(
+                f"{origin(source)}: had {was} records when the run began and has {length} now",
+                hint="take a snapshot in `prepare`: a run sees the same records under the same indices to its end",
+                placed=True,
+            )
+        return length
 
     def _fitting(self, stream: ShuffledStream) -> Dialogue:
         """The next of a stream that is not too long."""
@@ -162,7 +175,7 @@ class Feed:
         key = (which, epoch)
         if key not in self._orders:
             self._orders = {k: v for k, v in self._orders.items() if k[0] != which}  # one epoch is enough to keep
-            permutation = torch.randperm(len(self.sources[which][0]), generator=generator(self.seed, *key))
+            permutation = torch.randperm(self._length(which), generator=generator(self.seed, *key))
             self._orders[key] = permutation.tolist()
         return self._orders[key]
 

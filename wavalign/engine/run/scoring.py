@@ -225,14 +225,14 @@ def combine(
     for live in rewards:
         values, missing = parts[live.name], parts[live.name].isnan()
         total += torch.where(missing, 0.0, values) * live.section.weight
-        weights += torch.where(missing, 0.0, live.section.weight)
+        weights += (~missing).double() * live.section.weight  # `where` with two numbers gives 32 bits
         gone = torch.zeros_like(missing) if absent is None else absent[live.name]
         for rule, where in ((live.section.on_failure, missing & ~gone), (live.section.on_absent, missing & gone)):
             if rule == "drop_sample":
                 dropped |= where
             elif rule == "drop_group":
                 dropped |= where.any(dim=1, keepdim=True)
-    return torch.where(dropped | (weights == 0), math.nan, total / weights.clamp(min=1e-12))
+    return torch.where(dropped | (weights == 0), math.nan, total / torch.where(weights == 0, 1.0, weights))
 
 
 def cut_off(answer: Answer, rewards: Sequence[LiveReward]) -> bool:

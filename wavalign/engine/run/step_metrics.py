@@ -10,14 +10,19 @@ from typing import TYPE_CHECKING, final
 import torch
 from torch import Tensor
 
+from wavalign.engine.contracts.origins import origin
 from wavalign.engine.run.rows import MicroBatch
 from wavalign.engine.run.scoring import cut_off
+from wavalign.errors import PluginError
+from wavalign.plugins.api import Loss
 from wavalign.plugins.batch import AUDIO_ROLES, MARK_ROLES, TEXT_ROLES
 
 if TYPE_CHECKING:  # the executor makes what this module reads
     from wavalign.engine.run.live import LiveStage
     from wavalign.engine.run.step_state import StepState
 
+NOISE = 1e-9
+"""An advantage this small is two roundings of the same reward."""
 KINDS = {"text": TEXT_ROLES, "audio": AUDIO_ROLES, "marks": MARK_ROLES}
 
 
@@ -76,6 +81,7 @@ def collect_metrics(live: LiveStage, state: StepState) -> dict[str, float]:
         values[f"tokens/{name}"] = tokens
         for key in state.totals.metrics.get(name, {}):
             values[f"{name}/{key}"] = _ratio(total[f"metric {name} {key}"], tokens)
+        refuse_odd(term.loss, name, values)
     if state.gate is not None:
         values["gate"] = state.gate.value
         values |= {f"gate/{key}": factor for key, factor in state.gate.factors.items()}
@@ -93,6 +99,17 @@ def collect_metrics(live: LiveStage, state: StepState) -> dict[str, float]:
     return {key: value for key, value in values.items() if not math.isnan(value)}
 
 
+def refuse_odd(loss: Loss, name: str, values: Mapping[str, float]) -> None:
+    """Raise PluginError where somebody's loss has logged what is no finite number."""
+    if origin(loss).own:
+        return
+    for key in (each for each in values if each.startswith(f"{name}/")):
+        if math.isinf(values[key]) or (math.isnan(values[key]) and values[f"tokens/{name}"] > 0):
+            said = f"`{key.removeprefix(f'{name}/')}` is {values[key]} over the step's tokens and cannot be logged"
+            hint = "mend what it puts into `metrics` or `maxima`"
+            raise PluginError(f"{origin(loss)}: {said}", hint=hint, placed=True)
+
+
 def _largest(live: LiveStage, state: StepState) -> dict[str, float]:
     """Largest values over all ranks, NaN where no token was seen; the same names on every rank."""
     mine = state.totals.maxima
@@ -101,6 +118,11 @@ def _largest(live: LiveStage, state: StepState) -> dict[str, float]:
     everywhere = live.world.all_gather_rows(torch.stack(list(mine.values()))[None].to(live.world.device))
     largest = everywhere.amax(dim=0).tolist()
     return {key: value if value > -math.inf else math.nan for key, value in zip(mine, largest, strict=True)}
+
+
+def nonzero(advantages: Tensor | None) -> float:
+    """How many advantages are more than rounding."""
+    return 0.0 if advantages is None else float((advantages.abs() > NOISE).sum())
 
 
 def _local_sums(live: LiveStage, state: StepState) -> dict[str, float]:
@@ -116,7 +138,7 @@ def _local_sums(live: LiveStage, state: StepState) -> dict[str, float]:
     sums["length"] = sum(rollout.completion.length for rollout in rollouts)
     sums["truncated"] = sum(cut_off(rollout.answer, live.rewards.rewards) for rollout in rollouts)
     sums["wordless"] = sum(not rollout.answer.text.strip() for rollout in rollouts)
-    sums["nonzero advantages"] = 0.0 if state.advantages is None else float((state.advantages != 0).sum())
+    sums["nonzero advantages"] = nonzero(state.advantages)
     sums["tokens"] = sum(int(batch.tokens.lengths.sum()) for batch in state.batches)
     return sums
 

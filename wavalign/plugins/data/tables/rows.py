@@ -190,11 +190,13 @@ def _complete_sound(group: Any, schema: Any) -> set[str]:
     for index in range(group.num_columns):
         column = group.column(index)
         name = column.path_in_schema.removesuffix(".bytes")
-        if name not in schema.names or column.statistics is None or not column.statistics.has_null_count:
+        if name not in schema.names:
             continue
         kind = schema.field(name).type
         holds_bytes = _is_binary(kind) or (_is_sound(kind) and column.path_in_schema.endswith(".bytes"))
-        if holds_bytes and column.statistics.null_count == 0:
+        # Only then: pyarrow ends the process on statistics of numbers whose bytes are damaged.
+        statistics = column.statistics if holds_bytes and column.physical_type == "BYTE_ARRAY" else None
+        if statistics is not None and statistics.has_null_count and statistics.null_count == 0:
             found.add(name)
     return found
 
