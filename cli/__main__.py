@@ -7,6 +7,7 @@ import sys
 def main() -> int:
     """Run the command line; Ctrl-C while its modules are imported ends it as at any other time."""
     try:
+        # Here, so that a Ctrl-C during the import is met.
         from .app import main as command
     except KeyboardInterrupt:
         return 128 + signal.SIGINT

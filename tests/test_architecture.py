@@ -45,7 +45,7 @@ KEYWORD_TUNNELS: dict[str, str] = {
     "wavalign/engine/run/builder.py::Builder.plugin": "what a plugin gets beside its Params differs by kind",
 }
 INNER_IMPORTS: dict[str, str] = {
-    "wavalign/engine/run/builder.py::wavalign.engine.backends.deepspeed": "only recipes that ask for it wait for it",
+    "wavalign/engine/run/stage_backend.py::wavalign.engine.backends.deepspeed": "recipes that do not ask need not wait",
     "wavalign/plugins/architectures/codec_lm.py::wavalign.plugins.architectures.codec_language_model.policy": (
         "it brings the layers of transformers, which take seconds; `validate` and `plan` want the options alone"
     ),

@@ -7,8 +7,7 @@ from typing import TypeVar, final
 
 import torch
 
-from wavalign.engine.backends.base import AdamSettings, Backend, Placement, Precision
-from wavalign.engine.backends.plain import PlainBackend
+from wavalign.engine.backends.base import Placement, Precision
 from wavalign.engine.compile.plan import Plan, StagePlan, TermPlan
 from wavalign.engine.contracts.construct import construct
 from wavalign.engine.contracts.origins import guarded_block
@@ -19,7 +18,6 @@ from wavalign.engine.run.evaluation import Evaluator
 from wavalign.engine.run.feeding import CodeCache, Encoder, Feed, feed_seed
 from wavalign.engine.run.lengths import Lengths, bounded_feed, bounds_of
 from wavalign.engine.run.live import LiveStage, LiveTerm
-from wavalign.engine.run.logprobs import ScoredPolicy
 from wavalign.engine.run.objective import TermSpec
 from wavalign.engine.run.recompute import recompute_layers
 from wavalign.engine.run.reference import AdapterOff, FrozenCopy, Reference
@@ -27,6 +25,7 @@ from wavalign.engine.run.rollouts import Roller, check_codes, nothing_completes
 from wavalign.engine.run.sampling import check_streams
 from wavalign.engine.run.scoring import LiveReward, RewardPool
 from wavalign.engine.run.seeds import derive
+from wavalign.engine.run.stage_backend import stage_backend, stage_placement
 from wavalign.engine.run.starting_weights import StartingWeights, checkpoint_address
 from wavalign.engine.state.distributed import World
 from wavalign.errors import PluginError, PreflightError
@@ -80,7 +79,7 @@ class Builder:
             policy = self.policy(stage, architecture)
         reference = self._reference(stage, architecture, policy)
         with guarded_block(architecture, "its network's heads"):
-            backend = self._backend(stage, policy, architecture)
+            backend = stage_backend(self.plan, stage, policy, tokens=architecture.tokens, world=self.world)
         if isinstance(reference, AdapterOff):
             reference.follow(backend)
         encoder = Encoder(architecture, self._codes(codec))
@@ -127,7 +126,7 @@ class Builder:
     def policy(self, stage: StagePlan, architecture: Architecture) -> Policy:
         """The stage's network with its starting weights, frozen groups frozen, adapters on it."""
         model = stage.stage.model
-        policy = self.starting_weights(stage, architecture).policy(self._placement(stage))
+        policy = self.starting_weights(stage, architecture).policy(stage_placement(self.plan, stage, self.world))
         if self.plan.runtime.gradient_checkpointing:
             recompute_layers(policy)
         if model.adapter is not None:
@@ -309,32 +308,6 @@ class Builder:
             precision: Precision = "float32" if half else self.plan.runtime.precision
             return FrozenCopy(copied, device=self.world.device, precision=precision)
         return AdapterOff(policy) if stage.graph.reference else None
-
-    def _placement(self, stage: StagePlan) -> Placement:
-        if stage.stage.model.adapter is not None:
-            # Adapters are put on whole layers, held as they stay; a backend that partitions does so afterwards.
-            half = self.plan.runtime.precision == "bf16"
-            return Placement(self.world.device, dtype=torch.bfloat16 if half else torch.float32)
-        if stage.deepspeed is None:
-            return Placement(self.world.device)
-        # As below: its import takes seconds.
-        from wavalign.engine.backends.deepspeed import placement
-
-        return placement(stage.deepspeed, self.world)
-
-    def _backend(self, stage: StagePlan, policy: Policy, architecture: Architecture) -> Backend:
-        scored, runtime = ScoredPolicy(policy, architecture.tokens), self.plan.runtime
-        if stage.deepspeed is None:
-            optim = stage.stage.optim
-            settings = AdamSettings(optim.betas, optim.epsilon, optim.weight_decay, optim.max_grad_norm)
-            return PlainBackend(
-                scored, policy=policy, optimizer=settings, precision=runtime.precision, ranks=self.world
-            )
-        # DeepSpeed takes seconds to import and is not wanted by every run.
-        from wavalign.engine.backends.deepspeed import DeepSpeedBackend
-
-        heads = scored.head_parameters()
-        return DeepSpeedBackend(scored, policy=policy, heads=heads, config=stage.deepspeed, ranks=self.world)
 
 
 def _prepared(plan: Plan) -> Registry:

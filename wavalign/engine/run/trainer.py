@@ -66,15 +66,16 @@ class Trainer:
     def _stage(self, stage: StagePlan, checkpoint: Checkpoint | None) -> None:
         if is_complete(self.folder, stage):
             return
-        start = self._start(stage)
+        start = _start_folder(self.plan, self.folder, stage)
         if stage.stage.type == "fit_codec":
             self.observer.stage(stage.name, 0)
             fit_codec(self.builder, stage, self._stage_folder(stage))
             self._complete(stage, reached=0, holds=None)
             return
         live = self.builder.stage(stage, start)
-        for note in filter(None, (feed.note(heading) for heading, feed in live.feeds.items())):
-            self.observer.message(note)
+        for heading, feed in live.feeds.items():
+            if note := feed.note(heading):
+                self.observer.message(note)
         self.checkpoints.begin(stage)
         try:
             first = stage.first_step
@@ -150,15 +151,6 @@ class Trainer:
         every = live.plan.stage.evaluation.every
         if every and 0 < step < live.plan.steps and step % every == 0:
             self._evaluate(live, step)
-
-    def _start(self, stage: StagePlan) -> Path | None:
-        """Folder of the stage this one starts from."""
-        name = stage.stage.start
-        if name is None:
-            earlier = [each.name for each in self.plan.stages]
-            index = earlier.index(stage.name)
-            name = earlier[index - 1] if index else None
-        return None if name is None else self.folder.stages / name
 
     def _export(self, live: LiveStage, start: Path | None) -> None:
         """Leave the stage's model in its original layout, whole or not at all."""
@@ -282,3 +274,13 @@ class Trainer:
     def _safe_position(self) -> dict[str, dict[str, int | str]]:
         self.log.sync()
         return self.log.position()
+
+
+def _start_folder(plan: Plan, folder: RunFolder, stage: StagePlan) -> Path | None:
+    """Folder of the stage this one starts from."""
+    name = stage.stage.start
+    if name is None:
+        earlier = [each.name for each in plan.stages]
+        index = earlier.index(stage.name)
+        name = earlier[index - 1] if index else None
+    return None if name is None else folder.stages / name
