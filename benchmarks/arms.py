@@ -83,7 +83,8 @@ facts it never met. *Heard right*: a recogniser with a closed language model hea
 
 **What an arm sees differs**: the reward reads the right answer to every question that is asked, so text-token GRPO is
 told of 213 facts whether it is right, and SFT on 64 demonstrations of 64. The arms that know the same facts are
-compared below. The arms that sample answers also spend more time (seconds of steps; two runs shared the machine)."""
+compared below. The arms that sample answers also spend more time; the seconds of steps are as they came, on a machine
+that did other work beside these runs: they tell arms apart by factors, not by parts."""
 
 
 @final

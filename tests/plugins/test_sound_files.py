@@ -177,7 +177,7 @@ def test_a_small_file_that_unpacks_to_much(tmp_path: Path) -> None:
         tracemalloc.stop()
 
 
-@pytest.mark.parametrize("rate", [1, 999, 384_001, 10_000_000])
+@pytest.mark.parametrize("rate", [1, 99, 384_001, 10_000_000])
 def test_rates_that_no_recording_has(tmp_path: Path, rate: int) -> None:
     content = encoded("WAV", "PCM_16")
     clip = clip_of(tmp_path, content[:24] + struct.pack("<I", rate) + content[28:])

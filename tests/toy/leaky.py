@@ -82,7 +82,7 @@ class LeakyGate(Gate):
 
     def update(self, rewards: Tensor | None, *, progress: float) -> GateReading:
         """Half, with a telling name."""
-        return GateReading(0.5, {f"for {self.params.api_key}": 1.0})
+        return GateReading(0.5, {f"for {' '.join(self.params.api_key.split())}": 1.0})
 
     def state_dict(self) -> dict[str, Any]:
         """All of it."""
@@ -105,4 +105,5 @@ class LeakyMetric(Metric):
         """One half."""
         if self.params.crash:
             raise ZeroDivisionError(" ".join(disguises(self.params.api_key)))
-        return [Measurement(f"seen by {self.params.api_key}", 0.5, 0.4, 0.6, len(groups))]
+        name = " ".join(self.params.api_key.split())  # a name is one line
+        return [Measurement(f"seen by {name}", 0.5, 0.4, 0.6, len(groups))]

@@ -42,12 +42,17 @@ def together(world: World) -> None:
     assert world.device == torch.device("cpu")
 
 
-def test_one_process_needs_no_group() -> None:
+def alone(_: World) -> None:
     world = World.from_environment("cpu", environment={})
     assert (world.rank, world.size, world.local_rank) == (0, 1, 0)
     together(world)
     assert not torch.distributed.is_initialized()
     world.close()
+
+
+def test_one_process_needs_no_group() -> None:
+    """In a process of its own: a library may have made a group in this one."""
+    run_ranks(alone, 1)
 
 
 def test_two_processes() -> None:
@@ -70,13 +75,18 @@ def test_a_lost_rank_is_named_as_such() -> None:
     assert run_ranks(deserted, 2) == ["the log of the process that stopped first says why", "left"]
 
 
-def test_ranks_that_never_come() -> None:
+def awaited(_: World) -> None:
     environment = {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1"}
     with pytest.raises(UsageError, match="MASTER_PORT is not set"):
         World.from_environment("cpu", environment=environment)
     environment["MASTER_PORT"] = str(free_port())
     with pytest.raises(RankLostError, match="lost during the start"):
         World.from_environment("cpu", environment=environment, patience=timedelta(seconds=1))
+
+
+def test_ranks_that_never_come() -> None:
+    """In a process of its own, as above."""
+    run_ranks(awaited, 1)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="says what happens without a GPU")

@@ -88,7 +88,8 @@ def test_ids_and_sound_are_the_librarys(case: tuple[str, Any, Path], count: int)
             whole = decoded(kind, model, expected)
         heard = codec.decode(found).samples
         assert len(heard) == expected.shape[1] * round(rate / codec.frame_rate)
-        assert heard[: len(whole)].tolist() == whole.tolist()
+        # Some processors round a batch of matrix products otherwise than a single one.
+        np.testing.assert_allclose(heard[: len(whole)], whole, rtol=1e-6, atol=1e-6)
         assert len(heard) - len(whole) == (2 if kind == "dac" else 0), "each of DAC's strides of 5 loses samples"
 
 
