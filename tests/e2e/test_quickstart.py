@@ -60,6 +60,7 @@ def test_the_page_and_the_plan_are_there(folder: Path) -> None:
     """One page with players; a plan that says what was left out; the model in its original layout."""
     page = (folder / "report.html").read_text(encoding="utf-8")
     assert "data:audio/flac;base64," in page
+    assert "This run is not finished" not in page
     graph = json.loads((folder / "plan.json").read_text(encoding="utf-8"))["stages"][0]["graph"]
     assert graph["rollout_need"] == "text"
     assert {"decode_audio", "forward.reference"} <= {pruned["what"] for pruned in graph["pruned"]}

@@ -188,7 +188,7 @@ def _train(plan: Plan, folder: RunFolder, world: World, watcher: Observer, *, re
     except Interrupted:
         _report(plan, folder, world, watcher)
         raise
-    _report(plan, folder, world, watcher)
+    _report(plan, folder, world, watcher, complete=True)
     if world.is_first:
         folder.check_held()
         folder.finish(planned=plan.total_steps)
@@ -205,10 +205,10 @@ def _places(plan: Plan, folder: RunFolder) -> list[str]:
     return [f"report   {folder.report}"] * plan.runtime.report + [*model, f"folder   {folder.path}"]
 
 
-def _report(plan: Plan, folder: RunFolder, world: World, watcher: Observer) -> None:
+def _report(plan: Plan, folder: RunFolder, world: World, watcher: Observer, *, complete: bool = False) -> None:
     if plan.runtime.report and world.is_first and folder.metrics.exists():
         watcher.waiting("writing the report", 0, 0)
-        write_report(folder.path)
+        write_report(folder.path, complete=complete)
 
 
 def _writable_parent(plan: Plan) -> Path:

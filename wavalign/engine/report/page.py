@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 from typing import final
@@ -71,13 +71,15 @@ class SectionView:
     charts: tuple[ChartView, ...]
 
 
-def write_report(folder: Path) -> Path:
+def write_report(folder: Path, *, complete: bool = False) -> Path:
     """Write `report.html` into the run's `folder` and give its path.
 
+    A run that ends says `complete` itself: the mark of a finished run is written last, after its report.
     Raises DataError when `folder` is no run's folder, StorageError when the file cannot be written.
     """
     path = RunFolder(folder).report
-    write_text(path, render_report(read_run(folder)))
+    run = read_run(folder)
+    write_text(path, render_report(replace(run, complete=run.complete or complete)))
     return path
 
 
