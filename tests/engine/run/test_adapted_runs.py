@@ -19,6 +19,7 @@ from tests.toy.live import live_stage, silent, train, train_rank
 from wavalign.engine import api
 from wavalign.engine.compile.plan import Plan
 from wavalign.engine.run.builder import Builder
+from wavalign.engine.run.stage_backend import stage_placement
 from wavalign.engine.state.distributed import World
 from wavalign.errors import Interrupted, PreflightError
 
@@ -169,7 +170,7 @@ def test_frozen_weights_never_stand_in_float32_under_bf16(tmp_path: Path, type_:
     builder = Builder(plan, World.single(), silent)
     stage = only_stage(plan)
     architecture = builder.architecture(stage, None)
-    whole = builder.starting_weights(stage, architecture).policy(builder._placement(stage))
+    whole = builder.starting_weights(stage, architecture).policy(stage_placement(plan, stage, World.single()))
     assert {each.dtype for each in whole.parameters()} == {torch.bfloat16}
     for name, each in builder.policy(stage, architecture).named_parameters():
         trained = "lora_" in name or "embed" in name
