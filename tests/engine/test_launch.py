@@ -155,13 +155,17 @@ def test_a_checkpoint_that_is_being_written_is_waited_for(tmp_path: Path, monkey
     worker = script(
         tmp_path,
         f"""
+        ready = {str(tmp_path)!r} + "/ready"
         if rank == 1:
+            while not os.path.exists(ready):
+                time.sleep(0.01)
             sys.exit(3)
         def write(number, frame):
             time.sleep(1)
             open({str(tmp_path)!r} + "/written", "w").close()
             sys.exit(0)
         signal.signal(signal.SIGTERM, write)
+        open(ready, "w").close()
         time.sleep(60)
         """,
     )

@@ -372,7 +372,7 @@ def test_what_an_answer_is_worth_that_was_cut_off(rule: str, expected: list[floa
 def test_a_reward_that_reads_text_minds_the_text_alone() -> None:
     """Whether sound is sampled beside it, for a KL say, changes no reward; one that listens minds the whole answer."""
 
-    class Listening(Scripted):
+    class Listening(Scripted):  # type: ignore[misc]  # final for all others
         needs: ClassVar[frozenset[str]] = frozenset({"text", "waveform"})
 
     answers = [Answer("1", (), True), Answer("1", (), False), Answer("1", (), False, text_finished=False)]
@@ -385,7 +385,7 @@ def test_a_reward_that_reads_text_minds_the_text_alone() -> None:
         return values
 
     assert judged(live("a")) == [1.0, 1.0, 0.0]
-    assert judged(live("a"), live("b", reward=Listening([]))) == [1.0, 0.0, 0.0]
+    assert judged(live("a"), live("b", reward=Listening(Params()))) == [1.0, 0.0, 0.0]
 
 
 def test_where_nothing_was_cut_off_nothing_changes() -> None:
