@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from wavalign.redaction import REDACTOR
+
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    # Under nohup a hang-up is ignored, and what is started from here inherits that: tests send it on purpose.
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @dataclass(frozen=True, slots=True)

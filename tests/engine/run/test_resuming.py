@@ -320,7 +320,7 @@ def test_what_a_kill_left_out_is_completed(whole: Path, tmp_path: Path) -> None:
 
 
 def test_a_report_that_fails_leaves_the_run_unfinished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(folder: Path) -> None:
+    def full(folder: Path, *, complete: bool) -> None:
         raise StorageError("the disk is full")
 
     monkeypatch.setattr(api, "write_report", full)
