@@ -16,7 +16,7 @@ from rich.control import Control
 from rich.text import Text
 
 from wavalign.engine.report.plots import number
-from wavalign.engine.run.callbacks import RunInfo
+from wavalign.engine.run.observers import RunInfo
 from wavalign.redaction import REDACTOR
 
 from .held_out import HeldOut

@@ -15,7 +15,7 @@ from .options import RecipeArgument, SetOption, compiled
 from .show_rows import show_rows
 
 if TYPE_CHECKING:
-    from wavalign.engine.run.inspection import ColumnLook, DataLook, HeadingLook
+    from wavalign.engine.feeding.inspection import ColumnLook, DataLook, HeadingLook
 
 app = typer.Typer(no_args_is_help=True, help="Look at data before a run does.")
 

@@ -34,7 +34,7 @@ LONG_FILES: dict[str, str] = {
 LONG_CLASSES: dict[str, str] = {}
 BROAD_HANDLERS: dict[str, str] = {
     "cli/app.py": "the one place where an unexpected error becomes a message, a log file and exit code 1",
-    "wavalign/engine/run/scoring.py": "a reward is somebody else's code: its failure is a counted missing value",
+    "wavalign/engine/step/rewards.py": "a reward is somebody else's code: its failure is a counted missing value",
     "wavalign/plugins/audio.py": "a file system of fsspec raises whatever its own library does",
     "wavalign/plugins/speech/worker_side/wavalign_worker.py": "a worker's failure is an answer",
     "wavalign/plugins/architectures/tokenizers.py": "the tokenizers library raises bare Exceptions on a torn file",
@@ -45,12 +45,14 @@ KEYWORD_TUNNELS: dict[str, str] = {
     "wavalign/engine/run/builder.py::Builder.plugin": "what a plugin gets beside its Params differs by kind",
 }
 INNER_IMPORTS: dict[str, str] = {
-    "wavalign/engine/run/stage_backend.py::wavalign.engine.backends.deepspeed": "recipes that do not ask need not wait",
+    "wavalign/engine/models/stage_backend.py::wavalign.engine.backends.deepspeed": "who does not ask need not wait",
     "wavalign/plugins/architectures/codec_lm.py::wavalign.plugins.architectures.codec_language_model.policy": (
         "it brings the layers of transformers, which take seconds; `validate` and `plan` want the options alone"
     ),
     "wavalign/plugins/architectures/kimi.py::wavalign.plugins.architectures.kimi_audio.policy": "as above",
-    "wavalign/plugins/architectures/kimi_audio/ear.py::wavalign.plugins.speech.whisper_features": "as above",
+    "wavalign/plugins/architectures/kimi_audio/whisper_front_end.py::wavalign.plugins.speech.whisper_features": (
+        "as above"
+    ),
     "wavalign/plugins/architectures/vita.py::wavalign.plugins.architectures.vita_audio.policy": "as above",
 }
 """`path::module` -> why a module of ours is imported in a function (outside cli/, where it keeps `--help` quick)."""

@@ -18,7 +18,7 @@ from benchmarks.grpo.point import (
     Stopwatch,
 )
 from wavalign.engine.api import compile_recipe, run
-from wavalign.engine.run.callbacks import Observer, RunInfo
+from wavalign.engine.run.observers import Observer, RunInfo
 from wavalign.schema.loading import load_recipe
 
 

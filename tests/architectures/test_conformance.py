@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from tests.plugins.architectures.codec_lm_helpers import small_codec_lm
 from tests.plugins.architectures.kimi_helpers import hearing_kimi, small_kimi, write_clip
 from tests.plugins.architectures.vita_helpers import NUM_CODES, codes_of, hearing_vita, small_vita, spoken
-from wavalign.engine.run.logprobs import score_batch
+from wavalign.engine.models.scored_policy import score_batch
 from wavalign.plugins.api import Architecture, ModelSource, Policy, SamplingOptions
 from wavalign.plugins.batch import (
     SCORED_ROLES,
@@ -35,7 +35,7 @@ from wavalign.plugins.batch import (
 )
 from wavalign.plugins.catalog import CATALOG
 from wavalign.plugins.samplers.kv_cache import KvCache, KvCacheParams
-from wavalign.plugins.weights import load_into, read_checkpoint, save_weights
+from wavalign.storage.tensors import load_into, read_checkpoint, save_weights
 
 MAKERS: dict[str, Callable[[Path], Architecture]] = {
     "vita": small_vita,

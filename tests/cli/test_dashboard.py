@@ -12,7 +12,7 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console, ConsoleDimensions
 
-from wavalign.engine.run.callbacks import RunInfo
+from wavalign.engine.run.observers import RunInfo
 from wavalign_cli.dashboard import BARS, Board, printable, span, sparkline
 from wavalign_cli.held_out import Measure, measures
 

@@ -21,7 +21,7 @@ from wavalign.plugins.codecs.transformers import TransformersCodec, Transformers
 from wavalign.plugins.codecs.whisper_vq.network import WhisperVq
 from wavalign.plugins.codecs.whisper_vq.sizes import sizes_of_config
 from wavalign.plugins.speech.codebooks import Settings, fit, save
-from wavalign.plugins.weights import save_weights
+from wavalign.storage.tensors import save_weights
 
 T = TypeVar("T")
 WORKERS = Path(__file__).parent / "workers"

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from tests.codecs.makers import MAKERS, Maker, noise
-from wavalign.engine.run.feeding import CodeCache
+from wavalign.engine.feeding.feeds import CodeCache
 from wavalign.errors import DataError
 from wavalign.plugins import audio
 from wavalign.plugins.api import Codec

@@ -23,7 +23,7 @@ PRELOADED = (
     "wavalign.engine.api",
     "wavalign.plugins.architectures.vita",
     "wavalign.plugins.samplers.kv_cache",
-    "wavalign_cli.live",
+    "wavalign_cli.displays",
 )
 """What costs seconds to import."""
 VARYING_ENDINGS = ("_seconds", "_per_second", "_bytes")

@@ -193,7 +193,7 @@ def test_a_disk_that_fills_up_under_the_model(tmp_path: Path) -> None:
         raise OSError(28, "No space left on device")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("wavalign.engine.run.stage_model.ShardWriter.finish", full)
+        patch.setattr("wavalign.engine.run.hand_over.ShardWriter.finish", full)
         ended = here("run", recipe)
     assert ended.code == 1, ended.output
     assert "No space left on device" in ended.output

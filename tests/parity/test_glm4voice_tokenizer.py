@@ -12,7 +12,7 @@ from tests.conftest import GoldenPair
 from wavalign.plugins.codecs.whisper_vq.network import WhisperVq
 from wavalign.plugins.codecs.whisper_vq.sizes import sizes_of_config
 from wavalign.plugins.codecs.whisper_vq.tokenizer import load_network
-from wavalign.plugins.weights import save_weights
+from wavalign.storage.tensors import save_weights
 
 
 def weights_of(pair: GoldenPair) -> dict[str, Tensor]:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from tests.conftest import GoldenPair
-from wavalign.plugins.architectures.kimi_audio.hearing import Heard
+from wavalign.plugins.architectures.kimi_audio.feature_positions import Heard
 from wavalign.plugins.architectures.kimi_audio.layout import AUDIO, TEXT, KimiLayout
 from wavalign.plugins.architectures.kimi_audio.policy import KimiPolicy
 from wavalign.plugins.architectures.kimi_audio.sizes import KimiSizes, sizes_of_config

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from tests.conftest import GoldenPair
-from wavalign.engine.run.logprobs import selected_logprobs
-from wavalign.engine.run.objective import TermSpec, combine, count, term_loss
+from wavalign.engine.models.scored_policy import selected_logprobs
+from wavalign.engine.step.objective import TermSpec, combine, count, term_loss
 from wavalign.plugins.advantages.group_normalized import GroupNormalized, GroupNormalizedParams
 from wavalign.plugins.api import LossInputs
 from wavalign.plugins.batch import Role

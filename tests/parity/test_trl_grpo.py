@@ -10,8 +10,8 @@ from torch import Tensor
 from trl.kernels.chunked_logprob import ChunkedLogProbFunction
 from trl.trainer.grpo_trainer import GRPOTrainer
 
-from wavalign.engine.run.logprobs import selected_logprobs
-from wavalign.engine.run.objective import Aggregation, TermSpec, combine, count, metric_means, metric_sums, term_loss
+from wavalign.engine.models.scored_policy import selected_logprobs
+from wavalign.engine.step.objective import Aggregation, TermSpec, combine, count, metric_means, metric_sums, term_loss
 from wavalign.plugins.api import LossInputs
 from wavalign.plugins.losses.grpo import GRPO, GRPOParams
 from wavalign.plugins.losses.kl import KL, KLParams

@@ -14,8 +14,8 @@ from wavalign.engine.compile.compiler import compile_recipe
 from wavalign.engine.compile.plan import Cluster
 from wavalign.engine.compile.preflight import Preflight, preflight
 from wavalign.engine.run.builder import Builder
-from wavalign.engine.run.callbacks import Silent
-from wavalign.engine.run.tools import PreflightTools
+from wavalign.engine.run.observers import Silent
+from wavalign.engine.run.preflight_tools import PreflightTools
 from wavalign.engine.state.distributed import World
 from wavalign.schema.loading import load_recipe
 

@@ -6,9 +6,9 @@ from torch import Tensor
 
 from wavalign.engine.compile.plan import Plan
 from wavalign.engine.run.builder import Builder
-from wavalign.engine.run.executor import StepExecutor
-from wavalign.engine.run.live import LiveStage
 from wavalign.engine.state.distributed import World
+from wavalign.engine.step.executor import StepExecutor
+from wavalign.engine.step.stage import LiveStage
 
 VARYING_ENDINGS = ("_seconds", "_per_second")
 

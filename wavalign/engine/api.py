@@ -18,11 +18,11 @@ from wavalign.engine.compile.preflight import preflight as _preflight
 from wavalign.engine.launch import Place, launch, watch_launcher
 from wavalign.engine.report.page import write_report
 from wavalign.engine.run.builder import Builder
-from wavalign.engine.run.callbacks import Observer, RunInfo, Silent
 from wavalign.engine.run.exporting import Exported, ExportOptions, export_model
+from wavalign.engine.run.observers import Observer, RunInfo, Silent
 from wavalign.engine.run.opening import ROOT, Resume, open_run, processor
+from wavalign.engine.run.preflight_tools import PreflightTools
 from wavalign.engine.run.progress import is_complete, lost_steps, newest_checkpoint
-from wavalign.engine.run.tools import PreflightTools
 from wavalign.engine.run.trainer import Trainer
 from wavalign.engine.state.checkpoint import CheckpointStore
 from wavalign.engine.state.distributed import World

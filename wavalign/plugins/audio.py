@@ -18,10 +18,10 @@ import soxr
 from numpy.typing import NDArray
 
 from wavalign.errors import DataError, StorageError
-from wavalign.plugins import arrow
 from wavalign.plugins.batch import AudioClip, Waveform
 from wavalign.plugins.sound_files import examine
 from wavalign.schema.clips import ClipLimits
+from wavalign.storage import arrow
 
 LOWEST_RATE, HIGHEST_RATE = 100, 384_000
 """Hertz; no recording of speech is outside, and resampling from there may take any time and memory."""

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from wavalign.plugins.batch import Dialogue, Message
-from wavalign.plugins.strict_json import flaw
+from wavalign.storage.strict_json import flaw
 
 LONGEST_TEXT = 100_000
 """Characters of one turn; about two hours of speech."""

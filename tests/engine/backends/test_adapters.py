@@ -15,9 +15,9 @@ from wavalign.engine.backends.base import AdamSettings, Backend, Precision
 from wavalign.engine.backends.deepspeed import DeepSpeedBackend
 from wavalign.engine.backends.plain import PlainBackend
 from wavalign.engine.compile.lowering import deepspeed_config
-from wavalign.engine.run.adapters import attach, merged_weights
-from wavalign.engine.run.logprobs import ScoredPolicy, score_batch
-from wavalign.engine.run.reference import AdapterOff
+from wavalign.engine.models.adapters import attach, merged_weights
+from wavalign.engine.models.reference import AdapterOff
+from wavalign.engine.models.scored_policy import ScoredPolicy, score_batch
 from wavalign.engine.state.distributed import World
 from wavalign.plugins.batch import Role, TokenBatch, TokenSpace
 from wavalign.schema.model import AdapterSection

@@ -18,14 +18,14 @@ from wavalign.engine.backends.base import AdamSettings, Backend, Placement, Prec
 from wavalign.engine.backends.deepspeed import DeepSpeedBackend, placement
 from wavalign.engine.backends.plain import PlainBackend
 from wavalign.engine.compile.lowering import deepspeed_config
-from wavalign.engine.run.logprobs import ScoredPolicy
-from wavalign.engine.run.starting_weights import StartingWeights
+from wavalign.engine.models.scored_policy import ScoredPolicy
+from wavalign.engine.models.starting_weights import StartingWeights
 from wavalign.engine.state.distributed import World
 from wavalign.plugins.api import Policy
 from wavalign.plugins.batch import Role, TokenBatch
-from wavalign.plugins.shards import ShardWriter
-from wavalign.plugins.weights import save_weights
 from wavalign.schema.runtime import EngineSection
+from wavalign.storage.shards import ShardWriter
+from wavalign.storage.tensors import save_weights
 
 FROZEN = ("model.embed_tokens", "mtp_")
 

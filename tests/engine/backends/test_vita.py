@@ -14,7 +14,7 @@ from wavalign.engine.backends.base import AdamSettings, Backend, Precision
 from wavalign.engine.backends.deepspeed import DeepSpeedBackend
 from wavalign.engine.backends.plain import PlainBackend
 from wavalign.engine.compile.lowering import deepspeed_config
-from wavalign.engine.run.logprobs import ScoredPolicy
+from wavalign.engine.models.scored_policy import ScoredPolicy
 from wavalign.engine.state.distributed import World
 from wavalign.plugins.batch import Role, TokenBatch
 from wavalign.schema.runtime import EngineSection

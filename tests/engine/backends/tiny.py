@@ -11,7 +11,7 @@ from wavalign.engine.backends.base import AdamSettings, Backend, Precision, Rank
 from wavalign.engine.backends.deepspeed import DeepSpeedBackend
 from wavalign.engine.backends.plain import PlainBackend
 from wavalign.engine.compile.lowering import deepspeed_config
-from wavalign.engine.run.logprobs import ScoredPolicy
+from wavalign.engine.models.scored_policy import ScoredPolicy
 from wavalign.plugins.api import DecodingState, Policy
 from wavalign.plugins.batch import HeadSpec, Role, TokenBatch, TokenSequence, TokenSpace
 from wavalign.schema.optim import OptimSection

@@ -18,7 +18,7 @@ from wavalign.engine.backends.plain import PlainBackend
 from wavalign.engine.compile.adapter import count_weights
 from wavalign.engine.compile.memory import estimate_memory
 from wavalign.engine.compile.plan import Cluster, Geometry
-from wavalign.engine.run.logprobs import ScoredPolicy
+from wavalign.engine.models.scored_policy import ScoredPolicy
 from wavalign.engine.state.distributed import World
 from wavalign.plugins.architectures.vita import VitaAudio
 from wavalign.plugins.batch import Role, TokenBatch

@@ -22,8 +22,8 @@ from wavalign.engine.compile.adapter import WeightCounts, count_weights
 from wavalign.engine.compile.lowering import deepspeed_config
 from wavalign.engine.compile.memory import TILE_BYTES, estimate_memory
 from wavalign.engine.compile.plan import Cluster, Geometry, Memory, MemoryRow
-from wavalign.engine.run.adapters import attach
-from wavalign.engine.run.logprobs import ScoredPolicy
+from wavalign.engine.models.adapters import attach
+from wavalign.engine.models.scored_policy import ScoredPolicy
 from wavalign.engine.state.distributed import World
 from wavalign.plugins.api import Architecture, Dimensions
 from wavalign.plugins.architectures.vita import VitaAudio

@@ -11,7 +11,7 @@ import yaml
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from tests.plugins.servers import serving
+from tests.storage.servers import serving
 from tests.toy.compiled import HERE, Change, drop, put
 from tests.toy.world import toy_recipe, write_recipe
 from wavalign.engine import api
@@ -20,9 +20,9 @@ from wavalign.engine.compile.preflight import Finding, Preflight
 from wavalign.engine.run.builder import Builder
 from wavalign.engine.state.distributed import World
 from wavalign.errors import CheckpointError
-from wavalign.plugins import weights as weights_on_disk
-from wavalign.plugins.weights import save_weights
 from wavalign.schema.loading import load_recipe
+from wavalign.storage import tensors as weights_on_disk
+from wavalign.storage.tensors import save_weights
 
 SFT_ONLY: tuple[Change, ...] = (
     put("objective.terms", {"sft": {"loss": "cross_entropy"}}),

@@ -22,9 +22,9 @@ from tests.toy.world import PLUGINS, toy_recipe, write_recipe
 from wavalign.engine import api as engine
 from wavalign.engine.contracts.construct import construct
 from wavalign.engine.contracts.rollouts import Lent, scored
-from wavalign.engine.run.executor import StepExecutor
-from wavalign.engine.run.objective import TermSpec, count, term_loss
-from wavalign.engine.run.scoring import LiveReward
+from wavalign.engine.step.executor import StepExecutor
+from wavalign.engine.step.objective import TermSpec, count, term_loss
+from wavalign.engine.step.rewards import LiveReward
 from wavalign.errors import PluginError
 from wavalign.plugins.api import (
     Advantage,
@@ -741,7 +741,7 @@ def sampled(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, ...]:
     """The toy's sampler, its arguments and what it gives."""
     live = live_stage(compiled(tmp_path_factory.mktemp("sampled")))
     prompts = [(each, live.roller.encoder.prompt(each)) for each in live.feeds["prompts"].next(4)]
-    from wavalign.engine.run.sampling import rollout_options  # beside the rest of what a step does
+    from wavalign.engine.step.sampling import rollout_options  # beside the rest of what a step does
 
     options = rollout_options(live.plan.stage.rollout, text_only=True)
     given = (live.backend.policy, live.architecture, prompts, options, torch.Generator().manual_seed(0))

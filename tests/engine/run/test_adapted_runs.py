@@ -12,14 +12,14 @@ from safetensors.torch import load_file
 
 from tests.distributed import run_ranks
 from tests.e2e.runs import comparable, lines
-from tests.engine.run.test_invariance import MIXED, assert_equal
 from tests.engine.run.test_trainer import Signals
+from tests.engine.step.test_invariance import MIXED, assert_equal
 from tests.toy.compiled import Change, compiled, drop, only_stage, problems, put
 from tests.toy.live import live_stage, silent, train, train_rank
 from wavalign.engine import api
 from wavalign.engine.compile.plan import Plan
+from wavalign.engine.models.stage_backend import stage_placement
 from wavalign.engine.run.builder import Builder
-from wavalign.engine.run.stage_backend import stage_placement
 from wavalign.engine.state.distributed import World
 from wavalign.errors import Interrupted, PreflightError
 

@@ -2,7 +2,7 @@
 
 import json
 
-from wavalign.engine.run.records import CUT, LONGEST_VALUE, MOST_METADATA, bounded
+from wavalign.engine.run.rollout_log import CUT, LONGEST_VALUE, MOST_METADATA, bounded
 
 
 def test_small_metadata_stays_as_it_is() -> None:

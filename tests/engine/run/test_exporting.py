@@ -18,10 +18,10 @@ from tests.toy.live import live_stage
 from wavalign.engine import api
 from wavalign.engine.compile.plan import Plan
 from wavalign.engine.run.builder import Builder
-from wavalign.engine.run.executor import StepExecutor
 from wavalign.engine.run.exporting import ExportOptions
-from wavalign.engine.run.stage_model import leave_model
+from wavalign.engine.run.hand_over import leave_model
 from wavalign.engine.state.distributed import World
+from wavalign.engine.step.executor import StepExecutor
 from wavalign.errors import UsageError
 
 BUFFER = "model.layers.0.self_attn.rotary_emb.inv_freq"

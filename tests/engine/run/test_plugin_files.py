@@ -8,8 +8,8 @@ from tests.e2e.runs import comparable, lines
 from tests.toy.compiled import Change, compiled, put
 from tests.toy.live import live_stage
 from wavalign.engine import api
-from wavalign.engine.run.executor import StepExecutor
 from wavalign.engine.run.trainer import Trainer
+from wavalign.engine.step.executor import StepExecutor
 from wavalign.errors import Interrupted
 
 OWN: tuple[Change, ...] = (

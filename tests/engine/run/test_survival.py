@@ -9,9 +9,9 @@ from tests.e2e.runs import lines
 from tests.engine.run.test_trainer import assert_same_run, run
 from tests.toy.compiled import Change, put
 from wavalign.engine.backends.plain import PlainBackend
-from wavalign.engine.run import executor
-from wavalign.engine.run.executor import StepExecutor
 from wavalign.engine.run.trainer import Trainer
+from wavalign.engine.step import executor
+from wavalign.engine.step.executor import StepExecutor
 from wavalign.errors import NonFiniteError, RewardBudgetError, StorageError
 
 LONG: tuple[Change, ...] = (

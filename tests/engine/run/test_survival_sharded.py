@@ -12,9 +12,9 @@ from tests.engine.run.test_survival import LONG, Cut, fail_at
 from tests.engine.run.test_trainer import assert_same_run, run
 from tests.toy.compiled import Change, put
 from wavalign.engine.backends.deepspeed import DeepSpeedBackend
-from wavalign.engine.run import executor
-from wavalign.engine.run.executor import StepExecutor
 from wavalign.engine.run.trainer import Trainer
+from wavalign.engine.step import executor
+from wavalign.engine.step.executor import StepExecutor
 from wavalign.errors import NonFiniteError, RewardBudgetError
 
 STAGES = [pytest.param(0, marks=pytest.mark.slow), pytest.param(2, marks=pytest.mark.slow), 3]

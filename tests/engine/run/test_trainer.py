@@ -13,7 +13,7 @@ from tests.e2e.runs import comparable, lines
 from tests.toy.compiled import Change, compiled, put
 from wavalign.engine import api
 from wavalign.engine.compile.plan import Plan
-from wavalign.engine.run.callbacks import Observer, RunInfo
+from wavalign.engine.run.observers import Observer, RunInfo
 from wavalign.engine.run.trainer import Trainer
 from wavalign.engine.state.checkpoint import CheckpointStore
 from wavalign.engine.state.distributed import World

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from tests.toy.compiled import compiled, put
 from wavalign.engine import api
-from wavalign.engine.run.callbacks import Display, RunInfo
+from wavalign.engine.run.observers import Display, RunInfo
 
 
 class Busy(Display):

@@ -24,7 +24,7 @@ from wavalign.plugins.api import ModelSource
 from wavalign.plugins.architectures.codec_language_model.templates import TemplateName
 from wavalign.plugins.architectures.codec_lm import CodecLm, CodecLmParams
 from wavalign.plugins.batch import AudioClip, Dialogue, Message, Role, TokenSequence, collate
-from wavalign.plugins.weights import load_into, save_weights
+from wavalign.storage.tensors import load_into, save_weights
 
 ROLES = {0: "-", 1: "p", 2: "t", 3: "e", 4: "a", 5: "m", 6: "f"}
 

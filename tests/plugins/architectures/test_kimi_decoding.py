@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tests.plugins.architectures.kimi_helpers import NUM_CODES, lively_policy, small_kimi, spoken_prompts, target
 from tests.plugins.architectures.vita_helpers import codes_of
-from wavalign.engine.run.logprobs import score_batch
+from wavalign.engine.models.scored_policy import score_batch
 from wavalign.plugins.api import DecodingState, SamplingOptions
 from wavalign.plugins.architectures.kimi import KimiAudio
 from wavalign.plugins.architectures.kimi_audio.layout import AUDIO, TEXT

@@ -22,7 +22,7 @@ from wavalign.errors import CheckpointError, DataError
 from wavalign.plugins import audio
 from wavalign.plugins.api import ModelSource
 from wavalign.plugins.architectures.kimi import KimiAudio, KimiParams
-from wavalign.plugins.architectures.kimi_audio import ear
+from wavalign.plugins.architectures.kimi_audio import whisper_front_end as ear
 from wavalign.plugins.architectures.kimi_audio.layout import AUDIO, TEXT
 from wavalign.plugins.batch import AudioClip, Dialogue, Message, SoundSegment, Waveform, collate
 from wavalign.plugins.speech.whisper_features import WhisperFeatures

@@ -20,7 +20,7 @@ from wavalign.errors import CheckpointError, DataError
 from wavalign.plugins.api import ModelSource
 from wavalign.plugins.architectures.vita import VitaAudio, VitaParams
 from wavalign.plugins.batch import AudioClip, Dialogue, Message, Role, TokenSequence, collate
-from wavalign.plugins.weights import load_into, read_checkpoint, save_weights
+from wavalign.storage.tensors import load_into, read_checkpoint, save_weights
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from tests.plugins.architectures.vita_helpers import (
 )
 from wavalign.engine.backends.base import AdamSettings
 from wavalign.engine.backends.plain import PlainBackend
-from wavalign.engine.run.logprobs import ScoredPolicy, score_batch
+from wavalign.engine.models.scored_policy import ScoredPolicy, score_batch
 from wavalign.engine.state.distributed import World
 from wavalign.errors import CheckpointError, DataError
 from wavalign.plugins.api import ModelSource, SamplingOptions
@@ -39,7 +39,7 @@ from wavalign.plugins.batch import (
     concatenate,
 )
 from wavalign.plugins.samplers.kv_cache import KvCache, KvCacheParams
-from wavalign.plugins.weights import load_into, read_checkpoint, save_weights
+from wavalign.storage.tensors import load_into, read_checkpoint, save_weights
 
 MULTI: dict[str, Any] = {"num_mtp_layers": 2, "decoding": (1, 2, 3, 4), "tie_embeddings": False}
 

@@ -14,7 +14,7 @@ from wavalign.errors import CheckpointError, PluginError, PreflightError
 from wavalign.plugins.codecs.glm4voice import DecoderOptions, Glm4VoiceCodec, Glm4VoiceParams
 from wavalign.plugins.codecs.whisper_vq.sizes import sizes_of_config
 from wavalign.plugins.codecs.whisper_vq.tokenizer import WhisperVqTokenizer, load_network
-from wavalign.plugins.weights import save_weights
+from wavalign.storage.tensors import save_weights
 
 
 def plain_ids(weights: dict[str, Tensor], mel: Tensor, valid: int) -> list[int]:

@@ -6,9 +6,9 @@ from tests.plugins.spoken import say
 from wavalign.errors import DataError
 from wavalign.plugins.batch import Waveform
 from wavalign.plugins.codecs.source_filter import SourceFilterCodec
-from wavalign.plugins.speech.manner import judge
 from wavalign.plugins.speech.prosody import measure
 from wavalign.plugins.speech.recognizer import recognizer
+from wavalign.plugins.speech.style_classifier import judge
 from wavalign.plugins.speech.world.facts import answer_sentences, world
 from wavalign.plugins.speech.world.styles import STYLES
 

@@ -13,9 +13,10 @@ from pydantic import ValidationError
 
 from tests.plugins.data.sounds import level, ready, streamed, wav, write_wav
 from wavalign.errors import DataError, PluginError
-from wavalign.plugins import arrow, audio
+from wavalign.plugins import audio
 from wavalign.plugins.batch import AudioClip, Dialogue, Message
 from wavalign.plugins.data.parquet import Parquet, ParquetParams
+from wavalign.storage import arrow
 
 COLUMNS = {
     "text": "question", "audio": "question_audio", "target_text": "answer", "target_audio": "answer_audio",
@@ -69,7 +70,7 @@ def test_opening_reads_no_sound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         asked.extend(columns)
         return read(url, file, group, columns)
 
-    monkeypatch.setattr("wavalign.plugins.data.tables.rows.read_group", watched)
+    monkeypatch.setattr("wavalign.plugins.data.tables.readers.read_group", watched)
     ready(source(path))
     assert set(asked) == {"question", "answer", "short"}
     asked.clear()

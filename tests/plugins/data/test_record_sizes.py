@@ -8,7 +8,7 @@ import pytest
 
 from wavalign.errors import DataError
 from wavalign.plugins.data.jsonl import Jsonl, JsonlParams
-from wavalign.plugins.data.tables import rows
+from wavalign.plugins.data.tables import readers as rows
 from wavalign.plugins.data.tables.layout import Complaints
 
 

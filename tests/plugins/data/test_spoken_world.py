@@ -15,7 +15,8 @@ from wavalign.plugins.batch import Message
 from wavalign.plugins.codecs.source_filter import SourceFilterCodec
 from wavalign.plugins.data.spoken_world import TRANSCRIBE, SpokenWorld, SpokenWorldParams
 from wavalign.plugins.speech.recognizer import recognizer
-from wavalign.plugins.speech.world import script, studio
+from wavalign.plugins.speech.world import rendering as studio
+from wavalign.plugins.speech.world import script
 from wavalign.plugins.speech.world.facts import answer_sentences, words, world
 from wavalign.plugins.speech.world.script import MOST_RENDITIONS, Cue, Scene, Split, lines
 from wavalign.plugins.speech.world.styles import STYLES, requests

@@ -10,7 +10,7 @@ from wavalign.plugins.batch import Waveform
 from wavalign.plugins.rewards.asr_consistency import AsrConsistency, AsrConsistencyParams
 from wavalign.plugins.rewards.speaking_style import SpeakingStyle, SpeakingStyleParams
 from wavalign.plugins.rewards.speech_quality import SpeechQuality
-from wavalign.plugins.speech.manner import STYLE_NAMES
+from wavalign.plugins.speech.style_classifier import STYLE_NAMES
 from wavalign.schema.base import Params
 
 SILENCE = Waveform(np.zeros(16_000, np.float32), 16_000)

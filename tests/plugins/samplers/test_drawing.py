@@ -9,7 +9,7 @@ from torch import Tensor
 from wavalign.plugins.api import Distribution
 from wavalign.plugins.samplers.drawing import LARGEST, Draw, Drawer, penalised, row_uniforms
 from wavalign.plugins.samplers.loop import StreamDrawer
-from wavalign.plugins.samplers.record import Record
+from wavalign.plugins.samplers.transcript import Record
 
 PROBABILITIES = torch.tensor([[0.1, 0.4, 0.05, 0.25, 0.2]])
 LOGITS = PROBABILITIES.log()

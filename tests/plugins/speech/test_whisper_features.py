@@ -15,7 +15,7 @@ from tests.plugins.speech.whisper_helpers import MELS, SECONDS, WIDTH, write_whi
 from wavalign.errors import CheckpointError, DataError
 from wavalign.plugins.batch import Waveform
 from wavalign.plugins.speech.whisper_features import WhisperFeatures
-from wavalign.plugins.weights import read_checkpoint, save_weights
+from wavalign.storage.tensors import read_checkpoint, save_weights
 
 CHUNK = SECONDS * 16_000
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 from transformers import WhisperConfig, WhisperForConditionalGeneration
 
-from wavalign.plugins.weights import save_weights
+from wavalign.storage.tensors import save_weights
 
 WIDTH, MELS, SECONDS = 8, 16, 2
 

@@ -15,8 +15,8 @@ from wavalign.engine.compile.streams import missing_heads, unknown_streams
 from wavalign.errors import DataError, PluginError, WavAlignError
 from wavalign.plugins.api import Architecture, Mask
 from wavalign.plugins.batch import Dialogue, TokenSequence
-from wavalign.plugins.weights import StoredTensor, check_fit, check_types, check_values
 from wavalign.schema.component import WeightedComponent
+from wavalign.storage.tensors import StoredTensor, check_fit, check_types, check_values
 
 HEAD = 32
 """Records of each heading that are read, encoded and counted."""

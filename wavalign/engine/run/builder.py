@@ -11,23 +11,23 @@ from wavalign.engine.backends.base import Placement, Precision
 from wavalign.engine.compile.plan import Plan, StagePlan, TermPlan
 from wavalign.engine.contracts.construct import construct
 from wavalign.engine.contracts.origins import guarded_block
-from wavalign.engine.run.adapters import attach
-from wavalign.engine.run.callbacks import Waiting, nobody
-from wavalign.engine.run.dead_signal import SignalWatch
+from wavalign.engine.feeding.feeds import CodeCache, Encoder, Feed, feed_seed
+from wavalign.engine.feeding.lengths import Lengths, bounded_feed, bounds_of
+from wavalign.engine.models.adapters import attach
+from wavalign.engine.models.recompute import recompute_layers
+from wavalign.engine.models.reference import AdapterOff, FrozenCopy, Reference
+from wavalign.engine.models.stage_backend import stage_backend, stage_placement
+from wavalign.engine.models.starting_weights import StartingWeights, checkpoint_address
 from wavalign.engine.run.evaluation import Evaluator
-from wavalign.engine.run.feeding import CodeCache, Encoder, Feed, feed_seed
-from wavalign.engine.run.lengths import Lengths, bounded_feed, bounds_of
-from wavalign.engine.run.live import LiveStage, LiveTerm
-from wavalign.engine.run.objective import TermSpec
-from wavalign.engine.run.recompute import recompute_layers
-from wavalign.engine.run.reference import AdapterOff, FrozenCopy, Reference
-from wavalign.engine.run.rollouts import Roller, check_codes, nothing_completes
-from wavalign.engine.run.sampling import check_streams
-from wavalign.engine.run.scoring import LiveReward, RewardPool
-from wavalign.engine.run.seeds import derive
-from wavalign.engine.run.stage_backend import stage_backend, stage_placement
-from wavalign.engine.run.starting_weights import StartingWeights, checkpoint_address
+from wavalign.engine.run.observers import Waiting, nobody
 from wavalign.engine.state.distributed import World
+from wavalign.engine.state.seeds import derive
+from wavalign.engine.step.dead_signal import SignalWatch
+from wavalign.engine.step.objective import TermSpec
+from wavalign.engine.step.rewards import LiveReward, RewardPool
+from wavalign.engine.step.rollouts import Roller, check_codes, nothing_completes
+from wavalign.engine.step.sampling import check_streams
+from wavalign.engine.step.stage import LiveStage, LiveTerm
 from wavalign.errors import PluginError, PreflightError
 from wavalign.plugins import audio
 from wavalign.plugins.api import (
@@ -47,12 +47,12 @@ from wavalign.plugins.api import (
     Sampler,
     Tracker,
 )
-from wavalign.plugins.cache import cache_folder
 from wavalign.plugins.guard import origin_of
 from wavalign.plugins.registry import Registry
-from wavalign.plugins.remote import Want, local_folder, local_path
 from wavalign.schema.component import Component, WeightedComponent
 from wavalign.schema.environment import resolve_secrets
+from wavalign.storage.cache import cache_folder
+from wavalign.storage.checkpoints import Want, local_folder, local_path
 
 P = TypeVar("P", bound=Plugin)
 Progress = Callable[[str, int, int], None]

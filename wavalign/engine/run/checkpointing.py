@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, final
 
 from wavalign.engine.compile.plan import Plan, StagePlan
-from wavalign.engine.run.live import LiveStage
 from wavalign.engine.run.run_log import RunLog
 from wavalign.engine.run.watching import Watches
 from wavalign.engine.state.checkpoint import Checkpoint, CheckpointStore
@@ -21,6 +20,7 @@ from wavalign.engine.state.distributed import World
 from wavalign.engine.state.files import read_json
 from wavalign.engine.state.folder import RunFolder
 from wavalign.engine.state.rng import restore_rng, rng_state
+from wavalign.engine.step.stage import LiveStage
 from wavalign.errors import Interrupted, ResumeError, WavAlignError
 
 

@@ -7,10 +7,10 @@ from pydantic import ValidationError
 
 from wavalign.engine.compile.plan import Plan, StagePlan
 from wavalign.engine.contracts.construct import construct
+from wavalign.engine.feeding.inspection import CountTokens, DataLook, Heading, look_at
+from wavalign.engine.feeding.lengths import Lengths
 from wavalign.engine.run.builder import Builder
-from wavalign.engine.run.inspection import CountTokens, DataLook, Heading, look_at
-from wavalign.engine.run.lengths import Lengths
-from wavalign.engine.run.tools import PreflightTools
+from wavalign.engine.run.preflight_tools import PreflightTools
 from wavalign.engine.state.distributed import World
 from wavalign.errors import UsageError
 from wavalign.plugins.api import DataSource

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from pydantic import BaseModel
 
 from wavalign.engine.compile.plan import StagePlan
-from wavalign.engine.run.record_check import Ask, Demands, RecordsLook, check_records
+from wavalign.engine.feeding.record_check import Ask, Demands, RecordsLook, check_records
 from wavalign.errors import DataError, PreflightError
 from wavalign.plugins.api import Architecture, Codec, Metric, Reward
 from wavalign.plugins.batch import Dialogue

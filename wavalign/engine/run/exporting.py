@@ -26,9 +26,9 @@ from wavalign.engine.state.folder import RunFolder
 from wavalign.errors import CheckpointError, StorageError, UsageError
 from wavalign.plugins.api import Architecture
 from wavalign.plugins.registry import Registry
-from wavalign.plugins.remote import Progress, local_folder
-from wavalign.plugins.shards import SHARD_BYTES, ShardWriter, write_tensors
-from wavalign.plugins.weights import (
+from wavalign.storage.checkpoints import Progress, local_folder
+from wavalign.storage.shards import SHARD_BYTES, ShardWriter, write_tensors
+from wavalign.storage.tensors import (
     DTYPES,
     INDEX_FILE,
     PICKLE_FILE,

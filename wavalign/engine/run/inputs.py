@@ -24,10 +24,10 @@ from wavalign.engine.state.folder import RunFolder
 from wavalign.errors import ResumeError
 from wavalign.plugins.api import DataSource
 from wavalign.plugins.batch import Dialogue
-from wavalign.plugins.remote import LAYOUT, local_folder, local_path
-from wavalign.plugins.weights import PICKLES
 from wavalign.redaction import REDACTOR
 from wavalign.schema.shapes import Option, is_path, leaves
+from wavalign.storage.checkpoints import LAYOUT, local_folder, local_path
+from wavalign.storage.tensors import PICKLES
 
 WHOLE = 256 << 20
 SAMPLES = 256

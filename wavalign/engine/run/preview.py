@@ -8,7 +8,7 @@ import torch
 
 from wavalign.engine.compile.plan import Plan, StagePlan, TermPlan
 from wavalign.engine.run.builder import Builder
-from wavalign.engine.run.tools import PreflightTools
+from wavalign.engine.run.preflight_tools import PreflightTools
 from wavalign.engine.state.distributed import World
 from wavalign.errors import UsageError
 from wavalign.plugins.api import Architecture, Mask

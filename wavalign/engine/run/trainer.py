@@ -8,24 +8,24 @@ from typing import Any, final
 
 from wavalign.engine.compile.plan import Plan, StagePlan
 from wavalign.engine.run.builder import Builder
-from wavalign.engine.run.callbacks import Observer
 from wavalign.engine.run.checkpointing import RunCheckpoints
-from wavalign.engine.run.codec_fitting import fit_codec
 from wavalign.engine.run.demands import check_before_training
 from wavalign.engine.run.evaluation import SplitResult
-from wavalign.engine.run.executor import StepExecutor
+from wavalign.engine.run.hand_over import leave_model
 from wavalign.engine.run.inputs import check_read
-from wavalign.engine.run.live import LiveStage
+from wavalign.engine.run.observers import Observer
 from wavalign.engine.run.progress import is_complete
-from wavalign.engine.run.records import RecordMaker, evaluation_line
+from wavalign.engine.run.rollout_log import RecordMaker, evaluation_line
 from wavalign.engine.run.run_log import RunLog
-from wavalign.engine.run.stage_model import leave_model
-from wavalign.engine.run.step_state import StepResult
 from wavalign.engine.run.stopping import StopSignals
+from wavalign.engine.stages.fit_codec import fit_codec
 from wavalign.engine.state.checkpoint import Checkpoint
 from wavalign.engine.state.distributed import World
 from wavalign.engine.state.files import read_json, storage_errors
 from wavalign.engine.state.folder import RunFolder
+from wavalign.engine.step.executor import StepExecutor
+from wavalign.engine.step.stage import LiveStage
+from wavalign.engine.step.state import StepResult
 from wavalign.errors import RankLostError
 
 

@@ -24,7 +24,6 @@ from pydantic import Field
 from wavalign.errors import CheckpointError
 from wavalign.plugins.api import Architecture, Dimensions, EncodeAudio, ModelSource
 from wavalign.plugins.architectures.configs import check_given_sizes
-from wavalign.plugins.architectures.kimi_audio.ear import WHISPER_FOLDER, WhisperEar, whisper_folder
 from wavalign.plugins.architectures.kimi_audio.handover import copy_checkpoint_files, link_whisper
 from wavalign.plugins.architectures.kimi_audio.layout import AUDIO, TEXT
 from wavalign.plugins.architectures.kimi_audio.sizes import PRESETS, KimiSizes, read_public_config, sizes_of_config
@@ -33,6 +32,7 @@ from wavalign.plugins.architectures.kimi_audio.vocabulary import (
     open_checkpoint_tokenizer,
     read_vocabulary,
 )
+from wavalign.plugins.architectures.kimi_audio.whisper_front_end import WHISPER_FOLDER, WhisperEar, whisper_folder
 from wavalign.plugins.architectures.kimi_audio.writer import DialogueWriter
 from wavalign.plugins.architectures.tokenizers import open_tokenizer, token_text
 from wavalign.plugins.batch import Answer, Dialogue, HeadSpec, TokenSequence, TokenSpace

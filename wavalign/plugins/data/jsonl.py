@@ -9,10 +9,10 @@ from typing import Literal, final
 
 from pydantic import model_validator
 
-from wavalign.plugins.data.records import RecordLayout
+from wavalign.plugins.data.dialogue_format import RecordLayout
 from wavalign.plugins.data.tables.files import Shard, find_files
 from wavalign.plugins.data.tables.layout import Layout
-from wavalign.plugins.data.tables.rows import LINES
+from wavalign.plugins.data.tables.readers import LINES
 from wavalign.plugins.data.tables.source import FileParams, FileSource
 
 

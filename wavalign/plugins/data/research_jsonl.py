@@ -18,8 +18,8 @@ from pydantic import Field, model_validator
 from wavalign.plugins.data.tables.files import Shard, find_files
 from wavalign.plugins.data.tables.folders import is_saved, saved_files
 from wavalign.plugins.data.tables.layout import Layout
+from wavalign.plugins.data.tables.readers import LINES
 from wavalign.plugins.data.tables.research import ResearchLayout, ResearchOptions, TaskType
-from wavalign.plugins.data.tables.rows import LINES
 from wavalign.plugins.data.tables.source import FileParams, FileSource
 from wavalign.schema.base import RecipePath
 

@@ -14,9 +14,9 @@ from pydantic import Field, model_validator
 
 from wavalign.plugins.api import DataSource
 from wavalign.plugins.batch import Dialogue, Message
-from wavalign.plugins.data.records import read_records
+from wavalign.plugins.data.dialogue_format import read_records
+from wavalign.plugins.speech.world.rendering import prepared, world_cache
 from wavalign.plugins.speech.world.script import MOST_RENDITIONS, Cue, Facts, Scene, Split
-from wavalign.plugins.speech.world.studio import prepared, world_cache
 from wavalign.schema.base import MadePath, Params
 from wavalign.schema.bounds import MOST_STEPS, Seed
 

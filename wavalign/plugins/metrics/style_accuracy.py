@@ -12,8 +12,8 @@ from pydantic import Field
 from wavalign.plugins.api import Measurement, Metric
 from wavalign.plugins.batch import Dialogue, Rollout, RolloutGroup
 from wavalign.plugins.metrics.intervals import broken_down, first_rollouts, proportion
-from wavalign.plugins.speech.manner import INSTRUMENT, STYLE_NAMES, judge
 from wavalign.plugins.speech.needs import needs_style
+from wavalign.plugins.speech.style_classifier import INSTRUMENT, STYLE_NAMES, judge
 from wavalign.schema.base import Params
 
 _RIGHT = "The sound's pitch and pace are nearest to those of the style that was asked for."

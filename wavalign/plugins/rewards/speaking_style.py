@@ -9,8 +9,8 @@ from typing import final
 from wavalign.plugins.api import Reward
 from wavalign.plugins.batch import Dialogue, Rollout, Scored
 from wavalign.plugins.speech.answers import sound_of
-from wavalign.plugins.speech.manner import INSTRUMENT, STYLE_NAMES, judge
 from wavalign.plugins.speech.needs import needs_style
+from wavalign.plugins.speech.style_classifier import INSTRUMENT, STYLE_NAMES, judge
 from wavalign.schema.base import Params
 
 

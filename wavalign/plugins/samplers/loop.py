@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from wavalign.plugins.api import DecodingState, Distribution, Policy
 from wavalign.plugins.samplers.drawing import Draw, Drawer, penalised, row_uniforms
-from wavalign.plugins.samplers.record import Record
+from wavalign.plugins.samplers.transcript import Record
 
 
 @final

@@ -21,7 +21,7 @@ from wavalign.errors import CheckpointError, DataError, StorageError
 from wavalign.plugins.batch import Waveform
 from wavalign.plugins.speech.prosody import Array
 from wavalign.plugins.speech.vocoder import HOP, NUM_CEPSTRA, SAMPLE_RATE, Frames, analyse
-from wavalign.plugins.weights import write_tensors
+from wavalign.storage.tensors import write_tensors
 
 _FORMAT = "wavalign-source-filter-1"
 _ROUNDS = 30

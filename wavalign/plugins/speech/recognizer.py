@@ -26,7 +26,7 @@ import soxr
 
 from wavalign.errors import DataError, PluginError
 from wavalign.plugins.batch import Waveform
-from wavalign.plugins.speech.hearing import SAMPLE_RATE, write_model
+from wavalign.plugins.speech.recognizer_process import SAMPLE_RATE, write_model
 
 MAX_SECONDS = 8.0
 """Only so much of a waveform is listened to: bounds the time of a call."""
@@ -104,7 +104,7 @@ def recognizer(sentences: tuple[str, ...], processes: int) -> Recognizer:
 
 def _start(folder: Path) -> "subprocess.Popen[bytes]":
     """A listening process; it ends with this one, when its standard input closes."""
-    command = [sys.executable, "-m", "wavalign.plugins.speech.hearing", str(folder)]
+    command = [sys.executable, "-m", "wavalign.plugins.speech.recognizer_process", str(folder)]
     # Search paths of this process, so that the child finds the same packages.
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OMP_NUM_THREADS": "1"}
     # A session of its own: Ctrl-C is for this process, which may still want to listen before it ends.

@@ -20,8 +20,8 @@ from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from wavalign.errors import CheckpointError, DataError, quoted
 from wavalign.plugins.batch import Waveform
-from wavalign.plugins.checkpoint_config import read_object, whole
-from wavalign.plugins.weights import load_into
+from wavalign.storage.checkpoint_config import read_object, whole
+from wavalign.storage.tensors import load_into
 
 SAMPLE_RATE = 16_000
 HOP = 160

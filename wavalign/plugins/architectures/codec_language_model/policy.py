@@ -11,7 +11,7 @@ from wavalign.plugins.architectures.codec_language_model.decoding import CodecLm
 from wavalign.plugins.architectures.codec_language_model.layout import CodecLmLayout
 from wavalign.plugins.architectures.codec_language_model.network import Backbone
 from wavalign.plugins.architectures.codec_language_model.sizes import CodecLmSizes
-from wavalign.plugins.architectures.weights import draw_weights
+from wavalign.plugins.architectures.random_init import draw_weights
 from wavalign.plugins.batch import TokenBatch, TokenSequence
 
 

@@ -9,7 +9,7 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import LlamaConfig, Qwen2Config
 
 from wavalign.errors import CheckpointError, quoted
-from wavalign.plugins.checkpoint_config import read_config, whole
+from wavalign.storage.checkpoint_config import read_config, whole
 
 Trunk = Literal["llama", "qwen2"]
 TrunkConfig = LlamaConfig | Qwen2Config

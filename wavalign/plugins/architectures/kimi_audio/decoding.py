@@ -14,7 +14,7 @@ from torch import Tensor
 
 from wavalign.plugins.api import DecodingState
 from wavalign.plugins.architectures.caching import PaddedSlots
-from wavalign.plugins.architectures.kimi_audio.hearing import place
+from wavalign.plugins.architectures.kimi_audio.feature_positions import place
 from wavalign.plugins.architectures.kimi_audio.layout import AUDIO, TEXT, KimiLayout
 from wavalign.plugins.architectures.kimi_audio.sizes import KimiSizes
 from wavalign.plugins.batch import Role, TokenSequence

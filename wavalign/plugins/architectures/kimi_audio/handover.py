@@ -3,7 +3,7 @@
 import shutil
 from pathlib import Path
 
-from wavalign.plugins.architectures.kimi_audio.ear import WHISPER_FOLDER
+from wavalign.plugins.architectures.kimi_audio.whisper_front_end import WHISPER_FOLDER
 
 SUFFIXES = (".json", ".jinja", ".model", ".py", ".txt")
 """Of the files that say what the weights mean: config, tokenizer, the public code. None of them is run or changed."""

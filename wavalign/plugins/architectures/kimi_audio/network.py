@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from transformers.models.qwen2.modeling_qwen2 import Qwen2DecoderLayer, Qwen2RMSNorm, Qwen2RotaryEmbedding
 
-from wavalign.plugins.architectures.kimi_audio.hearing import Heard
+from wavalign.plugins.architectures.kimi_audio.feature_positions import Heard
 from wavalign.plugins.architectures.kimi_audio.layout import AUDIO, TEXT
 from wavalign.plugins.architectures.kimi_audio.sizes import KimiSizes
 

@@ -9,11 +9,11 @@ from transformers.models.qwen2.modeling_qwen2 import Qwen2DecoderLayer
 
 from wavalign.plugins.api import DecodingState, Policy
 from wavalign.plugins.architectures.kimi_audio.decoding import KimiDecodingState
-from wavalign.plugins.architectures.kimi_audio.hearing import nothing, place
+from wavalign.plugins.architectures.kimi_audio.feature_positions import nothing, place
 from wavalign.plugins.architectures.kimi_audio.layout import AUDIO, TEXT, KimiLayout
 from wavalign.plugins.architectures.kimi_audio.network import Backbone
 from wavalign.plugins.architectures.kimi_audio.sizes import KimiSizes
-from wavalign.plugins.architectures.weights import draw_weights
+from wavalign.plugins.architectures.random_init import draw_weights
 from wavalign.plugins.batch import TokenBatch, TokenSequence
 
 

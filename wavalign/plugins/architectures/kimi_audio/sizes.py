@@ -7,7 +7,7 @@ from typing import Any, final
 from transformers import Qwen2Config
 
 from wavalign.errors import CheckpointError
-from wavalign.plugins.checkpoint_config import mapping, names, read_config, real, whole
+from wavalign.storage.checkpoint_config import mapping, names, read_config, real, whole
 
 NETWORK_NAME, MODEL_TYPE = "MoonshotKimiaForCausalLM", "kimi_audio"
 

@@ -17,7 +17,7 @@ from tokenizers.models import BPE
 from transformers import PreTrainedTokenizerFast
 
 from wavalign.errors import CheckpointError
-from wavalign.plugins.checkpoint_config import read_object
+from wavalign.storage.checkpoint_config import read_object
 
 RANKS_FILE, NAMES_FILE = "tiktoken.model", "tokenizer_config.json"
 PATTERN = (

@@ -8,10 +8,10 @@ from torch import Tensor, nn
 from transformers.models.qwen2.modeling_qwen2 import Qwen2RMSNorm
 
 from wavalign.plugins.api import DecodingState, Policy
+from wavalign.plugins.architectures.random_init import draw_weights
 from wavalign.plugins.architectures.vita_audio.decoding import DecodingPlan, VitaDecodingState
 from wavalign.plugins.architectures.vita_audio.network import Backbone, VitaNetwork
 from wavalign.plugins.architectures.vita_audio.sizes import VitaSizes
-from wavalign.plugins.architectures.weights import draw_weights
 from wavalign.plugins.batch import TokenBatch, TokenSequence
 
 

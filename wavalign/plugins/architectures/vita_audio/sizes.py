@@ -8,7 +8,7 @@ from transformers import Qwen2Config
 
 from wavalign.errors import CheckpointError
 from wavalign.plugins.architectures.vita_audio.encoder_sizes import SENSEVOICE_SMALL, EncoderSizes
-from wavalign.plugins.checkpoint_config import flag, mapping, read_config, real, whole
+from wavalign.storage.checkpoint_config import flag, mapping, read_config, real, whole
 
 MODEL_TYPE, HEARING_MODEL_TYPE = "qwen2_mtp", "qwen2_mtp_sensevoice"
 NETWORK_NAME, HEARING_NETWORK_NAME = "Qwen2MTPForCausalLM", "Qwen2MTPSenseVoiceForCausalLM"

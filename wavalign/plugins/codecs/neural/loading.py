@@ -9,9 +9,9 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers.utils import logging
 
 from wavalign.errors import CheckpointError
-from wavalign.plugins.checkpoint_config import read_config
 from wavalign.plugins.codecs.neural.families import FAMILIES, Family
-from wavalign.plugins.weights import read_checkpoint
+from wavalign.storage.checkpoint_config import read_config
+from wavalign.storage.tensors import read_checkpoint
 
 _UNLOADABLE = (
     *(OSError, ValueError, TypeError, RuntimeError, ArithmeticError, LookupError, AttributeError, AssertionError),

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, final
 
 from wavalign.errors import CheckpointError
-from wavalign.plugins.checkpoint_config import MOST, read_config
+from wavalign.storage.checkpoint_config import MOST, read_config
 
 _CHOICES = {"pooling_type": "avg", "encoder_causal_convolution": True, "activation_function": "gelu"}
 """What this network does where the family leaves a choice; a config may be silent on it, not of another opinion."""

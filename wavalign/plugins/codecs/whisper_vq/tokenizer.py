@@ -13,7 +13,7 @@ from wavalign.errors import CheckpointError
 from wavalign.plugins.codecs.whisper_vq.network import FRAME_STRIDE, WhisperVq
 from wavalign.plugins.codecs.whisper_vq.sizes import VqSizes, read_sizes
 from wavalign.plugins.speech.codes import digest
-from wavalign.plugins.weights import load_into, read_checkpoint
+from wavalign.storage.tensors import load_into, read_checkpoint
 
 SAMPLE_RATE = 16_000
 _MEL_HOP = 160

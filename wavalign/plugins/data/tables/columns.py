@@ -6,7 +6,7 @@ from typing import Any, final
 from pydantic import Field, model_validator
 
 from wavalign.plugins.batch import Dialogue, Message
-from wavalign.plugins.data.records import RecordLayout
+from wavalign.plugins.data.dialogue_format import RecordLayout
 from wavalign.plugins.data.tables.layout import Complaints, Layout, clip
 from wavalign.schema.base import Section
 

@@ -9,8 +9,8 @@ import yaml
 
 from wavalign.errors import DataError
 from wavalign.plugins.data.tables.files import Shard, find_files, named
-from wavalign.plugins.data.tables.rows import LINES
-from wavalign.plugins.strict_json import parse
+from wavalign.plugins.data.tables.readers import LINES
+from wavalign.storage.strict_json import parse
 
 SAVED, SAVED_SPLITS, CARD = "state.json", "dataset_dict.json", "README.md"
 HUB_FILES = (".parquet", *LINES)

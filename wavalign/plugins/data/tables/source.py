@@ -12,7 +12,7 @@ from wavalign.plugins.api import DataSource, Place, Placed, StreamSource
 from wavalign.plugins.batch import Dialogue
 from wavalign.plugins.data.tables.files import Shard
 from wavalign.plugins.data.tables.layout import Complaints, Layout
-from wavalign.plugins.data.tables.rows import Row, read_rows
+from wavalign.plugins.data.tables.readers import Row, read_rows
 from wavalign.plugins.dialogues import flaws
 from wavalign.schema.base import Params, RecipePath
 

@@ -1,0 +1,278 @@
+"""Data to rows: which dialogues a step sees, and their tokens.
+
+Every rank draws the same dialogues and takes its own slice, so that a step sees the same data on any number of ranks.
+"""
+
+import hashlib
+import sqlite3
+from array import array
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, final
+
+import torch
+
+from wavalign.engine.contracts.origins import origin
+from wavalign.engine.feeding.streams import ShuffledStream
+from wavalign.engine.state.seeds import derive, generator
+from wavalign.errors import DataError, PluginError, StorageError
+from wavalign.plugins import audio
+from wavalign.plugins.api import Architecture, Codec, DataSource
+from wavalign.plugins.batch import AudioClip, Dialogue, TokenSequence
+
+CLIPS_AT_HAND = 65_536
+"""Clips whose codes stay in memory (about 1 KB for ten seconds); others are found again by their content."""
+MOST_IN_A_ROW = 10_000
+"""Dialogues of a stream that may be left out one after the other."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Leaving:
+    """What becomes of dialogues that are too long."""
+
+    too_long: Callable[[Dialogue], DataError | None]
+    """Asked of what a stream gives, when it is drawn."""
+    drop: bool
+    """Whether it is left out; else it is an error."""
+    before: int = 0
+    """Left out already of sources with an index."""
+    bounds: str = ""
+    """In words."""
+
+
+@final
+class Feed:
+    """Dialogues of one heading: sources mixed by weight, each reshuffled every time it has been seen whole."""
+
+    def __init__(
+        self, sources: Sequence[tuple[DataSource, float]], *, seed: int, leaving: Leaving | None = None
+    ) -> None:
+        self.sources, self.seed, self.leaving = sources, seed, leaving
+        self.dropped = leaving.before if leaving is not None else 0
+        """Dialogues left out so far because they are too long."""
+        self._drawn = 0
+        self._taken = [0] * len(sources)
+        self._orders: dict[tuple[int, int], list[int]] = {}
+        opened = [source.stream() for source, _ in sources]
+        self._streams = [
+            ShuffledStream(stream, seed=seed, which=which) if stream is not None else None
+            for which, stream in enumerate(opened)
+        ]
+        self._lengths = self._sizes
+        if 0 in self._lengths:
+            raise DataError("a data source is empty", hint="check its path, split and limit")
+
+    def next(self, count: int) -> list[Dialogue]:
+        """The next `count` dialogues."""
+        return [self._one() for _ in range(count)]
+
+    def all(self, limit: int | None) -> list[Dialogue]:
+        """Every dialogue once, in order, at most `limit` spread evenly; for evaluation.
+
+        Beside a stream `limit` is divided among the sources, and of a stream come the first ones.
+        """
+        if any(self._streams):
+            shares = _shares(limit, len(self.sources))
+            return [each for which, share in enumerate(shares) for each in self._some(which, share)]
+        total = [(source, index) for source, _ in self.sources for index in range(len(source))]
+        count = len(total) if limit is None else min(limit, len(total))
+        return [source.record(index) for source, index in (total[i * len(total) // count] for i in range(count))]
+
+    @property
+    def size(self) -> int | None:
+        """How many dialogues there are; None where one source is a stream."""
+        sizes = [size for size in self._sizes if size is not None]
+        return sum(sizes) if len(sizes) == len(self._lengths) else None
+
+    def state_dict(self) -> dict[str, Any]:
+        """The place in the data."""
+        streams = [stream.state_dict() if stream is not None else None for stream in self._streams]
+        place = {"drawn": self._drawn, "taken": list(self._taken), "sizes": self._sizes, "streams": streams}
+        return {**place, "dropped": self.dropped}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go back to a place; DataError when the data has changed size since."""
+        if state["sizes"] != self._sizes:
+            message = f"the data has {self._sizes} records now and had {state['sizes']}"
+            raise DataError(message, hint="resume on the same data")
+        self._drawn, self._taken = int(state["drawn"]), list(state["taken"])
+        self.dropped = int(state["dropped"])
+        for stream, place in zip(self._streams, state["streams"], strict=True):
+            if stream is not None:
+                stream.load_state_dict(place)
+
+    @property
+    def drops(self) -> bool:
+        """Whether dialogues that are too long are left out."""
+        return self.leaving is not None and self.leaving.drop
+
+    def note(self, heading: str) -> str:
+        """What a person should know before the first step; empty where nothing is left out."""
+        if self.leaving is None or not self.dropped:
+            return ""
+        return f"data.{heading}: {self.dropped} records are left out as too long ({self.leaving.bounds})"
+
+    @property
+    def _sizes(self) -> list[int | None]:
+        """Records of each source, None of a stream."""
+        streams = zip(self.sources, self._streams, strict=True)
+        return [len(source) if stream is None else None for (source, _), stream in streams]
+
+    def _some(self, which: int, count: int | None) -> list[Dialogue]:
+        """The first of a stream, or records spread evenly over a source with an index."""
+        source, stream = self.sources[which][0], self._streams[which]
+        if stream is not None:
+            return list(islice(stream.once(), count))
+        count = len(source) if count is None else min(count, len(source))
+        return [source.record(i * len(source) // count) for i in range(count)]
+
+    def _one(self) -> Dialogue:
+        which = 0
+        if len(self.sources) > 1:
+            weights = torch.tensor([weight for _, weight in self.sources], dtype=torch.float64)
+            which = int(torch.multinomial(weights, 1, generator=generator(self.seed, "mix", self._drawn)))
+        source, stream = self.sources[which][0], self._streams[which]
+        if stream is not None:
+            dialogue = self._fitting(stream)
+        else:
+            epoch, place = divmod(self._taken[which], self._length(which))
+            dialogue = source.record(self._order(which, epoch)[place])
+        self._drawn += 1
+        self._taken[which] += 1
+        return dialogue
+
+    def _length(self, which: int) -> int:
+        """Records of a source by index; PluginError where they were more or fewer before."""
+        source, was = self.sources[which][0], self._lengths[which]
+        if (length := len(source)) != was:
+            raise PluginError(
+                f"{origin(source)}: had {was} records when the run began and has {length} now",
+                hint="take a snapshot in `prepare`: a run sees the same records under the same indices to its end",
+                placed=True,
+            )
+        return length
+
+    def _fitting(self, stream: ShuffledStream) -> Dialogue:
+        """The next of a stream that is not too long."""
+        last = ""
+        for _ in range(MOST_IN_A_ROW):
+            dialogue = stream.next()
+            problem = self.leaving.too_long(dialogue) if self.leaving is not None else None
+            if problem is None:
+                return dialogue
+            if not self.drops:
+                raise problem
+            self.dropped, last = self.dropped + 1, problem.message
+        message = f"{MOST_IN_A_ROW:,} records in a row of a stream are too long, the last of them: {last}"
+        raise DataError(message, hint="raise the bounds in data, or use shorter data")
+
+    def _order(self, which: int, epoch: int) -> list[int]:
+        key = (which, epoch)
+        if key not in self._orders:
+            self._orders = {k: v for k, v in self._orders.items() if k[0] != which}  # one epoch is enough to keep
+            permutation = torch.randperm(self._length(which), generator=generator(self.seed, *key))
+            self._orders[key] = permutation.tolist()
+        return self._orders[key]
+
+
+def _shares(limit: int | None, count: int) -> list[int | None]:
+    """`limit` divided among `count` sources, the first ones taking what is left over."""
+    if limit is None:
+        return [None] * count
+    return [limit // count + (which < limit % count) for which in range(count)]
+
+
+@final
+class CodeCache:
+    """Codec ids of audio files, computed once and kept by content, safe for several processes."""
+
+    def __init__(self, codec: Codec, path: Path) -> None:
+        self.codec, self._fingerprint, self._path = codec, codec.fingerprint(), path
+        self._memory: OrderedDict[str, array[int]] = OrderedDict()
+        with _cache_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._database = sqlite3.connect(path, timeout=60, isolation_level=None, check_same_thread=False)
+            self._database.execute("PRAGMA journal_mode=WAL")
+            self._database.execute("PRAGMA synchronous=OFF")  # a lost entry is computed again
+            self._database.execute("CREATE TABLE IF NOT EXISTS codes (key TEXT PRIMARY KEY, ids BLOB)")
+
+    def __call__(self, clip: AudioClip) -> Sequence[int]:
+        """Ids of a clip."""
+        if clip.url not in self._memory:
+            self._memory[clip.url] = self._look_up(clip)
+            if len(self._memory) > CLIPS_AT_HAND:
+                self._memory.popitem(last=False)
+        self._memory.move_to_end(clip.url)
+        return tuple(self._memory[clip.url])
+
+    def _look_up(self, clip: AudioClip) -> "array[int]":
+        key = f"{self._fingerprint}:{hashlib.sha256(audio.read_bytes(clip)).hexdigest()}"
+        with _cache_errors(self._path):
+            row = self._database.execute("SELECT ids FROM codes WHERE key = ?", (key,)).fetchone()
+        if row is not None:
+            return array("i", row[0])
+        ids = array("i", self.codec.encode(audio.read(clip, sample_rate=self.codec.sample_rate)))
+        with _cache_errors(self._path):
+            self._database.execute("INSERT OR REPLACE INTO codes VALUES (?, ?)", (key, ids.tobytes()))
+        return ids
+
+
+@contextmanager
+def _cache_errors(path: Path) -> Iterator[None]:
+    """A full disk or a damaged cache as a StorageError that says what may be removed."""
+    try:
+        yield
+    except (sqlite3.Error, OSError) as error:
+        hint = "it can be made again: remove it, free some space, or set WAVALIGN_CACHE to another folder"
+        raise StorageError(f"the cache of codes {path} cannot be used: {error}", hint=hint) from error
+
+
+def no_codec(clip: AudioClip) -> Sequence[int]:
+    """Stands where a recipe has no codec and a dialogue has sound after all."""
+    raise DataError(f"{clip.url}: the dialogue has sound and the recipe no codec", hint="add model.codec")
+
+
+@contextmanager
+def located(dialogue: Dialogue) -> Iterator[None]:
+    """Inside, an error about the dialogue also says where it was read."""
+    try:
+        yield
+    except DataError as error:
+        if not dialogue.origin or error.message.startswith(dialogue.origin):
+            raise
+        raise DataError(f"{dialogue.origin}: {error.message}", hint=error.hint) from error
+
+
+@final
+class Encoder:
+    """Dialogues to token rows."""
+
+    def __init__(self, architecture: Architecture, encode_audio: CodeCache | None) -> None:
+        self.architecture = architecture
+        self._encode_audio = encode_audio if encode_audio is not None else no_codec
+
+    def codes(self, clip: AudioClip) -> Sequence[int]:
+        """Codec ids of a clip."""
+        return self._encode_audio(clip)
+
+    def prompt(self, dialogue: Dialogue) -> TokenSequence:
+        """The prompt's row."""
+        with located(dialogue):
+            return self.architecture.encode_prompt(dialogue, self._encode_audio)
+
+    def target(self, dialogue: Dialogue) -> TokenSequence:
+        """The demonstration's row."""
+        if dialogue.target is None:
+            raise DataError(f"{dialogue.label} has no target", hint="demonstrations need one")
+        with located(dialogue):
+            return self.architecture.encode_target(dialogue, self._encode_audio)
+
+
+def feed_seed(seed: int, stage: str, heading: str) -> int:
+    """Seed of a heading's order in a stage."""
+    return derive(seed, stage, heading)

@@ -1,0 +1,39 @@
+"""Where a stage's network is put while it is made, and the backend that trains it."""
+
+import torch
+
+from wavalign.engine.backends.base import AdamSettings, Backend, Placement
+from wavalign.engine.backends.plain import PlainBackend
+from wavalign.engine.compile.plan import Plan, StagePlan
+from wavalign.engine.models.scored_policy import ScoredPolicy
+from wavalign.engine.state.distributed import World
+from wavalign.plugins.api import Policy
+from wavalign.plugins.batch import TokenSpace
+
+
+def stage_placement(plan: Plan, stage: StagePlan, world: World) -> Placement:
+    """Device and precision of the starting weights, and whether ranks hold parts of them."""
+    if stage.stage.model.adapter is not None:
+        # Adapters are put on whole layers, held as they stay; a backend that partitions does so afterwards.
+        half = plan.runtime.precision == "bf16"
+        return Placement(world.device, dtype=torch.bfloat16 if half else torch.float32)
+    if stage.deepspeed is None:
+        return Placement(world.device)
+    # As below: its import takes seconds.
+    from wavalign.engine.backends.deepspeed import placement
+
+    return placement(stage.deepspeed, world)
+
+
+def stage_backend(plan: Plan, stage: StagePlan, policy: Policy, *, tokens: TokenSpace, world: World) -> Backend:
+    """What runs the forward, the backward and the update of `policy`."""
+    scored, runtime = ScoredPolicy(policy, tokens), plan.runtime
+    if stage.deepspeed is None:
+        optim = stage.stage.optim
+        settings = AdamSettings(optim.betas, optim.epsilon, optim.weight_decay, optim.max_grad_norm)
+        return PlainBackend(scored, policy=policy, optimizer=settings, precision=runtime.precision, ranks=world)
+    # DeepSpeed takes seconds to import and is not wanted by every run.
+    from wavalign.engine.backends.deepspeed import DeepSpeedBackend
+
+    heads = scored.head_parameters()
+    return DeepSpeedBackend(scored, policy=policy, heads=heads, config=stage.deepspeed, ranks=world)

@@ -1,0 +1,49 @@
+"""The model that a stage leaves: weights and files of its original layout, complete or absent as a folder."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from torch import Tensor
+
+from wavalign.engine.models.adapters import merged_weights, save_adapter
+from wavalign.engine.state.files import fsync_folder, storage_errors
+from wavalign.engine.step.stage import LiveStage
+from wavalign.storage.shards import ShardWriter
+
+
+def leave_model(live: LiveStage, folder: Path) -> None:
+    """Write the stage's network to `folder`, in place of what an interrupted run left; every rank calls it.
+
+    Tensors come one by one from the backend, so that no rank holds the network twice and partitioned weights are whole
+    one at a time; with an adapter they are merged, and the adapter alone is left beside `folder`. Raises StorageError
+    when the disk refuses; `folder` is then as it was.
+    """
+    if not live.world.is_first:
+        for _ in _weights(live):
+            pass  # the first rank cannot gather them alone
+        return
+    aside = folder.with_name(f".{folder.name}.writing")
+    with storage_errors(str(folder)):
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.mkdir(parents=True)
+        live.architecture.save_layout(str(aside))
+        writer = ShardWriter(aside)
+        for name, tensor in _weights(live, adapter=folder.with_name("adapter")):
+            writer.add(name, tensor)
+        writer.finish()
+        if folder.exists():
+            shutil.rmtree(folder)
+        aside.rename(folder)
+        fsync_folder(folder.parent)
+
+
+def _weights(live: LiveStage, adapter: Path | None = None) -> Iterator[tuple[str, Tensor]]:
+    """The network's tensors under their original names; an adapter's own files are written to `adapter` on the way."""
+    if live.plan.stage.model.adapter is None:
+        yield from live.backend.weights()
+        return
+    with live.backend.full_parameters():
+        if adapter is not None:
+            save_adapter(live.backend.policy, adapter)
+            yield from merged_weights(live.backend.policy).items()

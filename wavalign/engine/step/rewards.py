@@ -1,0 +1,281 @@
+"""Rewards on worker threads, and what happens when they fail.
+
+A reward that raises, hangs or gives something that is no number gives None with the reason; never a number. What a
+missing value does to its sample, its group or the run is the recipe's word (`on_failure`, `reward_failure_budget`). An
+answer that has nothing to score is no failure of the reward: `on_absent` says what it is worth, the lowest value unless
+told otherwise. What the token limit cut off is judged by `rollout.truncated`.
+"""
+
+import math
+import queue
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import final
+
+import torch
+from torch import Tensor
+
+from wavalign.engine.contracts.origins import close_all, origin
+from wavalign.engine.contracts.rollouts import lent_dialogue, lent_rollout, scored
+from wavalign.engine.contracts.values import text
+from wavalign.engine.run.observers import Waiting, nobody
+from wavalign.errors import PluginError, RewardBudgetError
+from wavalign.plugins.api import Reward
+from wavalign.plugins.batch import Answer, Dialogue, Rollout, RolloutGroup, Scored
+from wavalign.plugins.guard import left_changed, words
+from wavalign.plugins.settings import Settings
+from wavalign.schema.reward import RewardSection
+
+POLL_SECONDS = 0.05
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class LiveReward:
+    """A constructed reward with its section."""
+
+    name: str
+    reward: Reward
+    section: RewardSection
+
+    def __post_init__(self) -> None:
+        """Refuse a range that the scale cannot map, where the reward's object has set it."""
+        low, high = self.reward.range
+        if self.section.scale is not None and not math.isfinite(high - low):
+            message = f"{origin(self.reward)}: its range {low:g} to {high:g} cannot be mapped to {self.section.scale}"
+            raise PluginError(message, hint="remove the scale, or declare a finite range", placed=True)
+
+
+@final
+@dataclass(slots=True)
+class Call:
+    """One reward on one rollout."""
+
+    live: LiveReward
+    rollout: Rollout
+    dialogue: Dialogue
+    place: tuple[int, int]
+    started: float | None = None
+    result: Scored | None = None
+    error: BaseException | None = None
+    """What the reward raised."""
+    fatal: PluginError | None = None
+    """Why the run cannot go on: the reward has changed what everybody's numbers hang on."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """What the rewards said of the groups of a step."""
+
+    total: Tensor
+    """[P, G] float64 on the common scale; NaN where there is no reward."""
+    parts: Mapping[str, Tensor]
+    """Per reward [P, G] float64, scaled; NaN where it failed, or where `on_absent` drops an answer without a value."""
+    words: Mapping[str, tuple[tuple[Scored, ...], ...]]
+    """Per reward the raw answers, [P][G]."""
+    failed: Mapping[str, int] = field(default_factory=dict)
+    """Per reward the calls that failed; an answer with nothing to score is none."""
+    absent: Mapping[str, Tensor] = field(default_factory=dict)
+    """Per reward bool [P, G]: the answer had nothing to score."""
+
+
+@final
+class RewardPool:
+    """Threads that score. A call that outlives its timeout is given up and its thread replaced."""
+
+    def __init__(self, rewards: Sequence[LiveReward], workers: int) -> None:
+        self.rewards = tuple(rewards)
+        self._queue: queue.SimpleQueue[Call | None] = queue.SimpleQueue()
+        self._finished = threading.Condition()
+        self._workers = workers
+        for _ in range(workers if rewards else 0):
+            self._start_thread()
+
+    def submit(self, live: LiveReward, groups: Sequence[RolloutGroup]) -> list[Call]:
+        """Queue one reward on every rollout; returns at once."""
+        calls = [
+            Call(live, rollout, group.dialogue, (p, g))
+            for p, group in enumerate(groups)
+            for g, rollout in enumerate(group.rollouts)
+        ]
+        for call in calls:
+            self._queue.put(call)
+        return calls
+
+    def wait(self, calls: Sequence[Call], waiting: Waiting = nobody) -> None:
+        """Until every call has a result, by itself or because its time was up; tells `waiting` of which reward."""
+        with self._finished:
+            while any(call.result is None for call in calls):
+                waiting(*_pending(calls))
+                self._give_up_late(calls)
+                self._finished.wait(POLL_SECONDS)
+        for call in calls:
+            if call.fatal is not None:
+                raise call.fatal
+
+    def close(self) -> None:
+        """Let the threads end and the rewards free what they hold."""
+        for _ in range(self._workers):
+            self._queue.put(None)
+        close_all(live.reward.close for live in self.rewards)
+
+    def _start_thread(self) -> None:
+        # Daemons: a thread that hangs in somebody's reward must not keep the process alive.
+        threading.Thread(target=self._work, name="reward", daemon=True).start()
+
+    def _work(self) -> None:
+        while (call := self._queue.get()) is not None:
+            call.started = time.monotonic()
+            result = _scored(call)
+            with self._finished:
+                given_up = call.result is not None
+                if not given_up:
+                    call.result = result
+                self._finished.notify_all()
+            if given_up:
+                return  # a replacement has taken this thread's place
+
+    def _give_up_late(self, calls: Sequence[Call]) -> None:
+        now = time.monotonic()
+        for call in calls:
+            late = call.started is not None and now - call.started > call.live.section.timeout
+            if late and call.result is None:
+                call.result = Scored(None, f"no answer within {call.live.section.timeout:g} s")
+                self._start_thread()
+
+
+def _pending(calls: Sequence[Call]) -> tuple[str, int, int]:
+    """The first reward that is not through, how many of its calls are done, and of how many."""
+    name = next((call.live.name for call in calls if call.result is None), "")
+    done = [call.result is not None for call in calls if call.live.name == name]
+    return f"reward {name}", sum(done), len(done)
+
+
+def _scored(call: Call) -> Scored:
+    """The reward's word, held against its contract."""
+    reward = call.live.reward
+    whose = origin(reward)
+    try:
+        rollout, dialogue = call.rollout, call.dialogue
+        if whose.own:
+            return scored(reward.score(rollout, dialogue), *reward.range)
+        # Of somebody else's code nobody knows what it does to what it is handed.
+        rollout, dialogue, settings = lent_rollout(rollout), lent_dialogue(dialogue), Settings()
+        try:
+            return scored(reward.score(rollout, dialogue), *reward.range)
+        finally:
+            if changed := settings.put_back():
+                call.fatal = left_changed(whose, "score", changed, code=type(reward).score.__code__)
+    except BaseException as error:  # somebody else's code: its failure is a missing value, counted and shown
+        call.error = error
+        return Scored(None, text(words(error)))
+
+
+def collect_scores(
+    rewards: Sequence[LiveReward], calls: Mapping[str, Sequence[Call]], shape: tuple[int, int]
+) -> Scores:
+    """Finished calls to scaled values [P, G] and their weighted total."""
+    parts: dict[str, Tensor] = {}
+    words: dict[str, tuple[tuple[Scored, ...], ...]] = {}
+    failed: dict[str, int] = {}
+    absent: dict[str, Tensor] = {}
+    for live in rewards:
+        table = [[Scored(None, "not called")] * shape[1] for _ in range(shape[0])]
+        for call in calls[live.name]:
+            if call.result is not None:
+                table[call.place[0]][call.place[1]] = call.result
+        words[live.name] = tuple(tuple(row) for row in table)
+        values = [[math.nan if cell.value is None else cell.value for cell in row] for row in table]
+        scaled = scale(torch.tensor(values, dtype=torch.float64), live)
+        gone = torch.tensor([[cell.value is None and cell.blame == "answer" for cell in row] for row in table])
+        if live.section.on_absent == "lowest" and gone.any():
+            scaled = torch.where(gone, lowest(live, "on_absent: drop_sample"), scaled)
+        parts[live.name], absent[live.name] = scaled, gone
+        failed[live.name] = int((scaled.isnan() & ~gone).sum())
+    return Scores(combine(rewards, parts, absent), parts, words, failed, absent)
+
+
+def scale(values: Tensor, live: LiveReward) -> Tensor:
+    """Map [P, G] from the plugin's range to the recipe's `scale`."""
+    if live.section.scale is None:
+        return values
+    (low, high), (to_low, to_high) = live.reward.range, live.section.scale
+    return to_low + (values - low) * (to_high - to_low) / (high - low)
+
+
+def lowest(live: LiveReward, otherwise: str) -> float:
+    """The lowest value of a reward on the recipe's scale; PluginError where it has none."""
+    low = live.reward.range[0] if live.section.scale is None else live.section.scale[0]
+    if not math.isfinite(low):
+        message = f"{origin(live.reward)}: reward `{live.name}` has no lowest value, its range begins at {low:g}"
+        raise PluginError(message, hint=f"declare a finite range, or set {otherwise}", placed=True)
+    return low
+
+
+def combine(
+    rewards: Sequence[LiveReward], parts: Mapping[str, Tensor], absent: Mapping[str, Tensor] | None = None
+) -> Tensor:
+    """Weighted mean [P, G] of the parts; `on_failure` and `on_absent` decide what a missing part does."""
+    first = next(iter(parts.values()))
+    total, weights = torch.zeros_like(first), torch.zeros_like(first)
+    dropped = torch.zeros_like(first, dtype=torch.bool)
+    for live in rewards:
+        values, missing = parts[live.name], parts[live.name].isnan()
+        total += torch.where(missing, 0.0, values) * live.section.weight
+        weights += (~missing).double() * live.section.weight  # `where` with two numbers gives 32 bits
+        gone = torch.zeros_like(missing) if absent is None else absent[live.name]
+        for rule, where in ((live.section.on_failure, missing & ~gone), (live.section.on_absent, missing & gone)):
+            if rule == "drop_sample":
+                dropped |= where
+            elif rule == "drop_group":
+                dropped |= where.any(dim=1, keepdim=True)
+    return torch.where(dropped | (weights == 0), math.nan, total / torch.where(weights == 0, 1.0, weights))
+
+
+def cut_off(answer: Answer, rewards: Sequence[LiveReward]) -> bool:
+    """Whether the token limit cut off what the rewards look at: the text alone, or else the whole answer.
+
+    So what the sound is sampled for beside them, such as a KL, changes no reward.
+    """
+    reads_text_alone = all(frozenset(live.reward.needs) == {"text"} for live in rewards)
+    return not (answer.text_finished if reads_text_alone else answer.finished)
+
+
+def judge_truncated(scores: Scores, rewards: Sequence[LiveReward], groups: Sequence[RolloutGroup], rule: str) -> Scores:
+    """`scores` with the total of answers that were cut off as `rollout.truncated` says; a missing total stays so."""
+    cut = torch.tensor([[cut_off(rollout.answer, rewards) for rollout in group.rollouts] for group in groups])
+    if rule == "keep" or not cut.any():
+        return scores
+    worth = math.nan
+    if rule == "lowest":
+        weights = [live.section.weight for live in rewards]
+        least = [lowest(live, "rollout.truncated: mask") * live.section.weight for live in rewards]
+        worth = sum(least) / sum(weights)
+    return replace(scores, total=torch.where(cut & ~scores.total.isnan(), worth, scores.total))
+
+
+def _failed(cell: Scored) -> bool:
+    return cell.value is None and cell.blame == "reward"
+
+
+def check_budget(
+    scores: Scores, rewards: Sequence[LiveReward], failed: Mapping[str, int], *, calls: int, budget: float
+) -> None:
+    """Stop the run when a reward may not fail and did, or when too many calls failed; RewardBudgetError.
+
+    `failed` and `calls` count the calls of each reward on all ranks, so that every rank comes to the same end.
+    """
+    for live in rewards:
+        if not failed[live.name]:
+            continue
+        reasons = (cell.reason for row in scores.words[live.name] for cell in row if _failed(cell))
+        first = next(reasons, "on another process")
+        count = f"{failed[live.name]} of {calls} calls of reward `{live.name}` failed (first: {first})"
+        if live.section.on_failure == "abort":
+            raise RewardBudgetError(count, hint="its on_failure is abort; mend the reward or choose drop_sample")
+        if failed[live.name] / calls > budget:
+            hint = f"runtime.reward_failure_budget is {budget:g}; mend the reward or raise the budget, then --resume"
+            raise RewardBudgetError(count, hint=hint)
