@@ -214,10 +214,10 @@ def test_nothing_reaches_the_terminal(tmp_path: Path) -> None:
     root = Path(__file__).parents[3]
     (tmp_path / "worker.py").write_text(QUIET)
     code = (
-        "import os, sys; from pathlib import Path; from wavalign.engine.launch import launch;"
+        "import os, sys; from pathlib import Path; from wavalign.engine.launch import Place, launch;"
         f"folder = Path({str(tmp_path)!r});"
         f"env = dict(os.environ, PYTHONPATH={str(root)!r});"
-        "sys.exit(launch([str(folder / 'worker.py')], processes=2, env=env, logs=folder, threads=1))"
+        "sys.exit(launch([str(folder / 'worker.py')], Place(folder), processes=2, env=env, threads=1).code)"
     )
     run = subprocess.run([sys.executable, "-c", code], cwd=root, check=False, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr

@@ -62,8 +62,9 @@ def train(world: World, kind: str, precision: Precision) -> dict[str, Any]:
         batch = TokenBatch(ids[own], roles[own], sources[own], torch.full((4 // world.size,), 24))
         select = torch.ones(batch.ids.shape, dtype=torch.bool)
         select[:, :, :12] = False
+        backend.begin_update(1)
         loss = -backend.forward(batch, select, temperature=1.0).sum() / (4 * 12)
-        backend.backward(loss * backend.divisor, last=True)
+        backend.backward(loss * backend.divisor)
         norms.append(backend.step(1e-2))
         losses.append(world.all_reduce_sum(loss.detach()).item())
     with backend.full_parameters():

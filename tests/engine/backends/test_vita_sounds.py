@@ -64,8 +64,9 @@ def train(world: World, kind: str) -> dict[str, Any]:
         chosen = rows if step != 1 else rows[:2] + rows[:2]
         own = chosen[world.rank * 4 // world.size : (world.rank + 1) * 4 // world.size]
         batch = collate(own, space)
+        backend.begin_update(1)
         loss = -backend.forward(batch, batch.roles == int(Role.TEXT), temperature=1.0).sum() / 32
-        backend.backward(loss * backend.divisor, last=True)
+        backend.backward(loss * backend.divisor)
         backend.step(1e-2)
         losses.append(world.all_reduce_sum(loss.detach()).item())
     with backend.full_parameters():

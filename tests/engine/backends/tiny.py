@@ -112,6 +112,7 @@ def train_step(
     share = 8 // ranks.size
     width = share // accumulation
     total = torch.zeros(())
+    backend.begin_update(accumulation)
     for index in range(accumulation):
         first = ranks.rank * share + index * width
         batch = rows(first, first + width, step=step)
@@ -119,7 +120,7 @@ def train_step(
         select[:, :, :2] = False
         loss = -backend.forward(batch, select, temperature=0.7).sum() / (8 * 5)
         total += loss.detach()
-        backend.backward(loss * backend.divisor * factor, last=index == accumulation - 1)
+        backend.backward(loss * backend.divisor * factor)
     norm = backend.step(RATES[step % len(RATES)] if rate is None else rate)
     ranks.sum_(total)
     return float(total), norm

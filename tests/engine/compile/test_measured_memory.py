@@ -54,13 +54,14 @@ def train() -> int:
         ranks=World.single(),
     )
     for _ in range(2):
-        for last in (False, True):
+        backend.begin_update(2)
+        for _ in range(2):
             ids = torch.randint(architecture.tokens.vocabulary_size, (ROWS, 1, TOKENS))
             roles = torch.full_like(ids, int(Role.TEXT), dtype=torch.int8)
             batch = TokenBatch(ids, roles, torch.zeros_like(roles), torch.full((ROWS,), TOKENS))
             select = torch.ones(ids.shape, dtype=torch.bool)
             select[:, :, 0] = False
-            backend.backward(-backend.forward(batch, select, temperature=1.0).mean(), last=last)
+            backend.backward(-backend.forward(batch, select, temperature=1.0).mean())
         backend.step(1e-4)
     return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
 

@@ -65,10 +65,10 @@ def test_what_fails_leaves_the_last_complete_step(
 def test_a_gradient_that_is_no_number(whole: tuple[Path, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     original, seen = DeepSpeedBackend.backward, 0
 
-    def spoil(self: DeepSpeedBackend, loss: Any, *, last: bool) -> None:
+    def spoil(self: DeepSpeedBackend, loss: Any) -> None:
         nonlocal seen
         seen += 1
-        original(self, loss * float("nan") if seen == 3 else loss, last=last)
+        original(self, loss * float("nan") if seen == 3 else loss)
 
     monkeypatch.setattr(DeepSpeedBackend, "backward", spoil)
     with pytest.raises(NonFiniteError) as caught:

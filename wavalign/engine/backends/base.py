@@ -75,13 +75,19 @@ class Placement:
 class Backend(ABC):
     """Forward, backward and update of one policy over all ranks.
 
-    Gradients after the last `backward` of a step are the sum over micro-batches and ranks of the losses' gradients,
-    divided by `divisor`; `run/objective.py` multiplies by it, so that every backend updates by the same numbers.
-    A parameter that no loss of the step reaches has gradient 0; one that requires no gradient is left alone.
+    An update is `begin_update`, as many `forward` and `backward` as it was told, and `step`; every rank walks alike.
+    Gradients after its last `backward` are the sum over micro-batches and ranks of the losses' gradients, divided by
+    `divisor`; `step/objective.py` multiplies by it, so that every backend updates by the same numbers.
+    A parameter that no loss of the update reaches has gradient 0; one that requires no gradient is left alone.
     """
 
-    divisor: float
-    """1 for a backend that only sums; accumulation steps x ranks for one that averages."""
+    divisor: float = 1.0
+    """Of the current update: 1 for a backend that only sums; micro-batches x ranks for one that averages."""
+
+    _planned = 0
+    """Micro-batches of the current update; 0 between updates."""
+    _done = 0
+    """Of these, how many went backward."""
 
     saves_alone: ClassVar[bool] = False
     """Whether the first rank can `save` without the others."""
@@ -97,16 +103,55 @@ class Backend(ABC):
     ) -> Tensor:
         """Log-probs [B, S, T] float32 of the positions in `select` (bool [B, S, T]), 0 elsewhere, with gradient."""
 
-    @abstractmethod
-    def backward(self, loss: Tensor, *, last: bool) -> None:
-        """Add the gradients of `loss`; `last` marks the final micro-batch of the step."""
+    def begin_update(self, num_micro_batches: int) -> None:
+        """Start an update of so many micro-batches: equal on all ranks, free from update to update.
 
-    @abstractmethod
+        A rank with fewer rows than that runs micro-batches that select nothing. Raises RuntimeError while an update
+        is under way and ValueError for less than one micro-batch.
+        """
+        if num_micro_batches < 1:
+            raise ValueError(f"an update takes at least one micro-batch, not {num_micro_batches}")
+        if self._planned:
+            raise RuntimeError("an update is under way: finish it with step()")
+        self._planned, self._done = num_micro_batches, 0
+        self._begin()
+
+    @final
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradients of `loss` (scalar) of the update's next micro-batch.
+
+        Raises RuntimeError beyond those that `begin_update` was told.
+        """
+        if self._done >= self._planned:
+            raise RuntimeError(f"begin_update was told {self._planned} micro-batches: there is none to go backward for")
+        self._done += 1
+        self._backward(loss, first=self._done == 1, last=self._done == self._planned)
+
+    @final
     def step(self, learning_rate: float) -> float:
         """Clip, update, clear gradients; gives the global gradient norm before clipping.
 
-        Raises NonFiniteError, leaving the weights as they are, when that norm is not finite.
+        Raises NonFiniteError, leaving the weights as they are, when that norm is not finite, and RuntimeError where
+        micro-batches of the update are missing. The update is over either way.
         """
+        planned, done, self._planned, self._done = self._planned, self._done, 0, 0
+        if not planned or done < planned:
+            raise RuntimeError(
+                f"{done} of the update's {planned} micro-batches went backward: its gradients are partial"
+            )
+        return self._step(learning_rate)
+
+    def _begin(self) -> None:
+        """Learn of a new update; `_planned` is its number of micro-batches."""
+        return
+
+    @abstractmethod
+    def _backward(self, loss: Tensor, *, first: bool, last: bool) -> None:
+        """Add the gradients of `loss`, the `first` or `last` micro-batch of its update."""
+
+    @abstractmethod
+    def _step(self, learning_rate: float) -> float:
+        """As `step`, with every gradient there."""
 
     @abstractmethod
     def full_parameters(self) -> AbstractContextManager[None]:

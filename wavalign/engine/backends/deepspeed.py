@@ -80,7 +80,7 @@ class DeepSpeedBackend(Backend):
         self._stage = int(config["zero_optimization"]["stage"])
         self._offload = "offload_optimizer" in config["zero_optimization"]
         self._autocast = bool(config["torch_autocast"]["enabled"])
-        self.divisor = float(config["gradient_accumulation_steps"] * ranks.size)
+        self._micro_batch = int(config["train_micro_batch_size_per_gpu"])
         _join_group(ranks)
         with _hushed(), ranks.joint("its building"):
             self._library = _load(ranks.device)
@@ -96,7 +96,6 @@ class DeepSpeedBackend(Backend):
             )
         _filter_warnings()
         self._whole = False
-        self._fresh = True
 
     @property
     def policy(self) -> Policy:
@@ -110,10 +109,15 @@ class DeepSpeedBackend(Backend):
             logprobs: Tensor = self._engine(batch, select, temperature=temperature, support=support, heads=heads)
         return logprobs
 
-    def backward(self, loss: Tensor, *, last: bool) -> None:
-        if self._fresh:
+    def _begin(self) -> None:
+        # Of its batch size the engine reads only how many micro-batches that makes: it divides each loss by them, and
+        # takes the mean over ranks.
+        self._engine.set_train_batch_size(self._micro_batch * self._planned * self._ranks.size)
+        self.divisor = float(self._planned * self._ranks.size)
+
+    def _backward(self, loss: Tensor, *, first: bool, last: bool) -> None:
+        if first:
             self._forget_gradients()
-        self._fresh = last
         with self._ranks.joint("a backward pass"):
             self._engine.set_gradient_accumulation_boundary(last)
             self._engine.backward(loss)
@@ -121,7 +125,7 @@ class DeepSpeedBackend(Backend):
                 # Takes along parameters that an earlier micro-batch reached and this one did not.
                 self._engine.optimizer.finalize_gradient_accumulation_boundary()
 
-    def step(self, learning_rate: float) -> float:
+    def _step(self, learning_rate: float) -> float:
         for group in self._engine.optimizer.param_groups:
             group["lr"] = learning_rate
         with self._ranks.joint("an update"):

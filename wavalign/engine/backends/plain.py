@@ -38,7 +38,6 @@ _MOMENTS = ("exp_avg", "exp_avg_sq", "step")
 class PlainBackend(Backend):
     """One copy of everything per rank."""
 
-    divisor = 1.0
     saves_alone = True
 
     def __init__(
@@ -70,12 +69,12 @@ class PlainBackend(Backend):
             logprobs: Tensor = self._module(batch, select, temperature=temperature, support=support)
         return logprobs
 
-    def backward(self, loss: Tensor, *, last: bool) -> None:
+    def _backward(self, loss: Tensor, *, first: bool, last: bool) -> None:
         loss.backward()
         if last:
             self._sum_gradients()
 
-    def step(self, learning_rate: float) -> float:
+    def _step(self, learning_rate: float) -> float:
         norms = [torch.linalg.vector_norm(_gradient(p)) for p in self._trainable.values()]
         norm = torch.linalg.vector_norm(torch.stack(norms))
         try:

@@ -161,6 +161,7 @@ class StepExecutor:
         self._ensure_batches(state)
         passes = [self._pass(state, number, batch) for number, batch in enumerate(state.batches)]
         self._count(state, passes)
+        self.live.backend.begin_update(len(passes))
         for each in passes:
             for node in self._nodes("learn"):
                 self._learners[node.kind](node, state, each)
@@ -250,7 +251,7 @@ class StepExecutor:
     def _backward(self, node: Node, state: StepState, each: Pass) -> None:
         assert each.loss is not None
         with guarded_block(self.live.architecture, "the backward pass"):
-            self.live.backend.backward(each.loss, last=each.number == len(state.batches) - 1)
+            self.live.backend.backward(each.loss)
         each.loss, each.logprobs = None, None  # let the graph's memory go before the next forward
 
     # Rows, weights, advantages
