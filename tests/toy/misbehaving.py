@@ -39,6 +39,7 @@ from wavalign.plugins.batch import (
     SCORED_ROLES,
     Answer,
     Dialogue,
+    Message,
     Rollout,
     RolloutGroup,
     Scored,
@@ -333,7 +334,7 @@ class BadArchitecture(VitaAudio):  # type: ignore[misc]  # all of it works, but 
         trip(self.told, "empty_policy")
         return super().empty_policy()
 
-    def build_policy(self, *, seed: int) -> VitaPolicy:
+    def build_policy(self, *, seed: int) -> Policy:
         trip(self.told, "build_policy")
         policy, params = super().build_policy(seed=seed), self.told
         hidden, decode = policy.hidden, policy.decode
@@ -356,6 +357,10 @@ class BadArchitecture(VitaAudio):  # type: ignore[misc]  # all of it works, but 
     def encode_target(self, dialogue: Dialogue, encode_audio: EncodeAudio) -> TokenSequence:
         trip(self.told, "encode_target")
         return super().encode_target(dialogue, encode_audio)
+
+    def encode_answer(self, dialogue: Dialogue, answer: Message, encode_audio: EncodeAudio) -> TokenSequence:
+        trip(self.told, "encode_answer")
+        return super().encode_answer(dialogue, answer, encode_audio)
 
     def decode_completion(self, completion: TokenSequence) -> Answer:
         trip(self.told, "decode_completion")
