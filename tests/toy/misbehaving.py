@@ -25,11 +25,11 @@ from wavalign.plugins.api import (
     Metric,
     ModelSource,
     Nar,
-    Placed,
     Policy,
     Reward,
     Sampler,
     SamplingOptions,
+    StreamRecord,
     StreamSource,
     Tracker,
 )
@@ -308,10 +308,10 @@ class BadStream(StreamSource):
         trip(self._params, "shards")
         return ["sums"]
 
-    def open(self, shard: int, place: tuple[int, ...]) -> Iterator[Placed]:
+    def open(self, shard: int, position: tuple[int, ...]) -> Iterator[StreamRecord]:
         trip(self._params, "open")
-        for index in range(place[0] if place else 0, len(self._sums)):
-            yield Placed((index,), (index + 1,), self._sums.record(index))
+        for index in range(position[0] if position else 0, len(self._sums)):
+            yield StreamRecord((index,), (index + 1,), self._sums.record(index))
             trip(self._params, "item")
 
 
