@@ -28,9 +28,7 @@ MANY_PARAMETERS: dict[str, str] = {
     "wavalign/engine/contracts/rollouts.py::_sample": "the contract's own",
     "wavalign/engine/compile/lowering.py::deepspeed_config": "each is a number or name of the plan; it reads no plan",
 }
-LONG_FILES: dict[str, str] = {
-    "wavalign/plugins/api.py": "the contracts of all kinds on one page; more than half of it is docstrings",
-}
+LONG_FILES: dict[str, str] = {}
 LONG_CLASSES: dict[str, str] = {}
 BROAD_HANDLERS: dict[str, str] = {
     "cli/app.py": "the one place where an unexpected error becomes a message, a log file and exit code 1",

@@ -202,7 +202,7 @@ def _aligned(
     try:
         return [check(each) for each in column]
     except (TypeError, ValueError) as error:
-        raise PluginError(f"{what}: {error}", hint="see `Measurement` in wavalign/plugins/api.py") from None
+        raise PluginError(f"{what}: {error}", hint="see `Measurement` in wavalign/plugins/api/metric.py") from None
 
 
 def _outcome(value: Any) -> float | None:

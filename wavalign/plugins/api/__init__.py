@@ -1,0 +1,48 @@
+"""The plugin kinds and their contracts.
+
+A plugin is one file: a docstring with formula and source, a frozen `Params` model, one `@final` class. The engine
+constructs it as `Class(params, **runtime)` with the runtime objects its kind names, and reaches it through the
+registry only. Shapes use the letters of `plugins.batch`. Plugins import every name from here.
+"""
+
+from wavalign.plugins.api.base import Plugin
+from wavalign.plugins.api.codec import Codec, Nar
+from wavalign.plugins.api.data import DataSource, Place, Placed, StreamSource
+from wavalign.plugins.api.metric import Detail, Measurement, Metric
+from wavalign.plugins.api.model import Architecture, DecodingState, Dimensions, EncodeAudio, ModelSource, Policy
+from wavalign.plugins.api.objective import Advantage, Gate, GateReading, Loss, LossInputs, LossOutput, Mask, Regularizer
+from wavalign.plugins.api.reward import Reward
+from wavalign.plugins.api.rollout import Distribution, Sampler, SamplingOptions
+from wavalign.plugins.api.tracker import Tracker
+
+__all__ = [
+    "Advantage",
+    "Architecture",
+    "Codec",
+    "DataSource",
+    "DecodingState",
+    "Detail",
+    "Dimensions",
+    "Distribution",
+    "EncodeAudio",
+    "Gate",
+    "GateReading",
+    "Loss",
+    "LossInputs",
+    "LossOutput",
+    "Mask",
+    "Measurement",
+    "Metric",
+    "ModelSource",
+    "Nar",
+    "Place",
+    "Placed",
+    "Plugin",
+    "Policy",
+    "Regularizer",
+    "Reward",
+    "Sampler",
+    "SamplingOptions",
+    "StreamSource",
+    "Tracker",
+]

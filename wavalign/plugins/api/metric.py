@@ -1,0 +1,63 @@
+"""What measures held-out answers."""
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, final
+
+from wavalign.plugins.api.base import Plugin
+from wavalign.plugins.batch import Dialogue, RolloutGroup
+
+Detail = str | float | None
+"""Something to show of one held-out item, e.g. the transcript that was heard; None where there is nothing to show."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """A named value with its interval and count, and what it was made of."""
+
+    name: str
+    value: float
+    low: float
+    high: float
+    count: int
+    unit: str = ""
+    items: tuple[float | None, ...] = ()
+    """Outcome of every group handed to `measure`, in its order: 1 or 0 for a share, the number for a mean, None where
+    the group was left out. Two runs are compared item by item; empty where that makes no sense."""
+    details: Mapping[str, tuple[Detail, ...]] = field(default_factory=dict)
+    """By name, what to show beside an item's outcome, aligned with the groups likewise."""
+    says: str = ""
+    """The value in one sentence, for people; the class's docstring speaks for it where there is none."""
+
+
+class Metric(Plugin):
+    """Held-out rollouts (one a prompt) to named values. The engine also shows it the gold answers: the ceiling."""
+
+    kind = "metric"
+    needs: ClassVar[frozenset[str]]
+
+    def __init__(self, params: Any) -> None:
+        self.params = params
+
+    @classmethod
+    def dialogue_needs(cls, params: Any, dialogue: Dialogue) -> str | None:
+        """What a held-out `dialogue` lacks for being measured, and the remedy; None where it has all."""
+        return None
+
+    @classmethod
+    def instrument(cls, params: Any) -> str:
+        """What it measures with, and the settings that matter, in a few words; empty for a plain comparison.
+
+        A recipe in which a reward and a metric name the same one is warned: they share their errors.
+        """
+        return ""
+
+    @abstractmethod
+    def measure(self, groups: Sequence[RolloutGroup]) -> list[Measurement]:
+        """Values with 95 % intervals; says on how many items (items without a value are left out and counted)."""
+
+    def close(self) -> None:
+        """Free what the metric holds; called once."""
+        return

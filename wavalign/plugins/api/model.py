@@ -1,0 +1,176 @@
+"""Model families: token layout, network, and the state of a batch that is being sampled."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, final
+
+import torch
+from torch import Tensor, nn
+
+from wavalign.plugins.api.base import Plugin
+from wavalign.plugins.batch import Answer, AudioClip, Dialogue, TokenBatch, TokenSequence, TokenSpace
+
+EncodeAudio = Callable[[AudioClip], Sequence[int]]
+"""Clip -> codec ids; the engine's cache stands behind it, so asking twice costs nothing."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class ModelSource:
+    """Where an architecture takes its sizes, tokenizer and weights from."""
+
+    checkpoint: str | None
+    """Local folder of a checkpoint in its original layout; None starts from random weights."""
+    preset: str | None
+    """Named size, for random weights."""
+    tokenizer: str | None
+    """Folder or file of the base tokenizer, for random weights; a checkpoint brings its own."""
+    device: str = "cpu"
+    """Where frozen helpers outside the policy run, such as an encoder that turns sound into features."""
+
+
+class DecodingState(ABC):
+    """A batch of answers being sampled: caches, layout state, what comes next. Lives for one sampling call.
+
+    The sampler's loop is: read `heads`, `hidden()` and `forced()`, choose `ids`, `append(ids)`, drop rows that
+    `finished()` names with `keep`. Rows are [P * G], the G answers of a prompt adjacent.
+    """
+
+    @abstractmethod
+    def heads(self) -> tuple[int, ...]:
+        """Per stream, the index in `TokenSpace.heads` of the head that predicts the coming token, alike in all rows."""
+
+    @abstractmethod
+    def hidden(self) -> Tensor:
+        """Hidden states [B, S, H] from which those heads predict the coming token."""
+
+    @abstractmethod
+    def forced(self) -> Tensor:
+        """Ids [B, S] the layout puts next, -1 where the model chooses."""
+
+    @abstractmethod
+    def append(self, ids: Tensor) -> Tensor:
+        """Take the chosen `ids` [B, S] and return their roles [B, S] int8."""
+
+    @abstractmethod
+    def finished(self) -> Tensor:
+        """Bool [B]: rows that are complete (end of turn, or nothing that was asked for can still come)."""
+
+    def text_over(self) -> Tensor:
+        """Bool [B]: rows whose text is complete, whatever else may follow; the same however `need` is."""
+        return self.finished()
+
+    @abstractmethod
+    def keep(self, rows: Tensor) -> None:
+        """Go on with `rows` (indices [B'] into the present batch) only."""
+
+
+class Policy(nn.Module, ABC):
+    """The network of one architecture. Parameter names are those of the original checkpoint."""
+
+    @abstractmethod
+    def hidden(self, batch: TokenBatch, heads: frozenset[int]) -> dict[int, Tensor]:
+        """Hidden states [B, T, H] of each wanted head (index in `TokenSpace.heads`), before its projection."""
+
+    @abstractmethod
+    def head_weight(self, head: int) -> nn.Parameter:
+        """Projection [V, H] of a head (no bias)."""
+
+    @abstractmethod
+    def decode(
+        self, prompts: Sequence[TokenSequence], *, group_size: int, need: Literal["text", "all"]
+    ) -> DecodingState:
+        """Prefill each prompt once, repeat it `group_size` times and stand ready to sample.
+
+        `need="text"` lets a row finish as soon as the layout shows that no text can follow. Up to there it is the row
+        that `need="all"` gives, and behind it that row has neither TEXT nor TEXT_END.
+        """
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Dimensions:
+    """Sizes of a network, for the memory estimate."""
+
+    parameters: int
+    layers: int
+    hidden: int
+    intermediate: int
+    key_value_width: int
+    """Width of one layer's cached keys plus values per token."""
+    vocabulary: int
+    positions: int | None = None
+    """Most positions of a row that the network is made for; None where it knows no limit."""
+    helper_bytes: int = 0
+    """Of frozen networks on the device outside the policy, such as an encoder."""
+
+
+class Architecture(Plugin):
+    """A model family: token layout (stateless) and network. Runtime: `source: ModelSource`."""
+
+    kind = "architecture"
+
+    def __init__(self, params: Any, *, source: ModelSource) -> None:
+        self.params, self.source = params, source
+
+    @property
+    @abstractmethod
+    def tokens(self) -> TokenSpace:
+        """Ids, streams and heads of this checkpoint."""
+
+    @abstractmethod
+    def empty_policy(self) -> Policy:
+        """The network, weights to be filled by the caller: drawn at random or from a checkpoint.
+
+        Modules are made under the caller's default device and dtype (the meta device included) and nothing is drawn.
+        """
+
+    @abstractmethod
+    def build_policy(self, *, seed: int) -> Policy:
+        """A network with random weights drawn from `seed`, in float32, on the CPU."""
+
+    @abstractmethod
+    def encode_prompt(self, dialogue: Dialogue, encode_audio: EncodeAudio) -> TokenSequence:
+        """Everything before the answer, all positions PROMPT (or FORCED)."""
+
+    @abstractmethod
+    def encode_target(self, dialogue: Dialogue, encode_audio: EncodeAudio) -> TokenSequence:
+        """The demonstration `dialogue.target` as a completion, in this family's layout."""
+
+    def check_words(self, dialogue: Dialogue) -> None:
+        """Raise DataError where the turns or words of a dialogue cannot be written; looks at no sound.
+
+        Asked of every record before a run starts. Without it, a bad one is found when it is drawn.
+        """
+
+    @abstractmethod
+    def decode_completion(self, completion: TokenSequence) -> Answer:
+        """Text and codes of a completion; the inverse of `encode_target`."""
+
+    def token_text(self, token: int) -> str:
+        """What id `token` stands for, for people: its text, or a name in angle brackets."""
+        return f"<{token}>"
+
+    @abstractmethod
+    def parameter_group(self, name: str) -> str:
+        """Group of a parameter: embed, trunk, text_head, audio_head, audio_branch, mtp, encoder or projector."""
+
+    @abstractmethod
+    def dimensions(self) -> Dimensions:
+        """Sizes for the memory estimate, known without building the network."""
+
+    def parameter_shapes(self) -> Mapping[str, tuple[int, ...]]:
+        """Name -> shape of every tensor the policy wants; nothing is allocated."""
+        with torch.device("meta"):
+            policy = self.empty_policy()
+        return {name: tuple(tensor.shape) for name, tensor in policy.state_dict().items()}
+
+    @abstractmethod
+    def save_layout(self, folder: str) -> None:
+        """Write config and tokenizer files of the original layout next to the weights."""
+
+    ignored_keys: ClassVar[tuple[str, ...]] = ()
+    """Regular expressions of tensors a public checkpoint may hold that the policy does not use."""
+    frozen_groups: ClassVar[tuple[str, ...]] = ()
+    """Parameter groups that stay as they are unless a recipe's `freeze` says otherwise."""

@@ -1,0 +1,45 @@
+"""What scores one answer."""
+
+from abc import abstractmethod
+from typing import Any, ClassVar
+
+from wavalign.plugins.api.base import Plugin
+from wavalign.plugins.batch import Dialogue, Rollout, Scored
+
+
+class Reward(Plugin):
+    """A score per rollout. Called from worker threads, several at a time."""
+
+    kind = "reward"
+    needs: ClassVar[frozenset[str]]
+    """Subset of {"text", "waveform"}: `waveform` makes the engine decode the answer's sound. A reward that needs the
+    text alone may be shown answers that were sampled no further than their text."""
+    range: ClassVar[tuple[float, float]]
+    """Lowest and highest value `score` can give; a recipe's `scale` maps it linearly."""
+
+    def __init__(self, params: Any) -> None:
+        self.params = params
+
+    @classmethod
+    def dialogue_needs(cls, params: Any, dialogue: Dialogue) -> str | None:
+        """What `dialogue` lacks for being scored, and the remedy; None where it has all. Asked before a run starts."""
+        return None
+
+    @classmethod
+    def instrument(cls, params: Any) -> str:
+        """What it measures with, and the settings that matter, in a few words; empty for a plain comparison.
+
+        A recipe in which a reward and a metric name the same one is warned: they share their errors.
+        """
+        return ""
+
+    @abstractmethod
+    def score(self, rollout: Rollout, dialogue: Dialogue) -> Scored:
+        """Score one answer; must not invent a number.
+
+        `Scored.absent(reason)` where the answer has nothing to score, `Scored(None, reason)` where the reward failed.
+        """
+
+    def close(self) -> None:
+        """Free what the reward holds; called once."""
+        return
