@@ -7,7 +7,7 @@ registry only. Shapes use the letters of `plugins.batch`. Plugins import every n
 
 from wavalign.plugins.api.base import Plugin
 from wavalign.plugins.api.codec import Codec, Nar
-from wavalign.plugins.api.data import DataSource, Place, Placed, StreamSource
+from wavalign.plugins.api.data import DataSource, StreamPosition, StreamRecord, StreamSource
 from wavalign.plugins.api.metric import Detail, Measurement, Metric
 from wavalign.plugins.api.model import Architecture, DecodingState, Dimensions, EncodeAudio, ModelSource, Policy
 from wavalign.plugins.api.objective import Advantage, Gate, GateReading, Loss, LossInputs, LossOutput, Mask, Regularizer
@@ -35,14 +35,14 @@ __all__ = [
     "Metric",
     "ModelSource",
     "Nar",
-    "Place",
-    "Placed",
     "Plugin",
     "Policy",
     "Regularizer",
     "Reward",
     "Sampler",
     "SamplingOptions",
+    "StreamPosition",
+    "StreamRecord",
     "StreamSource",
     "Tracker",
 ]
