@@ -189,7 +189,7 @@ class DeepSpeedBackend(Backend):
     # --- inside -------------------------------------------------------------------------------------------------------
 
     def _heads_of_all(self, batch: TokenBatch, select: Tensor) -> frozenset[int]:
-        """Heads that any rank's selection comes from: gathering or reducing a parameter takes every rank."""
+        """Heads that any rank's `select` (bool [B, S, T]) comes from: gathering a parameter takes every rank."""
         used = torch.zeros(_MAX_HEADS + 1, dtype=torch.int64, device=self._ranks.device)
         sources, chosen = (each.flatten().to(used.device, torch.int64) for each in (batch.sources, select))
         used.index_add_(0, sources, chosen)
