@@ -98,7 +98,7 @@ class BadLoss(Loss):
     """Cross entropy."""
 
     type = "bad_loss"
-    rows = "demonstrations"
+    family = "demonstrations"
     Params = At
 
     def __init__(self, params: At) -> None:
