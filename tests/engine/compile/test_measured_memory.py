@@ -79,7 +79,7 @@ def estimate(folder: Path) -> int:
         weights=count_weights(ModelSection(architecture=Component(type="vita")), architecture),
         stage=only_stage(plan).model_copy(update={"geometry": cut}),
         runtime=RuntimeSection.model_validate({"device": "cpu"}),
-        tokens_per_row=TOKENS,
+        row=(1, TOKENS),
         cluster=Cluster(cores=1, host_bytes=2**40),
     )
     return memory.total
