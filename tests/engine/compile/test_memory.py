@@ -21,7 +21,7 @@ from wavalign.engine.backends.plain import PlainBackend
 from wavalign.engine.compile.adapter import WeightCounts, count_weights
 from wavalign.engine.compile.lowering import deepspeed_config
 from wavalign.engine.compile.memory import NUCLEUS, TILE_BYTES, estimate_memory
-from wavalign.engine.compile.plan import Cluster, Geometry, Memory, MemoryRow
+from wavalign.engine.compile.plan import Cluster, FamilySize, Geometry, Memory, MemoryRow
 from wavalign.engine.models.adapters import attach
 from wavalign.engine.models.scored_policy import ScoredPolicy
 from wavalign.engine.state.distributed import World
@@ -40,9 +40,8 @@ CUT = Geometry(
     processes=4,
     prompts=8,
     group_size=2,
-    demonstrations=4,
     prompts_per_process=2,
-    demonstrations_per_process=1,
+    families=(FamilySize(name="demonstrations", groups=4, groups_per_process=1),),
     rows_per_process=5,
     micro_batch=3,
     accumulation=2,
@@ -415,7 +414,7 @@ def public(folder: Path, name: str, gpus: int, zero: int, *, lora: bool) -> Memo
     config = deepspeed_config(
         engine, OPTIM, precision="bf16", micro_batch=2, accumulation=4, processes=gpus, device="cuda"
     )
-    sizes = {"prompts": gpus, "demonstrations": 0, "demonstrations_per_process": 0, "rows_per_process": 8}
+    sizes = {"prompts": gpus, "rows_per_process": 8}
     cut = Geometry(processes=gpus, group_size=8, prompts_per_process=1, micro_batch=2, accumulation=4, **sizes)
     return estimate_memory(
         Dimensions(count, layers, hidden=3584, intermediate=18944, key_value_width=2 * 4 * 128, vocabulary=ids),
