@@ -72,7 +72,7 @@ def step_result(live: LiveStage, given: Given, clock: Clock) -> StepResult:
     return StepResult(
         metrics={**metrics, **more},
         groups=given.get("waveforms", given.get("rollouts", ())),
-        scores=given.get("rewards"),
+        scores=given.get("scores"),
         advantages=None if advantages is None else advantages.table,
         notes=notes,
     )
@@ -177,7 +177,7 @@ def _advantages(_: LiveStage, given: Given, report: Report) -> None:
 
 
 def _rewards(live: LiveStage, given: Given, report: Report) -> None:
-    scores: Scores = given["rewards"]
+    scores: Scores = given["scores"]
     values = report.values
     for name, table in {"": scores.total, **scores.parts}.items():
         everywhere = live.world.all_gather_rows(table)
@@ -228,7 +228,7 @@ def _silent(_: LiveStage, given: Given, report: Report) -> None:
 REPORTERS: dict[str, Callable[[LiveStage, Given, Report], None]] = {
     "rollouts": _answers,
     "waveforms": _silent,
-    "rewards": _rewards,
+    "scores": _rewards,
     "advantages": _advantages,
     "gate": _gate,
     "mismatch": _mismatch,

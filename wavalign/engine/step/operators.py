@@ -117,7 +117,7 @@ def _aggregate(live: LiveStage, plan: Operator) -> Run:
             live.clock.together = True
             raise
         scores = judge_truncated(scores, live.rewards.rewards, groups, settings.truncated)
-        return {"rewards": scores}
+        return {"scores": scores, "rewards": AnswerColumn(ROLLOUTS, scores.total, ~scores.total.isnan())}
 
     return run
 
@@ -126,7 +126,7 @@ def _advantage(live: LiveStage, _: Operator) -> Run:
     advantage = _there(live.advantage)
 
     def run(values: Values) -> Made:
-        table, valid = advantage.compute(values["rewards"].total)
+        table, valid = advantage.compute(values["rewards"].table)
         return {"advantages": AnswerColumn(ROLLOUTS, table, valid)}
 
     return run
@@ -136,7 +136,7 @@ def _gate(live: LiveStage, plan: Operator) -> Run:
     gate, last = _there(live.gate), max(1, live.settings.steps - 1)
 
     def run(values: Values) -> Made:
-        rewards = live.world.all_gather_rows(values["rewards"].total) if plan.needs else None
+        rewards = live.world.all_gather_rows(values["rewards"].table) if plan.needs else None
         return {"gate": gate.update(rewards, progress=values["step"] / last)}
 
     return run
