@@ -1,4 +1,4 @@
-"""What an opening of the engine is for, as a person's own plugin file: pairs, a regressed reward, a provider that lags."""
+"""What openings of the engine are for, as a plugin file: pairs, a regressed reward, a provider that lags behind."""
 
 import copy
 from collections.abc import Callable, Sequence

@@ -13,7 +13,7 @@ from tests.toy.live import live_stage, train, train_rank
 from tests.toy.world import PLUGINS
 from wavalign.engine.compile import operators as table
 from wavalign.engine.compile.operators import Candidate, StageParts
-from wavalign.engine.compile.plan import Operator, Plan
+from wavalign.engine.compile.plan import Operator
 from wavalign.engine.step import operators
 from wavalign.engine.step.batches import AnswerColumn
 from wavalign.engine.step.executor import Run
