@@ -208,14 +208,14 @@ def _kl(_: LiveStage, given: Given, report: Report) -> None:
 def _first_ratio(_: LiveStage, given: Given, report: Report) -> None:
     """The mean ratio to what sampled before any update: 1 but for rounding where the network is the same."""
     found: Sequence[Sequence[Ratios]] = given["ratio"]
-    (ratio, _, tokens), _ = ratio_sums(found[0])
+    (ratio, _gap, tokens), _most = ratio_sums(found[0])
     report.sums |= {"first ratio": ratio, "first ratio tokens": tokens}
     report.ratios["ratio/first"] = ("first ratio", "first ratio tokens")
 
 
 def _mismatch(_: LiveStage, given: Given, report: Report) -> None:
     """How far what sampled is from what learns."""
-    (_, gap, tokens), largest = ratio_sums([given["mismatch"]])
+    (_ratio_sum, gap, tokens), largest = ratio_sums([given["mismatch"]])
     report.sums |= {"mismatch": gap, "mismatch tokens": tokens}
     report.ratios["mismatch/mean"] = ("mismatch", "mismatch tokens")
     report.maxima["mismatch/max"] = largest

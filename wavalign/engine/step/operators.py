@@ -41,6 +41,8 @@ class Function:
     bind: Callable[[LiveStage, Operator], Run]
     busy: str = ""
     """What a person is told that a step does meanwhile."""
+    progress: Callable[[LiveStage, Operator], Callable[[], tuple[str, int, int]]] | None = None
+    """Of one in a thread: how to ask what it is at."""
 
 
 def live_operators(live: LiveStage) -> list[LiveOperator]:
@@ -48,7 +50,7 @@ def live_operators(live: LiveStage) -> list[LiveOperator]:
     found = []
     for each in live.plan.graph.operators:
         function = FUNCTIONS[each.function]
-        progress = _reward_progress(live, each) if each.function == "reward" else None
+        progress = None if function.progress is None else function.progress(live, each)
         found.append(LiveOperator(each, function.bind(live, each), function.busy, progress))
     return found
 
@@ -255,7 +257,7 @@ FUNCTIONS: dict[str, Function] = {
     "prompts": Function(_prompts, "reading prompts"),
     "rollout": Function(_rollout, "sampling answers"),
     "decode_audio": Function(_decode_audio, "decoding the sound of answers"),
-    "reward": Function(_reward, "rewards"),
+    "reward": Function(_reward, "rewards", _reward_progress),
     "aggregate": Function(_aggregate),
     "advantage": Function(_advantage),
     "gate": Function(_gate),
