@@ -34,7 +34,7 @@ MOST_IN_A_ROW = 10_000
 @final
 @dataclass(frozen=True, slots=True)
 class Leaving:
-    """What becomes of dialogues that are too long."""
+    """Whether dialogues that are too long are left out, and how many were."""
 
     too_long: Callable[[Dialogue], DataError | None]
     """Asked of what a stream gives, when it is drawn."""
@@ -91,13 +91,13 @@ class Feed:
         return sum(sizes) if len(sizes) == len(self._lengths) else None
 
     def state_dict(self) -> dict[str, Any]:
-        """The place in the data."""
+        """The cursor in the data."""
         streams = [stream.state_dict() if stream is not None else None for stream in self._streams]
         place = {"drawn": self._drawn, "taken": list(self._taken), "sizes": self._sizes, "streams": streams}
         return {**place, "dropped": self.dropped}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go back to a place; DataError when the data has changed size since."""
+        """Restore a cursor; DataError when the data has changed size since."""
         if state["sizes"] != self._sizes:
             message = f"the data has {self._sizes} records now and had {state['sizes']}"
             raise DataError(message, hint="resume on the same data")
