@@ -32,12 +32,14 @@ def _of_stage(stage: StagePlan) -> Iterator[Named]:
     named = {"architecture": model.architecture, "codec": model.codec, "nar": model.nar}
     yield from (Named(f"model.{kind}", kind, each) for kind, each in named.items() if each is not None)
     headings = {"data.prompts": data.prompts, "data.demonstrations": data.demonstrations}
+    headings |= {f"data.families.{name}": sources for name, sources in data.families.items()}
     headings |= {f"data.evaluation.{name}": sources for name, sources in data.evaluation.items()}
     for label, sources in headings.items():
         yield from (Named(label, "data", each) for each in sources or ())
     yield from (Named(f"reward.{name}", "reward", each) for name, each in section.rewards.items())
     yield from (Named(f"metric.{name}", "metric", each) for name, each in section.evaluation.metrics.items())
     yield Named(f"sampler.{section.rollout.sampler.type}", "sampler", section.rollout.sampler)
+    yield Named(f"provider.{section.rollout.provider.type}", "provider", section.rollout.provider)
     for term in stage.terms:
         yield Named(f"loss.{term.loss.type}", "loss", term.loss)
         yield Named(f"mask.{term.mask.type}", "mask", term.mask)
@@ -53,10 +55,12 @@ def used_sources(plan: Plan) -> list[tuple[str, Sequence[WeightedComponent]]]:
     found: list[tuple[str, Sequence[WeightedComponent]]] = []
     for stage in plan.stages:
         data = stage.stage.data
-        if stage.graph.has("prompts"):
+        if stage.graph.gives("prompts"):
             found.append(("data.prompts", data.prompts or ()))
-        if stage.graph.has("demonstrations") or stage.stage.type == "fit_codec":
+        read = stage.graph.made_for("data_rows")
+        if "demonstrations" in read or stage.stage.type == "fit_codec":
             found.append(("data.demonstrations", data.demonstrations or ()))
+        found += [(f"data.families.{name}", each) for name, each in data.families.items() if name in read]
         if stage.stage.type == "train" and stage.stage.evaluation.metrics:
             found += [(f"data.evaluation.{name}", sources) for name, sources in data.evaluation.items()]
     return found

@@ -8,8 +8,8 @@ from typing import Literal, Protocol, TypeVar, final
 import torch
 
 from wavalign.engine.compile.adapter import count_weights, trained_line
-from wavalign.engine.compile.graph import live_terms
 from wavalign.engine.compile.memory import estimate_memory
+from wavalign.engine.compile.operators import ROLLOUTS
 from wavalign.engine.compile.plan import MARGIN, Cluster, Memory, Plan, StagePlan, TermPlan
 from wavalign.engine.compile.streams import missing_heads, unknown_streams
 from wavalign.errors import DataError, PluginError, WavAlignError
@@ -210,11 +210,12 @@ class _Inspection:
 
     def _masks(self, stage: StagePlan, rows: dict[str, list[tuple[TokenSequence, TokenSequence | None]]]) -> None:
         """How many tokens of gold answers each term would train; for rollouts they stand in for the samples."""
-        for term in live_terms(stage.terms):
-            heading = "prompts" if term.rows == "rollouts" else "demonstrations"
+        for term in (each for each in stage.terms if each.lives):
+            sampled = term.family == ROLLOUTS
+            heading = "prompts" if sampled else term.family
             targets = [target for _, target in rows.get(heading, []) if target is not None]
             if not targets:
-                if term.rows == "rollouts":
+                if sampled:
                     message = "its prompts have no gold answers to count on; rollouts will show"
                     self._add(stage.name, f"term {term.name}", "ok", message)
                 continue
@@ -224,8 +225,8 @@ class _Inspection:
             text = f"{sum(counts)} of {total} tokens of {len(targets)} answers"
             if empty:
                 hint = "look at its tokens: and at what the data's targets hold"
-                gold = term.rows == "demonstrations"  # a policy may answer in tokens its gold answers lack
-                level: Level = "error" if gold and empty == len(targets) else "warning"
+                # A policy may answer in tokens its gold answers lack.
+                level: Level = "error" if not sampled and empty == len(targets) else "warning"
                 self._add(stage.name, f"term {term.name}", level, f"{text}; none in {empty} answers", hint)
             else:
                 self._add(stage.name, f"term {term.name}", "ok", text)
@@ -239,7 +240,7 @@ class _Inspection:
         pairs = [pair for each in rows.values() for pair in each]
         prompt = max((row.length for row, _ in pairs), default=0)
         target = max((row.length for _, row in pairs if row is not None), default=0)
-        answer = stage.stage.rollout.max_new_tokens if stage.graph.has("rollout") else target
+        answer = stage.stage.rollout.max_new_tokens if stage.graph.gives("rollouts") else target
         weights = self._try(stage.name, "trained", lambda: count_weights(stage.stage.model, architecture))
         if weights is None:
             return
@@ -249,7 +250,7 @@ class _Inspection:
             weights=weights,
             stage=stage,
             runtime=self.plan.runtime,
-            tokens_per_row=prompt + max(answer, target),
+            row=(len(architecture.tokens.streams), prompt + max(answer, target)),
             cluster=self.cluster,
         )
         self.memory.append((stage.name, memory))
@@ -275,9 +276,10 @@ class _Inspection:
 def _headings(stage: StagePlan) -> dict[str, Sequence[WeightedComponent]]:
     """Headings the stage will read."""
     data, wanted = stage.stage.data, {}
-    if data.prompts is not None and stage.graph.has("prompts"):
+    if data.prompts is not None and stage.graph.gives("prompts"):
         wanted["prompts"] = data.prompts
-    if data.demonstrations is not None and (stage.graph.has("demonstrations") or stage.stage.type == "fit_codec"):
+    wanted |= {name: data.learned[name] for name in stage.graph.made_for("data_rows")}
+    if data.demonstrations is not None and stage.stage.type == "fit_codec":
         wanted["demonstrations"] = data.demonstrations
     return {**wanted, **{f"evaluation.{name}": sources for name, sources in data.evaluation.items()}}
 
@@ -287,6 +289,6 @@ def _stays(stage: StagePlan, heading: str, prompt: TokenSequence, target: TokenS
     data = stage.stage.data
     if heading.startswith("evaluation.") or data.too_long != "drop":
         return True
-    answer = target.length if target is not None and heading == "demonstrations" else 0
+    answer = target.length if target is not None and heading in data.learned else 0
     pairs = ((prompt.length, data.max_prompt_tokens), (answer, data.max_target_tokens))
     return all(bound is None or length <= bound for length, bound in pairs)

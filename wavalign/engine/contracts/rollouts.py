@@ -1,4 +1,4 @@
-"""Contracts of samplers, rewards and metrics, and the copies that somebody's code is handed."""
+"""Contracts of samplers, rewards and metrics, and the copies that a plugin's code is given."""
 
 import copy
 import json
@@ -187,7 +187,7 @@ def _column(found: object, what: str, length: int, *, may_be_empty: bool = False
 
 
 def scored(found: object, low: float, high: float) -> Scored:
-    """A reward's word as plain numbers and text; what is no value in its range becomes None with the reason."""
+    """A reward's result as plain numbers and text; what is no value in its range becomes None with the reason."""
     if not isinstance(found, Scored):
         return Scored(None, f"gave {type(found).__name__} instead of Scored")
     said = details(found.details)
@@ -255,7 +255,7 @@ def _needs_of_sound(found: object) -> None:
         raise Broken(f"needs {shown(min(unknown))}; there are text and waveform")
 
 
-# --- what is lent -----------------------------------------------------------------------------------------------------
+# --- copies -----------------------------------------------------------------------------------------------------
 
 
 def lent_rollout(rollout: Rollout) -> Rollout:

@@ -24,9 +24,10 @@ _PATTERN = frozenset("*?[")
 def headings(stage: StagePlan) -> dict[str, Sequence[WeightedComponent]]:
     """Headings that a run of the stage reads."""
     data, wanted = stage.stage.data, dict[str, Sequence[WeightedComponent]]()
-    if data.prompts is not None and stage.graph.has("prompts"):
+    if data.prompts is not None and stage.graph.gives("prompts"):
         wanted["prompts"] = data.prompts
-    if data.demonstrations is not None and (stage.graph.has("demonstrations") or stage.stage.type == "fit_codec"):
+    wanted |= {name: data.learned[name] for name in stage.graph.made_for("data_rows")}
+    if data.demonstrations is not None and stage.stage.type == "fit_codec":
         wanted["demonstrations"] = data.demonstrations
     if stage.stage.evaluation.metrics:
         wanted |= {f"evaluation.{name}": sources for name, sources in data.evaluation.items()}
@@ -35,7 +36,7 @@ def headings(stage: StagePlan) -> dict[str, Sequence[WeightedComponent]]:
 
 def demands_of(builder: "Builder", stage: StagePlan, heading: str, architecture: Architecture | None) -> Demands:
     """What is asked of the records of one heading."""
-    imitated = heading == "demonstrations" and stage.stage.type == "train"
+    imitated = heading in stage.graph.made_for("data_rows")
     return Demands(
         target=imitated,
         target_sound=heading != "prompts",
@@ -48,10 +49,8 @@ def demands_of(builder: "Builder", stage: StagePlan, heading: str, architecture:
 
 def _needs(builder: "Builder", stage: StagePlan, heading: str) -> Iterator[tuple[str, Ask]]:
     if heading == "prompts":
-        used = {node.name for node in stage.graph.nodes}
-        for name, reward in stage.stage.rewards.items():
-            if f"reward.{name}" in used:
-                yield f"rewards.{name}", _ask(builder, "reward", reward, f"rewards.{name}")
+        for name in stage.graph.made_for("reward"):
+            yield f"rewards.{name}", _ask(builder, "reward", stage.stage.rewards[name], f"rewards.{name}")
     elif heading.startswith("evaluation."):
         for name, metric in stage.stage.evaluation.metrics.items():
             yield f"evaluation.metrics.{name}", _ask(builder, "metric", metric, f"evaluation.metrics.{name}")
@@ -123,10 +122,10 @@ def _asked(builder: "Builder", stage: StagePlan, heading: str) -> str:
     """All that decides what is asked of a heading's records: equal for stages that ask the same of the same."""
     section, before = stage.stage, builder.plan.stages[: builder.plan.stages.index(stage)]
     fitted = any(each.stage.type == "fit_codec" for each in before)
-    nodes = sorted(node.name for node in stage.graph.nodes)
+    operators = sorted(each.name for each in stage.graph.operators)
     parts = (section.model, section.data, section.evaluation)
     rewards = sorted((name, each.model_dump_json()) for name, each in section.rewards.items())
-    return repr((heading, section.type, fitted, nodes, [each.model_dump_json() for each in parts], rewards))
+    return repr((heading, section.type, fitted, operators, [each.model_dump_json() for each in parts], rewards))
 
 
 def _known(builder: "Builder", stage: StagePlan) -> Architecture | None:
@@ -162,6 +161,7 @@ def _components(stage: StagePlan) -> Iterator[tuple[str, str, Component]]:
         ("codec", "model.codec", section.model.codec),
         ("nar", "model.nar", section.model.nar),
         ("sampler", "rollout.sampler", section.rollout.sampler),
+        ("provider", "rollout.provider", section.rollout.provider),
     ):
         if one is not None and not (kind == "codec" and section.type == "fit_codec"):
             yield kind, name, one

@@ -23,9 +23,9 @@ from wavalign.engine.state.checkpoint import Checkpoint
 from wavalign.engine.state.distributed import World
 from wavalign.engine.state.files import read_json, storage_errors
 from wavalign.engine.state.folder import RunFolder
-from wavalign.engine.step.executor import StepExecutor
+from wavalign.engine.step.metrics import StepResult
 from wavalign.engine.step.stage import LiveStage
-from wavalign.engine.step.state import StepResult
+from wavalign.engine.step.step import StepExecutor
 
 
 @final
@@ -102,14 +102,15 @@ class Trainer:
         """Steps and evaluations; what ends them early leaves a checkpoint of the last complete step."""
         self.observer.stage(live.plan.name, live.plan.steps)
         executor = StepExecutor(live, done, self.observer.waiting)
-        executor.before_update = self.checkpoints.meet
+        live.clock.before_update = self.checkpoints.meet
         self.checkpoints.take(live, done)
         try:
             self._steps(live, executor, done)
         except BaseException as error:
             self.stop.waits = True
-            together = executor.together or self.measuring.together
-            self.checkpoints.rescue(error, weights_of=executor.weights_of, together=together, say=self.observer.message)
+            say, clock = self.observer.message, live.clock
+            together = clock.together or self.measuring.together
+            self.checkpoints.rescue(error, weights_of=clock.weights_of, together=together, say=say)
             raise
         finally:
             self.stop.waits = False

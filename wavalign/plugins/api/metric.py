@@ -1,4 +1,4 @@
-"""What measures held-out answers."""
+"""Metrics on held-out answers."""
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
@@ -29,7 +29,7 @@ class Measurement:
     details: Mapping[str, tuple[Detail, ...]] = field(default_factory=dict)
     """By name, what to show beside an item's outcome, aligned with the groups likewise."""
     says: str = ""
-    """The value in one sentence, for people; the class's docstring speaks for it where there is none."""
+    """The value in one sentence, for people; without one, the class's docstring is shown."""
 
 
 class Metric(Plugin):

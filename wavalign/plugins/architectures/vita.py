@@ -18,16 +18,16 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self, final
 import torch
 from pydantic import Field, model_validator
 
-from wavalign.errors import CheckpointError
 from wavalign.plugins.api import Architecture, Dimensions, EncodeAudio, ModelSource
 from wavalign.plugins.architectures.configs import check_given_sizes
+from wavalign.plugins.architectures.presets import open_preset
 from wavalign.plugins.architectures.tokenizers import open_tokenizer, token_text
 from wavalign.plugins.architectures.vita_audio.chatml import ChatWriter
 from wavalign.plugins.architectures.vita_audio.decoding import DecodingPlan
 from wavalign.plugins.architectures.vita_audio.encoder_sizes import CONFIG_FILE, EncoderSizes, read_encoder_config
 from wavalign.plugins.architectures.vita_audio.features import (
     STATISTICS_FILE,
-    Hearing,
+    FeatureExtractor,
     no_normalization,
     read_normalization,
 )
@@ -35,7 +35,7 @@ from wavalign.plugins.architectures.vita_audio.layout import MARKS_PER_CHUNK
 from wavalign.plugins.architectures.vita_audio.sizes import (
     PRESETS,
     VitaSizes,
-    hears_features,
+    has_encoder,
     read_public_config,
     sizes_of_config,
 )
@@ -44,7 +44,7 @@ from wavalign.plugins.architectures.vita_audio.vocabulary import (
     padded_size,
     read_vocabulary,
 )
-from wavalign.plugins.batch import Answer, Dialogue, HeadSpec, TokenSequence, TokenSpace
+from wavalign.plugins.batch import Answer, Dialogue, HeadSpec, Message, TokenSequence, TokenSpace
 from wavalign.schema.base import Params
 from wavalign.schema.bounds import Heads, Layers, Position, Width
 
@@ -115,7 +115,7 @@ class VitaAudio(Architecture):
         super().__init__(params, source=source)
         if source.checkpoint is not None:
             self._config = read_public_config(source.checkpoint)
-            encoder, self._encoder_config, self._hearing = self._from_encoder_files(source.checkpoint)
+            encoder, self._encoder_config, self._extractor = self._from_encoder_files(source.checkpoint)
             self.sizes = sizes_of_config(self._config, source.checkpoint, encoder)
             tokenizer = open_tokenizer(source.checkpoint)
         else:
@@ -123,7 +123,7 @@ class VitaAudio(Architecture):
             self._config = self.sizes.public_config()
             encoder = self.sizes.encoder
             self._encoder_config = None if encoder is None else encoder.public_config()
-            self._hearing = None if encoder is None else Hearing(no_normalization())
+            self._extractor = None if encoder is None else FeatureExtractor(no_normalization())
         self.vocabulary = read_vocabulary(
             tokenizer,
             ratio=params.ratio,
@@ -134,7 +134,7 @@ class VitaAudio(Architecture):
         if source.checkpoint is not None:
             self._check_sizes(source.checkpoint)
         self._plan = DecodingPlan(self.vocabulary.layout, params.decoding)
-        self._writer = ChatWriter(self.vocabulary, params.system_prompt, params.feed_user_text, self._hearing)
+        self._writer = ChatWriter(self.vocabulary, params.system_prompt, params.feed_user_text, self._extractor)
         self._role_table = self.vocabulary.layout.role_table(self.sizes.vocabulary_size)
 
     @property
@@ -156,23 +156,13 @@ class VitaAudio(Architecture):
 
         return VitaPolicy(self.sizes, self._plan)
 
-    def build_policy(self, *, seed: int) -> "VitaPolicy":
-        """Random weights drawn from `seed`, float32, on the CPU; the caller's random state stays as it was."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            policy = self.empty_policy()
-            policy.initialize()
-        return policy
-
     def encode_prompt(self, dialogue: Dialogue, encode_audio: EncodeAudio) -> TokenSequence:
         """ChatML up to the assistant's header, all PROMPT."""
         return self._writer.prompt(dialogue, encode_audio)
 
-    def encode_target(self, dialogue: Dialogue, encode_audio: EncodeAudio) -> TokenSequence:
+    def encode_answer(self, dialogue: Dialogue, answer: Message, encode_audio: EncodeAudio) -> TokenSequence:
         """The demonstration, interleaved, with its closing token."""
-        if dialogue.target is None:
-            raise ValueError(f"dialogue {dialogue.id} has no target to encode")
-        ids = torch.tensor(self._writer.answer(dialogue.target, dialogue.id, encode_audio))
+        ids = torch.tensor(self._writer.answer(answer, dialogue.id, encode_audio))
         return TokenSequence(ids[None], self.vocabulary.layout.roles(ids, self._role_table)[None])
 
     def check_words(self, dialogue: Dialogue) -> None:
@@ -238,8 +228,8 @@ class VitaAudio(Architecture):
             (place / name).write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
         if self._encoder_config is not None:
             (place / CONFIG_FILE).write_text(self._encoder_config, encoding="utf-8")
-        if self._hearing is not None:
-            (place / STATISTICS_FILE).write_text(self._hearing.normalization.text, encoding="utf-8")
+        if self._extractor is not None:
+            (place / STATISTICS_FILE).write_text(self._extractor.normalization.text, encoding="utf-8")
         self.vocabulary.tokenizer.save_pretrained(folder)
 
     def _check_sizes(self, folder: str) -> None:
@@ -247,23 +237,18 @@ class VitaAudio(Architecture):
         fixed = {**asdict(self.sizes), "num_codes": self.vocabulary.layout.num_codes}
         check_given_sizes(self.params.sizes(), fixed, folder)
 
-    def _from_encoder_files(self, folder: str) -> tuple[EncoderSizes | None, str | None, Hearing | None]:
-        """What the checkpoint's encoder hears with, all None where it has none."""
-        if not hears_features(self._config):
+    def _from_encoder_files(self, folder: str) -> tuple[EncoderSizes | None, str | None, FeatureExtractor | None]:
+        """Sizes, config and feature extractor of the checkpoint's encoder, all None where it has none."""
+        if not has_encoder(self._config):
             return None, None, None
         encoder, text = read_encoder_config(folder)
-        return encoder, text, Hearing(read_normalization(folder))
+        return encoder, text, FeatureExtractor(read_normalization(folder))
 
     @staticmethod
     def _from_preset(source: ModelSource, params: VitaParams) -> tuple[VitaSizes, Any]:
         """Sizes and completed tokenizer for random weights."""
-        if source.preset not in PRESETS:
-            raise CheckpointError(f"no preset {source.preset!r} for type vita", hint=f"one of {', '.join(PRESETS)}")
-        if source.tokenizer is None:
-            raise CheckpointError("random weights need a base tokenizer", hint="set model.tokenizer")
+        preset, tokenizer = open_preset(source, PRESETS, type_="vita")
         given = params.sizes()
-        preset = PRESETS[source.preset]
-        tokenizer = open_tokenizer(source.tokenizer)
         num_codes = given.pop("num_codes", preset.num_codes)
         add_vita_tokens(tokenizer, num_codes, hears=preset.sizes.encoder is not None)
         sizes = replace(preset.sizes, **given, vocabulary_size=padded_size(tokenizer))

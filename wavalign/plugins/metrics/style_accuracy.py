@@ -13,7 +13,7 @@ from wavalign.plugins.api import Measurement, Metric
 from wavalign.plugins.batch import Dialogue, Rollout, RolloutGroup
 from wavalign.plugins.metrics.intervals import broken_down, first_rollouts, proportion
 from wavalign.plugins.speech.needs import needs_style
-from wavalign.plugins.speech.style_classifier import INSTRUMENT, STYLE_NAMES, judge
+from wavalign.plugins.speech.style_classifier import INSTRUMENT, STYLE_NAMES, classify_style
 from wavalign.schema.base import Params
 
 _RIGHT = "The sound's pitch and pace are nearest to those of the style that was asked for."
@@ -72,5 +72,5 @@ def _asked(group: RolloutGroup) -> str | None:
 
 def _nearest(rollout: Rollout) -> str | None:
     """The style an answer sounds like; None without sound or measurable pitch."""
-    manner = None if rollout.waveform is None else judge(rollout.waveform, rollout.answer.text)
-    return None if manner is None else manner.nearest
+    estimate = None if rollout.waveform is None else classify_style(rollout.waveform, rollout.answer.text)
+    return None if estimate is None else estimate.nearest
