@@ -24,7 +24,7 @@ MANY_PARAMETERS: dict[str, str] = {
     "cli/data.py::show": "each is an option of the command",
     "cli/export.py::export": "each is an option of the command",
     "cli/run.py::run": "each is an option of the command",
-    "wavalign/engine/compile/graph.py::GraphBuilder._add": "the fields of a node",
+    "wavalign/engine/compile/operators.py::_one": "the fields of an operator and of its line in the table",
     "wavalign/engine/contracts/rollouts.py::_sample": "the contract's own",
     "wavalign/engine/compile/lowering.py::deepspeed_config": "each is a number or name of the plan; it reads no plan",
 }

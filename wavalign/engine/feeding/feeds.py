@@ -5,6 +5,7 @@ Every rank draws the same dialogues and takes its own slice, so that a step sees
 
 import hashlib
 import sqlite3
+import threading
 from array import array
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -254,23 +255,26 @@ class Encoder:
 
     def __init__(self, architecture: Architecture, encode_audio: CodeCache | None) -> None:
         self.architecture = architecture
+        self.codec_lock = threading.Lock()
+        """Held by whoever asks the codec: answers are decoded in a thread while dialogues are encoded."""
         self._encode_audio = encode_audio if encode_audio is not None else no_codec
 
     def codes(self, clip: AudioClip) -> Sequence[int]:
         """Codec ids of a clip."""
-        return self._encode_audio(clip)
+        with self.codec_lock:
+            return self._encode_audio(clip)
 
     def prompt(self, dialogue: Dialogue) -> TokenSequence:
         """The prompt's row."""
         with located(dialogue):
-            return self.architecture.encode_prompt(dialogue, self._encode_audio)
+            return self.architecture.encode_prompt(dialogue, self.codes)
 
     def target(self, dialogue: Dialogue) -> TokenSequence:
         """The demonstration's row."""
         if dialogue.target is None:
             raise DataError(f"{dialogue.label} has no target", hint="demonstrations need one")
         with located(dialogue):
-            return self.architecture.encode_target(dialogue, self._encode_audio)
+            return self.architecture.encode_target(dialogue, self.codes)
 
 
 def feed_seed(seed: int, stage: str, heading: str) -> int:
