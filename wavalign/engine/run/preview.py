@@ -125,6 +125,7 @@ class _Rows:
         )
 
     def _tokens(self, row: TokenSequence, stream: int, weights: Mapping[str, torch.Tensor]) -> tuple[TokenView, ...]:
+        """Every position of one stream of `row`, with its `weights` [S, T] by term."""
         ids, roles = row.ids[stream].tolist(), row.roles[stream].tolist()
         columns = {name: each[stream].tolist() for name, each in weights.items()}
         return tuple(
@@ -140,6 +141,7 @@ class _Rows:
 
 
 def _term(name: str, roles: torch.Tensor, weights: torch.Tensor) -> TermView:
+    """What a term weighs of a row: `roles` and `weights` are [S, T]."""
     counts = {role.name.lower(): int(((roles == int(role)) & (weights > 0)).sum()) for role in Role}
     return TermView(name, {role: count for role, count in counts.items() if count}, float(weights.double().sum()))
 
