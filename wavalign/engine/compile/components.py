@@ -1,10 +1,10 @@
 """Every plugin that a plan names, with the name a person knows it by."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import final
 
-from wavalign.engine.compile.plan import Plan, StagePlan
+from wavalign.engine.compile.plan import NodeKind, Plan, StagePlan
 from wavalign.schema.component import Component, WeightedComponent
 
 
@@ -48,15 +48,29 @@ def _of_stage(stage: StagePlan) -> Iterator[Named]:
             yield Named(f"gate.{gate.type}", "gate", gate)
 
 
+def read_headings(stage: StagePlan) -> dict[str, Sequence[WeightedComponent]]:
+    """The headings that a run of the stage reads, with their sources."""
+    data, kind = stage.stage.data, stage.kind
+    named = {"prompts": data.prompts, "demonstrations": data.demonstrations}
+    found = {
+        name: sources
+        for name, sources in named.items()
+        if sources is not None and (stage.graph.has(_NODES[name]) if kind.learns else name in kind.headings)
+    }
+    if "evaluation" in kind.headings and stage.stage.evaluation.metrics:
+        found |= {f"evaluation.{name}": sources for name, sources in data.evaluation.items()}
+    return found
+
+
+_NODES: Mapping[str, NodeKind] = {"prompts": "prompts", "demonstrations": "demonstrations"}
+"""The node of a learning stage's graph that reads a heading."""
+
+
 def used_sources(plan: Plan) -> list[tuple[str, Sequence[WeightedComponent]]]:
-    """The data sources that the stages read, by heading, in a fixed order."""
+    """The data sources that the stages read and that are there before the run, by heading, in a fixed order."""
     found: list[tuple[str, Sequence[WeightedComponent]]] = []
     for stage in plan.stages:
-        data = stage.stage.data
-        if stage.graph.has("prompts"):
-            found.append(("data.prompts", data.prompts or ()))
-        if stage.graph.has("demonstrations") or stage.stage.type == "fit_codec":
-            found.append(("data.demonstrations", data.demonstrations or ()))
-        if stage.stage.type == "train" and stage.stage.evaluation.metrics:
-            found += [(f"data.evaluation.{name}", sources) for name, sources in data.evaluation.items()]
+        for name, sources in read_headings(stage).items():
+            if there := tuple(each for each in sources if each.stage is None):
+                found.append((f"data.{name}", there))
     return found

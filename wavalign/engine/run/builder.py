@@ -9,6 +9,7 @@ import torch
 
 from wavalign.engine.backends.base import Placement, Precision
 from wavalign.engine.compile.plan import Plan, StagePlan, TermPlan
+from wavalign.engine.compile.stage_links import codec_before, writer_of
 from wavalign.engine.contracts.construct import construct
 from wavalign.engine.contracts.origins import guarded_block
 from wavalign.engine.feeding.feeds import CodeCache, Encoder, Feed, feed_seed
@@ -28,7 +29,7 @@ from wavalign.engine.step.rewards import LiveReward, RewardPool
 from wavalign.engine.step.rollouts import Roller, check_codes, nothing_completes
 from wavalign.engine.step.sampling import check_streams
 from wavalign.engine.step.stage import LiveStage, LiveTerm
-from wavalign.errors import PluginError, PreflightError
+from wavalign.errors import PluginError, PreflightError, UsageError
 from wavalign.plugins import audio
 from wavalign.plugins.api import (
     Advantage,
@@ -66,6 +67,8 @@ class Builder:
         self.plan, self.world, self.progress, self.waiting = plan, world, progress, waiting
         self.registry = _prepared(plan)
         self._sources: dict[str, DataSource] = {}
+        self.made: Callable[[str], Path] = _not_in_a_run
+        """Folder of the answers that a stage of the run wrote, by its name."""
 
     def stage(self, stage: StagePlan, start: Path | None) -> LiveStage:
         """A `train` stage, starting from the folder an earlier stage left, or from what `model` says."""
@@ -160,10 +163,11 @@ class Builder:
         if component is None:
             return None
         if start is not None and (start / "codec.safetensors").exists():
-            component = _with_checkpoint(component, str(start / "codec.safetensors"))
+            component = _with_param(component, "checkpoint", str(start / "codec.safetensors"))
         address = component.params.get("checkpoint")
         if isinstance(address, str) and local_path(address) is None:
-            component = _with_checkpoint(component, local_folder(address, want="weights", progress=self.progress))
+            found = local_folder(address, want="weights", progress=self.progress)
+            component = _with_param(component, "checkpoint", found)
         codec = self.plugin(Codec, component, "model.codec")
         listeners = [] if codec.can_decode else _listeners(self.registry, stage)
         if listeners:
@@ -200,8 +204,10 @@ class Builder:
         return nar
 
     def source(self, component: Component) -> DataSource:
-        """A data source, not prepared."""
-        return self.plugin(DataSource, component, seed=self.plan.seed)
+        """A data source, not prepared; one that reads what a stage wrote finds it in the run's folder."""
+        writer = writer_of(component)
+        located = component if writer is None else _with_param(component, "path", str(self.made(writer)))
+        return self.plugin(DataSource, located, seed=self.plan.seed)
 
     def feed(self, sources: Sequence[WeightedComponent], seed: int) -> Feed:
         """A heading's sources, prepared; equal sources are prepared once."""
@@ -232,8 +238,7 @@ class Builder:
         bounds = bounds_of(stage.stage.data, heading, architecture.dimensions().positions)
         if encoder is not None:
             return Lengths(bounds, lambda: encoder)
-        earlier = self.plan.stages[: self.plan.stages.index(stage)]
-        fitted = any(each.stage.type == "fit_codec" for each in earlier)
+        fitted = codec_before(self.plan.stages, stage)
 
         def made() -> Encoder:
             return Encoder(architecture, None if fitted else self._codes(self.codec(stage, None)))
@@ -316,8 +321,15 @@ def _prepared(plan: Plan) -> Registry:
     return Registry(plan.plugins)
 
 
-def _with_checkpoint(component: Component, path: str) -> Component:
-    return component.model_copy(update={"params": {**component.params, "checkpoint": path}})
+def _with_param(component: Component, name: str, path: str) -> Component:
+    return component.model_copy(update={"params": {**component.params, name: path}})
+
+
+def _not_in_a_run(stage: str) -> Path:
+    raise UsageError(
+        f"the data that stage {stage} writes is there only within a run",
+        hint="look at what a run wrote: `wavalign data check RUN/stages/NAME/data`",
+    )
 
 
 def _silent(what: str, done: int, total: int) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from wavalign.engine.compile.plan import Plan, StagePlan
+from wavalign.engine.compile.stage_links import codec_before
 from wavalign.engine.contracts.construct import construct
 from wavalign.engine.feeding.inspection import CountTokens, DataLook, Heading, look_at
 from wavalign.engine.feeding.lengths import Lengths
@@ -62,8 +63,7 @@ def check_recipe(plan: Plan, *, only: Sequence[str] = (), limit: int | None, sou
 
 def _token_counter(builder: Builder, stage: StagePlan, plan: Plan) -> CountTokens:
     """Lengths of prompt and target under the stage's architecture."""
-    before = plan.stages[: plan.stages.index(stage) + 1]
-    if stage.stage.type != "train" or any(each.stage.type == "fit_codec" for each in before):
+    if not stage.kind.network or codec_before(plan.stages, stage):
         message = f"the data of stage {stage.name} has no tokens before its codec is fitted"
         raise UsageError(message, hint="leave --tokens out, or name headings of another recipe")
     tools = PreflightTools(builder)
@@ -80,7 +80,7 @@ def _lengths(builder: Builder, stage: StagePlan, heading: str, *, counted: bool)
     """Bounds of a heading: those of the recipe, and with `counted` also those of its model."""
     data, model = stage.stage.data, stage.stage.model
     bound = data.max_prompt_tokens is not None or data.max_target_tokens is not None
-    known = stage.stage.type == "train" and (model.checkpoint is not None or model.preset is not None)
+    known = stage.kind.network and (model.checkpoint is not None or model.preset is not None)
     if not known or not (counted or (bound and not heading.startswith("evaluation."))):
         return None
     return builder.lengths(stage, heading, PreflightTools(builder).architecture(stage))

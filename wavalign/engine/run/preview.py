@@ -7,6 +7,7 @@ from typing import final
 import torch
 
 from wavalign.engine.compile.plan import Plan, StagePlan, TermPlan
+from wavalign.engine.compile.stage_links import codec_before
 from wavalign.engine.run.builder import Builder
 from wavalign.engine.run.preflight_tools import PreflightTools
 from wavalign.engine.state.distributed import World
@@ -17,7 +18,6 @@ from wavalign.schema.component import WeightedComponent
 
 LEARNED = {"prompts": "rollouts", "demonstrations": "demonstrations"}
 """Heading -> the rows of the terms that learn from it; held-out headings are learned from by none."""
-NOT_LEARNED = "fit_codec"
 
 
 @final
@@ -147,13 +147,12 @@ def _term(name: str, roles: torch.Tensor, weights: torch.Tensor) -> TermView:
 
 def _stage(plan: Plan, name: str | None) -> StagePlan:
     """The stage called `name`, or the first that has rows; it must not wait for a codec that is yet to be fitted."""
-    trained = [each for each in plan.stages if each.stage.type != NOT_LEARNED]
+    trained = [each for each in plan.stages if each.kind.network]
     found = next((each for each in trained if name in (None, each.name)), None)
     if found is None:
         names = ", ".join(each.name for each in trained)
         raise UsageError(f"the recipe has no stage '{name}' with rows", hint=f"it has: {names or 'none'}")
-    before = plan.stages[: plan.stages.index(found)]
-    if any(each.stage.type == NOT_LEARNED for each in before):
+    if codec_before(plan.stages, found):
         message = f"the rows of stage {found.name} have no codes before its codec is fitted"
         raise UsageError(message, hint="give model.codec.checkpoint by --set, or look at another recipe")
     return found
