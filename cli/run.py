@@ -74,7 +74,7 @@ def run(
     with status("loading the engine"):
         from wavalign.engine import api  # brings the networks, which no `--help` shall wait for
 
-        from .live import make_display  # brings the report's parts
+        from .displays import make_display  # brings the report's parts
 
     silent = quiet or format_ is not Format.TEXT
     with closing(make_display(quiet=silent, stream=sys.stdout, environment=os.environ)) as display:

@@ -20,7 +20,7 @@ def worker(
     from wavalign.engine.run.progress import planned
     from wavalign.engine.state.folder import RunFolder
 
-    from .live import make_display  # brings the report's parts
+    from .displays import make_display  # brings the report's parts
 
     run = RunFolder(folder)
     plan = planned(run)

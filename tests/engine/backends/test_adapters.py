@@ -72,7 +72,7 @@ def train(parts: Parts, world: World, steps: range = range(3)) -> dict[str, Any]
             scored = score_batch(policy, batch, select, space, temperature=1.0)
             scores.append(world.all_reduce_sum(scored.float().sum()).item())
         backend.begin_update(1)
-        loss = -backend.forward(batch, select, temperature=1.0).sum() / (4 * 12)
+        loss = -backend.forward(batch, select, temperature=1.0).logprobs.sum() / (4 * 12)
         backend.backward(loss * backend.divisor)
         norms.append(backend.step(1e-2))
         losses.append(world.all_reduce_sum(loss.detach()).item())

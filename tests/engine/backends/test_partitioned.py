@@ -117,7 +117,7 @@ def train(world: World, kind: str, folder: str, precision: Precision = "float32"
         select = torch.ones(batch.ids.shape, dtype=torch.bool)
         select[:, :, :8] = False
         backend.begin_update(1)
-        loss = -backend.forward(batch, select, temperature=1.0).sum() / (4 * 8)
+        loss = -backend.forward(batch, select, temperature=1.0).logprobs.sum() / (4 * 8)
         backend.backward(loss * backend.divisor)
         norms.append(backend.step(1e-2))
         losses.append(world.all_reduce_sum(loss.detach()).item())

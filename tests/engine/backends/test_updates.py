@@ -32,7 +32,7 @@ def update(backend: Backend, step: int, cuts: tuple[tuple[int, int], ...], world
         batch = rows(first, max(last, first + 1), step=step)
         select = torch.full(batch.ids.shape, last > first)
         select[:, :, :2] = False
-        loss = -backend.forward(batch, select, temperature=0.7).sum() / (8 * 5)
+        loss = -backend.forward(batch, select, temperature=0.7).logprobs.sum() / (8 * 5)
         total += loss.detach()
         backend.backward(loss * backend.divisor)
     norm = backend.step(RATES[step % len(RATES)])

@@ -65,7 +65,7 @@ def train(world: World, kind: str) -> dict[str, Any]:
         own = chosen[world.rank * 4 // world.size : (world.rank + 1) * 4 // world.size]
         batch = collate(own, space)
         backend.begin_update(1)
-        loss = -backend.forward(batch, batch.roles == int(Role.TEXT), temperature=1.0).sum() / 32
+        loss = -backend.forward(batch, batch.roles == int(Role.TEXT), temperature=1.0).logprobs.sum() / 32
         backend.backward(loss * backend.divisor)
         backend.step(1e-2)
         losses.append(world.all_reduce_sum(loss.detach()).item())

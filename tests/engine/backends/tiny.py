@@ -76,10 +76,17 @@ def rows(first: int, last: int, *, step: int) -> TokenBatch:
     return TokenBatch(ids[first:last], roles[first:last], sources[first:last], torch.full((last - first,), 7))
 
 
-def build(kind: str, *, ranks: Ranks, accumulation: int, precision: Precision = "float32") -> Backend:
-    """`plain`, `zero0` to `zero3`, or one of these with `+offload`."""
-    policy = TinyPolicy()
-    module = ScoredPolicy(policy, SPACE)
+def build(
+    kind: str,
+    *,
+    ranks: Ranks,
+    accumulation: int,
+    precision: Precision = "float32",
+    module: ScoredPolicy | None = None,
+) -> Backend:
+    """`plain`, `zero0` to `zero3`, or one of these with `+offload`, over a tiny policy or over that of `module`."""
+    module = module if module is not None else ScoredPolicy(TinyPolicy(), SPACE)
+    policy = module.policy
     if kind == "plain":
         settings = AdamSettings(OPTIM.betas, OPTIM.epsilon, OPTIM.weight_decay, OPTIM.max_grad_norm)
         return PlainBackend(module, policy=policy, optimizer=settings, precision=precision, ranks=ranks)
@@ -118,7 +125,7 @@ def train_step(
         batch = rows(first, first + width, step=step)
         select = torch.ones(batch.ids.shape, dtype=torch.bool)
         select[:, :, :2] = False
-        loss = -backend.forward(batch, select, temperature=0.7).sum() / (8 * 5)
+        loss = -backend.forward(batch, select, temperature=0.7).logprobs.sum() / (8 * 5)
         total += loss.detach()
         backend.backward(loss * backend.divisor * factor)
     norm = backend.step(RATES[step % len(RATES)] if rate is None else rate)

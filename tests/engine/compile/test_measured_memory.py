@@ -61,7 +61,7 @@ def train() -> int:
             batch = TokenBatch(ids, roles, torch.zeros_like(roles), torch.full((ROWS,), TOKENS))
             select = torch.ones(ids.shape, dtype=torch.bool)
             select[:, :, 0] = False
-            backend.backward(-backend.forward(batch, select, temperature=1.0).mean())
+            backend.backward(-backend.forward(batch, select, temperature=1.0).logprobs.mean())
         backend.step(1e-4)
     return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
 

@@ -250,7 +250,7 @@ def accumulate(backend: Backend) -> int:
         batch = TokenBatch(ids, roles, torch.zeros_like(roles), torch.full((1,), 24))
         select = torch.ones(ids.shape, dtype=torch.bool)
         select[:, :, :12] = False
-        loss = -backend.forward(batch, select, temperature=1.0).mean()
+        loss = -backend.forward(batch, select, temperature=1.0).logprobs.mean()
         backend.backward(loss * backend.divisor)
         del loss
         most = max(most, sum(census().values()))

@@ -327,7 +327,7 @@ def test_sequences_without_a_selected_position_do_not_reach_the_network(
     select[[0, 2], 0, 3] = True
     temperature, support = torch.tensor([1.0, 9.0, 0.5]), torch.full((*SIZE, 2), -1, dtype=torch.int32)
     support[2, 0, 3] = torch.stack([batch.ids[2, 0, 3], (batch.ids[2, 0, 3] + 1) % VOCABULARY])
-    whole = ScoredPolicy(Lookup(), SPACE)(batch, select, temperature=temperature, support=support)
+    whole, _ = ScoredPolicy(Lookup(), SPACE)(batch, select, temperature=temperature, support=support)
     monkeypatch.setattr(Lookup, "hidden", counting)
     scores = score_batch(Lookup(), batch, select, SPACE, temperature=temperature, support=support)
     assert walked == [2]
@@ -374,7 +374,7 @@ def test_an_empty_selection_still_walks_and_has_a_zero_gradient(batch: TokenBatc
     policy = Lookup()
     scored = ScoredPolicy(policy, SPACE)
     select = torch.zeros(SIZE, dtype=torch.bool)
-    scored(batch, select, temperature=1.0).sum().backward()
+    scored(batch, select, temperature=1.0)[0].sum().backward()
     assert policy.asked == [frozenset({0, 1})]
     assert all(torch.equal(weight.grad, torch.zeros_like(weight)) for weight in policy.weights[:2])
     select[0, 0, 2] = True

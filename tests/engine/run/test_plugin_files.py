@@ -8,7 +8,7 @@ from tests.e2e.runs import comparable, lines
 from tests.toy.compiled import Change, compiled, put
 from tests.toy.live import live_stage
 from wavalign.engine import api
-from wavalign.engine.run.trainer import Trainer
+from wavalign.engine.run.measuring import Measuring
 from wavalign.engine.step.executor import StepExecutor
 from wavalign.errors import Interrupted
 
@@ -53,15 +53,15 @@ def test_a_gate_remembers_over_a_resume(tmp_path: Path, monkeypatch: pytest.Monk
     (tmp_path / "cut").mkdir()
     plan = compiled(tmp_path / "cut", *OWN)
     measured = []
-    evaluate = Trainer._evaluate
+    evaluate = Measuring.evaluate
 
-    def stop_at_4(self: Trainer, live: object, step: int) -> None:
+    def stop_at_4(self: Measuring, live: object, step: int) -> None:
         measured.append(step)
         if step == 4 and measured.count(4) == 1:
             raise Interrupted(2)
         evaluate(self, live, step)  # type: ignore[arg-type]  # handed through
 
-    monkeypatch.setattr(Trainer, "_evaluate", stop_at_4)
+    monkeypatch.setattr(Measuring, "evaluate", stop_at_4)
     with pytest.raises(Interrupted):
         api.run(plan)
     api.run(plan, resume=True)

@@ -9,6 +9,7 @@ from tests.e2e.runs import lines
 from tests.engine.run.test_trainer import assert_same_run, run
 from tests.toy.compiled import Change, put
 from wavalign.engine.backends.plain import PlainBackend
+from wavalign.engine.run.measuring import Measuring
 from wavalign.engine.run.trainer import Trainer
 from wavalign.engine.step import executor
 from wavalign.engine.step.executor import StepExecutor
@@ -38,7 +39,7 @@ class Cut(BaseException):
         (StepExecutor, "_forward", 4, 3),  # the gate has moved on
         (StepExecutor, "_backward", 4, 3),
         (PlainBackend, "step", 4, None),  # whether the weights have moved is not known
-        (Trainer, "_measure", 3, 4),  # at the start, after two steps, after four
+        (Measuring, "_measure", 3, 4),  # at the start, after two steps, after four
     ],
 )
 def test_what_fails_leaves_the_last_complete_step(

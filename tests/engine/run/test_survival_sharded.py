@@ -12,7 +12,7 @@ from tests.engine.run.test_survival import LONG, Cut, fail_at
 from tests.engine.run.test_trainer import assert_same_run, run
 from tests.toy.compiled import Change, put
 from wavalign.engine.backends.deepspeed import DeepSpeedBackend
-from wavalign.engine.run.trainer import Trainer
+from wavalign.engine.run.measuring import Measuring
 from wavalign.engine.step import executor
 from wavalign.engine.step.executor import StepExecutor
 from wavalign.errors import NonFiniteError, RewardBudgetError
@@ -38,7 +38,7 @@ def whole(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         (StepExecutor, "_forward", 4, 3),
         pytest.param(StepExecutor, "_backward", 4, 3, marks=pytest.mark.slow),
         pytest.param(DeepSpeedBackend, "step", 4, None, marks=pytest.mark.slow),
-        pytest.param(Trainer, "_measure", 3, 4, marks=pytest.mark.slow),
+        pytest.param(Measuring, "_measure", 3, 4, marks=pytest.mark.slow),
     ],
 )
 def test_what_fails_leaves_the_last_complete_step(

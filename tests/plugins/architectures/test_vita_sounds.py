@@ -199,7 +199,7 @@ def test_a_training_step_leaves_the_encoder_as_it_was_and_moves_the_projector(vi
     backend = PlainBackend(module, policy=policy, optimizer=settings, precision="float32", ranks=World.single())
     batch = hearing_batch(vita)
     backend.begin_update(1)
-    backend.backward(-backend.forward(batch, batch.roles == int(Role.TEXT), temperature=1.0).sum())
+    backend.backward(-backend.forward(batch, batch.roles == int(Role.TEXT), temperature=1.0).logprobs.sum())
     backend.step(1e-2)
     moved = {
         vita.parameter_group(name)

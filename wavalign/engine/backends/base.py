@@ -2,7 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,6 +72,17 @@ class Placement:
         return
 
 
+@final
+@dataclass(frozen=True, slots=True)
+class PolicyOutput:
+    """What one forward pass gives, with gradient where it is enabled."""
+
+    logprobs: Tensor
+    """[B, S, T] float32, 0 where nothing was selected."""
+    scalars: Mapping[str, Tensor]
+    """By the scalar heads' names, [B, T] or [B] float32, 0 at positions that no token could be predicted at."""
+
+
 class Backend(ABC):
     """Forward, backward and update of one policy over all ranks.
 
@@ -100,8 +111,22 @@ class Backend(ABC):
     @abstractmethod
     def forward(
         self, batch: TokenBatch, select: Tensor, *, temperature: float | Tensor, support: Tensor | None = None
+    ) -> PolicyOutput:
+        """Log-probs of the positions in `select` (bool [B, S, T]), and every scalar head's values.
+
+        `temperature` is one for all, [B] or [B, S]; `support` [B, S, T, K] int32 ids that a distribution was cut to,
+        padded by -1. Every rank calls it as often, with gradient or without.
+        """
+
+    def score(
+        self, batch: TokenBatch, select: Tensor, *, temperature: float | Tensor, support: Tensor | None = None
     ) -> Tensor:
-        """Log-probs [B, S, T] float32 of the positions in `select` (bool [B, S, T]), 0 elsewhere, with gradient."""
+        """Log-probs [B, S, T] of `forward`, to the last bit, without gradient; any number between two updates.
+
+        The network stays in its mode: who wants an adapter's dropout as in the update seeds both alike.
+        """
+        with torch.no_grad():
+            return self.forward(batch, select, temperature=temperature, support=support).logprobs
 
     def begin_update(self, num_micro_batches: int) -> None:
         """Start an update of so many micro-batches: equal on all ranks, free from update to update.
@@ -173,11 +198,9 @@ class Backend(ABC):
         bad = (~torch.isfinite(peaks)).tolist()
         return next((name for name, is_bad in zip(parts, bad, strict=True) if is_bad), "")
 
+    @abstractmethod
     def _parts(self) -> Iterator[tuple[str, Tensor]]:
         """What this rank holds of every weight that is trained, by name."""
-        for name, parameter in self.policy.named_parameters():
-            if parameter.requires_grad:
-                yield name, parameter.data
 
     @abstractmethod
     def save(self, folder: Path) -> None:
@@ -190,6 +213,19 @@ class Backend(ABC):
     def close(self) -> None:
         """Let go of what the backend holds; called once, the policy is not used afterwards."""
         return
+
+
+def beside(module: nn.Module, policy: Policy) -> dict[str, nn.Parameter]:
+    """Parameters of `module` that are not `policy`'s, by their names in it; they train and never leave with it.
+
+    Raises ValueError where `policy` has a parameter of that name.
+    """
+    named = dict(policy.named_parameters())
+    own = {id(parameter) for parameter in named.values()}
+    found = {name: each for name, each in module.named_parameters() if id(each) not in own}
+    for name in found.keys() & named.keys():
+        raise ValueError(f"the network has a parameter {name} of its own")
+    return found
 
 
 def parameter_groups(

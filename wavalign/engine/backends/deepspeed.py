@@ -20,7 +20,16 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from wavalign.engine.backends.base import Backend, Placement, Ranks, autocast, finite_norm, parameter_groups
+from wavalign.engine.backends.base import (
+    Backend,
+    Placement,
+    PolicyOutput,
+    Ranks,
+    autocast,
+    beside,
+    finite_norm,
+    parameter_groups,
+)
 from wavalign.errors import CheckpointError
 from wavalign.plugins.api import Policy
 from wavalign.plugins.batch import TokenBatch
@@ -33,7 +42,7 @@ _MAX_HEADS = 127
 
 def placement(config: Mapping[str, Any], ranks: Ranks) -> Placement:
     """Where the weights of a network to be trained by `config` are read to: whole, or at stage 3 in parts."""
-    dtype = torch.bfloat16 if config["bf16"]["enabled"] else torch.float32
+    dtype = _dtype(config)
     if config["zero_optimization"]["stage"] == 3:
         return PartitionedPlacement(config, ranks, dtype)
     return Placement(ranks.device, dtype=dtype)
@@ -77,6 +86,11 @@ class DeepSpeedBackend(Backend):
         `module` must take `heads` (indices to walk through beyond those of its selection) in its forward pass.
         """
         self._policy, self._ranks = policy, ranks
+        extra = beside(module, policy)
+        self._named = dict(policy.named_parameters()) | extra
+        for parameter in extra.values():
+            # The library does not convert and move what stands beside weights that were partitioned while read.
+            parameter.data = parameter.data.to(ranks.device, _dtype(config))
         self._stage = int(config["zero_optimization"]["stage"])
         self._offload = "offload_optimizer" in config["zero_optimization"]
         self._autocast = bool(config["torch_autocast"]["enabled"])
@@ -90,7 +104,7 @@ class DeepSpeedBackend(Backend):
             decay = float(config["optimizer"]["params"]["weight_decay"])
             self._engine, *_ = self._library.initialize(
                 model=module,
-                model_parameters=parameter_groups(policy.parameters(), decay, _dimensions),
+                model_parameters=parameter_groups(self._named.values(), decay, _dimensions),
                 config=copy.deepcopy(dict(config)),
                 dist_init_required=False,
             )
@@ -103,11 +117,11 @@ class DeepSpeedBackend(Backend):
 
     def forward(
         self, batch: TokenBatch, select: Tensor, *, temperature: float | Tensor, support: Tensor | None = None
-    ) -> Tensor:
+    ) -> PolicyOutput:
         heads = self._heads_of_all(batch, select) if self._stage else None
         with self._ranks.joint("a forward pass"):
-            logprobs: Tensor = self._engine(batch, select, temperature=temperature, support=support, heads=heads)
-        return logprobs
+            output = self._engine(batch, select, temperature=temperature, support=support, heads=heads)
+        return PolicyOutput(*output)
 
     def _begin(self) -> None:
         # Of its batch size the engine reads only how many micro-batches that makes: it divides each loss by them, and
@@ -148,7 +162,7 @@ class DeepSpeedBackend(Backend):
                 yield name, tensor.data
 
     def _parts(self) -> Iterator[tuple[str, Tensor]]:
-        for name, parameter in self._policy.named_parameters():
+        for name, parameter in self._named.items():
             if not parameter.requires_grad:
                 continue
             if self._stage < 3:
@@ -204,7 +218,7 @@ class DeepSpeedBackend(Backend):
 
     def _checked_norm(self) -> float:
         """Norm of the whole gradients at stage 0, where the engine keeps none and would update by NaN."""
-        gradients = [p.grad for p in self._policy.parameters() if p.grad is not None]
+        gradients = [p.grad for p in self._named.values() if p.grad is not None]
         norm = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(gradient) for gradient in gradients]))
         if not torch.isfinite(norm):
             self._engine.zero_grad()
@@ -214,8 +228,8 @@ class DeepSpeedBackend(Backend):
     def _gathered(self) -> Iterator[None]:
         """Whole parameters, without the hooks that would take them apart again after each module."""
         offload = self._engine.optimizer.parameter_offload
-        with self._library.zero.GatheredParameters(list(self._policy.parameters())):
-            for parameter in self._policy.parameters():
+        with self._library.zero.GatheredParameters(list(self._named.values())):
+            for parameter in self._named.values():
                 parameter.ds_active_sub_modules.clear()  # type: ignore[attr-defined]
             for hook in (*offload.forward_hooks, *offload.backward_hooks):
                 hook.remove()
@@ -226,6 +240,11 @@ class DeepSpeedBackend(Backend):
             finally:
                 self._whole = False
                 offload._register_deepspeed_module(offload.module)
+
+
+def _dtype(config: Mapping[str, Any]) -> torch.dtype:
+    """What weights are held in."""
+    return torch.bfloat16 if config["bf16"]["enabled"] else torch.float32
 
 
 def _dimensions(parameter: nn.Parameter) -> int:

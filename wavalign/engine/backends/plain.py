@@ -6,6 +6,7 @@ bfloat16 would need less memory in the forward pass but lets small updates vanis
 who need the memory have the DeepSpeed backend.
 """
 
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import final
@@ -18,9 +19,11 @@ from torch import Tensor, nn
 from wavalign.engine.backends.base import (
     AdamSettings,
     Backend,
+    PolicyOutput,
     Precision,
     Ranks,
     autocast,
+    beside,
     finite_norm,
     parameter_groups,
 )
@@ -46,7 +49,8 @@ class PlainBackend(Backend):
         """Train `module`, whose forward pass scores `policy`; trainable weights become float32 on the ranks' device."""
         self._module, self._policy, self._ranks, self._precision = module.to(ranks.device), policy, ranks, precision
         self._max_norm = optimizer.max_grad_norm
-        self._trainable = {name: p for name, p in policy.named_parameters() if p.requires_grad}
+        self._heads = beside(module, policy)
+        self._trainable = {name: p for name, p in policy.named_parameters() if p.requires_grad} | self._heads
         for parameter in self._trainable.values():
             parameter.data = parameter.data.float()
         for tensor in self._weights().values():
@@ -64,10 +68,9 @@ class PlainBackend(Backend):
 
     def forward(
         self, batch: TokenBatch, select: Tensor, *, temperature: float | Tensor, support: Tensor | None = None
-    ) -> Tensor:
+    ) -> PolicyOutput:
         with autocast(self._ranks.device, self._precision):
-            logprobs: Tensor = self._module(batch, select, temperature=temperature, support=support)
-        return logprobs
+            return PolicyOutput(*self._module(batch, select, temperature=temperature, support=support))
 
     def _backward(self, loss: Tensor, *, first: bool, last: bool) -> None:
         loss.backward()
@@ -119,10 +122,14 @@ class PlainBackend(Backend):
                     moment: file.get_tensor(f"{moment}/{name}").to(self._ranks.device) for moment in moments
                 }
 
+    def _parts(self) -> Iterator[tuple[str, Tensor]]:
+        for name, parameter in self._trainable.items():
+            yield name, parameter.data
+
     def _weights(self) -> dict[str, Tensor]:
         """Every weight and lasting buffer once, by name; tied ones under their first name."""
-        weights = {name: parameter.data for name, parameter in self._policy.named_parameters()}
-        lasting = self._policy.state_dict()
+        named = [*self._policy.named_parameters(), *self._heads.items()]
+        weights, lasting = {name: parameter.data for name, parameter in named}, self._policy.state_dict()
         return weights | {name: buffer for name, buffer in self._policy.named_buffers() if name in lasting}
 
     def _sum_gradients(self) -> None:

@@ -8,6 +8,7 @@ from typing import Any, Literal, final
 
 from pydantic import Field
 
+from wavalign.plugins.scalars import ScalarHead
 from wavalign.schema.base import Section
 from wavalign.schema.component import Component
 from wavalign.schema.environment import remember, secret_names
@@ -184,6 +185,8 @@ class StagePlan(Section):
     stage: Stage
     """The stage's sections; component params are complete."""
     terms: tuple[TermPlan, ...] = ()
+    scalars: tuple[ScalarHead, ...] = Field(default=(), exclude_if=lambda heads: not heads)
+    """Trained beside the network and left out of its layout."""
     graph: Graph = Graph(nodes=())
     geometry: Geometry | None = None
     memory: Memory | None = None

@@ -6,6 +6,7 @@ selected positions of a batch and to no other.
 Letters: N rows, H hidden, V vocabulary, K kept ids, B sequences, S streams, T tokens.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import final
 
@@ -14,8 +15,10 @@ from torch import Tensor, nn
 
 from wavalign.engine.models import fused_logprobs as head
 from wavalign.engine.models.fused_logprobs import DirectLogprobs, KeptLogprobs, Query, TiledLogprobs, accumulator
+from wavalign.engine.models.scalar_heads import ScalarHeads
 from wavalign.plugins.api import Policy
 from wavalign.plugins.batch import TokenBatch, TokenSpace
+from wavalign.plugins.scalars import ScalarHead
 
 GATHER_COST = 32
 """Reading K rows of a head by index is taken to cost what multiplying with this many times K rows in order does."""
@@ -96,8 +99,8 @@ def score_batch(
     """
     score, used = ScoredPolicy(policy, space), select.flatten(1).any(dim=1).nonzero()[:, 0]
     if len(used) in (0, len(select)):
-        return score(batch, select, temperature=temperature, support=support)  # type: ignore[no-any-return]
-    scored = score(
+        return score(batch, select, temperature=temperature, support=support)[0]  # type: ignore[no-any-return]
+    scored, _ = score(
         batch.rows(used),
         select[used],
         temperature=temperature[used] if isinstance(temperature, Tensor) else temperature,
@@ -117,10 +120,14 @@ def _at(temperature: float | Tensor, row: Tensor, stream: Tensor) -> float | Ten
 class ScoredPolicy(nn.Module):
     """A policy whose forward pass scores tokens; what a training backend wraps."""
 
-    def __init__(self, policy: Policy, space: TokenSpace) -> None:
+    def __init__(
+        self, policy: Policy, space: TokenSpace, scalars: Sequence[ScalarHead] = (), *, hidden_size: int | None = None
+    ) -> None:
+        """Score `policy`; `scalars` are trained beside it and read its hidden states of width `hidden_size`."""
         super().__init__()
         self.policy = policy
         self.space = space
+        self.scalar_heads = ScalarHeads(scalars, hidden_size)
 
     def head_parameters(self) -> tuple[nn.Parameter, ...]:
         """Distinct head weights, used outside the modules that own them."""
@@ -135,8 +142,10 @@ class ScoredPolicy(nn.Module):
         temperature: float | Tensor,
         support: Tensor | None = None,
         heads: frozenset[int] | None = None,
-    ) -> Tensor:
-        """As `score_batch`; `heads` adds heads to those the selection needs.
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Log-probs [B, S, T] as `score_batch`, and the values of every scalar head, [B, T] or [B], by its name.
+
+        `heads` adds heads to those the selection needs.
 
         Where parameters are partitioned over ranks every rank must walk through the same modules: give all of them the
         union of their heads. An empty selection with no `heads` walks through the main heads.
@@ -145,6 +154,9 @@ class ScoredPolicy(nn.Module):
         sources = batch.sources[b, s, t].long()
         wanted = frozenset(torch.unique(sources).tolist()) | (heads or frozenset())
         wanted = wanted or frozenset(self.space.main_heads)
+        trunk = self.space.main_heads[0]
+        if len(self.scalar_heads):
+            wanted |= {trunk}
         hidden = self.policy.hidden(batch, wanted)
         rows, parts = [], []
         for index in sorted(wanted):
@@ -164,4 +176,6 @@ class ScoredPolicy(nn.Module):
             parts.append(logprobs)
         order, scored = torch.cat(rows), torch.cat(parts)
         place = (b[order], s[order], t[order])
-        return torch.zeros(select.shape, dtype=scored.dtype, device=scored.device).index_put(place, scored)
+        shift = self.space.heads[trunk].shift
+        values = self.scalar_heads(hidden[trunk], batch.lengths, shift=shift) if len(self.scalar_heads) else {}
+        return torch.zeros(select.shape, dtype=scored.dtype, device=scored.device).index_put(place, scored), values

@@ -7,8 +7,7 @@ from wavalign.engine.backends.plain import PlainBackend
 from wavalign.engine.compile.plan import Plan, StagePlan
 from wavalign.engine.models.scored_policy import ScoredPolicy
 from wavalign.engine.state.distributed import World
-from wavalign.plugins.api import Policy
-from wavalign.plugins.batch import TokenSpace
+from wavalign.plugins.api import Architecture, Policy
 
 
 def stage_placement(plan: Plan, stage: StagePlan, world: World) -> Placement:
@@ -25,9 +24,11 @@ def stage_placement(plan: Plan, stage: StagePlan, world: World) -> Placement:
     return placement(stage.deepspeed, world)
 
 
-def stage_backend(plan: Plan, stage: StagePlan, policy: Policy, *, tokens: TokenSpace, world: World) -> Backend:
-    """What runs the forward, the backward and the update of `policy`."""
-    scored, runtime = ScoredPolicy(policy, tokens), plan.runtime
+def stage_backend(plan: Plan, stage: StagePlan, policy: Policy, *, architecture: Architecture, world: World) -> Backend:
+    """What runs the forward, the backward and the update of `policy` and of the stage's scalar heads."""
+    hidden_size = architecture.dimensions().hidden if stage.scalars else None
+    scored = ScoredPolicy(policy, architecture.tokens, stage.scalars, hidden_size=hidden_size)
+    runtime = plan.runtime
     if stage.deepspeed is None:
         optim = stage.stage.optim
         settings = AdamSettings(optim.betas, optim.epsilon, optim.weight_decay, optim.max_grad_norm)

@@ -82,7 +82,7 @@ class Builder:
             policy = self.policy(stage, architecture)
         reference = self._reference(stage, architecture, policy)
         with guarded_block(architecture, "its network's heads"):
-            backend = stage_backend(self.plan, stage, policy, tokens=architecture.tokens, world=self.world)
+            backend = stage_backend(self.plan, stage, policy, architecture=architecture, world=self.world)
         if isinstance(reference, AdapterOff):
             reference.follow(backend)
         encoder = Encoder(architecture, self._codes(codec))

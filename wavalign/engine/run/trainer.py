@@ -10,12 +10,12 @@ from wavalign.engine.compile.plan import Plan, StagePlan
 from wavalign.engine.run.builder import Builder
 from wavalign.engine.run.checkpointing import RunCheckpoints
 from wavalign.engine.run.demands import check_before_training
-from wavalign.engine.run.evaluation import SplitResult
 from wavalign.engine.run.hand_over import leave_model
 from wavalign.engine.run.inputs import check_read
+from wavalign.engine.run.measuring import Measuring
 from wavalign.engine.run.observers import Observer
 from wavalign.engine.run.progress import is_complete
-from wavalign.engine.run.rollout_log import RecordMaker, evaluation_line
+from wavalign.engine.run.rollout_log import RecordMaker
 from wavalign.engine.run.run_log import RunLog
 from wavalign.engine.run.stopping import StopSignals
 from wavalign.engine.stages.fit_codec import fit_codec
@@ -26,7 +26,6 @@ from wavalign.engine.state.folder import RunFolder
 from wavalign.engine.step.executor import StepExecutor
 from wavalign.engine.step.stage import LiveStage
 from wavalign.engine.step.state import StepResult
-from wavalign.errors import RankLostError
 
 
 @final
@@ -40,8 +39,9 @@ class Trainer:
         self.log = RunLog(folder, observer.message)
         self.checkpoints = RunCheckpoints(plan, folder, world, self.log)
         self.stop = StopSignals(self.checkpoints, say=observer.message)
-        self._together = False
-        """Whether every rank meets the error that ends the run."""
+        self.measuring = Measuring(
+            self.checkpoints, log=self.log, records=self.records, stop=self.stop, observer=observer
+        )
 
     def run(self, *, resume: bool) -> None:
         """From the beginning, or from the newest checkpoint."""
@@ -92,7 +92,7 @@ class Trainer:
     def _only_measure(self, live: LiveStage, start: Path | None) -> None:
         """A stage without steps; it leaves a model only where a later stage starts from it."""
         self.observer.stage(live.plan.name, 0)
-        self._evaluate(live, 0)
+        self.measuring.evaluate(live, 0)
         if live.plan != self.plan.stages[-1]:
             self._export(live, start)
         else:
@@ -108,7 +108,7 @@ class Trainer:
             self._steps(live, executor, done)
         except BaseException as error:
             self.stop.waits = True
-            together = executor.together or self._together
+            together = executor.together or self.measuring.together
             self.checkpoints.rescue(error, weights_of=executor.weights_of, together=together, say=self.observer.message)
             raise
         finally:
@@ -118,8 +118,8 @@ class Trainer:
         stage = live.plan
         evaluation = stage.stage.evaluation
         if done == 0 and evaluation.at_start:
-            self._evaluate(live, 0)
-        self._evaluate_between(live, done)  # what followed the checkpoint was cut off and is measured again
+            self.measuring.evaluate(live, 0)
+        self.measuring.between(live, done)  # what followed the checkpoint was cut off and is measured again
         watches = self.checkpoints.watches
         for index in range(done, stage.steps):
             if watches is not None and watches.is_over:
@@ -137,20 +137,14 @@ class Trainer:
                 if stop:
                     raise self.stop.interrupted(str(written))
             self.stop.waits = False
-            self._evaluate_between(live, step)
+            self.measuring.between(live, step)
         if self.world.any_true(self.stop.asked != 0):  # it came while the last checkpoint was written
             raise self.stop.interrupted()
         if self.checkpoints.reached < stage.steps:
             self.checkpoints.save()
             self.observer.message(f"stage {stage.name} ends early, after {self.checkpoints.reached} steps")
         elif evaluation.at_end:
-            self._evaluate(live, stage.steps)
-
-    def _evaluate_between(self, live: LiveStage, step: int) -> None:
-        """Measure where `evaluation.every` says so; the start and the end have their own word."""
-        every = live.plan.stage.evaluation.every
-        if every and 0 < step < live.plan.steps and step % every == 0:
-            self._evaluate(live, step)
+            self.measuring.evaluate(live, stage.steps)
 
     def _export(self, live: LiveStage, start: Path | None) -> None:
         """Leave the stage's model in its original layout, whole or not at all."""
@@ -217,50 +211,6 @@ class Trainer:
             reward = float(result.scores.total[0, 0]) if result.scores is not None else math.nan
             question = next((turn.text for turn in group.dialogue.messages if turn.role == "user"), "")
             self.observer.rollout(question, group.rollouts[0].answer.text, None if math.isnan(reward) else reward)
-
-    def _evaluate(self, live: LiveStage, step: int) -> None:
-        """Measure on the first rank, while the others wait; every rank opens the parameters, and all end alike."""
-        complete, values = False, list[float]()
-        watches = self.checkpoints.watches
-        self.stop.waits = not self.world.is_first  # the first may stop at once, and the others then hear of it
-        try:
-            with live.backend.full_parameters():
-                if self.world.is_first and live.evaluator.metrics:
-                    measured = self._measure(live, step)
-                    values = watches.pick(measured) if watches is not None else []
-            complete = True
-        finally:
-            ends = self.world.gather([complete, self.stop.asked, values])
-            self._together = not all(end[0] for end in ends) or any(end[1] for end in ends)
-        self.stop.waits = False
-        if self._together:
-            self.stop.asked = self.stop.asked or max(end[1] for end in ends)
-            if self.stop.asked:
-                raise self.stop.interrupted()
-            raise RankLostError(
-                "another process of this run stopped while the first one measured",
-                hint="the log of the process that stopped first says why",
-            )
-        if watches is not None and ends[0][2] and watches.see(ends[0][2], step):
-            self.checkpoints.keep_best()
-
-    def _measure(self, live: LiveStage, step: int) -> dict[str, Mapping[str, float]]:
-        """Values by split, told to everybody."""
-        number = live.plan.first_step + step
-        measured: dict[str, Mapping[str, float]] = {}
-        when = "start" if step == 0 else "end" if step == live.plan.steps else "middle"
-        for result in live.evaluator.run(live.backend.policy, self.observer.progress, self.observer.waiting):
-            self._log_evaluation(live.plan.name, number, result)
-            self.observer.evaluation(result.split, result.values, when)
-            measured[result.split] = result.values
-        return measured
-
-    def _log_evaluation(self, stage: str, step: int, result: SplitResult) -> None:
-        split = result.split
-        self.log.metrics(result.values, stage=stage, step=step, split=split)
-        self.log.outcomes(evaluation_line(item, stage=stage, step=step, split=split) for item in result.items)
-        self.log.rollouts(self.records.sample(item, stage=stage, step=step, split=split) for item in result.samples)
-        self.folder.add_measures(result.measures)
 
     # --- the log ------------------------------------------------------------------------------------------------------
 

@@ -210,7 +210,7 @@ class StepExecutor:
         with guarded_block(self.live.architecture, "the forward pass"), dropout:
             each.logprobs = self.live.backend.forward(
                 batch.tokens, select, temperature=batch.temperature, support=batch.support
-            )
+            ).logprobs
         if state.ref_logprobs:
             known = self._selection.union(batch, each.weights, only="ref_logprobs")
             state.totals.add_kl(each.logprobs, state.ref_logprobs[each.number], batch, known)
