@@ -6,7 +6,7 @@ from typing import Any, TypeVar, final
 
 from pydantic import BaseModel, ValidationError
 
-from wavalign.errors import Problem, RecipeError, quoted
+from wavalign.errors import Problem, RecipeError
 from wavalign.schema.anchoring import anchor
 from wavalign.schema.base import Tree
 from wavalign.schema.composer import Node, Path, dotted

@@ -82,7 +82,8 @@ class Stage(StageSections):
     writes the policy's answers to `data.prompts` as a data set that later stages read."""
     start: str | None = None
     """Name of the earlier stage whose weights (or codec) it starts from; omitted, the last one before that left any, or
-    `model`. Within a `repeat` a stage of the same round, from outside `REPEAT.STAGE`: that of the best or last round."""
+    `model`. Within a `repeat` a stage of the same round; from outside `REPEAT.STAGE`, that of the best or last round.
+    """
     round: Round | None = None
     """Set by `repeat`: the round that the stage belongs to."""
 

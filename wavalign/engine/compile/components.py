@@ -52,7 +52,7 @@ def read_headings(stage: StagePlan) -> dict[str, Sequence[WeightedComponent]]:
     """The headings that a run of the stage reads, with their sources."""
     data, kind = stage.stage.data, stage.kind
     named = {"prompts": data.prompts, "demonstrations": data.demonstrations}
-    found = {
+    found: dict[str, Sequence[WeightedComponent]] = {
         name: sources
         for name, sources in named.items()
         if sources is not None and (stage.graph.has(_NODES[name]) if kind.learns else name in kind.headings)
@@ -64,6 +64,12 @@ def read_headings(stage: StagePlan) -> dict[str, Sequence[WeightedComponent]]:
 
 _NODES: Mapping[str, NodeKind] = {"prompts": "prompts", "demonstrations": "demonstrations"}
 """The node of a learning stage's graph that reads a heading."""
+
+
+def written_by_stages(stage: StagePlan) -> list[str]:
+    """Names of the stages whose answers a stage reads."""
+    found = (each.stage for sources in read_headings(stage).values() for each in sources)
+    return list(dict.fromkeys(name for name in found if name is not None))
 
 
 def used_sources(plan: Plan) -> list[tuple[str, Sequence[WeightedComponent]]]:

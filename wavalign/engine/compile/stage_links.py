@@ -1,4 +1,4 @@
-"""Which earlier stage a stage takes up: the weights or codec it starts from, and the answers that its data sources read."""
+"""Which earlier stage a stage takes up: the weights or codec it starts from, the answers that its data sources read."""
 
 from collections.abc import Sequence
 

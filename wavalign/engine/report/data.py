@@ -300,7 +300,7 @@ def _last_of_each(lines: Iterator[MetricLine], notes: list[str]) -> tuple[Metric
 
 
 def _stage(stage: Json) -> StageSummary:
-    """A stage of plan.json; its steps may stand beside its name or in its section, other kinds than `train` have none."""
+    """A stage of plan.json; its steps may stand beside its name or in its section; only `train` has any."""
     name = str(stage.get("name", ""))
     graph, section = stage.get("graph"), stage.get("stage")
     inner: Json = section if isinstance(section, dict) else stage

@@ -1,7 +1,7 @@
 """Plan to live objects: the only module that constructs them."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar, final
 
@@ -56,6 +56,7 @@ from wavalign.storage.cache import cache_folder
 from wavalign.storage.checkpoints import Want, local_folder, local_path
 
 P = TypeVar("P", bound=Plugin)
+C = TypeVar("C", bound=Component)
 Progress = Callable[[str, int, int], None]
 
 
@@ -67,8 +68,8 @@ class Builder:
         self.plan, self.world, self.progress, self.waiting = plan, world, progress, waiting
         self.registry = _prepared(plan)
         self._sources: dict[str, DataSource] = {}
-        self.made: Callable[[str], Path] = _not_in_a_run
-        """Folder of the answers that a stage of the run wrote, by its name."""
+        self.made: Mapping[str, Path] = {}
+        """Folders of the answers that the present stage reads, by the names of the stages that wrote them."""
 
     def stage(self, stage: StagePlan, start: Path | None) -> LiveStage:
         """A `train` stage, starting from the folder an earlier stage left, or from what `model` says."""
@@ -169,10 +170,10 @@ class Builder:
             found = local_folder(address, want="weights", progress=self.progress)
             component = _with_param(component, "checkpoint", found)
         codec = self.plugin(Codec, component, "model.codec")
-        listeners = [] if codec.can_decode else _listeners(self.registry, stage)
-        if listeners:
+        heard = "" if codec.can_decode else _hearing(self.registry, stage)
+        if heard:
             raise PreflightError(
-                f"{', '.join(listeners)} must hear the answers, and codec {component.type} was given no decoder",
+                f"{heard}, and codec {component.type} was given no decoder",
                 hint=f"`wavalign plugins show codec.{component.type}` says what to set, or take out what listens",
             )
         return codec
@@ -186,7 +187,7 @@ class Builder:
         if codec is None:
             return None
         if component is None:
-            if written is not None and (stage.stage.evaluation.metrics or stage.graph.has("decode_audio")):
+            if written is not None and _is_heard(stage):
                 raise nothing_completes(written, codec)
             return None
         nar, whole = self.plugin(Nar, component, "model.nar"), codec.codes_per_frame
@@ -204,10 +205,20 @@ class Builder:
         return nar
 
     def source(self, component: Component) -> DataSource:
-        """A data source, not prepared; one that reads what a stage wrote finds it in the run's folder."""
+        """A data source, not prepared."""
+        return self.plugin(DataSource, self._located(component), seed=self.plan.seed)
+
+    def _located(self, component: C) -> C:
+        """One that reads what a stage wrote finds it in the run's folder; raises UsageError outside a run."""
         writer = writer_of(component)
-        located = component if writer is None else _with_param(component, "path", str(self.made(writer)))
-        return self.plugin(DataSource, located, seed=self.plan.seed)
+        if writer is None:
+            return component
+        if writer not in self.made:
+            raise UsageError(
+                f"the data that stage {writer} writes is there only within a run",
+                hint="name what a run wrote: RUN/stages/NAME/data",
+            )
+        return _with_param(component, "path", str(self.made[writer]))
 
     def feed(self, sources: Sequence[WeightedComponent], seed: int) -> Feed:
         """A heading's sources, prepared; equal sources are prepared once."""
@@ -219,7 +230,7 @@ class Builder:
 
     def prepared_source(self, component: WeightedComponent) -> DataSource:
         """A data source, prepared once; every rank calls it."""
-        key = component.model_copy(update={"weight": 1.0}).model_dump_json()
+        key = self._located(component).model_copy(update={"weight": 1.0}).model_dump_json()
         if key not in self._sources:
             source = self.source(component)
             self.waiting(f"preparing data of type {component.type}", 0, 0)
@@ -321,19 +332,26 @@ def _prepared(plan: Plan) -> Registry:
     return Registry(plan.plugins)
 
 
-def _with_param(component: Component, name: str, path: str) -> Component:
+def _with_param(component: C, name: str, path: str) -> C:
     return component.model_copy(update={"params": {**component.params, name: path}})
-
-
-def _not_in_a_run(stage: str) -> Path:
-    raise UsageError(
-        f"the data that stage {stage} writes is there only within a run",
-        hint="look at what a run wrote: `wavalign data check RUN/stages/NAME/data`",
-    )
 
 
 def _silent(what: str, done: int, total: int) -> None:
     """Progress of ranks nobody watches."""
+
+
+def _is_heard(stage: StagePlan) -> bool:
+    """Whether the stage's answers become sound."""
+    measured = bool(stage.stage.evaluation.metrics) and stage.kind.learns
+    return measured or stage.kind.leaves == "dataset" or stage.graph.has("decode_audio")
+
+
+def _hearing(registry: Registry, stage: StagePlan) -> str:
+    """Who needs the sound of the stage's answers, in words; empty where nobody does."""
+    if stage.kind.leaves == "dataset":
+        return f"stage {stage.name} writes the sound of its answers"
+    listeners = _listeners(registry, stage)
+    return f"{', '.join(listeners)} must hear the answers" if listeners else ""
 
 
 def _listeners(registry: Registry, stage: StagePlan) -> list[str]:

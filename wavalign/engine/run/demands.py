@@ -24,7 +24,7 @@ _PATTERN = frozenset("*?[")
 
 
 def headings(stage: StagePlan, *, made: bool = False) -> dict[str, Sequence[WeightedComponent]]:
-    """Headings that a run of the stage reads, with the sources that are there before it, or those that stages `made`."""
+    """Headings that a run of the stage reads, with the sources that are there before it, or that stages `made`."""
     found = dict[str, Sequence[WeightedComponent]]()
     for name, sources in read_headings(stage).items():
         if wanted := tuple(each for each in sources if (each.stage is not None) == made):
