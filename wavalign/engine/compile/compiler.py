@@ -116,7 +116,8 @@ class _Compiler:
         note = self._note_at(path)
         broken = self.broken.sections(index)
         StageChecks(stage, terms, self.registry, note, broken=broken).run(weights=self._has_weights(index))
-        plan = StagePlan(name=stage.name, first_step=first_step, stage=stage, terms=terms)
+        learned = terms if KINDS[stage.type].learns else ()
+        plan = StagePlan(name=stage.name, first_step=first_step, stage=stage, terms=learned)
         if len(self.resolver.problems) > before or not KINDS[stage.type].learns or broken & READ_BY_GEOMETRY:
             return plan
         if stage.steps:

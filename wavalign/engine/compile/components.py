@@ -66,6 +66,28 @@ _NODES: Mapping[str, NodeKind] = {"prompts": "prompts", "demonstrations": "demon
 """The node of a learning stage's graph that reads a heading."""
 
 
+def there_before(sources: Sequence[WeightedComponent] | None) -> tuple[WeightedComponent, ...]:
+    """Those that read what is there before a run."""
+    return tuple(each for each in sources or () if each.stage is None)
+
+
+def headings_there(stage: StagePlan) -> dict[str, Sequence[WeightedComponent]]:
+    """All headings of a stage, whether a run reads them or not, with the sources that are there before it."""
+    found = {name: there_before(sources) for name, sources in _all_headings(stage).items()}
+    return {name: sources for name, sources in found.items() if sources}
+
+
+def writers_of(stage: StagePlan, heading: str) -> list[str]:
+    """Names of the stages whose answers stand under a heading."""
+    return [each.stage for each in _all_headings(stage).get(heading, ()) if each.stage is not None]
+
+
+def _all_headings(stage: StagePlan) -> dict[str, Sequence[WeightedComponent]]:
+    data = stage.stage.data
+    found = {"prompts": data.prompts or (), "demonstrations": data.demonstrations or ()}
+    return found | {f"evaluation.{name}": sources for name, sources in data.evaluation.items()}
+
+
 def written_by_stages(stage: StagePlan) -> list[str]:
     """Names of the stages whose answers a stage reads."""
     found = (each.stage for sources in read_headings(stage).values() for each in sources)
@@ -77,6 +99,6 @@ def used_sources(plan: Plan) -> list[tuple[str, Sequence[WeightedComponent]]]:
     found: list[tuple[str, Sequence[WeightedComponent]]] = []
     for stage in plan.stages:
         for name, sources in read_headings(stage).items():
-            if there := tuple(each for each in sources if each.stage is None):
+            if there := there_before(sources):
                 found.append((f"data.{name}", there))
     return found

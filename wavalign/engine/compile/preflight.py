@@ -8,7 +8,7 @@ from typing import Literal, Protocol, TypeVar, final
 import torch
 
 from wavalign.engine.compile.adapter import count_weights, trained_line
-from wavalign.engine.compile.components import read_headings
+from wavalign.engine.compile.components import read_headings, there_before
 from wavalign.engine.compile.graph import live_terms
 from wavalign.engine.compile.memory import estimate_memory
 from wavalign.engine.compile.plan import MARGIN, Cluster, Memory, Plan, StagePlan, TermPlan
@@ -167,7 +167,7 @@ class _Inspection:
         for name, sources in wanted.items():
             for each in (source.stage for source in sources if source.stage is not None):
                 self._add(stage.name, f"data.{name}", "ok", f"written by stage {each}, and looked at when it is there")
-            if there := tuple(each for each in sources if each.stage is None):
+            if there := there_before(sources):
                 found[name] = there
         return found
 

@@ -104,7 +104,8 @@ class Resolver:
         if source.stage is None:
             return self.component("data", source, path)
         if "path" in source.params:
-            message, hint = "the source has a `path` and names a `stage`", "remove one of the two"
+            message = "the source has a `path` and names a `stage`"
+            hint = "remove one of the two (`!replace` before a mapping leaves out what is shared)"
             self.problems.append(self.problem("conflict", message, (*path, "stage"), hint))
             return source
         known = source.type in self.registry.types("data")

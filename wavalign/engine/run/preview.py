@@ -6,6 +6,7 @@ from typing import final
 
 import torch
 
+from wavalign.engine.compile.components import headings_there
 from wavalign.engine.compile.plan import Plan, StagePlan, TermPlan
 from wavalign.engine.compile.stage_links import codec_before
 from wavalign.engine.run.builder import Builder
@@ -84,7 +85,7 @@ def preview(
     builder = Builder(plan, World.single("cpu"), progress)
     chosen = _stage(plan, stage)
     tools = PreflightTools(builder)
-    known = _headings(chosen)
+    known = headings_there(chosen)
     wanted = _wanted(known, headings)
     architecture = tools.architecture(chosen)
     return [row for name in wanted for row in _Rows(tools, architecture, chosen, name).views(known[name], count)]
@@ -156,13 +157,6 @@ def _stage(plan: Plan, name: str | None) -> StagePlan:
         message = f"the rows of stage {found.name} have no codes before its codec is fitted"
         raise UsageError(message, hint="give model.codec.checkpoint by --set, or look at another recipe")
     return found
-
-
-def _headings(stage: StagePlan) -> dict[str, Sequence[WeightedComponent]]:
-    data = stage.stage.data
-    named = {"prompts": data.prompts, "demonstrations": data.demonstrations}
-    found: dict[str, Sequence[WeightedComponent]] = {name: each for name, each in named.items() if each is not None}
-    return found | {f"evaluation.{name}": sources for name, sources in data.evaluation.items()}
 
 
 def _wanted(known: Mapping[str, Sequence[WeightedComponent]], asked: Sequence[str]) -> list[str]:

@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, final
 
@@ -45,7 +45,7 @@ def run(stage: StagePlan, cursor: Cursor) -> None:
     if answering.note:
         cursor.observer.message(answering.note)
     about = _about(stage, cursor.plan.seed, answering.policy)
-    part = Part(folder, cursor.world, about)
+    part = Part(folder, cursor.world, about, words=answering.roller.architecture.check_words)
     size = stage.stage.generate.chunk
     chunks = [answering.prompts[start : start + size] for start in range(0, len(answering.prompts), size)]
     mine = list(enumerate(chunks))[cursor.world.rank :: cursor.world.size]
@@ -81,9 +81,11 @@ def fingerprint(policy: Policy) -> str:
 class Part:
     """One rank's share of a data set, and how much of it is whole."""
 
-    def __init__(self, folder: Path, world: World, about: Mapping[str, Any]) -> None:
-        """Go on with what an interrupted run wrote, if that was by the same weights."""
-        self.about = dict(about)
+    def __init__(
+        self, folder: Path, world: World, about: Mapping[str, Any], *, words: Callable[[Dialogue], None]
+    ) -> None:
+        """Go on with what an interrupted run wrote, if that was by the same weights; `words` raises for what cannot be learned."""
+        self.about, self._words = dict(about), words
         self.name = f"part-{world.rank:05d}-of-{world.size:05d}"
         self.path, self.sounds = folder / DATA / f"{self.name}.jsonl", folder / DATA / self.name
         self._mark = folder / f"{self.name}.json"
@@ -125,12 +127,20 @@ class Part:
             sound = self._sound(rollout, f"{place:06d}-{member}.wav")
             said = rollout.answer.text if rollout.answer.text.strip() else ""
             target = Message("assistant", said, None if sound is None else AudioClip(sound))
-            if flaws(Dialogue(group.dialogue.id, group.dialogue.messages, target)):
-                self.counts["unusable"] += 1  # nothing said, or nothing that could be read again
+            if not self._usable(Dialogue(group.dialogue.id, group.dialogue.messages, target)):
+                self.counts["unusable"] += 1
                 continue
             self.counts["answers"] += 1
             self.counts["unfinished"] += not rollout.answer.finished
             yield self._record(group.dialogue, target, member=member, finished=rollout.answer.finished)
+
+    def _usable(self, dialogue: Dialogue) -> bool:
+        """Whether the record can be read again and learned from: it says something, in words that can be written."""
+        try:
+            self._words(dialogue)
+        except DataError:
+            return False
+        return not flaws(dialogue)
 
     def _record(self, prompt: Dialogue, target: Message, *, member: int, finished: bool) -> dict[str, Any]:
         about = {**self.about, "prompt": prompt.id, "member": member, "finished": finished}
@@ -171,7 +181,9 @@ def _sum_up(cursor: Cursor, stage: StagePlan, part: Part, about: Mapping[str, An
             f"none of the {counts['unusable']} answers of stage {stage.name} has words or sound",
             hint="start from weights that answer, or raise rollout.max_new_tokens",
         )
-    left_out = f", {counts['unusable']} left out because they say nothing" if counts["unusable"] else ""
+    left_out = (
+        f", {counts['unusable']} left out because they say nothing that can be learned" if counts["unusable"] else ""
+    )
     cut = f", {counts['unfinished']} of them cut off by max_new_tokens" if counts["unfinished"] else ""
     cursor.observer.message(f"stage {stage.name} wrote {counts['answers']} answers{cut}{left_out}")
     if cursor.world.is_first:
