@@ -2,13 +2,14 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any, final
 
 from wavalign.engine.compile.adapter import adapter_line
 from wavalign.engine.compile.components import read_headings
-from wavalign.engine.compile.plan import Geometry, Graph, Memory, MemoryRow, Node, Plan, StagePlan, TermPlan
+from wavalign.engine.compile.plan import Geometry, Graph, Memory, MemoryRow, Operator, Plan, StagePlan, TermPlan
 
-_PHASES = {"collect": "once a step", "learn": "once a micro-batch", "update": "at the end of a step"}
+_SCOPES = {"collect": "once a step", "update": "once an update", "micro_batch": "once a micro-batch"}
 
 
 @final
@@ -29,16 +30,17 @@ def tree(plan: Plan, trained: Mapping[str, str] | None = None) -> str:
 
 
 def mermaid(plan: Plan) -> str:
-    """A flow chart: one box per stage, one node per operation, an edge from who gives a value to who needs it."""
+    """A flow chart: one box per stage, one node per operator, an edge from who gives a value to who needs it."""
     lines = ["flowchart TD"]
     for number, stage in enumerate(plan.stages):
         lines.append(f'  subgraph s{number}["{stage.name}"]')
-        makers = {value: node.name for node in stage.graph.nodes for value in node.gives}
-        ids = {node.name: f"s{number}n{index}" for index, node in enumerate(stage.graph.nodes)}
-        lines += [f'    {ids[node.name]}["{node.name}"]' for node in stage.graph.nodes]
-        for node in stage.graph.nodes:
-            givers = dict.fromkeys((makers[value], value) for value in node.needs if value in makers)
-            lines += [f'    {ids[giver]} -->|"{value}"| {ids[node.name]}' for giver, value in givers]
+        operators = stage.graph.operators
+        makers = {value: each.name for each in operators for value in each.gives}
+        ids = {each.name: f"s{number}n{index}" for index, each in enumerate(operators)}
+        lines += [f'    {ids[each.name]}["{each.name}"]' for each in operators]
+        for each in operators:
+            givers = dict.fromkeys((makers[value], value) for value in each.needs)
+            lines += [f'    {ids[giver]} -->|"{value}"| {ids[each.name]}' for giver, value in givers]
         lines.append("  end")
     lines += [f"  s{number} --> s{number + 1}" for number in range(len(plan.stages) - 1)]
     return "\n".join(lines)
@@ -109,7 +111,7 @@ def _term(term: TermPlan) -> Branch:
         f"share {term.share}",
     ]
     parts.append(f"weight {term.weight:g}")
-    parts.append(f"on {term.rows}, {term.aggregation} mean")
+    parts.append(f"on {term.family}, {term.aggregation} mean")
     if term.heads != "own":
         parts.append(f"heads {term.heads}")
     if term.brought_by:
@@ -125,26 +127,28 @@ def _geometry(sizes: Geometry) -> Branch:
     parts = []
     if sizes.prompts:
         parts.append(f"{sizes.prompts} prompts x {sizes.group_size} answers")
-    if sizes.demonstrations:
-        parts.append(f"{sizes.demonstrations} demonstrations")
-    split = f"{sizes.rows_per_process} rows a process = {sizes.accumulation} x micro-batch of up to {sizes.micro_batch}"
+    parts += [f"{each.groups} {each.name}" for each in sizes.families]
+    times = f"{sizes.epochs} epochs x {sizes.mini_batches} mini-batches x " if sizes.updates > 1 else ""
+    micro = f"{sizes.accumulation} x micro-batch of up to {sizes.micro_batch}"
+    split = f"{sizes.rows_per_process} rows a process = {times}{micro}"
     return Branch(f"sizes  {' + '.join(parts)} a step; {split}")
 
 
 def _graph(graph: Graph) -> list[Branch]:
-    found = []
-    for phase, when in _PHASES.items():
-        nodes = tuple(_node(node) for node in graph.nodes if node.phase == phase)
-        if nodes:
-            found.append(Branch(f"{phase} ({when})", nodes))
+    """Operators in the order in which they run, those of an inner scope between the outer ones."""
+    found: list[Branch] = []
+    for scope, group in groupby(graph.operators, key=lambda each: each.scope):
+        lines = tuple(_operator(each) for each in group)
+        again = ", afterwards" if any(branch.text.startswith(f"{scope} ") for branch in found) else ""
+        found.append(Branch(f"{scope} ({_SCOPES[scope]}{again})", lines))
     if graph.pruned:
         found.append(Branch("left out", tuple(Branch(f"{each.what}: {each.why}") for each in graph.pruned)))
     return found
 
 
-def _node(node: Node) -> Branch:
-    gives = ", ".join(f"{name} {shape}".rstrip() for name, shape in node.gives.items())
-    parts = (f"{node.name} [{node.place}]", ", ".join(node.needs), f"-> {gives}" if gives else "", node.detail)
+def _operator(each: Operator) -> Branch:
+    gives = ", ".join(f"{name} {shape}".rstrip() for name, shape in each.gives.items())
+    parts = (f"{each.name} [{each.place}]", ", ".join(each.needs), f"-> {gives}" if gives else "", each.detail)
     return Branch("  ".join(part for part in parts if part))
 
 

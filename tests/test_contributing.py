@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from wavalign.plugins.api import LossInputs
+from tests.loss_inputs import loss_inputs
 from wavalign.plugins.registry import Registry
 from wavalign_cli import app as application
 
@@ -62,4 +62,4 @@ def test_the_plugin_of_the_five_steps_computes(example: Path) -> None:
     loss = plugin(plugin.Params(focus=2.0))  # type: ignore[call-arg]  # the registry's type knows no Params
     logprobs = torch.tensor([[[0.5, 1.0]]]).log()
     # (1 - 0.5)^2 * ln 2 = 0.1733; a certain token costs nothing
-    assert loss.compute(LossInputs(logprobs)).values.tolist() == [[[pytest.approx(0.173287, abs=1e-6), 0.0]]]  # type: ignore[attr-defined]
+    assert loss.compute(loss_inputs(logprobs)).values.tolist() == [[[pytest.approx(0.173287, abs=1e-6), 0.0]]]  # type: ignore[attr-defined]

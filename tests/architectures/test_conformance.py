@@ -385,6 +385,29 @@ def test_building_depends_on_the_seed_and_leaves_the_random_state(specimen: Spec
     assert any(not torch.equal(one[name], other[name]) for name in one)
 
 
+def test_a_network_with_random_weights(specimen: Specimen) -> None:
+    """Matrices as normal(0, 0.02), vectors 1 for norms and 0 for biases, in float32 on the CPU."""
+    state = specimen.architecture.build_policy(seed=3).state_dict()
+    assert {(each.dtype, each.device.type) for each in state.values()} == {(torch.float32, "cpu")}
+    for name, tensor in state.items():
+        if tensor.dim() == 1:
+            assert tensor.unique().tolist() == [0.0 if name.endswith(".bias") else 1.0], name
+    drawn = torch.cat([each.flatten() for each in state.values() if each.dim() > 1])
+    assert drawn.std().item() == pytest.approx(0.02, rel=0.02)
+    assert drawn.mean().item() == pytest.approx(0, abs=5 * 0.02 / len(drawn) ** 0.5)
+
+
+def test_a_dialogue_without_a_target_is_no_demonstration(specimen: Specimen) -> None:
+    dialogue = Dialogue("lone", (Message("user", "w1", None),))
+    with pytest.raises(ValueError, match="dialogue lone has no target to encode"):
+        specimen.architecture.encode_target(dialogue, codes_of)
+    answer = answer_of(words=3, codes=12)
+    row = specimen.architecture.encode_answer(dialogue, answer, codes_of)
+    same = specimen.architecture.encode_target(replace(dialogue, target=answer), codes_of)
+    assert torch.equal(row.ids, same.ids)
+    assert torch.equal(row.roles, same.roles)
+
+
 def test_saving_and_loading_is_the_identity(specimen: Specimen, tmp_path: Path) -> None:
     """Weights under their public names, beside buffers of the public code, and layout files give the same model."""
     architecture, folder = specimen.architecture, str(tmp_path / "saved")

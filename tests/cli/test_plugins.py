@@ -36,7 +36,7 @@ class Double(Loss):
 
     type = "double"
     Params = DoubleParams
-    rows = "demonstrations"
+    family = "demonstrations"
 
     @property
     def needs(self) -> frozenset[str]:

@@ -11,8 +11,8 @@ from safetensors.torch import load_file
 from tests.e2e.runs import Started, comparable, here, lines, snapshot, wait_for
 from tests.toy.world import NUMBERS, toy_recipe, write_recipe
 from wavalign.engine.run.clock import StepClock
+from wavalign.engine.step.metrics import StepResult
 from wavalign.engine.step.stage import LiveStage
-from wavalign.engine.step.state import StepResult
 from wavalign.errors import Interrupted
 
 

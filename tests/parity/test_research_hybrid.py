@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 
 from tests.conftest import GoldenPair
+from tests.engine.step.test_objective import spec as term
+from tests.loss_inputs import loss_inputs
 from wavalign.engine.models.scored_policy import selected_logprobs
-from wavalign.engine.step.objective import TermSpec, combine, count, term_loss
+from wavalign.engine.step.objective import combine, count, term_loss
 from wavalign.plugins.advantages.group_normalized import GroupNormalized, GroupNormalizedParams
-from wavalign.plugins.api import LossInputs
 from wavalign.plugins.batch import Role
 from wavalign.plugins.gates.rollout_adaptive import RolloutAdaptive, RolloutAdaptiveParams
 from wavalign.plugins.losses.cross_entropy import CrossEntropy, CrossEntropyParams
@@ -70,7 +71,7 @@ def rl_loss(case: Case, logprobs: Tensor) -> Tensor:
     assert coefficient == case.case["speech_beta"]
     loss = GRPO(GRPOParams.model_validate({"clip": None, "kl": {"coefficient": coefficient, "estimator": "k3"}}))
     advantages, valid = GroupNormalized(GroupNormalizedParams()).compute(case.rewards)
-    inputs = LossInputs(
+    inputs = loss_inputs(
         logprobs,
         old_logprobs=logprobs.detach(),  # for the log alone: that code takes one step per batch and no ratio
         ref_logprobs=case.tensors["ref_logprobs"][:, None],
@@ -78,10 +79,9 @@ def rl_loss(case: Case, logprobs: Tensor) -> Tensor:
     )
     weights = Roles(TOKENS[case.case["rl_tokens"]]).weights(roles(case))
     denominators = count(weights, valid.view(-1))
-    spec = TermSpec("rl", "rollouts", share=1.0, weight=1.0, aggregation="sequence", fixed_length=None)
-    specs, values = [spec], {"rl": loss.compute(inputs).values}
+    specs, values = [term("sequence", "rl")], {"rl": loss.compute(inputs).values}
     for pull in loss.regularizers():
-        specs.append(TermSpec(pull.name, "rollouts", 1.0, pull.weight, "sequence", None))
+        specs.append(term("sequence", pull.name, weight=pull.weight))
         values[pull.name] = KL(KLParams.model_validate(pull.params)).compute(inputs).values
     losses = {
         spec.name: term_loss(
@@ -116,8 +116,8 @@ def test_demonstration_loss_and_gradient(golden_pairs: Callable[[str], list[Gold
         scores, _ = selected_logprobs(logits[b, t - 1], torch.eye(logits.shape[-1], dtype=logits.dtype), labels[b, t])
         logprobs = torch.zeros(labels.shape, dtype=logits.dtype).masked_scatter(select, scores)
         weights, valid = select[:, None].double(), torch.ones(len(labels), dtype=torch.bool)
-        values = CrossEntropy(CrossEntropyParams()).compute(LossInputs(logprobs[:, None])).values
-        spec = TermSpec("sft", "demonstrations", 1.0, 1.0, "sequence", None)
+        values = CrossEntropy(CrossEntropyParams()).compute(loss_inputs(logprobs[:, None])).values
+        spec = term("sequence", "sft", family="demonstrations")
         denominators = count(weights, valid)
         loss = term_loss(spec, values, weights=weights, row_valid=valid, denominators=denominators)
         agree(loss.detach(), case.tensors["sft_loss"][0])

@@ -10,9 +10,10 @@ from torch import Tensor
 from trl.kernels.chunked_logprob import ChunkedLogProbFunction
 from trl.trainer.grpo_trainer import GRPOTrainer
 
+from tests.engine.step.test_objective import Aggregation, spec
+from tests.loss_inputs import loss_inputs
 from wavalign.engine.models.scored_policy import selected_logprobs
-from wavalign.engine.step.objective import Aggregation, TermSpec, combine, count, metric_means, metric_sums, term_loss
-from wavalign.plugins.api import LossInputs
+from wavalign.engine.step.objective import combine, count, metric_sums, term_loss
 from wavalign.plugins.losses.grpo import GRPO, GRPOParams
 from wavalign.plugins.losses.kl import KL, KLParams
 
@@ -72,7 +73,7 @@ def our_loss(given: dict[str, Tensor], aggregation: Aggregation, level: RatioLev
         GRPOParams.model_validate({"clip": [LOW, HIGH], "ratio": level, "kl": {"coefficient": BETA, "estimator": "k3"}})
     )
     mask = given["mask"][:, None]
-    inputs = LossInputs(
+    inputs = loss_inputs(
         given["policy"][:, None],
         old_logprobs=given["old"][:, None],
         ref_logprobs=given["reference"][:, None],
@@ -83,16 +84,18 @@ def our_loss(given: dict[str, Tensor], aggregation: Aggregation, level: RatioLev
     output = loss.compute(inputs)
     values = {"rl": output.values, "kl": KL(KLParams.model_validate(pull.params)).compute(inputs).values}
     length = LENGTH if aggregation == "fixed" else None
-    specs = [TermSpec(name, "rollouts", 1.0, weight, aggregation, length) for name, weight in (("rl", 1), ("kl", BETA))]
+    specs = [
+        spec(aggregation, name, weight=weight).model_copy(update={"fixed_length": length})
+        for name, weight in (("rl", 1.0), ("kl", BETA))
+    ]
     weights, valid = mask.float(), torch.ones(ROWS, dtype=torch.bool)
     denominators = count(weights, valid)
     losses = {
-        spec.name: term_loss(spec, values[spec.name], weights=weights, row_valid=valid, denominators=denominators)
-        for spec in specs
+        each.name: term_loss(each, values[each.name], weights=weights, row_valid=valid, denominators=denominators)
+        for each in specs
     }
-    means = metric_means(
-        metric_sums({**output.metrics, "kl": values["kl"]}, weights=weights, row_valid=valid), denominators
-    )
+    sums = metric_sums({**output.metrics, "kl": values["kl"]}, weights=weights, row_valid=valid)
+    means = {name: float(total / denominators[0]) for name, total in sums.items()}
     return combine(losses, specs, gate=None, backend_divisor=1), means
 
 

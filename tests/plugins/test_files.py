@@ -1,8 +1,10 @@
 """A plugin file is executed once per process, and finds the modules beside it."""
 
+import importlib
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -53,6 +55,15 @@ def gate(path: Path, imports: str = "", value: str = "0.5", type_: str = "own") 
     return str(path)
 
 
+def given(plugin: type) -> float:
+    """What the gate of `gate` gives."""
+    return float(plugin(None).update(None, progress=0.0).value)
+
+
+def value_of(module: ModuleType) -> float:
+    return given(vars(module)["Own"])
+
+
 def tally(path: Path) -> str:
     """Code that leaves a mark each time it runs."""
     return (
@@ -75,12 +86,37 @@ def test_compiler_builder_and_export_see_one_class(tmp_path: Path) -> None:
     assert counted.read_text() == "x"
 
 
+def test_the_commands_of_one_process_execute_a_file_once(tmp_path: Path) -> None:
+    """Validating, planning, running, resuming, reporting and exporting."""
+    counted, helped = tmp_path / "count.txt", tmp_path / "helped.txt"
+    (tmp_path / "helper_of_commands.py").write_text(f"{tally(helped)}\nHALF = 0.5\n", encoding="utf-8")
+    file = gate(tmp_path / "mine.py", f"from helper_of_commands import HALF\n{tally(counted)}", "HALF")
+    recipe = toy_recipe(tmp_path)
+    put("plugins", [str(PLUGINS), file])(recipe)
+    put("objective.gate", {"type": "own"})(recipe)
+    put("steps", 1)(recipe)
+    written, folder = write_recipe(tmp_path, recipe), str(tmp_path / "run")
+    for command in (
+        ("validate", written),
+        ("plan", written),
+        ("run", written, "--dry-run"),
+        ("run", written),
+        ("run", written, "--resume", "--set", "steps=2"),
+        ("report", folder),
+        ("export", folder, "--to", str(tmp_path / "exported")),
+    ):
+        ended = here(*command)
+        assert ended.code == 0, (command, ended.output)
+    assert (counted.read_text(), helped.read_text()) == ("x", "x")
+
+
 def test_an_edited_file_is_another_plugin(tmp_path: Path) -> None:
     path = tmp_path / "mine.py"
     first, again = load_file(Path(gate(path))), load_file(path)
     assert again is first
-    second = load_file(Path(gate(path, value="0.25")))
+    second = load_file(Path(gate(path, value="0.7")))  # of the same length, in the same second
     assert second is not first
+    assert value_of(second) == 0.7
     assert load_file(Path(gate(path))) is first
 
 
@@ -108,6 +144,49 @@ def test_an_edited_helper_is_another_plan(tmp_path: Path) -> None:
     before = digest(file)
     helper.write_text("HALF = 0.75\n", encoding="utf-8")
     assert digest(file) != before
+
+
+def test_an_edited_helper_is_another_plugin(tmp_path: Path) -> None:
+    """What is executed is what the plan's fingerprint covers."""
+    helper, inner = tmp_path / "outer_helper.py", tmp_path / "inner_helper.py"
+    inner.write_text("HALF = 0.5\n", encoding="utf-8")
+    helper.write_text("from inner_helper import HALF\n", encoding="utf-8")
+    path = Path(gate(tmp_path / "mine.py", "from outer_helper import HALF", "HALF"))
+    first = load_file(path)
+    assert value_of(first) == 0.5
+    inner.write_text("HALF = 0.7\n", encoding="utf-8")
+    second = load_file(path)
+    assert value_of(second) == 0.7
+    assert value_of(first) == 0.5  # what runs already goes on as it is
+    assert load_file(path) is second
+
+
+@pytest.mark.parametrize("order", [("base.py", "mine.py"), ("mine.py", "base.py")])
+def test_an_edited_file_that_another_imports(tmp_path: Path, order: tuple[str, str]) -> None:
+    stem = f"first_{order[0].removesuffix('.py')}"
+    files = [str(tmp_path / name.replace("base", stem)) for name in order]
+    for value in ("0.5", "0.7"):
+        gate(tmp_path / f"{stem}.py", value=value, type_="base")
+        gate(tmp_path / "mine.py", f"import {stem}", f"{stem}.Own(None).update(None, progress=0).value", type_="mine")
+        found = Registry(files)
+        for type_ in ("base", "mine"):
+            assert given(found.get("gate", type_)) == float(value), type_
+        again = Registry(files)
+        assert again.get("gate", "mine") is found.get("gate", "mine")
+        assert again.get("gate", "base") is found.get("gate", "base")
+
+
+def test_a_module_that_no_plugin_brought_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Somebody who works in the folder has imported it: it is theirs."""
+    own = tmp_path / "module_of_a_notebook.py"
+    own.write_text("HALF = 0.5\n", encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    theirs = importlib.import_module("module_of_a_notebook")
+    path = Path(gate(tmp_path / "mine.py", "from module_of_a_notebook import HALF", "HALF"))
+    first = load_file(path)
+    own.write_text("HALF = 0.7\n", encoding="utf-8")
+    assert load_file(path) is first
+    assert sys.modules["module_of_a_notebook"] is theirs
 
 
 def test_two_helpers_of_one_name_do_not_meet_in_silence(tmp_path: Path) -> None:

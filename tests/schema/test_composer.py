@@ -2,11 +2,11 @@
 
 import pytest
 
-from wavalign.schema.composer import MAX_DEPTH, Composed, Node, Place, compose
+from wavalign.schema.composer import MAX_DEPTH, Composed, Node, TextOrigin, compose
 
 
 def read(text: str) -> Composed:
-    return compose(text, Place("f.yaml", text))
+    return compose(text, TextOrigin("f.yaml", text))
 
 
 def plain(node: Node | None) -> object:

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.schema.conftest import VALID, Bench
-from wavalign.schema.composer import Node, Place, compose
+from wavalign.schema.composer import Node, TextOrigin, compose
 from wavalign.schema.dumping import dump_yaml, recipe_tree
 from wavalign.schema.loading import load_recipe
 
@@ -69,7 +69,7 @@ TRICKY += [
 
 
 def read_back(text: str) -> Any:
-    composed = compose(text, Place("f", text))
+    composed = compose(text, TextOrigin("f", text))
     assert not composed.problems, (text, composed.problems)
     return plain(composed.root)
 

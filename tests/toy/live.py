@@ -7,8 +7,8 @@ from torch import Tensor
 from wavalign.engine.compile.plan import Plan
 from wavalign.engine.run.builder import Builder
 from wavalign.engine.state.distributed import World
-from wavalign.engine.step.executor import StepExecutor
 from wavalign.engine.step.stage import LiveStage
+from wavalign.engine.step.step import StepExecutor
 
 VARYING_ENDINGS = ("_seconds", "_per_second")
 

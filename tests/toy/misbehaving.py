@@ -25,11 +25,11 @@ from wavalign.plugins.api import (
     Metric,
     ModelSource,
     Nar,
-    Placed,
     Policy,
     Reward,
     Sampler,
     SamplingOptions,
+    StreamRecord,
     StreamSource,
     Tracker,
 )
@@ -39,6 +39,7 @@ from wavalign.plugins.batch import (
     SCORED_ROLES,
     Answer,
     Dialogue,
+    Message,
     Rollout,
     RolloutGroup,
     Scored,
@@ -97,7 +98,7 @@ class BadLoss(Loss):
     """Cross entropy."""
 
     type = "bad_loss"
-    rows = "demonstrations"
+    family = "demonstrations"
     Params = At
 
     def __init__(self, params: At) -> None:
@@ -307,10 +308,10 @@ class BadStream(StreamSource):
         trip(self._params, "shards")
         return ["sums"]
 
-    def open(self, shard: int, place: tuple[int, ...]) -> Iterator[Placed]:
+    def open(self, shard: int, position: tuple[int, ...]) -> Iterator[StreamRecord]:
         trip(self._params, "open")
-        for index in range(place[0] if place else 0, len(self._sums)):
-            yield Placed((index,), (index + 1,), self._sums.record(index))
+        for index in range(position[0] if position else 0, len(self._sums)):
+            yield StreamRecord((index,), (index + 1,), self._sums.record(index))
             trip(self._params, "item")
 
 
@@ -333,7 +334,7 @@ class BadArchitecture(VitaAudio):  # type: ignore[misc]  # all of it works, but 
         trip(self.told, "empty_policy")
         return super().empty_policy()
 
-    def build_policy(self, *, seed: int) -> VitaPolicy:
+    def build_policy(self, *, seed: int) -> Policy:
         trip(self.told, "build_policy")
         policy, params = super().build_policy(seed=seed), self.told
         hidden, decode = policy.hidden, policy.decode
@@ -356,6 +357,10 @@ class BadArchitecture(VitaAudio):  # type: ignore[misc]  # all of it works, but 
     def encode_target(self, dialogue: Dialogue, encode_audio: EncodeAudio) -> TokenSequence:
         trip(self.told, "encode_target")
         return super().encode_target(dialogue, encode_audio)
+
+    def encode_answer(self, dialogue: Dialogue, answer: Message, encode_audio: EncodeAudio) -> TokenSequence:
+        trip(self.told, "encode_answer")
+        return super().encode_answer(dialogue, answer, encode_audio)
 
     def decode_completion(self, completion: TokenSequence) -> Answer:
         trip(self.told, "decode_completion")

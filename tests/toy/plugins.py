@@ -120,7 +120,7 @@ class Sharpen(Loss):
     """A loss of one's own: the policy gradient, weighted by the square of the advantage's size."""
 
     type = "toy_sharpen"
-    rows = "rollouts"
+    family = "rollouts"
 
     @property
     def needs(self) -> frozenset[str]:
@@ -128,8 +128,7 @@ class Sharpen(Loss):
 
     def compute(self, inputs: LossInputs) -> LossOutput:
         """-A |A| log pi at every token."""
-        assert inputs.advantages is not None
-        return LossOutput(-inputs.advantages * inputs.advantages.abs() * inputs.logprobs)
+        return LossOutput(-inputs.column("advantages") * inputs.column("advantages").abs() * inputs.logprobs)
 
 
 class BrokenParams(Params):
@@ -144,7 +143,7 @@ class Broken(Loss):
     """A cross-entropy that turns into NaN."""
 
     type = "toy_broken"
-    rows = "demonstrations"
+    family = "demonstrations"
     Params = BrokenParams
 
     def __init__(self, params: BrokenParams) -> None:
@@ -224,7 +223,7 @@ class GoldKL(Loss):
     """Stay near the reference on demonstrations."""
 
     type = "toy_gold_kl"
-    rows = "demonstrations"
+    family = "demonstrations"
 
     @property
     def needs(self) -> frozenset[str]:
@@ -232,8 +231,7 @@ class GoldKL(Loss):
 
     def compute(self, inputs: LossInputs) -> LossOutput:
         """Half the square of the log-ratio."""
-        assert inputs.ref_logprobs is not None
-        return LossOutput((inputs.ref_logprobs - inputs.logprobs).square() / 2)
+        return LossOutput((inputs.column("ref_logprobs") - inputs.logprobs).square() / 2)
 
 
 @final
@@ -241,20 +239,20 @@ class PerAnswer(Loss):
     """A loss per answer: -A times the mean log-prob."""
 
     type = "toy_sequence"
-    rows = "rollouts"
+    family = "rollouts"
     unit = "sequence"
 
     @property
     def needs(self) -> frozenset[str]:
-        return frozenset({"advantages", "mask"})
+        return frozenset({"advantages"})
 
     def compute(self, inputs: LossInputs) -> LossOutput:
         """[B], with the number of tokens as a metric, by its mean and its largest value."""
-        assert inputs.advantages is not None
-        assert inputs.mask is not None
         length = inputs.mask.sum(dim=(1, 2))
         mean = torch.where(inputs.mask, inputs.logprobs, 0.0).sum(dim=(1, 2)) / length.clamp(min=1)
-        return LossOutput(-inputs.advantages.flatten() * mean, {"length": length.float()}, {"longest": length.float()})
+        return LossOutput(
+            -inputs.column("advantages").flatten() * mean, {"length": length.float()}, {"longest": length.float()}
+        )
 
 
 @final

@@ -81,6 +81,14 @@ class Dialogue:
     """Whatever the source knows: reference answer, style, task type, question text."""
     origin: str = field(default="", compare=False)
     """Where it was read, e.g. FILE:LINE, for messages; empty where its source does not say."""
+    targets: tuple[Message, ...] = ()
+    """Several answers to learn from together, in the order that a loss knows, e.g. the chosen and the rejected one of a
+    pair; empty where there is `target` alone."""
+
+    @property
+    def answers(self) -> tuple[Message, ...]:
+        """All targets there are."""
+        return self.targets or (() if self.target is None else (self.target,))
 
     @property
     def label(self) -> str:
@@ -220,6 +228,8 @@ class Rollout:
     none was."""
     waveform: Waveform | None = None
     """The decoded sound; None when no reward or metric listens."""
+    version: int | None = None
+    """Updates that the weights had seen which sampled it; None for an answer that no provider gave."""
 
 
 @final

@@ -4,6 +4,7 @@ ENTRY_POINT_GROUP = "wavalign.plugins"
 """Where packages of others register theirs."""
 KIND_NAMES = (
     *("architecture", "codec", "nar", "data", "reward", "mask", "advantage", "gate", "loss", "sampler", "metric"),
+    "provider",
     "tracker",
 )
 """The kinds in the order of `plugins.api`, for those who do not wait for it to be imported."""
@@ -22,6 +23,7 @@ CATALOG: dict[tuple[str, str], str] = {
     ("data", "research_jsonl"): "wavalign.plugins.data.research_jsonl:ResearchJsonl",
     ("data", "spoken_world"): "wavalign.plugins.data.spoken_world:SpokenWorld",
     ("nar", "process"): "wavalign.plugins.nars.process:ProcessNar",
+    ("provider", "in_process"): "wavalign.plugins.providers.in_process:InProcess",
     ("sampler", "kv_cache"): "wavalign.plugins.samplers.kv_cache:KvCache",
     ("reward", "answer_match"): "wavalign.plugins.rewards.answer_match:AnswerMatch",
     ("reward", "asr_consistency"): "wavalign.plugins.rewards.asr_consistency:AsrConsistency",

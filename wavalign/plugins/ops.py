@@ -5,20 +5,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from wavalign.errors import PluginError
-
 KLEstimator = Literal["k1", "k2", "k3"]
 """Estimators of a divergence from samples, after Schulman, "Approximating KL divergence" (2020)."""
-
-
-def given(tensor: Tensor | None, name: str) -> Tensor:
-    """Return an input a loss declared in `needs`; raise PluginError when it did not come."""
-    if tensor is None:
-        raise PluginError(
-            f"a loss was called without `{name}`",
-            hint=f"name `{name}` in the loss's `needs` so that the engine gives it",
-        )
-    return tensor
 
 
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:

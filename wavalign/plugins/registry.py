@@ -32,19 +32,20 @@ KINDS: dict[str, type[api.Plugin]] = {
         api.Gate,
         api.Loss,
         api.Sampler,
+        api.Provider,
         api.Metric,
         api.Tracker,
     )
 }
 
 
-DECLARED = ("needs", "range", "rows", "unit")
+DECLARED = ("needs", "range", "family", "unit")
 """Of a class, what is worth showing."""
 SOUND = frozenset({"text", "waveform"})
 WORDS: dict[str, dict[str, frozenset[str]]] = {
     "reward": {"needs": SOUND},
     "metric": {"needs": SOUND},
-    "loss": {"rows": frozenset({"rollouts", "demonstrations"}), "unit": frozenset({"token", "sequence"})},
+    "loss": {"unit": frozenset({"token", "sequence", "group"})},
 }
 """By kind and name, the words that a class attribute may hold."""
 
@@ -138,6 +139,10 @@ def checked(kind: str, type_: str, value: object) -> type[api.Plugin]:
     if not (inspect.isclass(value.Params) and issubclass(value.Params, Params)):
         raise PluginError(f"{kind} '{type_}': Params must be a subclass of wavalign.schema.base.Params")
     _check_words(kind, type_, value)
+    if kind == "loss" and not isinstance(inspect.getattr_static(value, "family"), str | property):
+        said = inspect.getattr_static(value, "family")
+        hint = "the name of the rows it is made for: rollouts, demonstrations, or a family of a recipe's own"
+        raise PluginError(f"{kind} '{type_}' ({value.__name__}) declares `family` as {said!r}", hint=hint)
     return value
 
 

@@ -52,7 +52,7 @@ class _Mark(Protocol):
 
 
 @final
-class Place:
+class TextOrigin:
     """A text and what to call it in a message."""
 
     def __init__(self, file: str, text: str, *, via: str = "", offset: int = 0) -> None:
@@ -109,15 +109,15 @@ class _UnreadableError(Exception):
         self.problem = problem
 
 
-def compose(text: str, place: Place, *, prefix: Path = ()) -> Composed:
+def compose(text: str, origin: TextOrigin, *, prefix: Path = ()) -> Composed:
     """Read one document; `prefix` is the path its root will have."""
-    composer = _Composer(text, place)
+    composer = _Composer(text, origin)
     try:
         root = composer.document(prefix)
     except _UnreadableError as stop:
         return Composed(None, (*composer.problems, stop.problem))
     except (yaml.YAMLError, ValueError, OverflowError) as error:  # PyYAML leaks the last two from odd escapes
-        return Composed(None, (*composer.problems, explain_yaml_error(error, text, place.where)))
+        return Composed(None, (*composer.problems, explain_yaml_error(error, text, origin.where)))
     return Composed(root, tuple(composer.problems))
 
 
@@ -125,8 +125,8 @@ def compose(text: str, place: Place, *, prefix: Path = ()) -> Composed:
 class _Composer:
     """One pass over the events of one document."""
 
-    def __init__(self, text: str, place: Place) -> None:
-        self.place = place
+    def __init__(self, text: str, origin: TextOrigin) -> None:
+        self.origin = origin
         self.problems: list[Problem] = []
         self._events: Iterator[events.Event] = iter(yaml.parse(text, Loader=yaml.SafeLoader))
         self._anchors: dict[str, Node | None] = {}
@@ -138,11 +138,11 @@ class _Composer:
         if isinstance(self._next(), events.StreamEndEvent):
             return None
         start = self._next()
-        root = self._node(start, prefix, self.place.at(start.start_mark))
+        root = self._node(start, prefix, self.origin.at(start.start_mark))
         self._next()
         rest = self._next()
         if not isinstance(rest, events.StreamEndEvent):
-            where = self.place.at(rest.start_mark)
+            where = self.origin.at(rest.start_mark)
             message = "a second YAML document begins here"
             self._problem("yaml_document", prefix, message, "keep one recipe per file", where)
         return root
@@ -154,7 +154,7 @@ class _Composer:
         self.problems.append(Problem(code, dotted(path), message, hint, where))
 
     def _node(self, event: events.Event, path: Path, key: Where | None) -> Node:
-        where = self.place.at(event.start_mark)
+        where = self.origin.at(event.start_mark)
         if len(path) > MAX_DEPTH:
             message = f"nested deeper than {MAX_DEPTH} levels"
             raise _UnreadableError(Problem("yaml_too_deep", dotted(path[:4]) + "...", message, "", where))
@@ -210,7 +210,7 @@ class _Composer:
     def _mapping(self, path: Path, where: Where, key: Where) -> Node:
         items: dict[str, Node] = {}
         while not isinstance(event := self._next(), events.MappingEndEvent):
-            spot = self.place.at(event.start_mark)
+            spot = self.origin.at(event.start_mark)
             name = self._key(event, path, spot)
             value = self._node(self._next(), (*path, "?" if name is None else name), spot)
             if name is None:

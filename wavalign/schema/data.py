@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, final
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, field_validator
 
 from wavalign.schema.base import Section
 from wavalign.schema.bounds import MOST_TOKENS, Name
@@ -23,6 +23,10 @@ Sources = Annotated[tuple[WeightedComponent, ...], BeforeValidator(_as_list), Fi
 """One source, or a list of sources mixed by `weight`."""
 
 
+OWN_FAMILIES = ("rollouts", "prompts", "demonstrations", "evaluation")
+"""Names that mean something already."""
+
+
 @final
 class DataSection(Section):
     """Prompts the policy answers, demonstrations the anchor imitates, and held-out splits to measure on."""
@@ -31,12 +35,27 @@ class DataSection(Section):
     """What the policy answers in rollouts."""
     demonstrations: Sources | None = None
     """Dialogues with a target, for losses on demonstrations; may be fewer than the prompts, may be the same."""
+    families: Mapping[Name, Sources] = Field(default_factory=dict)
+    """Further dialogues to learn from, by a name of one's own that a term's `family` refers to, e.g. `pairs`."""
     evaluation: Annotated[Mapping[Name, Sources], BeforeValidator(_as_splits)] = Field(default_factory=dict)
     """Held-out splits by name; a single source is the split `heldout`."""
     max_prompt_tokens: int | None = Field(default=None, ge=1, le=MOST_TOKENS)
-    """Longest prompt of `prompts` and `demonstrations`; null bounds it by the places that the model has."""
+    """Longest prompt of `prompts`, `demonstrations` and `families`; null bounds it by the places that the model has."""
     max_target_tokens: int | None = Field(default=None, ge=1, le=MOST_TOKENS)
-    """Longest answer of `demonstrations`; null bounds prompt and answer by the places that the model has."""
+    """Longest answer of `demonstrations` and `families`; null bounds prompt and answer by the places of the model."""
     too_long: Literal["refuse", "drop"] = "refuse"
-    """What becomes of longer records of `prompts` and `demonstrations`: an error before training, or left out and
-    counted. Nothing is ever cut, and held-out records are never left out."""
+    """What becomes of longer records of all but `evaluation`: an error before training, or left out and counted.
+    Nothing is ever cut, and held-out records are never left out."""
+
+    @field_validator("families")
+    @classmethod
+    def _not_taken(cls, value: Mapping[str, Any]) -> Mapping[str, Any]:
+        for name in (each for each in value if each.casefold() in OWN_FAMILIES):
+            raise ValueError(f"`{name}` is a reserved name: choose another one for a family of rows")
+        return value
+
+    @property
+    def learned(self) -> dict[str, tuple[WeightedComponent, ...]]:
+        """Sources of the families of rows that come from data, by name."""
+        own = {} if self.demonstrations is None else {"demonstrations": self.demonstrations}
+        return {**own, **self.families}

@@ -31,6 +31,9 @@ class TermSection(Section):
     """What is computed per token or sequence."""
     tokens: Tokens = "all"
     """`text`, `audio`, `all`, weights by kind such as `{text: 1, audio: 0.25}`, or a mask plugin."""
+    family: Name | None = None
+    """Rows it learns from: `rollouts`, `demonstrations`, or a name under `data.families`; omitted, those its loss is
+    made for."""
     heads: Literal["own", "mtp"] = "own"
     """`own`: each token by the head that predicts it in sampling; `mtp`: each token by every multi-token-prediction
     head, averaged, which keeps those modules in step with the trunk (losses on demonstrations only)."""

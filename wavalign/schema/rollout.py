@@ -1,12 +1,12 @@
 """How answers are sampled, and how many rows a step has."""
 
 from collections.abc import Mapping
-from typing import Literal, final
+from typing import Annotated, Literal, final
 
 from pydantic import Field
 
 from wavalign.schema.base import Section
-from wavalign.schema.bounds import COOLEST, MOST_ROWS, MOST_TOKENS, TopK
+from wavalign.schema.bounds import COOLEST, MOST_ROWS, MOST_TOKENS, Name, TopK
 from wavalign.schema.component import Component
 from wavalign.schema.sampling import StreamSampling
 
@@ -17,6 +17,11 @@ class RolloutSection(Section):
 
     sampler: Component = Component(type="kv_cache")
     """What samples."""
+    provider: Component = Component(type="in_process")
+    """Where the weights that sample are: in the process that learns, or elsewhere."""
+    importance_cap: float = Field(default=2.0, gt=0, le=1e6)
+    """Where a provider samples from other weights than those that learn: tokens count by the ratio of the two
+    probabilities, at most this much."""
     group_size: int = Field(default=8, ge=1, le=4096)
     """Answers per prompt (G)."""
     temperature: float = Field(default=0.9, ge=COOLEST, le=100)
@@ -37,11 +42,17 @@ class RolloutSection(Section):
 
 @final
 class BatchSection(Section):
-    """What one optimiser step sees, over all processes. Results do not depend on `micro_batch`."""
+    """What one step sees, over all processes. Results do not depend on `micro_batch`."""
 
     prompts: int = Field(default=16, ge=1, le=MOST_ROWS)
     """Prompts a step; each gets `rollout.group_size` answers."""
     demonstrations: int = Field(default=16, ge=1, le=MOST_ROWS)
     """Demonstrations a step."""
+    families: Mapping[Name, Annotated[int, Field(ge=1, le=MOST_ROWS)]] = Field(default_factory=dict)
+    """Dialogues a step of each of `data.families`; 16 of those that are not named."""
+    epochs: int = Field(default=1, ge=1, le=1000)
+    """Times that the rows of a step are learned from; above 1, answers come from weights before the last update."""
+    mini_batches: int = Field(default=1, ge=1, le=MOST_ROWS)
+    """Parts that each epoch is cut into, by prompts and dialogues; every part is one update of the weights."""
     micro_batch: int | None = Field(default=None, ge=1, le=MOST_ROWS)
     """Rows per forward on one process; omitted, all rows of a process go at once."""

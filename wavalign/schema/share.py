@@ -1,27 +1,26 @@
 """A term's moving factor: `gate`, `1 - gate` or a number. The one place that reads it."""
 
-from dataclasses import dataclass
 from typing import final
 
+from wavalign.schema.base import Section
 from wavalign.schema.bounds import MOST_LETTERS, MOST_WEIGHT
 
 
 @final
-@dataclass(frozen=True, slots=True)
-class Share:
+class Share(Section):
     """constant + slope * gate."""
 
     constant: float
-    slope: float
+    slope: float = 0.0
 
     @classmethod
     def parse(cls, share: str | float) -> "Share":
         """Read `gate`, `1 - gate` or a number >= 0, the only shares there are; anything else is a ValueError."""
         words = "".join(share.split()) if isinstance(share, str) else share
         if words == "gate":
-            return cls(0.0, 1.0)
+            return cls(constant=0.0, slope=1.0)
         if words == "1-gate":
-            return cls(1.0, -1.0)
+            return cls(constant=1.0, slope=-1.0)
         try:
             constant = float(words)
         except ValueError:
@@ -29,7 +28,7 @@ class Share:
         if not 0 <= constant <= MOST_WEIGHT:
             said = f"{share!r}" if len(str(share)) <= MOST_LETTERS else f"a text of {len(str(share))} letters"
             raise ValueError(f"a share is `gate`, `1 - gate` or a number from 0 to {MOST_WEIGHT:g}, not {said}")
-        return cls(constant, 0.0)
+        return cls(constant=constant)
 
     @property
     def moves(self) -> bool:
@@ -43,3 +42,8 @@ class Share:
         if gate is None:
             raise ValueError("a share refers to the gate, and there is none")
         return self.constant + self.slope * gate
+
+    def __str__(self) -> str:
+        if not self.moves:
+            return f"{self.constant:g}"
+        return "gate" if self.slope > 0 else "1 - gate"

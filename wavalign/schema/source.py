@@ -15,7 +15,7 @@ from typing import final
 
 from wavalign.errors import Problem, RecipeError, Where, quoted
 from wavalign.schema.anchoring import anchor
-from wavalign.schema.composer import MAX_BYTES, MAX_DEPTH, Node, Path, Place, compose, dotted, plain_scalar
+from wavalign.schema.composer import MAX_BYTES, MAX_DEPTH, Node, Path, TextOrigin, compose, dotted, plain_scalar
 from wavalign.schema.environment import environment_problems
 from wavalign.schema.marks import SET, Source, in_file_order, merge, source_of
 
@@ -68,7 +68,7 @@ class _Reader:
         if text is None:
             return None
         via = f"from {os.path.basename(name)}" if asked else ""
-        composed = compose(text, Place(name, text, via=via))
+        composed = compose(text, TextOrigin(name, text, via=via))
         self.problems += composed.problems
         root = composed.root
         if root is None:
@@ -210,7 +210,7 @@ def _kind(node: Node) -> str:
 def _override(root: Node, argument: str, problems: list[Problem]) -> Node:
     """Put `a.b=value` on `root`; what is wrong goes to `problems`."""
     target, equals, text = argument.partition("=")
-    start = Place(SET, argument, via=SET).where(0, 0)
+    start = TextOrigin(SET, argument, via=SET).where(0, 0)
     parts = target.split(".")
     if not equals or "" in parts or target != target.strip() or len(parts) > MAX_DEPTH:
         message = "`--set` takes `path=value`"
@@ -221,13 +221,13 @@ def _override(root: Node, argument: str, problems: list[Problem]) -> Node:
         problems.append(Problem("bad_override", "extends", message, "write it in a recipe file", start))
         return root
     path = tuple(parts)
-    composed = compose(text, Place(SET, argument, via=SET, offset=len(target) + 1), prefix=path)
+    composed = compose(text, TextOrigin(SET, argument, via=SET, offset=len(target) + 1), prefix=path)
     problems += composed.problems
     value = composed.root
     if value is None:
         if composed.problems:
             return root
-        value = Node(None, Place(SET, argument, via=SET).where(0, len(target) + 1), start, path)
+        value = Node(None, TextOrigin(SET, argument, via=SET).where(0, len(target) + 1), start, path)
     try:
         return _put(root, parts, replace(value, key=start), ())
     except _OverrideError as reason:

@@ -28,7 +28,9 @@ class StageKind:
 
 
 KINDS: Mapping[str, StageKind] = {
-    "train": StageKind("weights", frozenset({"prompts", "demonstrations", "evaluation"}), network=True, learns=True),
+    "train": StageKind(
+        "weights", frozenset({"prompts", "demonstrations", "families", "evaluation"}), network=True, learns=True
+    ),
     "fit_codec": StageKind("codec", frozenset({"demonstrations"}), network=False),
     "generate": StageKind("dataset", frozenset({"prompts"}), network=True),
 }

@@ -440,7 +440,7 @@ from wavalign.plugins.api import Loss, LossInputs, LossOutput
 
 class Needy(Loss):
     type = "needy"
-    rows = "{rows}"
+    family = "{rows}"
 
     @property
     def needs(self):

@@ -16,15 +16,16 @@ import torch
 from torch import Tensor
 
 from tests.e2e.runs import comparable, here, lines
+from tests.loss_inputs import loss_inputs
 from tests.toy.compiled import Change, compiled, problems, put
 from tests.toy.live import live_stage, train
 from tests.toy.world import PLUGINS, toy_recipe, write_recipe
 from wavalign.engine import api as engine
 from wavalign.engine.contracts.construct import construct
 from wavalign.engine.contracts.rollouts import Lent, scored
-from wavalign.engine.step.executor import StepExecutor
 from wavalign.engine.step.objective import TermSpec, count, term_loss
 from wavalign.engine.step.rewards import LiveReward
+from wavalign.engine.step.step import StepExecutor
 from wavalign.errors import PluginError
 from wavalign.plugins.api import (
     Advantage,
@@ -112,15 +113,15 @@ def test_losses(name: str) -> None:
     give, said = LOSSES[name]
     plugin = loss(give)
     if said:
-        assert said in broken(lambda: plugin.compute(LossInputs(LOGPROBS)))
+        assert said in broken(lambda: plugin.compute(loss_inputs(LOGPROBS)))
     else:
-        assert plugin.compute(LossInputs(LOGPROBS)).values.shape == LOGPROBS.shape
+        assert plugin.compute(loss_inputs(LOGPROBS)).values.shape == LOGPROBS.shape
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_values_of_any_precision_are_summed_in_32_bits(dtype: torch.dtype) -> None:
     logprobs = torch.full((1, 1, 4099), -1.0, requires_grad=True)
-    output = loss(lambda x: LossOutput(-x.logprobs.to(dtype))).compute(LossInputs(logprobs))
+    output = loss(lambda x: LossOutput(-x.logprobs.to(dtype))).compute(loss_inputs(logprobs))
     spec = TermSpec("t", "rollouts", 1.0, 1.0, "token", None)
     ones, valid = torch.ones_like(logprobs), torch.ones(1, dtype=torch.bool)
     found = term_loss(spec, output.values, weights=ones, row_valid=valid, denominators=count(ones, valid))
@@ -135,7 +136,7 @@ class Own(Tensor):
 
 
 def test_a_tensor_of_a_class_of_ones_own_becomes_a_plain_one() -> None:
-    output = loss(lambda x: LossOutput(x.logprobs.as_subclass(Own))).compute(LossInputs(LOGPROBS))
+    output = loss(lambda x: LossOutput(x.logprobs.as_subclass(Own))).compute(loss_inputs(LOGPROBS))
     assert type(output.values) is Tensor
 
 
@@ -143,13 +144,13 @@ def test_what_a_loss_writes_past_the_count_of_versions_has_no_effect() -> None:
     old, mask = torch.zeros(2, 1, 3), torch.ones(2, 1, 3, dtype=torch.bool)
 
     def write(x: LossInputs) -> LossOutput:
-        assert x.old_logprobs is not None and x.mask is not None
-        x.old_logprobs.data.add_(1)
+        assert x.column("old_logprobs") is not None and x.mask is not None
+        x.column("old_logprobs").data.add_(1)
         x.mask.numpy()[:] = False
         x.logprobs.data.zero_()
-        return LossOutput(x.logprobs - x.old_logprobs)
+        return LossOutput(x.logprobs - x.column("old_logprobs"))
 
-    loss(write, needs=frozenset({"old_logprobs", "mask"})).compute(LossInputs(LOGPROBS, old_logprobs=old, mask=mask))
+    loss(write, needs=frozenset({"old_logprobs", "mask"})).compute(loss_inputs(LOGPROBS, old_logprobs=old, mask=mask))
     assert bool((LOGPROBS == -1).all()) and bool((old == 0).all()) and bool(mask.all())
 
 
@@ -163,40 +164,42 @@ def test_a_loss_that_goes_backward_itself_is_named() -> None:
         return LossOutput(x.logprobs * 2)
 
     leaf = torch.zeros(2, 1, 3, requires_grad=True)
-    assert "compute calls backward() itself" in broken(lambda: loss(twice).compute(LossInputs(leaf * 1)))
-    assert loss(derivative).compute(LossInputs(leaf * 1)).values.requires_grad
+    assert "compute calls backward() itself" in broken(lambda: loss(twice).compute(loss_inputs(leaf * 1)))
+    assert loss(derivative).compute(loss_inputs(leaf * 1)).values.requires_grad
 
 
 def test_a_loss_of_sequences() -> None:
     plugin = loss(lambda x: LossOutput(x.logprobs), unit="sequence")
     assert "(its unit is sequence) of shape [2, 1, 3], which is to be [2]" in broken(
-        lambda: plugin.compute(LossInputs(LOGPROBS))
+        lambda: plugin.compute(loss_inputs(LOGPROBS))
     )
     plugin = loss(lambda x: LossOutput(x.logprobs.sum(dim=(1, 2))), unit="sequence")
-    assert plugin.compute(LossInputs(LOGPROBS)).values.shape == (2,)
+    assert plugin.compute(loss_inputs(LOGPROBS)).values.shape == (2,)
 
 
 @pytest.mark.parametrize(
     "read",
     [
-        lambda x: x.logprobs - x.ref_logprobs,
-        lambda x: x.ref_logprobs.exp(),
-        lambda x: torch.minimum(x.logprobs, x.ref_logprobs),
+        lambda x: x.logprobs - x.column("ref_logprobs"),
+        lambda x: x.column("ref_logprobs").exp(),
+        lambda x: torch.minimum(x.logprobs, x.column("ref_logprobs")),
     ],
 )
 def test_a_column_that_needs_does_not_name(read: Callable[[LossInputs], Tensor]) -> None:
     plugin = loss(lambda x: LossOutput(read(x)))
     with pytest.raises(PluginError) as caught:
-        plugin.compute(LossInputs(LOGPROBS))
+        plugin.compute(loss_inputs(LOGPROBS))
     assert "compute reads `ref_logprobs`, which its `needs` does not name" in caught.value.message
     assert caught.value.hint == "add `ref_logprobs` to what `needs` gives"
 
 
 def test_a_loss_may_not_write_into_what_it_is_lent() -> None:
     old = torch.zeros(2, 1, 3)
-    plugin = loss(lambda x: LossOutput(x.logprobs + x.old_logprobs.add_(1)), needs=frozenset({"old_logprobs"}))  # type: ignore[union-attr]
+    plugin = loss(
+        lambda x: LossOutput(x.logprobs + x.column("old_logprobs").add_(1)), needs=frozenset({"old_logprobs"})
+    )  # type: ignore[union-attr]
     assert "compute changed `old_logprobs` in place" in broken(
-        lambda: plugin.compute(LossInputs(LOGPROBS, old_logprobs=old))
+        lambda: plugin.compute(loss_inputs(LOGPROBS, old_logprobs=old))
     )
 
 

@@ -48,6 +48,7 @@ MOMENTS: dict[str, tuple[str, ...]] = {
         "empty_policy",
         "encode_prompt",
         "encode_target",
+        "encode_answer",
         "decode_completion",
         "parameter_group",
         "hidden",

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from wavalign.engine.feeding.feeds import Feed
 from wavalign.engine.feeding.streams import ShuffledStream
 from wavalign.errors import DataError
-from wavalign.plugins.api import DataSource, Place, Placed, StreamSource
+from wavalign.plugins.api import DataSource, StreamPosition, StreamRecord, StreamSource
 from wavalign.plugins.batch import Dialogue
 from wavalign.plugins.data.jsonl import Jsonl, JsonlParams
 from wavalign.schema.base import Params
@@ -23,7 +23,7 @@ from wavalign.schema.base import Params
 
 @final
 class Counted(StreamSource):
-    """Shards of so many records each, `0-0`, `0-1`, ...; a place is twice the record's number."""
+    """Shards of so many records each, `0-0`, `0-1`, ...; a position is twice the record's number."""
 
     def __init__(self, *sizes: int, shuffle_buffer: int = 4, bad: tuple[int, int] | None = None) -> None:
         self.sizes, self.shuffle_buffer, self.bad = sizes, shuffle_buffer, bad
@@ -32,12 +32,12 @@ class Counted(StreamSource):
     def shards(self) -> Sequence[str]:
         return [f"{index}:{size}" for index, size in enumerate(self.sizes)]
 
-    def open(self, shard: int, place: Place) -> Iterator[Placed]:
-        for number in range(place[0] // 2 if place else 0, self.sizes[shard]):
+    def open(self, shard: int, position: StreamPosition) -> Iterator[StreamRecord]:
+        for number in range(position[0] // 2 if position else 0, self.sizes[shard]):
             if (shard, number) == self.bad:
                 raise DataError(f"{shard}.jsonl:{number + 1}: bad")
             self.read += 1
-            yield Placed((2 * number,), (2 * number + 2,), Dialogue(f"{shard}-{number}", ()))
+            yield StreamRecord((2 * number,), (2 * number + 2,), Dialogue(f"{shard}-{number}", ()))
 
 
 @final
@@ -158,8 +158,8 @@ def test_records_that_are_gone_are_noticed() -> None:
         def shards(self) -> Sequence[str]:
             return ["0:5"]
 
-        def open(self, shard: int, place: Place) -> Iterator[Placed]:
-            return (Placed((3 * n,), (3 * n + 3,), Dialogue(str(n), ())) for n in range(5))
+        def open(self, shard: int, position: StreamPosition) -> Iterator[StreamRecord]:
+            return (StreamRecord((3 * n,), (3 * n + 3,), Dialogue(str(n), ())) for n in range(5))
 
     stream = ShuffledStream(Counted(5), seed=0, which=0)
     stream.next()
@@ -180,7 +180,7 @@ def test_an_empty_stream_is_refused() -> None:
         Feed([(Source(stream=Counted(0, 0)), 1.0)], seed=0)
 
 
-def test_all_takes_the_first_of_a_stream_and_leaves_its_place() -> None:
+def test_all_takes_the_first_of_a_stream_and_leaves_its_cursor() -> None:
     feed = mixed(4, 4)
     state = feed.state_dict()
     assert [each.id for each in feed.all(5)] == ["i-0", "i-1", "i-2", "0-0", "0-1"]

@@ -21,7 +21,7 @@ from wavalign.engine.run.builder import Builder
 from wavalign.engine.run.exporting import ExportOptions
 from wavalign.engine.run.hand_over import leave_model
 from wavalign.engine.state.distributed import World
-from wavalign.engine.step.executor import StepExecutor
+from wavalign.engine.step.step import StepExecutor
 from wavalign.errors import UsageError
 
 BUFFER = "model.layers.0.self_attn.rotary_emb.inv_freq"

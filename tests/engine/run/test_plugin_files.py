@@ -9,7 +9,7 @@ from tests.toy.compiled import Change, compiled, put
 from tests.toy.live import live_stage
 from wavalign.engine import api
 from wavalign.engine.run.measuring import Measuring
-from wavalign.engine.step.executor import StepExecutor
+from wavalign.engine.step.step import StepExecutor
 from wavalign.errors import Interrupted
 
 OWN: tuple[Change, ...] = (

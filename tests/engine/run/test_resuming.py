@@ -16,7 +16,7 @@ from tests.toy.world import PLUGINS
 from wavalign.engine import api
 from wavalign.engine.api import Resume
 from wavalign.engine.run.trainer import Trainer
-from wavalign.engine.step.executor import StepExecutor
+from wavalign.engine.step.step import StepExecutor
 from wavalign.errors import FolderBusyError, Interrupted, ResumeError, StorageError, UnfinishedError, UsageError
 
 SHORT: tuple[Change, ...] = (put("steps", 4), put("runtime.checkpoint_every", 1), put("evaluation.every", 2))

@@ -12,7 +12,7 @@ from wavalign.engine.backends.plain import PlainBackend
 from wavalign.engine.run.clock import StepClock
 from wavalign.engine.run.measuring import Measuring
 from wavalign.engine.step import executor
-from wavalign.engine.step.executor import StepExecutor
+from wavalign.engine.step.step import StepExecutor
 from wavalign.errors import NonFiniteError, RewardBudgetError, StorageError
 
 LONG: tuple[Change, ...] = (

@@ -14,7 +14,7 @@ from tests.toy.compiled import Change, put
 from wavalign.engine.backends.deepspeed import DeepSpeedBackend
 from wavalign.engine.run.measuring import Measuring
 from wavalign.engine.step import executor
-from wavalign.engine.step.executor import StepExecutor
+from wavalign.engine.step.step import StepExecutor
 from wavalign.errors import NonFiniteError, RewardBudgetError
 
 STAGES = [pytest.param(0, marks=pytest.mark.slow), pytest.param(2, marks=pytest.mark.slow), 3]

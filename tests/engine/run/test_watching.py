@@ -15,7 +15,7 @@ from tests.engine.run.test_trainer import assert_same_run, run
 from tests.toy.compiled import Change, compiled, drop, problems, put
 from wavalign.engine import api
 from wavalign.engine.run.watching import Watch
-from wavalign.engine.step.executor import StepExecutor
+from wavalign.engine.step.step import StepExecutor
 from wavalign.errors import PreflightError
 from wavalign.schema.evaluation import StopEarly, Watched
 

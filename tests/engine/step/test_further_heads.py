@@ -34,9 +34,7 @@ def test_the_loss_is_the_originals(golden_pairs: Callable[[str], list[GoldenPair
         space = space_of(policy.sizes.num_mtp_layers, policy.sizes.vocabulary_size)
         heads, tokens = further_heads(space), batch(pair.tensors["train_ids"])
         ones = torch.ones(len(labels), 1)
-        plain = MicroBatch(
-            (), tokens, torch.zeros(tokens.ids.shape), None, ones, torch.zeros(len(labels), dtype=torch.bool)
-        )
+        plain = MicroBatch(0, (), tokens, None, ones, torch.zeros(len(labels), dtype=torch.bool))
         wide = with_further_heads(plain, space, heads)
         scored = (labels != -100)[:, None].float()
         scored[:, :, 0] = 0  # nothing predicts the first token

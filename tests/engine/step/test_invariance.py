@@ -12,7 +12,7 @@ from tests.distributed import run_ranks
 from tests.toy.compiled import Change, compiled, only_stage, put
 from tests.toy.live import live_stage, train, train_rank
 from wavalign.engine.compile.plan import Plan
-from wavalign.engine.step.executor import StepExecutor
+from wavalign.engine.step.step import StepExecutor
 from wavalign.plugins.batch import TEXT_ROLES
 
 Run = tuple[list[dict[str, float]], dict[str, Tensor]]

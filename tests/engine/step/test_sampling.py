@@ -11,7 +11,8 @@ from tests.plugins.architectures.kimi_helpers import lively_policy, small_kimi, 
 from tests.toy.compiled import Change, compiled, put
 from tests.toy.live import live_stage, train
 from wavalign.engine.models.scored_policy import score_batch
-from wavalign.engine.step.batches import micro_batches, rollout_rows
+from wavalign.engine.step.batches import CompletionColumn, collate_rows, cut_rows, with_columns
+from wavalign.engine.step.rows import answer_rows
 from wavalign.engine.step.sampling import distributions
 from wavalign.errors import RecipeError
 from wavalign.plugins.api import Distribution, SamplingOptions
@@ -81,14 +82,17 @@ def test_scoring_gives_what_sampling_recorded(
                 kept = (rollout.support[stream] >= 0).any(dim=1)
             assert torch.equal(kept, chosen[stream] & cut)
     temperatures = [each.temperature for each in pair]
-    space, rows, scored = kimi.tokens, rollout_rows(groups, kimi.tokens), 0
-    for batch in micro_batches(rows, size, space=space, temperatures=temperatures, device=torch.device("cpu")):
+    space, scored = kimi.tokens, 0
+    rows = answer_rows(groups, space, family="rollouts", temperatures=temperatures)
+    old = CompletionColumn("rollouts", [[each.logprobs for each in group.rollouts] for group in groups])
+    for part in cut_rows(rows, size):
+        batch = with_columns(collate_rows(part, space, number=0), {"old_logprobs": old})
         select = torch.isin(batch.tokens.roles, torch.tensor(SCORED_ROLES, dtype=torch.int8))
         with torch.no_grad():
             found = score_batch(
                 policy, batch.tokens, select, space, temperature=batch.temperature, support=batch.support
             )
-        torch.testing.assert_close(found, batch.old_logprobs, atol=2e-5, rtol=0)
+        torch.testing.assert_close(found, batch.columns["old_logprobs"], atol=2e-5, rtol=0)
         scored += int(select[:, TEXT].any(dim=1).sum() + select[:, AUDIO].any(dim=1).sum())
     assert scored == 2 * len(rows)
 
@@ -132,13 +136,9 @@ def test_greedy_text_beside_sampled_sound(kimi: KimiAudio, policy: KimiPolicy) -
 
 def replayed(kimi: KimiAudio, policy: KimiPolicy, group: RolloutGroup, rollout: Rollout) -> Tensor:
     """Logits [2, T, V] of an answer's steps, from one pass over the whole row."""
-    (batch,) = micro_batches(
-        rollout_rows([RolloutGroup(group.dialogue, group.prompt, (rollout,))], kimi.tokens),
-        1,
-        space=kimi.tokens,
-        temperatures=[1.0, 1.0],
-        device=torch.device("cpu"),
-    )
+    alone = [RolloutGroup(group.dialogue, group.prompt, (rollout,))]
+    rows = answer_rows(alone, kimi.tokens, family="rollouts", temperatures=[1.0, 1.0])
+    batch = collate_rows(rows, kimi.tokens, number=0)
     with torch.no_grad():
         states = policy.hidden(batch.tokens, frozenset({TEXT, AUDIO}))
         steps = slice(group.prompt.length - 1, -1)

@@ -33,6 +33,7 @@ def small_codec_lm(folder: Path, **changes: Any) -> CodecLm:
 def lively_policy(architecture: CodecLm, *, seed: int = 0, scale: float = 8.0) -> CodecLmPolicy:
     """Random weights large enough that the distributions are far from uniform."""
     policy = architecture.build_policy(seed=seed)
+    assert isinstance(policy, CodecLmPolicy)
     with torch.no_grad():
         for parameter in policy.parameters():
             if parameter.dim() > 1:

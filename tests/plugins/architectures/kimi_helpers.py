@@ -56,6 +56,7 @@ def write_clip(codes: Sequence[int], folder: Path = Path()) -> AudioClip:
 def lively_policy(architecture: KimiAudio, *, seed: int = 0, scale: float = 8.0) -> KimiPolicy:
     """Random weights large enough that the distributions are far from uniform."""
     policy = architecture.build_policy(seed=seed)
+    assert isinstance(policy, KimiPolicy)
     with torch.no_grad():
         for parameter in policy.parameters():
             if parameter.dim() > 1:

@@ -13,6 +13,7 @@ from wavalign.errors import CheckpointError, DataError
 from wavalign.plugins.api import ModelSource
 from wavalign.plugins.architectures.kimi import KimiAudio, KimiParams
 from wavalign.plugins.architectures.kimi_audio.layout import AUDIO, TEXT
+from wavalign.plugins.architectures.kimi_audio.policy import KimiPolicy
 from wavalign.plugins.architectures.kimi_audio.sizes import sizes_of_config
 from wavalign.plugins.batch import AudioClip, Dialogue, Message, Role, TokenSequence
 
@@ -130,6 +131,7 @@ def test_what_a_dialogue_cannot_say_is_an_error_that_names_it(kimi: KimiAudio) -
 def test_groups_heads_and_shapes_agree_with_the_built_network(tmp_path: Path) -> None:
     kimi = small_kimi(tmp_path, feature_size=5, codes_only=True)
     policy = kimi.build_policy(seed=0)
+    assert isinstance(policy, KimiPolicy)
     groups = {name: kimi.parameter_group(name) for name in policy.state_dict()}
     assert groups["lm_head.weight"] == "text_head"
     assert groups["mimo_output.weight"] == "audio_head"

@@ -19,6 +19,7 @@ from tests.plugins.architectures.vita_helpers import (
 from wavalign.errors import CheckpointError, DataError
 from wavalign.plugins.api import ModelSource
 from wavalign.plugins.architectures.vita import VitaAudio, VitaParams
+from wavalign.plugins.architectures.vita_audio.policy import VitaPolicy
 from wavalign.plugins.batch import AudioClip, Dialogue, Message, Role, TokenSequence, collate
 from wavalign.storage.tensors import load_into, read_checkpoint, save_weights
 
@@ -155,6 +156,7 @@ def test_the_public_size_has_the_published_number_of_bytes(tmp_path: Path) -> No
 
 def test_tied_weights_are_stored_once(vita: VitaAudio) -> None:
     policy = vita.build_policy(seed=0)
+    assert isinstance(policy, VitaPolicy)
     assert "lm_head.weight" not in policy.state_dict()
     assert policy.head_weight(0) is policy.model.embed_tokens.weight
 

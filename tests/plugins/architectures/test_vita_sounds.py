@@ -175,6 +175,7 @@ def test_sampling_in_a_conversation_records_what_scoring_gives(tmp_path: Path, c
 
 def test_the_sounds_of_a_group_are_encoded_once(vita: VitaAudio) -> None:
     policy, seen = vita.build_policy(seed=0), []
+    assert isinstance(policy, VitaPolicy)
     assert policy.model.audio_model is not None
     policy.model.audio_model.register_forward_pre_hook(lambda module, inputs: seen.append(len(inputs[0])))
     prompts = [vita.encode_prompt(conversation(name, *lengths), codes_of) for name, *lengths in (("a", 3), ("b", 9, 2))]

@@ -54,6 +54,7 @@ def hearing_vita(folder: Path, **changes: Any) -> VitaAudio:
 def lively_policy(architecture: VitaAudio, *, seed: int = 0, scale: float = 8.0) -> VitaPolicy:
     """Random weights large enough that the distributions are far from uniform."""
     policy = architecture.build_policy(seed=seed)
+    assert isinstance(policy, VitaPolicy)
     with torch.no_grad():
         for parameter in policy.parameters():
             if parameter.dim() > 1:

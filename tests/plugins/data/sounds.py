@@ -35,7 +35,7 @@ def streamed(source: DataSource) -> list[Dialogue]:
     source.prepare(lambda *_: None)
     stream = source.stream()
     assert stream is not None
-    return [placed.dialogue for shard in range(len(stream.shards())) for placed in stream.open(shard, ())]
+    return [record.dialogue for shard in range(len(stream.shards())) for record in stream.open(shard, ())]
 
 
 def write_wav(path: Path, value: float) -> str:

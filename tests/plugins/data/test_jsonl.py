@@ -143,8 +143,8 @@ def test_reading_begins_at_any_line(tmp_path: Path) -> None:
     assert stream is not None
     reading = stream.open(0, ())
     whole = [next(reading) for _ in lines]
-    for index, placed in enumerate(whole):
-        again = stream.open(0, placed.start)
+    for index, record in enumerate(whole):
+        again = stream.open(0, record.start)
         assert [next(again) for _ in whole[index:]] == whole[index:]
         with pytest.raises(DataError, match=r"d\.jsonl:4: not a JSON object"):
             next(again)

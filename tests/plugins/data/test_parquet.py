@@ -1,4 +1,4 @@
-"""Parquet: what columns mean, where sound comes from, and that a row is found again from any place."""
+"""Parquet: what columns mean, where sound comes from, and that a row is found again from any position."""
 
 import sys
 from collections.abc import Sequence
@@ -138,8 +138,8 @@ def test_reading_begins_at_any_row(tmp_path: Path) -> None:
     opened = stream.stream()
     assert opened is not None
     whole = list(opened.open(0, ()))
-    for placed in whole:
-        assert list(opened.open(0, placed.start)) == whole[placed.start[0] :]
+    for record in whole:
+        assert list(opened.open(0, record.start)) == whole[record.start[0] :]
     assert list(opened.open(0, whole[-1].end)) == []
 
 

@@ -2,13 +2,13 @@
 
 import torch
 
-from wavalign.plugins.api import LossInputs
+from tests.loss_inputs import loss_inputs
 from wavalign.plugins.losses.cross_entropy import CrossEntropy, CrossEntropyParams
 
 
 def test_it_is_the_negative_log_probability() -> None:
     loss = CrossEntropy(CrossEntropyParams())
-    assert loss.compute(LossInputs(torch.tensor([[[-0.25, -2.0]]]))).values.tolist() == [[[0.25, 2.0]]]
+    assert loss.compute(loss_inputs(torch.tensor([[[-0.25, -2.0]]]))).values.tolist() == [[[0.25, 2.0]]]
     assert loss.needs == frozenset()
     assert loss.rows == "demonstrations"
     assert loss.regularizers() == ()
@@ -17,4 +17,4 @@ def test_it_is_the_negative_log_probability() -> None:
 def test_gradient() -> None:
     logprobs = -torch.rand(2, 1, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     loss = CrossEntropy(CrossEntropyParams())
-    assert torch.autograd.gradcheck(lambda x: loss.compute(LossInputs(x)).values, logprobs.requires_grad_())
+    assert torch.autograd.gradcheck(lambda x: loss.compute(loss_inputs(x)).values, logprobs.requires_grad_())

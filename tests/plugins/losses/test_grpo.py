@@ -8,8 +8,9 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
+from tests.loss_inputs import loss_inputs
 from wavalign.errors import PluginError
-from wavalign.plugins.api import LossInputs, Regularizer
+from wavalign.plugins.api import Regularizer
 from wavalign.plugins.losses.grpo import GRPO, GRPOParams
 
 
@@ -23,7 +24,7 @@ def row(*values: float) -> Tensor:
 
 RATIOS = (1.5, 1.5, 0.5, 0.5, 1.1, 1.1)
 ADVANTAGES = (1.0, -1.0, 1.0, -1.0, 2.0, -1.0)
-INPUTS = LossInputs(
+INPUTS = loss_inputs(
     row(*(math.log(ratio) - 2 for ratio in RATIOS)), old_logprobs=row(*[-2.0] * 6), advantages=row(*ADVANTAGES)
 )
 
@@ -46,7 +47,9 @@ def test_one_width_serves_both_sides() -> None:
 def test_without_a_clip_the_value_is_minus_the_advantage_and_so_is_the_gradient() -> None:
     loss = grpo(clip=None)
     logprobs = INPUTS.logprobs.clone().requires_grad_()
-    output = loss.compute(LossInputs(logprobs, old_logprobs=INPUTS.old_logprobs, advantages=row(*ADVANTAGES)))
+    output = loss.compute(
+        loss_inputs(logprobs, old_logprobs=INPUTS.column("old_logprobs"), advantages=row(*ADVANTAGES))
+    )
     values = output.values
     torch.testing.assert_close(values, -row(*ADVANTAGES))
     (gradient,) = torch.autograd.grad(values.sum(), logprobs)
@@ -58,10 +61,10 @@ def test_without_a_clip_the_value_is_minus_the_advantage_and_so_is_the_gradient(
 
 def test_gradient_stops_where_the_clip_holds_and_is_exact_elsewhere() -> None:
     logprobs = INPUTS.logprobs.clone().requires_grad_()
-    old, advantages = INPUTS.old_logprobs, INPUTS.advantages
+    old, advantages = INPUTS.column("old_logprobs"), INPUTS.column("advantages")
 
     def values(scores: Tensor) -> Tensor:
-        return grpo(clip=0.2).compute(LossInputs(scores, old_logprobs=old, advantages=advantages)).values
+        return grpo(clip=0.2).compute(loss_inputs(scores, old_logprobs=old, advantages=advantages)).values
 
     (gradient,) = torch.autograd.grad(values(logprobs).sum(), logprobs)
     torch.testing.assert_close(gradient, row(0.0, 1.5, -0.5, 0.0, -2.2, 1.1))
@@ -72,8 +75,10 @@ def test_sequence_ratio_is_the_geometric_mean_over_the_mask() -> None:
     mask = torch.tensor([[[True, True, False, False, True, False]]])
     mean = (1.5 * 1.5 * 1.1) ** (1 / 3)
     loss = grpo(clip=0.2, ratio="sequence")
-    assert loss.needs == {"advantages", "old_logprobs", "mask"}
-    ones = LossInputs(INPUTS.logprobs, old_logprobs=INPUTS.old_logprobs, advantages=-torch.ones(1, 1, 1), mask=mask)
+    assert loss.needs == {"advantages", "old_logprobs"}
+    ones = loss_inputs(
+        INPUTS.logprobs, old_logprobs=INPUTS.column("old_logprobs"), advantages=-torch.ones(1, 1, 1), mask=mask
+    )
     output = loss.compute(ones)
     torch.testing.assert_close(output.values, torch.full((1, 1, 6), mean, dtype=torch.float64))
     assert output.metrics["clip_high"].sum() == 0  # a negative advantage is never clipped from above
@@ -86,7 +91,7 @@ def test_sequence_ratio_gradient_by_finite_differences() -> None:
     advantages = torch.tensor([-1.0, 2.0], dtype=torch.float64).view(2, 1, 1)
 
     def values(scores: Tensor) -> Tensor:
-        given = LossInputs(scores, old_logprobs=old, advantages=advantages, mask=mask)
+        given = loss_inputs(scores, old_logprobs=old, advantages=advantages, mask=mask)
         return grpo(clip=0.9, ratio="sequence").compute(given).values
 
     assert torch.autograd.gradcheck(values, policy.clone().requires_grad_())
@@ -132,6 +137,6 @@ def test_nonsense_is_refused(options: dict[str, Any]) -> None:
 
 def test_missing_inputs_are_named() -> None:
     with pytest.raises(PluginError, match="old_logprobs"):
-        grpo().compute(LossInputs(row(-1.0), advantages=row(1.0)))
+        grpo().compute(loss_inputs(row(-1.0), advantages=row(1.0)))
     with pytest.raises(PluginError, match="advantages"):
-        grpo().compute(LossInputs(row(-1.0), old_logprobs=row(-1.0)))
+        grpo().compute(loss_inputs(row(-1.0), old_logprobs=row(-1.0)))

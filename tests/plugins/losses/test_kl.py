@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
+from tests.loss_inputs import loss_inputs
 from wavalign.errors import PluginError
-from wavalign.plugins.api import LossInputs
 from wavalign.plugins.losses.kl import KL, KLParams
 from wavalign.plugins.ops import KLEstimator
 
@@ -17,7 +17,7 @@ from wavalign.plugins.ops import KLEstimator
 def test_values_by_hand(estimator: KLEstimator | None, value: float) -> None:
     params = KLParams() if estimator is None else KLParams(estimator=estimator)
     loss = KL(params)
-    given = LossInputs(torch.full((1, 1, 2), -1.0), ref_logprobs=torch.full((1, 1, 2), -1.5))
+    given = loss_inputs(torch.full((1, 1, 2), -1.0), ref_logprobs=torch.full((1, 1, 2), -1.5))
     torch.testing.assert_close(loss.compute(given).values, torch.full((1, 1, 2), value))
     assert loss.needs == {"ref_logprobs"}
 
@@ -29,11 +29,11 @@ def test_gradients_by_finite_differences(estimator: KLEstimator) -> None:
     loss = KL(KLParams(estimator=estimator))
 
     def values(logprobs: torch.Tensor) -> torch.Tensor:
-        return loss.compute(LossInputs(logprobs, ref_logprobs=reference)).values
+        return loss.compute(loss_inputs(logprobs, ref_logprobs=reference)).values
 
     assert torch.autograd.gradcheck(values, policy.clone().requires_grad_())
 
 
 def test_a_missing_reference_is_an_error() -> None:
     with pytest.raises(PluginError, match="ref_logprobs"):
-        KL(KLParams()).compute(LossInputs(torch.zeros(1, 1, 1)))
+        KL(KLParams()).compute(loss_inputs(torch.zeros(1, 1, 1)))

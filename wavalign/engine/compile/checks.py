@@ -5,8 +5,8 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import final
 
-from wavalign.engine.compile.graph import live_terms
 from wavalign.engine.compile.names import name_problems
+from wavalign.engine.compile.operators import DEMONSTRATIONS, ROLLOUTS
 from wavalign.engine.compile.plan import Cluster, TermPlan
 from wavalign.engine.contracts.rollouts import range_problem
 from wavalign.plugins.api import Gate, Metric, Reward
@@ -149,20 +149,21 @@ class StageChecks:
             self.note("missing_section", "fit_codec needs data.demonstrations", ("data", "demonstrations"), hint)
 
     def _data(self) -> None:
-        data, live = self.stage.data, live_terms(self.terms)
+        data, live = self.stage.data, [term for term in self.terms if term.lives]
         if self.terms and not live:
             message, hint = "no term has a weight and a share above 0, so nothing is learned", "raise one of them"
             self.note("bad_value", message, ("objective", "terms"), hint)
         for term in live:
             name = term.brought_by or term.name
             path: Path = ("objective", "terms", name)
-            if term.rows == "demonstrations" and data.demonstrations is None:
-                hint = "add data.demonstrations, e.g. {type: jsonl, path: gold.jsonl}"
-                message = f"term `{name}` learns from demonstrations, and data.demonstrations is not there"
-                self.note("missing_section", message, path, hint)
-            if term.rows == "rollouts" and data.prompts is None:
+            if term.family == ROLLOUTS and data.prompts is None:
                 hint = "add data.prompts, e.g. {type: jsonl, path: questions.jsonl}"
                 message = f"term `{name}` learns from rollouts, and data.prompts is not there"
+                self.note("missing_section", message, path, hint)
+            elif term.family not in (ROLLOUTS, *data.learned):
+                heading = f"data.{term.family}" if term.family == DEMONSTRATIONS else f"data.families.{term.family}"
+                hint = f"add {heading}, e.g. {{type: jsonl, path: gold.jsonl}}"
+                message = f"term `{name}` learns from {term.family}, and {heading} is not there"
                 self.note("missing_section", message, path, hint)
             if "advantages" in term.needs and not self.stage.rewards:
                 hint = "add rewards, e.g. `rewards: {answer: {type: answer_match}}`"
@@ -218,7 +219,7 @@ class StageChecks:
                 self.note("missing_section", message, ("objective", "gate"), hint)
 
     def _gate_is_used(self) -> bool:
-        return any(isinstance(term.share, str) for term in live_terms(self.terms))
+        return any(term.share.moves and term.lives for term in self.terms)
 
     def _evaluation(self) -> None:
         stage = self.stage

@@ -5,9 +5,11 @@ from typing import final
 
 from wavalign.engine.compile.checks import StageChecks, check_runtime, measured_in_round, watch_problem
 from wavalign.engine.compile.geometry import only_measuring, plan_geometry
-from wavalign.engine.compile.graph import GraphBuilder
+from wavalign.engine.compile.graph import build_graph
 from wavalign.engine.compile.instruments import shared_instruments
 from wavalign.engine.compile.lowering import deepspeed_config
+from wavalign.engine.compile.operators import SCALARS
+from wavalign.engine.compile.parts import left_out, stage_parts
 from wavalign.engine.compile.plan import Cluster, Graph, Plan, StagePlan, Warned
 from wavalign.engine.compile.resolve import Resolver
 from wavalign.engine.compile.stage_links import start_of
@@ -15,6 +17,7 @@ from wavalign.engine.compile.terms import TermPlanner
 from wavalign.errors import PluginError, Problem, RecipeError
 from wavalign.plugins.files import digest
 from wavalign.plugins.registry import Registry
+from wavalign.plugins.scalars import ScalarHead
 from wavalign.schema.loading import LoadedRecipe, names_of
 from wavalign.schema.marks import Path as TreePath
 from wavalign.schema.marks import in_file_order
@@ -121,10 +124,11 @@ class _Compiler:
         if len(self.resolver.problems) > before or not KINDS[stage.type].learns or broken & READ_BY_GEOMETRY:
             return plan
         if stage.steps:
-            graph = GraphBuilder(stage, terms, self.registry).build()
-            geometry = plan_geometry(stage, graph, self.processes, note)
+            parts = stage_parts(stage, terms, self.registry)
+            graph = build_graph(parts, left_out(stage, terms, parts))
+            geometry = plan_geometry(stage, graph, terms, self.processes, note)
         else:
-            graph, geometry = Graph(nodes=()), only_measuring(self.processes)
+            graph, geometry = Graph(operators=()), only_measuring(self.processes)
             plan = plan.model_copy(update={"terms": ()})
         lowered = None
         if runtime.engine.type == "deepspeed":
@@ -137,7 +141,9 @@ class _Compiler:
                 processes=self.processes,
                 device=self.device,
             )
-        plan = plan.model_copy(update={"graph": graph, "geometry": geometry, "deepspeed": lowered})
+        scalars = tuple(ScalarHead(name, unit) for name, unit in SCALARS.items() if graph.gives(name))
+        decided = {"graph": graph, "geometry": geometry, "deepspeed": lowered, "scalars": scalars}
+        plan = plan.model_copy(update=decided)
         return plan.model_copy(update={"warnings": tuple(self._warnings(plan, path))})
 
     def _warnings(self, plan: StagePlan, path: TreePath) -> Iterator[Warned]:

@@ -1,10 +1,10 @@
 """Every plugin that a plan names, with the name a person knows it by."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import final
 
-from wavalign.engine.compile.plan import NodeKind, Plan, StagePlan
+from wavalign.engine.compile.plan import Plan, StagePlan
 from wavalign.schema.component import Component, WeightedComponent
 
 
@@ -32,12 +32,14 @@ def _of_stage(stage: StagePlan) -> Iterator[Named]:
     named = {"architecture": model.architecture, "codec": model.codec, "nar": model.nar}
     yield from (Named(f"model.{kind}", kind, each) for kind, each in named.items() if each is not None)
     headings = {"data.prompts": data.prompts, "data.demonstrations": data.demonstrations}
+    headings |= {f"data.families.{name}": sources for name, sources in data.families.items()}
     headings |= {f"data.evaluation.{name}": sources for name, sources in data.evaluation.items()}
     for label, sources in headings.items():
         yield from (Named(label, "data", each) for each in sources or ())
     yield from (Named(f"reward.{name}", "reward", each) for name, each in section.rewards.items())
     yield from (Named(f"metric.{name}", "metric", each) for name, each in section.evaluation.metrics.items())
     yield Named(f"sampler.{section.rollout.sampler.type}", "sampler", section.rollout.sampler)
+    yield Named(f"provider.{section.rollout.provider.type}", "provider", section.rollout.provider)
     for term in stage.terms:
         yield Named(f"loss.{term.loss.type}", "loss", term.loss)
         yield Named(f"mask.{term.mask.type}", "mask", term.mask)
@@ -49,21 +51,18 @@ def _of_stage(stage: StagePlan) -> Iterator[Named]:
 
 
 def read_headings(stage: StagePlan) -> dict[str, Sequence[WeightedComponent]]:
-    """The headings that a run of the stage reads, with their sources."""
+    """The headings that a run of the stage reads, with their sources; families of rows by their own names."""
     data, kind = stage.stage.data, stage.kind
-    named = {"prompts": data.prompts, "demonstrations": data.demonstrations}
-    found: dict[str, Sequence[WeightedComponent]] = {
-        name: sources
-        for name, sources in named.items()
-        if sources is not None and (stage.graph.has(_NODES[name]) if kind.learns else name in kind.headings)
-    }
+    found: dict[str, Sequence[WeightedComponent]] = {}
+    if data.prompts is not None and (stage.graph.gives("prompts") if kind.learns else "prompts" in kind.headings):
+        found["prompts"] = data.prompts
+    if kind.learns:
+        found |= {name: data.learned[name] for name in stage.graph.made_for("data_rows")}
+    elif data.demonstrations is not None and "demonstrations" in kind.headings:
+        found["demonstrations"] = data.demonstrations
     if "evaluation" in kind.headings and stage.stage.evaluation.metrics:
         found |= {f"evaluation.{name}": sources for name, sources in data.evaluation.items()}
     return found
-
-
-_NODES: Mapping[str, NodeKind] = {"prompts": "prompts", "demonstrations": "demonstrations"}
-"""The node of a learning stage's graph that reads a heading."""
 
 
 def there_before(sources: Sequence[WeightedComponent] | None) -> tuple[WeightedComponent, ...]:
@@ -84,7 +83,7 @@ def writers_of(stage: StagePlan, heading: str) -> list[str]:
 
 def _all_headings(stage: StagePlan) -> dict[str, Sequence[WeightedComponent]]:
     data = stage.stage.data
-    found = {"prompts": data.prompts or (), "demonstrations": data.demonstrations or ()}
+    found: dict[str, Sequence[WeightedComponent]] = {"prompts": data.prompts or (), **data.learned}
     return found | {f"evaluation.{name}": sources for name, sources in data.evaluation.items()}
 
 
@@ -100,5 +99,6 @@ def used_sources(plan: Plan) -> list[tuple[str, Sequence[WeightedComponent]]]:
     for stage in plan.stages:
         for name, sources in read_headings(stage).items():
             if there := there_before(sources):
-                found.append((f"data.{name}", there))
+                family = name in stage.stage.data.families
+                found.append((f"data.families.{name}" if family else f"data.{name}", there))
     return found

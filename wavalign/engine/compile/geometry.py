@@ -1,9 +1,10 @@
 """A step in integers: prompts x group, demonstrations, micro-batches, accumulation, processes."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from math import ceil
 
-from wavalign.engine.compile.plan import Geometry, Graph
+from wavalign.engine.compile.operators import DEMONSTRATIONS, ROLLOUTS
+from wavalign.engine.compile.plan import FamilySize, Geometry, Graph, TermPlan
 from wavalign.schema.bounds import MOST_ROWS
 from wavalign.schema.marks import Path
 from wavalign.schema.stage import Stage
@@ -34,40 +35,59 @@ def _check_products(stage: Stage, rows: int, note: Note) -> None:
 def only_measuring(processes: int) -> Geometry:
     """Of a stage without steps."""
     return Geometry(
-        processes=processes,
-        prompts=0,
-        group_size=0,
-        demonstrations=0,
-        prompts_per_process=0,
-        demonstrations_per_process=0,
-        rows_per_process=0,
-        micro_batch=1,
+        processes=processes, prompts=0, group_size=0, prompts_per_process=0, rows_per_process=0, micro_batch=1,
         accumulation=1,
-    )
+    )  # fmt: skip
 
 
-def plan_geometry(stage: Stage, graph: Graph, processes: int, note: Note) -> Geometry:
-    """Cut a step into processes and micro-batches; what does not divide is noted as a problem."""
-    prompts = stage.batch.prompts if graph.has("rollout") else 0
-    demonstrations = stage.batch.demonstrations if graph.has("demonstrations") else 0
-    for name, count in (("prompts", prompts), ("demonstrations", demonstrations)):
-        if count % processes:
-            hint = f"nearest that divide: {nearest_multiples(count, processes)}; or change runtime.processes"
-            note("geometry", f"{count} {name} do not divide by {processes} processes", ("batch", name), hint)
-    if prompts and stage.rollout.group_size < 2 and graph.has("advantage"):
+def plan_geometry(stage: Stage, graph: Graph, terms: Sequence[TermPlan], processes: int, note: Note) -> Geometry:
+    """Cut a step into processes, updates and micro-batches; what does not divide is noted as a problem."""
+    batch, group = stage.batch, stage.rollout.group_size
+    prompts = batch.prompts if graph.gives("rollouts") else 0
+    families = {name: _groups(stage, name) for name in graph.made_for("data_rows")}
+    for name, count in (("prompts", prompts), *families.items()):
+        _check_division(count, name, processes, batch.mini_batches, note)
+    if prompts and group < 2 and graph.gives("advantages"):
         message = "a group of 1 has no advantage: it is compared with itself"
         note("geometry", message, ("rollout", "group_size"), "2 or more; the papers use 4 and 8")
-    rows = prompts // processes * stage.rollout.group_size + demonstrations // processes
+    rows = prompts // processes * group + sum(count // processes for count in families.values())
     _check_products(stage, rows, note)
-    micro_batch = min(stage.batch.micro_batch or rows, rows) or 1
+    an_update = ceil(rows / batch.mini_batches)
+    micro_batch = min(batch.micro_batch or an_update, an_update) or 1
+    whole = [term.name for term in terms if term.whole_groups and term.family == ROLLOUTS and term.lives]
+    if whole and prompts and micro_batch < group:
+        message = f"term `{whole[0]}` keeps groups whole, and {group} answers do not fit a micro-batch of {micro_batch}"
+        note("geometry", message, ("batch", "micro_batch"), f"{group} or more")
     return Geometry(
         processes=processes,
         prompts=prompts,
-        group_size=stage.rollout.group_size if prompts else 0,
-        demonstrations=demonstrations,
+        group_size=group if prompts else 0,
         prompts_per_process=prompts // processes,
-        demonstrations_per_process=demonstrations // processes,
+        families=tuple(
+            FamilySize(name=name, groups=count, groups_per_process=count // processes)
+            for name, count in families.items()
+        ),
         rows_per_process=rows,
+        epochs=batch.epochs,
+        mini_batches=batch.mini_batches,
         micro_batch=micro_batch,
-        accumulation=max(1, ceil(rows / micro_batch)),
+        accumulation=max(1, ceil(an_update / micro_batch)),
     )
+
+
+def _groups(stage: Stage, family: str) -> int:
+    """Dialogues a step of a family of rows that comes from data."""
+    return stage.batch.demonstrations if family == DEMONSTRATIONS else stage.batch.families.get(family, 16)
+
+
+def _check_division(count: int, name: str, processes: int, mini_batches: int, note: Note) -> None:
+    path: Path = ("batch", name) if name in ("prompts", DEMONSTRATIONS) else ("batch", "families", name)
+    if count % processes:
+        hint = f"nearest that divide: {nearest_multiples(count, processes)}; or change runtime.processes"
+        note("geometry", f"{count} {name} do not divide by {processes} processes", path, hint)
+    elif count // processes % mini_batches:
+        hint = (
+            f"nearest that divide: {nearest_multiples(count, processes * mini_batches)}; or change batch.mini_batches"
+        )
+        each = f"{count // processes} {name} of a process"
+        note("geometry", f"{each} do not divide by {mini_batches} mini-batches", path, hint)

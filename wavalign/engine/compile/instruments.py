@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from typing import Any
 
-from wavalign.engine.compile.graph import live_terms
 from wavalign.engine.compile.plan import StagePlan, Warned
 from wavalign.plugins.api import Metric, Reward
 from wavalign.plugins.guard import Guard, origin_of
@@ -19,7 +18,7 @@ HINT = (
 def shared_instruments(plan: StagePlan, registry: Registry) -> Iterator[Warned]:
     """A warning for every metric of a stage that measures with what a reward of it measures with."""
     stage = plan.stage
-    if not any("advantages" in term.needs for term in live_terms(plan.terms)):
+    if not any("advantages" in term.needs and term.lives for term in plan.terms):
         return  # no reward is learned from
     used = {name: _instrument("reward", each, registry) for name, each in stage.rewards.items()}
     for name, metric in stage.evaluation.metrics.items():

@@ -128,7 +128,7 @@ def _networks(case: _Case, stage: StagePlan) -> Iterator[MemoryRow]:
         count = (2 if case.native else 4) * case.weights.held
         note = "frozen copy in " + ("bfloat16" if case.native else "float32")
         yield MemoryRow(name="reference", bytes=count, note=note)
-    elif stage.graph.reference:
+    elif stage.graph.gives("ref_logprobs"):
         note = "the policy with its adapter off"
         if case.weights.trained:
             note += "; a copy of what is also trained"
@@ -139,7 +139,7 @@ def _networks(case: _Case, stage: StagePlan) -> Iterator[MemoryRow]:
         whole = case.width * case.weights.held
         live = min(whole, case.width * LIVE)
         yield MemoryRow(name="gathered", bytes=live, note="layers in use and those to come", phase="learn")
-        if stage.graph.has("rollout") or stage.stage.evaluation.metrics or adapter is not None:
+        if stage.graph.gives("rollouts") or stage.stage.evaluation.metrics or adapter is not None:
             note = "the whole network, while sampling, evaluating or merging"
             yield MemoryRow(name="gathered", bytes=whole, note=note, phase="collect")
 
@@ -167,8 +167,8 @@ def _head_gradient(case: _Case, stage: StagePlan) -> Iterator[MemoryRow]:
         return
     rollout = stage.stage.rollout
     cuts = [(rollout.top_k, rollout.top_p), *((each.top_k, each.top_p) for each in rollout.streams.values())]
-    cut = stage.graph.has("rollout") and any(top_k or (top_p or 1) < 1 for top_k, top_p in cuts)
-    several = case.weights.head_uses > 1 or (cut and stage.graph.has("demonstrations"))
+    cut = stage.graph.gives("rollouts") and any(top_k or (top_p or 1) < 1 for top_k, top_p in cuts)
+    several = case.weights.head_uses > 1 or (cut and bool(stage.graph.made_for("data_rows")))
     width = 2 if case.native else 4
     each = (6 if case.native else 4) + (width if several else 0)
     note = "of all ids at once" + (", by two ways" if several else "")
@@ -176,7 +176,7 @@ def _head_gradient(case: _Case, stage: StagePlan) -> Iterator[MemoryRow]:
 
 
 def _collecting(case: _Case, stage: StagePlan) -> Iterator[MemoryRow]:
-    if not stage.graph.has("rollout"):
+    if not stage.graph.gives("rollouts"):
         return
     sizes = case.dimensions
     rows = case.geometry.prompts_per_process * case.geometry.group_size

@@ -8,7 +8,7 @@ from wavalign.schema.stage import Stage
 
 TRAINING = "train"
 """The split of steps in metrics.jsonl and rollouts.jsonl; no held-out split may have its name."""
-HEADS = frozenset({"loss", "share", "tokens", "gate", "reward", "kl", "dropped"})
+HEADS = frozenset({"loss", "share", "tokens", "gate", "reward", "kl", "dropped", "ratio", "mismatch"})
 """What names of a step's values begin with, as those of a term's values begin with its own."""
 
 

@@ -13,6 +13,7 @@ from wavalign.schema.base import Section
 from wavalign.schema.component import Component
 from wavalign.schema.environment import remember, secret_names
 from wavalign.schema.runtime import RuntimeSection
+from wavalign.schema.share import Share
 from wavalign.schema.stage import Stage
 from wavalign.schema.stage_kinds import KINDS, StageKind
 
@@ -23,11 +24,8 @@ FREE_RUNTIME = (
 """Keys of `runtime` that change nothing that is learned: a resumed run may have others."""
 _BESIDE = ("fingerprint", "earlier", "accepted")
 """Keys of plan.json that are no part of the plan."""
-NodeKind = Literal[
-    "prompts", "demonstrations", "rollout", "decode_audio", "reward", "aggregate", "advantage", "gate",
-    "forward", "logprobs", "term", "objective", "backward", "update", "metrics",
-]  # fmt: skip
-Phase = Literal["collect", "learn", "update"]
+Scope = Literal["collect", "update", "micro_batch"]
+"""How often an operator runs: once a step, once an update of the weights, once a micro-batch."""
 
 
 @final
@@ -42,18 +40,23 @@ class Cluster(Section):
 
 
 @final
-class Node(Section):
-    """One operation of a training step."""
+class Operator(Section):
+    """A function from named values to named values."""
 
     name: str
-    kind: NodeKind
+    function: str
+    """Which function of `step/operators.py` it is."""
+    of: str = ""
+    """What of the recipe it is made for, by name: a reward, a row family, a term; empty where there is one alone."""
     needs: tuple[str, ...] = ()
     """Values it reads."""
     gives: Mapping[str, str] = Field(default_factory=dict)
-    """Values it makes, with their symbolic shapes."""
-    phase: Phase
-    """`collect` runs once a step, `learn` once per micro-batch, `update` once at the end."""
+    """Values it makes that somebody needs, with their symbolic shapes."""
+    scope: Scope
     place: Literal["device", "threads", "host"]
+    """`threads` runs beside whatever does not need what it gives."""
+    counts_as: Literal["rollout", "reward", "learn"] = "learn"
+    """Which `..._seconds` of the metrics its time is part of."""
     detail: str = ""
 
 
@@ -67,22 +70,21 @@ class Pruned(Section):
 
 @final
 class Graph(Section):
-    """A training step: nodes in an order that respects `needs`."""
+    """A training step: operators in an order that respects `needs`, those of an inner scope between the outer ones."""
 
-    nodes: tuple[Node, ...]
+    operators: tuple[Operator, ...]
     pruned: tuple[Pruned, ...] = ()
     rollout_need: Literal["none", "text", "all"] = "none"
     """How much of an answer somebody asks for; `text` lets sampling stop when no text can follow, which changes neither
     the text nor what a term over text learns from."""
 
-    def has(self, kind: NodeKind) -> bool:
-        """Whether any node is of this kind."""
-        return any(node.kind == kind for node in self.nodes)
+    def gives(self, value: str) -> bool:
+        """Whether some operator gives this value."""
+        return any(value in each.gives for each in self.operators)
 
-    @property
-    def reference(self) -> bool:
-        """Whether something is compared with the network the stage starts from."""
-        return any(node.name == "forward.reference" for node in self.nodes)
+    def made_for(self, function: str) -> tuple[str, ...]:
+        """Names of the recipe's parts that a function is in the graph for, e.g. the rewards in use."""
+        return tuple(each.of for each in self.operators if each.function == function)
 
 
 @final
@@ -92,17 +94,39 @@ class TermPlan(Section):
     name: str
     loss: Component
     mask: Component
-    share: str | float
-    """`gate`, `1 - gate` or a number."""
+    share: Share
     weight: float
     aggregation: Literal["token", "sequence", "fixed", "sum"]
-    fixed_length: int
-    rows: Literal["rollouts", "demonstrations"]
-    unit: Literal["token", "sequence"]
+    fixed_length: int | None
+    """Tokens a row is taken to have under `fixed`; null under the others."""
+    family: str
+    """The rows it learns from."""
+    unit: Literal["token", "sequence", "group"]
+    whole_groups: bool = False
+    """Whether the rows of a group must meet in one micro-batch."""
     needs: tuple[str, ...]
     heads: Literal["own", "mtp"] = "own"
     brought_by: str = ""
     """The term whose loss brought this one along."""
+
+    @property
+    def lives(self) -> bool:
+        """Whether it can move a weight: a constant factor of 0 switches a term off."""
+        return self.weight != 0 and self.share != Share(constant=0.0, slope=0.0)
+
+    def coefficient(self, gate: float | None) -> float:
+        """share * weight at `gate`."""
+        return self.share.value(gate) * self.weight
+
+
+@final
+class FamilySize(Section):
+    """Rows of a data family in a step."""
+
+    name: str
+    groups: int
+    """Dialogues a step, all processes."""
+    groups_per_process: int
 
 
 @final
@@ -113,14 +137,24 @@ class Geometry(Section):
     prompts: int
     """Prompts a step, all processes."""
     group_size: int
-    demonstrations: int
     prompts_per_process: int
-    demonstrations_per_process: int
+    families: tuple[FamilySize, ...] = ()
+    """Rows that come from data."""
     rows_per_process: int
+    """Of a step; dialogues with several targets count as one here."""
+    epochs: int = 1
+    """Times that a step's rows are learned from."""
+    mini_batches: int = 1
+    """Parts, by groups, that an epoch is cut into, each with an update of its own."""
     micro_batch: int
-    """Rows per forward on one process."""
+    """Most rows of a forward on one process."""
     accumulation: int
-    """Forwards per step on one process."""
+    """Forwards of an update on one process, as planned; what is whole or longer may need more."""
+
+    @property
+    def updates(self) -> int:
+        """Updates of the weights in a step."""
+        return self.epochs * self.mini_batches
 
 
 @final
@@ -187,7 +221,7 @@ class StagePlan(Section):
     terms: tuple[TermPlan, ...] = ()
     scalars: tuple[ScalarHead, ...] = Field(default=(), exclude_if=lambda heads: not heads)
     """Trained beside the network and left out of its layout."""
-    graph: Graph = Graph(nodes=())
+    graph: Graph = Graph(operators=())
     geometry: Geometry | None = None
     memory: Memory | None = None
     deepspeed: Mapping[str, Any] | None = None
@@ -196,7 +230,7 @@ class StagePlan(Section):
     @property
     def copies_reference(self) -> bool:
         """Whether that network is held a second time; with an adapter it is the policy with the adapter off."""
-        return self.graph.reference and self.stage.model.adapter is None
+        return self.graph.gives("ref_logprobs") and self.stage.model.adapter is None
 
     @property
     def kind(self) -> StageKind:

@@ -9,8 +9,8 @@ import torch
 
 from wavalign.engine.compile.adapter import count_weights, trained_line
 from wavalign.engine.compile.components import read_headings, there_before
-from wavalign.engine.compile.graph import live_terms
 from wavalign.engine.compile.memory import estimate_memory
+from wavalign.engine.compile.operators import ROLLOUTS
 from wavalign.engine.compile.plan import MARGIN, Cluster, Memory, Plan, StagePlan, TermPlan
 from wavalign.engine.compile.stage_links import codec_before
 from wavalign.engine.compile.streams import missing_heads, unknown_streams
@@ -226,11 +226,12 @@ class _Inspection:
 
     def _masks(self, stage: StagePlan, rows: dict[str, list[tuple[TokenSequence, TokenSequence | None]]]) -> None:
         """How many tokens of gold answers each term would train; for rollouts they stand in for the samples."""
-        for term in live_terms(stage.terms):
-            heading = "prompts" if term.rows == "rollouts" else "demonstrations"
+        for term in (each for each in stage.terms if each.lives):
+            sampled = term.family == ROLLOUTS
+            heading = "prompts" if sampled else term.family
             targets = [target for _, target in rows.get(heading, []) if target is not None]
             if not targets:
-                if term.rows == "rollouts":
+                if sampled:
                     message = "its prompts have no gold answers to count on; rollouts will show"
                     self._add(stage.name, f"term {term.name}", "ok", message)
                 continue
@@ -240,8 +241,8 @@ class _Inspection:
             text = f"{sum(counts)} of {total} tokens of {len(targets)} answers"
             if empty:
                 hint = "look at its tokens: and at what the data's targets hold"
-                gold = term.rows == "demonstrations"  # a policy may answer in tokens its gold answers lack
-                level: Level = "error" if gold and empty == len(targets) else "warning"
+                # A policy may answer in tokens its gold answers lack.
+                level: Level = "error" if not sampled and empty == len(targets) else "warning"
                 self._add(stage.name, f"term {term.name}", level, f"{text}; none in {empty} answers", hint)
             else:
                 self._add(stage.name, f"term {term.name}", "ok", text)
@@ -255,7 +256,7 @@ class _Inspection:
         pairs = [pair for each in rows.values() for pair in each]
         prompt = max((row.length for row, _ in pairs), default=0)
         target = max((row.length for _, row in pairs if row is not None), default=0)
-        answer = stage.stage.rollout.max_new_tokens if stage.graph.has("rollout") else target
+        answer = stage.stage.rollout.max_new_tokens if stage.graph.gives("rollouts") else target
         weights = self._try(stage.name, "trained", lambda: count_weights(stage.stage.model, architecture))
         if weights is None:
             return
@@ -293,6 +294,6 @@ def _stays(stage: StagePlan, heading: str, prompt: TokenSequence, target: TokenS
     data = stage.stage.data
     if heading.startswith("evaluation.") or data.too_long != "drop":
         return True
-    answer = target.length if target is not None and heading == "demonstrations" else 0
+    answer = target.length if target is not None and heading in data.learned else 0
     pairs = ((prompt.length, data.max_prompt_tokens), (answer, data.max_target_tokens))
     return all(bound is None or length <= bound for length, bound in pairs)

@@ -66,19 +66,26 @@ class Resolver:
             update={
                 "prompts": self._sources(data.prompts, (*path, "data", "prompts")),
                 "demonstrations": self._sources(data.demonstrations, (*path, "data", "demonstrations")),
+                "families": {
+                    name: self._sources(sources, (*path, "data", "families", name))
+                    for name, sources in data.families.items()
+                },
                 "evaluation": {
                     name: self._sources(sources, (*path, "data", "evaluation", name))
                     for name, sources in data.evaluation.items()
                 },
             }
         )
-        sampler = self.component("sampler", stage.rollout.sampler, (*path, "rollout", "sampler"))
+        sampling = {
+            kind: self.component(kind, component, (*path, "rollout", kind))
+            for kind, component in (("sampler", stage.rollout.sampler), ("provider", stage.rollout.provider))
+        }
         metrics = self.mapping("metric", stage.evaluation.metrics, (*path, "evaluation", "metrics"))
         return stage.model_copy(
             update={
                 "model": model,
                 "data": data,
-                "rollout": stage.rollout.model_copy(update={"sampler": sampler}),
+                "rollout": stage.rollout.model_copy(update=sampling),
                 "rewards": self.mapping("reward", stage.rewards, (*path, "rewards")),
                 "evaluation": stage.evaluation.model_copy(update={"metrics": metrics}),
             }

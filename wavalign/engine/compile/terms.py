@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, final
 
+from wavalign.engine.compile.operators import known_columns
 from wavalign.engine.compile.plan import TermPlan
 from wavalign.engine.compile.resolve import Resolver
 from wavalign.engine.contracts.construct import construct
@@ -15,8 +16,6 @@ from wavalign.schema.objective import TermSection
 from wavalign.schema.share import Share
 from wavalign.schema.stage import Stage
 
-OF_ROLLOUTS = frozenset({"old_logprobs", "advantages"})
-KNOWN_NEEDS = OF_ROLLOUTS | {"ref_logprobs", "mask"}
 KINDS = {"text": ("text",), "audio": ("audio",), "all": ("text", "audio", "marks")}
 
 
@@ -48,15 +47,18 @@ class TermPlanner:
             if len(self.resolver.problems) > before:
                 continue
             parent = self._add(name, loss, mask, term, share)
-            if term.heads == "mtp" and parent.rows == "rollouts":
+            if term.heads == "mtp" and any(known_columns()[need] == parent.family for need in parent.needs):
                 hint = "multi-token-prediction heads are trained on demonstrations, e.g. by loss: cross_entropy"
-                self._problem("conflict", f"term `{name}` is made for rollouts and asks for heads: mtp", path, hint)
+                message = f"term `{name}` is made for {parent.family} and asks for heads: mtp"
+                self._problem("conflict", message, path, hint)
             for extra in self._instance(loss).regularizers():
                 self._bring(extra, parent, term, path)
         return tuple(self.terms)
 
-    def _add(self, name: str, loss: Component, mask: Component, term: TermSection, share: str | float) -> TermPlan:
+    def _add(self, name: str, loss: Component, mask: Component, term: TermSection, share: Share) -> TermPlan:
         instance = self._instance(loss)
+        family = term.family or instance.family
+        self._check_needs(loss.type, instance, family)
         plan = TermPlan(
             name=name,
             loss=loss,
@@ -64,9 +66,10 @@ class TermPlanner:
             share=share,
             weight=term.weight,
             aggregation=term.aggregation,
-            fixed_length=self.stage.rollout.max_new_tokens,
-            rows=instance.rows,
+            fixed_length=self.stage.rollout.max_new_tokens if term.aggregation == "fixed" else None,
+            family=family,
             unit=instance.unit,
+            whole_groups=instance.whole_groups or instance.unit == "group",
             needs=tuple(sorted(instance.needs)),
             heads=term.heads,
         )
@@ -81,27 +84,29 @@ class TermPlanner:
         plan = self._add(f"{parent.name}.{extra.name}", loss, mask, term, parent.share)
         self.terms[-1] = plan.model_copy(update={"weight": term.weight * extra.weight, "brought_by": parent.name})
 
-    def _share(self, term: TermSection, path: Path) -> str | float:
+    def _share(self, term: TermSection, path: Path) -> Share:
         path = (*path, "share")
         try:
             share = Share.parse(term.share)
         except ValueError as error:
             self._problem("bad_value", str(error), path)
-            return 0.0
+            return Share(constant=0.0)
         if share.moves and self.stage.objective is not None and self.stage.objective.gate is None:
             hint = "add e.g. `gate: {type: rollout_adaptive}` under objective"
             self._problem("missing_gate", f"share `{term.share}` needs objective.gate", path, hint)
-        return ("gate" if share.slope > 0 else "1 - gate") if share.moves else share.constant
+        return share
 
     def _problem(self, code: str, message: str, path: Path, hint: str = "") -> None:
         self.resolver.problems.append(self.resolver.problem(code, message, path, hint))
 
     def _instance(self, loss: Component) -> Loss:
         plugin = self.resolver.registry.get("loss", loss.type)
-        made = construct(Loss, plugin, origin_of(plugin, "loss", loss.type), loss.params, {})
-        known = KNOWN_NEEDS if made.rows == "rollouts" else KNOWN_NEEDS - OF_ROLLOUTS
-        if not made.needs <= known:
-            unknown = ", ".join(sorted(made.needs - known))
-            message = f"loss '{loss.type}' needs {unknown}, which {made.rows} do not have"
-            raise PluginError(message, hint=f"a loss on {made.rows} may need: {', '.join(sorted(known))}")
-        return made
+        return construct(Loss, plugin, origin_of(plugin, "loss", loss.type), loss.params, {})
+
+    def _check_needs(self, type_: str, loss: Loss, family: str) -> None:
+        """Raise PluginError where a loss needs what the rows of its family do not have."""
+        known = {name for name, whose in known_columns().items() if whose in ("", family)}
+        if not loss.needs <= known:
+            unknown = ", ".join(sorted(loss.needs - known))
+            message = f"loss '{type_}' needs {unknown}, which {family} do not have"
+            raise PluginError(message, hint=f"a loss on {family} may need: {', '.join(sorted(known))}")

@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from wavalign.engine.contracts import data, model, objective, rollouts
 from wavalign.engine.contracts.origins import ATTRIBUTE
-from wavalign.plugins.api import Plugin
+from wavalign.plugins.api import Plugin, Remembers
 from wavalign.plugins.guard import Broken, Guard, Origin
 from wavalign.schema.base import Params
 
@@ -76,7 +76,8 @@ def guarded(plugin: type[Plugin], base: type[P], origin: Origin) -> type[P]:
 
 def _contract(base: type[Plugin]) -> list[str]:
     """Names that a kind's contract speaks of."""
-    names = dict.fromkeys([*vars(base), *vars(base).get("__annotations__", {})])
+    memory = vars(Remembers) if issubclass(base, Remembers) else {}
+    names = dict.fromkeys([*vars(base), *vars(base).get("__annotations__", {}), *memory])
     public = [name for name in names if not name.startswith("_") and name not in ("kind", "Params")]
     return [*public, *(["__len__"] if "__len__" in names else [])]
 

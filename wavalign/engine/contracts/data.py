@@ -10,7 +10,7 @@ import numpy as np
 from wavalign.engine.contracts.origins import origin
 from wavalign.engine.contracts.values import named, shown, want, whole
 from wavalign.errors import DataError
-from wavalign.plugins.api import DataSource, Place, Placed, StreamSource
+from wavalign.plugins.api import DataSource, StreamPosition, StreamRecord, StreamSource
 from wavalign.plugins.batch import AudioClip, Dialogue, Message
 from wavalign.plugins.guard import Broken, Guard, Origin
 
@@ -120,15 +120,15 @@ class GuardedStream(StreamSource):
                 want(each, str, "the name of a shard")
             return found
 
-    def open(self, shard: int, place: Place) -> Iterator[Placed]:
+    def open(self, shard: int, position: StreamPosition) -> Iterator[StreamRecord]:
         """The plugin's, item by item."""
         with Guard(self._origin, f"open({shard})"):
-            items = iter(self._stream.open(shard, place))
+            items = iter(self._stream.open(shard, position))
         while True:
             with Guard(self._origin, f"open({shard})"):
                 found = next(items, None)
                 if found is not None:
-                    want(found, Placed, "a record")
+                    want(found, StreamRecord, "a record")
                     given = dialogue(found.dialogue, f"the record at {found.start}", own=self._origin.own)
                     found = found if self._origin.own else replace(found, dialogue=given)
             if found is None:

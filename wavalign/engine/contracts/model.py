@@ -153,6 +153,7 @@ AROUND: Mapping[tuple[str, str], Callable[..., Any]] = {
     ("architecture", "build_policy"): _policy,
     ("architecture", "encode_prompt"): _row,
     ("architecture", "encode_target"): _row,
+    ("architecture", "encode_answer"): _row,
     ("architecture", "decode_completion"): _decode_completion,
     ("architecture", "parameter_group"): _parameter_group,
     ("architecture", "dimensions"): _dimensions,

@@ -21,13 +21,20 @@ from wavalign.engine.contracts.values import (
     tensor,
     want,
 )
-from wavalign.plugins.api import Advantage, Gate, GateReading, Loss, LossInputs, LossOutput, Mask, Plugin, Regularizer
+from wavalign.plugins.api import (
+    Advantage,
+    Gate,
+    GateReading,
+    Loss,
+    LossInputs,
+    LossOutput,
+    Mask,
+    Plugin,
+    Regularizer,
+    Remembers,
+)
 from wavalign.plugins.batch import SCORED_ROLES
 from wavalign.plugins.guard import Broken
-
-COLUMNS = ("old_logprobs", "ref_logprobs", "advantages", "mask")
-"""Of `LossInputs`, those that come where `needs` names them."""
-
 
 LARGEST_WEIGHT = 1e9
 """Weights compare tokens with one another; beyond this their sums leave 32 bits."""
@@ -90,7 +97,7 @@ def _update(plugin: Gate, own: Callable[..., Any], rewards: Tensor | None, *, pr
     return GateReading(number(reading.value, "its value", low=0, high=1), factors)
 
 
-def _state_dict(_plugin: Gate, own: Callable[[], Any]) -> dict[str, Any]:
+def _state_dict(_plugin: Remembers, own: Callable[[], Any]) -> dict[str, Any]:
     state = own()
     if not isinstance(state, dict):
         raise Broken(f"gave {named(state)}, which is to be a dict")
@@ -112,21 +119,19 @@ def _compute_loss(plugin: Loss, own: Callable[[LossInputs], Any], inputs: LossIn
     inputs = replace(
         inputs,
         logprobs=_handed(plugin, inputs.logprobs),
-        **{name: _handed(plugin, _column(inputs, name)) for name in COLUMNS},
+        mask=_handed(plugin, inputs.mask),
+        columns={name: _handed(plugin, column) for name, column in inputs.columns.items()},
     )
-    lent = Unchanged({"logprobs": inputs.logprobs, **{name: _column(inputs, name) for name in COLUMNS}})
+    lent = Unchanged({"logprobs": inputs.logprobs, "mask": inputs.mask, **inputs.columns})
     gone_backward: list[Tensor] = []
     watch = lender.register_hook(gone_backward.append) if lender.requires_grad else None
     try:
         output = own(inputs)
-    except (TypeError, AttributeError, AssertionError) as error:
-        missing = _read_undeclared(inputs, error)
-        if not missing:
+    except AttributeError as error:
+        if error.obj is not inputs:
             raise
-        raise Broken(
-            f"reads {missing}, which its `needs` does not name, so that it is None ({type(error).__name__}: {error})",
-            hint=f"add {missing} to what `needs` gives",
-        ) from error
+        hint = f"columns are read by `inputs.column({error.name!r})`, and named in `needs`"
+        raise Broken(f"reads `{error.name}`, which is no field of its inputs (AttributeError)", hint=hint) from error
     finally:
         if watch is not None:
             watch.remove()
@@ -136,7 +141,8 @@ def _compute_loss(plugin: Loss, own: Callable[[LossInputs], Any], inputs: LossIn
     if not isinstance(output, LossOutput):
         raise Broken(f"gave {named(output)} instead of a LossOutput")
     whole = inputs.logprobs.shape
-    shape = whole if plugin.unit == "token" else whole[:1]
+    by_unit = {"token": whole, "sequence": whole[:1], "group": torch.Size([inputs.groups])}
+    shape = by_unit[plugin.unit]
     values = tensor(output.values, f"values (its unit is {plugin.unit})", shape=shape)
     same_device(values, inputs.logprobs, "values", "the log-probs are")
     if inputs.logprobs.requires_grad and not values.requires_grad:
@@ -177,28 +183,6 @@ def _inert(_plugin: Loss, own: Callable[[], Any]) -> str:
     return str(said)
 
 
-def _column(inputs: LossInputs, name: str) -> Tensor | None:
-    column: Tensor | None = {
-        "old_logprobs": inputs.old_logprobs,
-        "ref_logprobs": inputs.ref_logprobs,
-        "advantages": inputs.advantages,
-        "mask": inputs.mask,
-    }[name]
-    return column
-
-
-def _read_undeclared(inputs: LossInputs, error: BaseException) -> str:
-    """Columns that did not come and that the code the error came through reads."""
-    read: set[str] = set()
-    if not isinstance(error, AssertionError) and "NoneType" not in str(error):
-        return ""
-    trace = error.__traceback__
-    while trace is not None:
-        read.update(trace.tb_frame.f_code.co_names)
-        trace = trace.tb_next
-    return ", ".join(f"`{name}`" for name in COLUMNS if name in read and _column(inputs, name) is None)
-
-
 def _regularizers(_plugin: Loss, own: Callable[[], Any]) -> tuple[Regularizer, ...]:
     found = own()
     if not isinstance(found, tuple | list) or not all(isinstance(each, Regularizer) for each in found):
@@ -211,7 +195,7 @@ AROUND: Mapping[tuple[str, str], Callable[..., Any]] = {
     ("mask", "text_alone"): _text_alone,
     ("advantage", "compute"): _compute_advantages,
     ("gate", "update"): _update,
-    ("gate", "state_dict"): _state_dict,
+    **{(kind, "state_dict"): _state_dict for kind in ("advantage", "gate", "provider", "reward")},
     ("loss", "needs"): _needs,
     ("loss", "compute"): _compute_loss,
     ("loss", "regularizers"): _regularizers,

@@ -55,7 +55,7 @@ def bounds_of(data: DataSection, heading: str, positions: int | None) -> Bounds:
     """Bounds of a heading. Held-out ones are bound by the model alone and never left out: scores would move."""
     if heading.startswith("evaluation."):
         return Bounds(None, None, positions, imitated=False)
-    imitated = heading == "demonstrations"
+    imitated = heading in data.learned
     target = data.max_target_tokens if imitated else None
     return Bounds(data.max_prompt_tokens, target, positions, imitated, data.too_long == "drop")
 

@@ -8,6 +8,7 @@ from typing import TypeVar, final
 import torch
 
 from wavalign.engine.backends.base import Placement, Precision
+from wavalign.engine.compile.geometry import only_measuring
 from wavalign.engine.compile.plan import Plan, StagePlan, TermPlan
 from wavalign.engine.compile.stage_links import codec_before, writer_of
 from wavalign.engine.contracts.construct import construct
@@ -20,15 +21,17 @@ from wavalign.engine.models.reference import AdapterOff, FrozenCopy, Reference
 from wavalign.engine.models.stage_backend import stage_backend, stage_placement
 from wavalign.engine.models.starting_weights import StartingWeights, checkpoint_address
 from wavalign.engine.run.evaluation import Evaluator
-from wavalign.engine.run.observers import Waiting, nobody
 from wavalign.engine.state.distributed import World
+from wavalign.engine.state.remembering import Remembered, Stateful
 from wavalign.engine.state.seeds import derive
 from wavalign.engine.step.dead_signal import SignalWatch
-from wavalign.engine.step.objective import TermSpec
 from wavalign.engine.step.rewards import LiveReward, RewardPool
 from wavalign.engine.step.rollouts import Roller, check_codes, nothing_completes
-from wavalign.engine.step.sampling import check_streams
-from wavalign.engine.step.stage import LiveStage, LiveTerm
+from wavalign.engine.step.sampling import check_streams, rollout_options
+from wavalign.engine.step.selection import Selection
+from wavalign.engine.step.stage import LiveStage, StepSettings
+from wavalign.engine.step.terms import LiveTerm
+from wavalign.engine.step.waiting import Waiting, nobody
 from wavalign.errors import PluginError, PreflightError, UsageError
 from wavalign.plugins import audio
 from wavalign.plugins.api import (
@@ -44,10 +47,12 @@ from wavalign.plugins.api import (
     Nar,
     Plugin,
     Policy,
+    Provider,
     Reward,
     Sampler,
     Tracker,
 )
+from wavalign.plugins.batch import TokenSpace
 from wavalign.plugins.guard import origin_of
 from wavalign.plugins.registry import Registry
 from wavalign.schema.component import Component, WeightedComponent
@@ -90,24 +95,48 @@ class Builder:
         sampler = self.plugin(Sampler, section.rollout.sampler, "rollout.sampler")
         roller = Roller(architecture, encoder, sampler, codec, self.nar(stage, architecture, codec))
         objective, place = section.objective, "objective"
-        advantage = objective.advantage if objective is not None and stage.graph.has("advantage") else None
-        gate = objective.gate if objective is not None and stage.graph.has("gate") else None
-        return LiveStage(
+        advantage = objective.advantage if objective is not None and stage.graph.gives("advantages") else None
+        gate = objective.gate if objective is not None and stage.graph.gives("gate") else None
+        terms = [self._term(term) for term in stage.terms if term.name in stage.graph.made_for("term")]
+        live = LiveStage(
             plan=stage,
-            runtime=self.plan.runtime,
-            seed=self.plan.seed,
+            settings=self._settings(stage, architecture.tokens),
             world=self.world,
             architecture=architecture,
             backend=backend,
             reference=reference,
             roller=roller,
+            provider=self.plugin(Provider, section.rollout.provider, "rollout.provider", sample=roller.sample),
             feeds=self._feeds(stage, encoder, look=start is not None),
             rewards=self._rewards(stage),
             advantage=None if advantage is None else self.plugin(Advantage, advantage, f"{place}.advantage"),
             gate=None if gate is None else self.plugin(Gate, gate, f"{place}.gate"),
-            terms=[self._term(term) for term in stage.terms if f"term.{term.name}" in _names(stage)],
+            terms=terms,
+            selection=Selection(terms, architecture.tokens),
             evaluator=self._evaluator(stage, roller, encoder),
             signal=SignalWatch(stage, self.plan.runtime.dead_signal_after),
+            remembered=Remembered(),
+        )
+        _remember(live)
+        return live
+
+    def _settings(self, stage: StagePlan, space: TokenSpace) -> StepSettings:
+        """What the steps of a stage are told of its recipe."""
+        section, adapter = stage.stage, stage.stage.model.adapter
+        sampling = rollout_options(section.rollout, text_only=stage.graph.rollout_need == "text")
+        geometry = stage.geometry if stage.geometry is not None else only_measuring(self.world.size)
+        return StepSettings(
+            stage=stage.name,
+            steps=stage.steps,
+            seed=self.plan.seed,
+            geometry=geometry,
+            sampling=sampling,
+            temperatures=tuple(sampling.distribution(stream).temperature for stream in space.streams),
+            truncated=section.rollout.truncated,
+            importance_cap=section.rollout.importance_cap,
+            reward_failure_budget=self.plan.runtime.reward_failure_budget,
+            dropout=adapter is not None and adapter.dropout > 0,
+            optim=section.optim,
         )
 
     def plugin(self, base: type[P], component: Component, name: str = "", **runtime: object) -> P:
@@ -262,10 +291,10 @@ class Builder:
     def _feeds(self, stage: StagePlan, encoder: Encoder, *, look: bool) -> dict[str, Feed]:
         """The headings that steps draw from; `look` where what a stage before left decides how long records are."""
         feeds = {}
-        for name in (each for each in ("prompts", "demonstrations") if stage.graph.has(each)):
-            found = stage.stage.data.prompts if name == "prompts" else stage.stage.data.demonstrations
-            if found is None:
-                continue
+        wanted = {name: stage.stage.data.learned[name] for name in stage.graph.made_for("data_rows")}
+        if stage.graph.gives("prompts"):
+            wanted["prompts"] = stage.stage.data.prompts or ()
+        for name, found in wanted.items():
             sources = [(self.prepared_source(each), each.weight) for each in found]
             lengths = self.lengths(stage, name, encoder.architecture, encoder)
             seed = feed_seed(self.plan.seed, stage.name, name)
@@ -282,17 +311,9 @@ class Builder:
         return RewardPool(live, self.plan.runtime.reward_workers)
 
     def _term(self, term: TermPlan) -> LiveTerm:
-        spec = TermSpec(
-            name=term.name,
-            rows=term.rows,
-            share=term.share,
-            weight=term.weight,
-            aggregation=term.aggregation,
-            fixed_length=term.fixed_length if term.aggregation == "fixed" else None,
-        )
         place = f"objective.terms.{term.name}"
         loss = self.plugin(Loss, term.loss, f"{place}.loss")
-        return LiveTerm(term, spec, loss, self.plugin(Mask, term.mask, f"{place}.tokens"))
+        return LiveTerm(term, loss, self.plugin(Mask, term.mask, f"{place}.tokens"))
 
     def _evaluator(self, stage: StagePlan, roller: Roller, encoder: Encoder) -> Evaluator:
         section = stage.stage
@@ -323,7 +344,7 @@ class Builder:
             copied = self.starting_weights(stage, architecture).policy(placement)
             precision: Precision = "float32" if half else self.plan.runtime.precision
             return FrozenCopy(copied, device=self.world.device, precision=precision)
-        return AdapterOff(policy) if stage.graph.reference else None
+        return AdapterOff(policy) if stage.graph.gives("ref_logprobs") else None
 
 
 def _prepared(plan: Plan) -> Registry:
@@ -343,7 +364,7 @@ def _silent(what: str, done: int, total: int) -> None:
 def _is_heard(stage: StagePlan) -> bool:
     """Whether the stage's answers become sound."""
     measured = bool(stage.stage.evaluation.metrics) and stage.kind.learns
-    return measured or stage.kind.leaves == "dataset" or stage.graph.has("decode_audio")
+    return measured or stage.kind.leaves == "dataset" or stage.graph.gives("waveforms")
 
 
 def _hearing(registry: Registry, stage: StagePlan) -> str:
@@ -362,10 +383,16 @@ def _listeners(registry: Registry, stage: StagePlan) -> list[str]:
     return [x for x, each in plugins.items() if issubclass(each, Reward | Metric) and "waveform" in each.needs]
 
 
-def _used(stage: StagePlan) -> list[str]:
+def _used(stage: StagePlan) -> tuple[str, ...]:
     """Rewards that were not pruned."""
-    return [name for name in stage.stage.rewards if f"reward.{name}" in _names(stage)]
+    return stage.graph.made_for("reward")
 
 
-def _names(stage: StagePlan) -> set[str]:
-    return {node.name for node in stage.graph.nodes}
+def _remember(live: LiveStage) -> None:
+    """Register all of a stage that has a state."""
+    named: dict[str, Stateful | None] = {"gate": live.gate, "advantage": live.advantage, "provider": live.provider}
+    named |= {f"reward.{each.name}": each.reward for each in live.rewards.rewards}
+    named |= {f"feed.{name}": feed for name, feed in live.feeds.items()}
+    for name, each in {**named, "signal": live.signal}.items():
+        if each is not None:
+            live.remembered.add(name, each)

@@ -6,7 +6,6 @@ of the next one, before the weights moved, still leaves the checkpoint that coul
 the run repeats the step as if nothing had happened.
 """
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,9 +59,7 @@ class RunCheckpoints:
             "stage_step": stage_step,
             "fingerprint": self.plan.fingerprint,
             "inputs": self.inputs,
-            "gate": _copied(live.gate.state_dict()) if live.gate is not None else None,
-            "signal": live.signal.state_dict(),
-            "feeds": {name: feed.state_dict() for name, feed in live.feeds.items()},
+            "remembered": live.remembered.state_dict(),
             "rng": self._random_states(),
             "watches": self.watches.state_dict() if self.watches is not None else {},
             "logs": self._log.position(),
@@ -116,11 +113,7 @@ class RunCheckpoints:
         """Bring a stage to a checkpoint of it; gives the steps of the stage that it has seen."""
         self.store.load(checkpoint, live.backend.load, world=self.world)
         meta = checkpoint.meta
-        if live.gate is not None:
-            live.gate.load_state_dict(meta["gate"])
-        live.signal.load_state_dict(meta["signal"])
-        for name, feed in live.feeds.items():
-            feed.load_state_dict(meta["feeds"][name])
+        live.remembered.load_state_dict(meta["remembered"])
         if self.watches is not None:
             self.watches.load_state_dict(meta["watches"])
             best = self.watches.best
@@ -209,8 +202,3 @@ class RunCheckpoints:
         if moment.step in self.store.steps():
             return there
         return self.store.save(moment.step, moment.live.backend.save, meta=moment.meta, world=world)
-
-
-def _copied(state: Mapping[str, Any]) -> Any:
-    """A state of its own, as a checkpoint will give it back."""
-    return json.loads(json.dumps(state))

@@ -10,9 +10,8 @@ from wavalign.engine.run.rollout_log import RecordMaker
 from wavalign.engine.run.run_log import RunLog
 from wavalign.engine.run.stopping import StopSignals
 from wavalign.engine.state.checkpoint import Checkpoint
-from wavalign.engine.step.executor import StepExecutor
+from wavalign.engine.step.metrics import StepResult
 from wavalign.engine.step.stage import LiveStage
-from wavalign.engine.step.state import StepResult
 
 
 @final
@@ -35,9 +34,9 @@ class StepClock:
             return 0
         return self.checkpoints.restore(live, checkpoint)
 
-    def starts(self, live: LiveStage, executor: StepExecutor, done: int) -> None:
+    def starts(self, live: LiveStage, done: int) -> None:
         """Remember the moment before the first step."""
-        executor.before_update = self.checkpoints.meet
+        live.clock.before_update = self.checkpoints.meet
         self.checkpoints.take(live, done)
 
     def goes_on(self, live: LiveStage, done: int) -> None:
@@ -83,11 +82,12 @@ class StepClock:
         """Measure the held-out splits."""
         self.measuring.evaluate(live, step)
 
-    def rescue(self, error: BaseException, executor: StepExecutor) -> None:
+    def rescue(self, error: BaseException, live: LiveStage) -> None:
         """Write the checkpoint of the last complete step before `error` ends the run."""
         self.stop.waits = True
-        together = executor.together or self.measuring.together
-        self.checkpoints.rescue(error, weights_of=executor.weights_of, together=together, say=self.observer.message)
+        say, clock = self.observer.message, live.clock
+        together = clock.together or self.measuring.together
+        self.checkpoints.rescue(error, weights_of=clock.weights_of, together=together, say=say)
 
     def rest(self) -> None:
         """Let signals stop the run at once."""

@@ -34,7 +34,7 @@ def headings(stage: StagePlan, *, made: bool = False) -> dict[str, Sequence[Weig
 
 def demands_of(builder: "Builder", stage: StagePlan, heading: str, architecture: Architecture | None) -> Demands:
     """What is asked of the records of one heading."""
-    imitated = heading == "demonstrations" and stage.kind.learns
+    imitated = heading in stage.graph.made_for("data_rows")
     return Demands(
         target=imitated,
         target_sound=heading != "prompts",
@@ -47,10 +47,8 @@ def demands_of(builder: "Builder", stage: StagePlan, heading: str, architecture:
 
 def _needs(builder: "Builder", stage: StagePlan, heading: str) -> Iterator[tuple[str, Ask]]:
     if heading == "prompts":
-        used = {node.name for node in stage.graph.nodes}
-        for name, reward in stage.stage.rewards.items():
-            if f"reward.{name}" in used:
-                yield f"rewards.{name}", _ask(builder, "reward", reward, f"rewards.{name}")
+        for name in stage.graph.made_for("reward"):
+            yield f"rewards.{name}", _ask(builder, "reward", stage.stage.rewards[name], f"rewards.{name}")
     elif heading.startswith("evaluation."):
         for name, metric in stage.stage.evaluation.metrics.items():
             yield f"evaluation.metrics.{name}", _ask(builder, "metric", metric, f"evaluation.metrics.{name}")
@@ -135,10 +133,10 @@ def _refuse(heading: str, look: RecordsLook) -> None:
 def _asked(builder: "Builder", stage: StagePlan, heading: str) -> str:
     """All that decides what is asked of a heading's records: equal for stages that ask the same of the same."""
     section, fitted = stage.stage, codec_before(builder.plan.stages, stage)
-    nodes = sorted(node.name for node in stage.graph.nodes)
+    operators = sorted(each.name for each in stage.graph.operators)
     parts = (section.model, section.data, section.evaluation)
     rewards = sorted((name, each.model_dump_json()) for name, each in section.rewards.items())
-    return repr((heading, section.type, fitted, nodes, [each.model_dump_json() for each in parts], rewards))
+    return repr((heading, section.type, fitted, operators, [each.model_dump_json() for each in parts], rewards))
 
 
 def _known(builder: "Builder", stage: StagePlan) -> Architecture | None:
@@ -174,6 +172,7 @@ def _components(stage: StagePlan) -> Iterator[tuple[str, str, Component]]:
         ("codec", "model.codec", section.model.codec),
         ("nar", "model.nar", section.model.nar),
         ("sampler", "rollout.sampler", section.rollout.sampler),
+        ("provider", "rollout.provider", section.rollout.provider),
     ):
         if one is not None and not (kind == "codec" and stage.kind.leaves == "codec"):
             yield kind, name, one

@@ -9,10 +9,10 @@ from typing import Any, final
 
 from wavalign.engine.contracts.origins import close_all
 from wavalign.engine.report.suspicion import suspicions
-from wavalign.engine.run.observers import Waiting, nobody
 from wavalign.engine.state.seeds import generator
 from wavalign.engine.step.rollouts import Roller
 from wavalign.engine.step.sampling import evaluation_options
+from wavalign.engine.step.waiting import Waiting, nobody
 from wavalign.errors import PluginError
 from wavalign.plugins.api import Detail, Measurement, Metric, Policy
 from wavalign.plugins.batch import Dialogue, RolloutGroup

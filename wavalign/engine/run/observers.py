@@ -108,10 +108,6 @@ class Silent(Observer):
         return
 
 
-def nobody(what: str, done: int, total: int) -> None:
-    """Hears what is waited for where nobody watches."""
-
-
 class Display(Observer):
     """An observer that a person looks at; as a context manager it closes itself whatever happens."""
 

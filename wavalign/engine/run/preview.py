@@ -7,6 +7,7 @@ from typing import final
 import torch
 
 from wavalign.engine.compile.components import headings_there
+from wavalign.engine.compile.operators import ROLLOUTS
 from wavalign.engine.compile.plan import Plan, StagePlan, TermPlan
 from wavalign.engine.compile.stage_links import codec_before
 from wavalign.engine.run.builder import Builder
@@ -16,9 +17,6 @@ from wavalign.errors import UsageError
 from wavalign.plugins.api import Architecture, Mask
 from wavalign.plugins.batch import Dialogue, Role, TokenSequence, concatenate
 from wavalign.schema.component import WeightedComponent
-
-LEARNED = {"prompts": "rollouts", "demonstrations": "demonstrations"}
-"""Heading -> the rows of the terms that learn from it; held-out headings are learned from by none."""
 
 
 @final
@@ -97,8 +95,8 @@ class _Rows:
 
     def __init__(self, tools: PreflightTools, architecture: Architecture, stage: StagePlan, heading: str) -> None:
         self._tools, self._architecture, self._stage, self._heading = tools, architecture, stage, heading
-        learned = LEARNED.get(heading)
-        terms = [term for term in stage.terms if term.rows == learned]
+        learned = ROLLOUTS if heading == "prompts" else heading
+        terms = [term for term in stage.terms if term.family == learned]
         self._masks: list[tuple[TermPlan, Mask]] = [(term, tools.mask(term)) for term in terms]
 
     def views(self, sources: Sequence[WeightedComponent], count: int) -> list[RowView]:

@@ -8,9 +8,8 @@ from wavalign.engine.compile.plan import Plan, StagePlan
 from wavalign.engine.feeding.feeds import Feed
 from wavalign.engine.stages.answering import Answering
 from wavalign.engine.state.distributed import World
-from wavalign.engine.step.executor import StepExecutor
+from wavalign.engine.step.metrics import StepResult
 from wavalign.engine.step.stage import LiveStage
-from wavalign.engine.step.state import StepResult
 from wavalign.plugins.registry import Registry
 from wavalign.schema.component import WeightedComponent
 
@@ -49,7 +48,7 @@ class Clock(Protocol):
     def begin(self, live: LiveStage) -> int:
         """The stage begins, or goes on where a checkpoint is of it; gives the steps that it has seen."""
 
-    def starts(self, live: LiveStage, executor: StepExecutor, done: int) -> None:
+    def starts(self, live: LiveStage, done: int) -> None:
         """The first of the steps that are left comes next."""
 
     def goes_on(self, live: LiveStage, done: int) -> None:
@@ -71,7 +70,7 @@ class Clock(Protocol):
     def measure(self, live: LiveStage, step: int) -> None:
         """Measure the held-out splits."""
 
-    def rescue(self, error: BaseException, executor: StepExecutor) -> None:
+    def rescue(self, error: BaseException, live: LiveStage) -> None:
         """Write the checkpoint of the last complete step before `error` ends the run."""
 
     def rest(self) -> None:

@@ -84,7 +84,10 @@ class Part:
     def __init__(
         self, folder: Path, world: World, about: Mapping[str, Any], *, words: Callable[[Dialogue], None]
     ) -> None:
-        """Go on with what an interrupted run wrote, if that was by the same weights; `words` raises for what cannot be learned."""
+        """Go on with what an interrupted run wrote, if that was by the same weights.
+
+        `words` raises DataError for a dialogue that cannot be learned.
+        """
         self.about, self._words = dict(about), words
         self.name = f"part-{world.rank:05d}-of-{world.size:05d}"
         self.path, self.sounds = folder / DATA / f"{self.name}.jsonl", folder / DATA / self.name

@@ -2,8 +2,8 @@
 
 from wavalign.engine.compile.plan import StagePlan
 from wavalign.engine.stages.cursor import Clock, Cursor
-from wavalign.engine.step.executor import StepExecutor
 from wavalign.engine.step.stage import LiveStage
+from wavalign.engine.step.step import StepExecutor
 
 
 def run(stage: StagePlan, cursor: Cursor) -> None:
@@ -32,11 +32,11 @@ def _train(live: LiveStage, cursor: Cursor, done: int) -> None:
     """Steps and evaluations; what ends them early leaves a checkpoint of the last complete step."""
     clock = cursor.clock
     executor = StepExecutor(live, done, cursor.observer.waiting)
-    clock.starts(live, executor, done)
+    clock.starts(live, done)
     try:
         _steps(live, executor, clock, done)
     except BaseException as error:
-        clock.rescue(error, executor)
+        clock.rescue(error, live)
         raise
     finally:
         clock.rest()

@@ -1,38 +1,125 @@
-"""Rollouts and demonstrations as the rows of one forward."""
+"""Rows to learn from, what is known of them by name, and the micro-batches that one forward sees.
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+Letters: B rows, S streams, E further heads, T tokens, K kept ids, P prompts, G group.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import final
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
-from wavalign.engine.feeding.feeds import Encoder
-from wavalign.plugins.batch import (
-    Dialogue,
-    Rollout,
-    RolloutGroup,
-    TokenBatch,
-    TokenSequence,
-    TokenSpace,
-    collate,
-    concatenate,
-)
+from wavalign.plugins.batch import TokenBatch, TokenSequence, TokenSpace, collate
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One row to learn from."""
+    """One row to learn from: member `member` of group `group` of its family on this rank."""
 
     tokens: TokenSequence
-    """Prompt and answer."""
-    place: tuple[int, int] | None
-    """(p, g) of a rollout among this rank's groups; None for a demonstration."""
-    old_logprobs: Tensor | None = None
-    """[S, T] behaviour log-probs, 0 in the prompt."""
+    """Prompt and answer, [S, T]."""
+    family: str
+    group: int
+    member: int
+    temperatures: tuple[float, ...] | None = None
+    """[S] that the streams of an answer were sampled at; None for one that was not sampled, whose temperature is 1."""
     support: Tensor | None = None
-    """[S, T, K] kept ids, -1 in the prompt; None when nothing was cut."""
+    """[S, T, K] int32 kept ids, -1 in the prompt; None where nothing was cut."""
+
+    @property
+    def key(self) -> tuple[str, int, int]:
+        """What tells it from the other rows of a step on this rank."""
+        return self.family, self.group, self.member
+
+    @property
+    def sampled(self) -> bool:
+        """Whether the policy made it."""
+        return self.temperatures is not None
+
+
+class Column(ABC):
+    """What a value says of rows: one number a row, or one a token."""
+
+    @abstractmethod
+    def of(self, row: Row) -> Tensor | None:
+        """The row's part, [] or [S, T]; None where there is none for it."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class AnswerColumn(Column):
+    """A number for every member of every group of one family."""
+
+    family: str
+    table: Tensor
+    """[P, G]."""
+    valid: Tensor
+    """Bool [P, G]: where there is one."""
+
+    @override
+    def of(self, row: Row) -> Tensor | None:
+        place = (row.group, row.member)
+        if row.family != self.family or not self.valid[place]:
+            return None
+        return self.table[place].float()
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class CompletionColumn(Column):
+    """A number for every token of the completions of one family."""
+
+    family: str
+    completions: Sequence[Sequence[Tensor]]
+    """[P][G] of [S, Tc]."""
+
+    @override
+    def of(self, row: Row) -> Tensor | None:
+        if row.family != self.family:
+            return None
+        found = self.completions[row.group][row.member]
+        return torch.cat([torch.zeros(len(found), row.tokens.length - found.shape[1]), found], dim=1)
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class RowColumn(Column):
+    """A number for every token of rows that were scored."""
+
+    tokens: Mapping[tuple[str, int, int], Tensor]
+    """By `Row.key`, [S + E, T]."""
+
+    @override
+    def of(self, row: Row) -> Tensor | None:
+        return self.tokens.get(row.key)
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class TermRows:
+    """What one term learns from in a micro-batch."""
+
+    weights: Tensor
+    """[B, S + E, T], 0 in rows of other families."""
+    valid: Tensor
+    """Bool [B]: rows of its family that have every column it needs."""
+    rows: Tensor | None
+    """[b] indices of its family's rows; None where all are."""
+    group: Tensor
+    """[b] int64 from 0: which of those rows belong together."""
+    member: Tensor
+    """[b] int64."""
+    groups: int
+
+    def to(self, device: torch.device) -> "TermRows":
+        """The same on another device."""
+        rows = None if self.rows is None else self.rows.to(device)
+        tensors = (self.weights.to(device), self.valid.to(device), rows, self.group.to(device), self.member.to(device))
+        return TermRows(*tensors, self.groups)
 
 
 @final
@@ -40,73 +127,113 @@ class Row:
 class MicroBatch:
     """Rows collated: what one forward sees."""
 
+    number: int
+    """Within its update, from 0."""
     rows: tuple[Row, ...]
     tokens: TokenBatch
-    old_logprobs: Tensor
-    """[B, S, T] float32."""
     support: Tensor | None
-    """[B, S, T, K] int64."""
+    """[B, S + E, T, K] int32."""
     temperature: Tensor
-    """[B, S]: the streams' own for rollouts, 1 for demonstrations."""
-    is_rollout: Tensor
-    """Bool [B]."""
+    """[B, S + E]."""
+    sampled: Tensor
+    """Bool [B]: rows that the policy made."""
+    columns: Mapping[str, Tensor] = field(default_factory=dict)
+    """By name, [B, S + E, T] or [B, 1, 1]; 0 where a row has none."""
+    present: Mapping[str, Tensor] = field(default_factory=dict)
+    """By name, bool [B]: rows that have one."""
+    terms: Mapping[str, TermRows] = field(default_factory=dict)
+    """By term."""
+
+    def to(self, device: torch.device) -> "MicroBatch":
+        """The same on another device."""
+        if device.type == "cpu":  # where it was made
+            return self
+        return replace(
+            self,
+            tokens=self.tokens.to(device),
+            support=None if self.support is None else self.support.to(device),
+            temperature=self.temperature.to(device),
+            sampled=self.sampled.to(device),
+            columns={name: column.to(device) for name, column in self.columns.items()},
+            present={name: present.to(device) for name, present in self.present.items()},
+            terms={name: term.to(device) for name, term in self.terms.items()},
+        )
 
 
-def rollout_rows(groups: Sequence[RolloutGroup], space: TokenSpace) -> list[Row]:
-    """Every rollout behind its prompt."""
-    return [
-        _rollout_row(group.prompt, rollout, (p, g), space)
-        for p, group in enumerate(groups)
-        for g, rollout in enumerate(group.rollouts)
-    ]
+@final
+class MicroBatches:
+    """The micro-batches of an update; each goes to the device when its turn comes."""
+
+    def __init__(self, made: Sequence[MicroBatch], device: torch.device) -> None:
+        self.made, self._device = tuple(made), device
+
+    def __iter__(self) -> Iterator[MicroBatch]:
+        return (each.to(self._device) for each in self.made)
+
+    def __len__(self) -> int:
+        return len(self.made)
 
 
-def demonstration_rows(dialogues: Sequence[Dialogue], encoder: Encoder, space: TokenSpace) -> list[Row]:
-    """Every demonstration behind its prompt."""
-    return [Row(concatenate(encoder.prompt(each), encoder.target(each), space), None) for each in dialogues]
+def cut_rows(rows: Sequence[Row], size: int, whole: frozenset[str] = frozenset()) -> list[list[Row]]:
+    """Cut rows into parts of at most `size`, rows of similar length together; no result depends on the cut.
 
-
-def micro_batches(
-    rows: Sequence[Row], size: int, *, space: TokenSpace, temperatures: Sequence[float], device: torch.device
-) -> list[MicroBatch]:
-    """Cut rows into batches of at most `size`, rows of similar length together; no result depends on the cut.
-
-    `temperatures` [S] are those rollouts were sampled at.
+    Groups of the families in `whole` are never split; one that is larger than `size` is a part of its own.
     """
-    ordered = sorted(rows, key=lambda row: row.tokens.length) if size < len(rows) else list(rows)
-    cuts = [ordered[start : start + size] for start in range(0, len(ordered), size)]
-    return [_micro_batch(cut, space=space, temperatures=temperatures, device=device) for cut in cuts]
+    blocks = _blocks(rows, whole)
+    if size < len(rows):
+        blocks.sort(key=lambda block: max(row.tokens.length for row in block))
+    parts: list[list[Row]] = []
+    for block in blocks:
+        if not parts or len(parts[-1]) + len(block) > size:
+            parts.append([])
+        parts[-1] += block
+    return parts
 
 
-def _rollout_row(prompt: TokenSequence, rollout: Rollout, place: tuple[int, int], space: TokenSpace) -> Row:
-    streams, before = prompt.ids.shape
-    support = None
-    if rollout.support is not None:
-        blank = torch.full((streams, before, rollout.support.shape[2]), -1, dtype=rollout.support.dtype)
-        support = torch.cat([blank, rollout.support.cpu()], dim=1)
-    old = torch.cat([torch.zeros(streams, before), rollout.logprobs.float().cpu()], dim=1)
-    return Row(concatenate(prompt, rollout.completion, space), place, old, support)
-
-
-def _micro_batch(
-    rows: Sequence[Row], *, space: TokenSpace, temperatures: Sequence[float], device: torch.device
-) -> MicroBatch:
+def collate_rows(rows: Sequence[Row], space: TokenSpace, *, number: int) -> MicroBatch:
+    """Rows as one right-padded micro-batch, on the CPU."""
     tokens = collate([row.tokens for row in rows], space)
-    old = torch.zeros(tokens.ids.shape)
     widths = [row.support.shape[2] for row in rows if row.support is not None]
-    support = torch.full((*tokens.ids.shape, max(widths)), -1, dtype=torch.int64) if widths else None
+    support = torch.full((*tokens.ids.shape, max(widths)), -1, dtype=torch.int32) if widths else None
     for index, row in enumerate(rows):
-        if row.old_logprobs is not None:
-            old[index, :, : row.tokens.length] = row.old_logprobs
         if row.support is not None and support is not None:
             support[index, :, : row.tokens.length, : row.support.shape[2]] = row.support
-    is_rollout = torch.tensor([row.place is not None for row in rows])
-    temperature = torch.where(is_rollout[:, None], torch.tensor(temperatures), 1.0)
-    return MicroBatch(
-        rows=tuple(rows),
-        tokens=tokens.to(device),
-        old_logprobs=old.to(device),
-        support=None if support is None else support.to(device),
-        temperature=temperature.to(device),
-        is_rollout=is_rollout.to(device),
+    even = (1.0,) * len(space.streams)
+    temperature = torch.tensor([even if row.temperatures is None else row.temperatures for row in rows])
+    sampled = torch.tensor([row.sampled for row in rows])
+    return MicroBatch(number, tuple(rows), tokens, support, temperature, sampled)
+
+
+def with_columns(batch: MicroBatch, columns: Mapping[str, Column]) -> MicroBatch:
+    """`batch` with what `columns` say of its rows."""
+    found = {name: [column.of(row) for row in batch.rows] for name, column in columns.items()}
+    return replace(
+        batch,
+        columns={name: _collated(parts, batch.tokens.ids.shape) for name, parts in found.items()},
+        present={name: torch.tensor([part is not None for part in parts]) for name, parts in found.items()},
     )
+
+
+def _collated(parts: Sequence[Tensor | None], shape: torch.Size) -> Tensor:
+    """Parts of rows as [B, S + E, T], or [B, 1, 1] where each is one number."""
+    if all(part is None or part.dim() == 0 for part in parts):
+        return torch.stack([torch.tensor(0.0) if part is None else part for part in parts]).view(-1, 1, 1)
+    column = torch.zeros(shape)
+    for index, part in enumerate(parts):
+        if part is not None:
+            column[index, : part.shape[0], : part.shape[1]] = part
+    return column
+
+
+def _blocks(rows: Sequence[Row], whole: frozenset[str]) -> list[list[Row]]:
+    """Rows that stay together."""
+    blocks: list[list[Row]] = []
+    started: dict[tuple[str, int], list[Row]] = {}
+    for row in rows:
+        if row.family not in whole:
+            blocks.append([row])
+        elif (row.family, row.group) in started:
+            started[row.family, row.group].append(row)
+        else:
+            blocks.append(started.setdefault((row.family, row.group), [row]))
+    return blocks

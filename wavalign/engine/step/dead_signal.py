@@ -9,7 +9,6 @@ with what to do. `dead_signal` in the metrics is the longest count of a cause th
 from collections.abc import Mapping, Sequence
 from typing import Any, final
 
-from wavalign.engine.compile.graph import live_terms
 from wavalign.engine.compile.plan import StagePlan
 
 MOST = 0.5
@@ -47,9 +46,9 @@ class SignalWatch:
 
     def __init__(self, plan: StagePlan, after: int) -> None:
         self._after = after
-        terms = [term for term in live_terms(plan.terms) if "advantages" in term.needs]
+        terms = [term for term in plan.terms if term.lives and "advantages" in term.needs]
         self._learns = bool(terms)
-        self._moving = [term.name for term in terms if isinstance(term.share, str)]
+        self._moving = [term.name for term in terms if term.share.moves]
         self._counts: dict[str, int] = {}
         self._said: list[str] = []
 

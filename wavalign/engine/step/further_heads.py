@@ -39,7 +39,6 @@ def with_further_heads(batch: MicroBatch, space: TokenSpace, heads: tuple[int, .
     return replace(
         batch,
         tokens=wide,
-        old_logprobs=torch.cat([batch.old_logprobs, torch.zeros_like(batch.old_logprobs[:, copied])], dim=1),
         support=support,
         temperature=torch.cat([batch.temperature, torch.ones_like(batch.temperature[:, copied])], dim=1),
     )

@@ -1,102 +1,81 @@
-"""A step's numbers for metrics.jsonl, summed over micro-batches and ranks."""
+"""A step's line for metrics.jsonl: what each value says of this rank, summed over ranks.
 
-from __future__ import annotations
+A value that has something to say has a reporter here and its name in `compile/graph.py`. Of a step with several updates
+the losses, norms and counts are means over its updates.
+"""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, final
+from typing import Any, final
 
 import torch
 from torch import Tensor
 
 from wavalign.engine.contracts.origins import origin
-from wavalign.engine.step.batches import MicroBatch
-from wavalign.engine.step.rewards import cut_off
+from wavalign.engine.step.batches import AnswerColumn
+from wavalign.engine.step.executor import Clock
+from wavalign.engine.step.rewards import Scores, cut_off
+from wavalign.engine.step.stage import LiveStage
+from wavalign.engine.step.tallies import KL, Ratios, Totals, Updated, kl_sums, ratio_sums
 from wavalign.errors import PluginError
-from wavalign.plugins.api import Loss
-from wavalign.plugins.batch import AUDIO_ROLES, MARK_ROLES, TEXT_ROLES
-
-if TYPE_CHECKING:  # the executor makes what this module reads
-    from wavalign.engine.step.stage import LiveStage
-    from wavalign.engine.step.state import StepState
+from wavalign.plugins.api import GateReading, Loss
+from wavalign.plugins.batch import RolloutGroup
 
 NOISE = 1e-9
 """An advantage this small is two roundings of the same reward."""
-KINDS = {"text": TEXT_ROLES, "audio": AUDIO_ROLES, "marks": MARK_ROLES}
+Given = Mapping[str, Any]
+"""Values of a step that say something."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """What a step leaves for the log."""
+
+    metrics: Mapping[str, float]
+    groups: Sequence[RolloutGroup]
+    scores: Scores | None
+    advantages: Tensor | None
+    """[P, G] of this rank."""
+    notes: Sequence[str] = ()
+    """What a person should hear of it."""
 
 
 @final
 @dataclass(slots=True)
-class StepTotals:
-    """Sums over this rank's micro-batches."""
+class Report:
+    """What the values of a step say on one rank; the same names on every rank."""
 
-    loss: float = 0.0
-    learning_rate: float = 0.0
-    terms: dict[str, float] = field(default_factory=dict)
-    metrics: dict[str, dict[str, Tensor]] = field(default_factory=dict)
-    maxima: dict[str, Tensor] = field(default_factory=dict)
-    """By term and name, the largest value so far."""
-    kl: dict[str, tuple[float, float]] = field(default_factory=dict)
-    """Per token kind: sum of the k3 divergence to the reference, and tokens."""
-
-    def add_term(self, name: str, value: Tensor) -> None:
-        """A micro-batch's part of a term's aggregate."""
-        self.terms[name] = self.terms.get(name, 0.0) + float(value.detach())
-
-    def add_metrics(self, name: str, sums: Mapping[str, Tensor]) -> None:
-        """A micro-batch's sums of a loss's metrics."""
-        mine = self.metrics.setdefault(name, {})
-        for key, value in sums.items():
-            mine[key] = mine[key] + value if key in mine else value
-
-    def add_maxima(self, name: str, found: Mapping[str, Tensor]) -> None:
-        """A micro-batch's largest values of what a loss logs so."""
-        for key, value in found.items():
-            full = f"{name}/{key}"
-            self.maxima[full] = torch.maximum(self.maxima[full], value) if full in self.maxima else value
-
-    def add_kl(self, logprobs: Tensor, ref_logprobs: Tensor, batch: MicroBatch, select: Tensor) -> None:
-        """k3 divergence to the reference on the rollouts' selected tokens, by kind."""
-        gap = ref_logprobs - logprobs.detach()
-        values = gap.exp() - gap - 1
-        rollouts = batch.is_rollout.view(-1, 1, 1)
-        for kind, roles in KINDS.items():
-            here = select & rollouts & torch.isin(batch.tokens.roles, torch.tensor(roles, device=gap.device))
-            total, count = self.kl.get(kind, (0.0, 0.0))
-            self.kl[kind] = (total + float(values[here].sum(dtype=torch.float64)), count + float(here.sum()))
+    sums: dict[str, float] = field(default_factory=dict)
+    """Numbers that add up over ranks."""
+    ratios: dict[str, tuple[str, str | float]] = field(default_factory=dict)
+    """Metric -> the sum it is, over which other sum or number; left out where that is 0."""
+    maxima: dict[str, float] = field(default_factory=dict)
+    """Metrics that are the largest of all ranks; -inf where there is none."""
+    values: dict[str, float] = field(default_factory=dict)
+    """Metrics that are equal on all ranks."""
 
 
-def collect_metrics(live: LiveStage, state: StepState) -> dict[str, float]:
-    """The step's line for metrics.jsonl, equal on every rank."""
-    sums, world = _local_sums(live, state), live.world
-    reduced = world.all_reduce_sum(torch.tensor(list(sums.values()), dtype=torch.float64, device=world.device))
-    total = dict(zip(sums, reduced.tolist(), strict=True))
-    values: dict[str, float] = {"loss": total["loss"], **_largest(live, state)}
-    gate = state.gate.value if state.gate is not None else None
+def step_result(live: LiveStage, given: Given, clock: Clock) -> StepResult:
+    """The step's line, equal on every rank, and what is shown of its answers."""
+    report = Report()
+    for name in given:
+        REPORTERS[name](live, given, report)
+    metrics = {**_reduced(live, report), **_dropped(live)}
     for term in live.terms:
-        name, tokens = term.plan.name, float(state.denominators[term.plan.name][0])
-        values[f"loss/{name}"] = total[f"term {name}"]
-        values[f"share/{name}"] = term.spec.coefficient(gate) / term.plan.weight
-        values[f"tokens/{name}"] = tokens
-        for key in state.totals.metrics.get(name, {}):
-            values[f"{name}/{key}"] = _ratio(total[f"metric {name} {key}"], tokens)
-        refuse_odd(term.loss, name, values)
-    if state.gate is not None:
-        values["gate"] = state.gate.value
-        values |= {f"gate/{key}": factor for key, factor in state.gate.factors.items()}
-    values |= _reward_metrics(live, state)
-    values |= {f"kl/{kind}": _ratio(total[f"kl {kind}"], total[f"kl tokens {kind}"]) for kind in state.totals.kl}
-    if state.groups:
-        values["rollout_length"] = _ratio(total["length"], total["rollouts"])
-        values["truncated"] = _ratio(total["truncated"], total["rollouts"])
-        values["wordless"] = _ratio(total["wordless"], total["rollouts"])
-    if state.advantages is not None:
-        values["nonzero_advantages"] = _ratio(total["nonzero advantages"], total["rollouts"])
-    values["grad_norm"], values["learning_rate"] = state.grad_norm, state.totals.learning_rate
-    values |= {f"dropped/{name}": feed.dropped for name, feed in live.feeds.items() if feed.drops}
-    values |= _seconds(state, total)
-    return {key: value for key, value in values.items() if not math.isnan(value)}
+        refuse_odd(term.loss, term.plan.name, metrics)
+    metrics |= _seconds(clock, metrics.pop(LENGTH))
+    metrics = {key: value for key, value in metrics.items() if not math.isnan(value)}
+    more, notes = live.signal.step(metrics)
+    advantages: AnswerColumn | None = given.get("advantages")
+    return StepResult(
+        metrics={**metrics, **more},
+        groups=given.get("waveforms", given.get("rollouts", ())),
+        scores=given.get("rewards"),
+        advantages=None if advantages is None else advantages.table,
+        notes=notes,
+    )
 
 
 def refuse_odd(loss: Loss, name: str, values: Mapping[str, float]) -> None:
@@ -110,50 +89,103 @@ def refuse_odd(loss: Loss, name: str, values: Mapping[str, float]) -> None:
             raise PluginError(f"{origin(loss)}: {said}", hint=hint, placed=True)
 
 
-def _largest(live: LiveStage, state: StepState) -> dict[str, float]:
-    """Largest values over all ranks, NaN where no token was seen; the same names on every rank."""
-    mine = state.totals.maxima
+def nonzero(advantages: Tensor) -> float:
+    """How many of `advantages` [P, G] are more than rounding."""
+    return float((advantages.abs() > NOISE).sum())
+
+
+LENGTH = "length of rows"
+"""A sum that is no metric: tokens that went through the network."""
+
+
+def _reduced(live: LiveStage, report: Report) -> dict[str, float]:
+    """Metrics of all ranks."""
+    world = live.world
+    reduced = world.all_reduce_sum(torch.tensor(list(report.sums.values()), dtype=torch.float64, device=world.device))
+    total = dict(zip(report.sums, reduced.tolist(), strict=True))
+    values = {LENGTH: total[LENGTH], **_largest(live, report.maxima), **report.values}
+    for name, (over, under) in report.ratios.items():
+        values[name] = _ratio(total[over], total[under] if isinstance(under, str) else under)
+    return values
+
+
+def _largest(live: LiveStage, mine: Mapping[str, float]) -> dict[str, float]:
+    """Largest values over all ranks, NaN where no token was seen."""
     if not mine:
         return {}
-    everywhere = live.world.all_gather_rows(torch.stack(list(mine.values()))[None].to(live.world.device))
-    largest = everywhere.amax(dim=0).tolist()
+    local = torch.tensor([list(mine.values())], dtype=torch.float64, device=live.world.device)
+    largest = live.world.all_gather_rows(local).amax(dim=0).tolist()
     return {key: value if value > -math.inf else math.nan for key, value in zip(mine, largest, strict=True)}
 
 
-def nonzero(advantages: Tensor | None) -> float:
-    """How many advantages are more than rounding."""
-    return 0.0 if advantages is None else float((advantages.abs() > NOISE).sum())
+def _learned(live: LiveStage, given: Given, report: Report) -> None:
+    """Losses, tokens, and the losses' own metrics."""
+    found: Sequence[Totals] = given["totals"]
+    updates = float(len(found))
+    reading: GateReading | None = given.get("gate")
+    gate = reading.value if reading is not None else None
+    report.sums |= {"loss": sum(each.loss for each in found), LENGTH: sum(each.length for each in found)}
+    report.ratios["loss"] = ("loss", updates)
+    for term in live.terms:
+        name = term.plan.name
+        tokens = sum(each.tokens[name] for each in found)
+        report.sums[f"term {name}"] = sum(each.terms[name] for each in found)
+        report.ratios[f"loss/{name}"] = (f"term {name}", updates)
+        report.values[f"share/{name}"] = term.plan.coefficient(gate) / term.plan.weight
+        report.values[f"tokens/{name}"] = tokens / updates
+        for key in found[0].metrics[name]:
+            report.sums[f"metric {name} {key}"] = sum(each.metrics[name].get(key, 0.0) for each in found)
+            report.ratios[f"{name}/{key}"] = (f"metric {name} {key}", tokens)
+    for key in found[0].maxima:
+        report.maxima[key] = max(each.maxima[key] for each in found)
 
 
-def _local_sums(live: LiveStage, state: StepState) -> dict[str, float]:
-    """Named numbers of this rank that add up over ranks; the same names on every rank."""
-    totals = state.totals
-    sums = {"loss": totals.loss, **{f"term {name}": value for name, value in totals.terms.items()}}
-    for name, metrics in totals.metrics.items():
-        sums |= {f"metric {name} {key}": float(value) for key, value in metrics.items()}
-    for kind, (total, count) in totals.kl.items():
-        sums |= {f"kl {kind}": total, f"kl tokens {kind}": count}
-    rollouts = [rollout for group in state.groups for rollout in group.rollouts]
-    sums["rollouts"] = len(rollouts)
-    sums["length"] = sum(rollout.completion.length for rollout in rollouts)
-    sums["truncated"] = sum(cut_off(rollout.answer, live.rewards.rewards) for rollout in rollouts)
-    sums["wordless"] = sum(not rollout.answer.text.strip() for rollout in rollouts)
-    sums["nonzero advantages"] = nonzero(state.advantages)
-    sums["tokens"] = sum(int(batch.tokens.lengths.sum()) for batch in state.batches)
-    return sums
+def _moved(_: LiveStage, given: Given, report: Report) -> None:
+    """Gradient norm and learning rate."""
+    found: Sequence[Updated] = given["updated"]
+    report.values["grad_norm"] = sum(each.grad_norm for each in found) / len(found)
+    report.values["learning_rate"] = found[-1].learning_rate
 
 
-def _reward_metrics(live: LiveStage, state: StepState) -> dict[str, float]:
-    if state.scores is None:
-        return {}
-    values = {}
-    for name, table in {"": state.scores.total, **state.scores.parts}.items():
+def _gate(_: LiveStage, given: Given, report: Report) -> None:
+    reading: GateReading = given["gate"]
+    report.values["gate"] = reading.value
+    report.values |= {f"gate/{key}": factor for key, factor in reading.factors.items()}
+
+
+def _answers(live: LiveStage, given: Given, report: Report) -> None:
+    """How long answers are, and how many were cut off or have no words."""
+    groups: Sequence[RolloutGroup] = given["rollouts"]
+    rollouts = [rollout for group in groups for rollout in group.rollouts]
+    report.sums |= {
+        "rollouts": len(rollouts),
+        "length": sum(rollout.completion.length for rollout in rollouts),
+        "truncated": sum(cut_off(rollout.answer, live.rewards.rewards) for rollout in rollouts),
+        "wordless": sum(not rollout.answer.text.strip() for rollout in rollouts),
+    }
+    report.ratios |= {
+        "rollout_length": ("length", "rollouts"),
+        "truncated": ("truncated", "rollouts"),
+        "wordless": ("wordless", "rollouts"),
+    }
+
+
+def _advantages(_: LiveStage, given: Given, report: Report) -> None:
+    column: AnswerColumn = given["advantages"]
+    report.sums["nonzero advantages"] = nonzero(column.table)
+    report.ratios["nonzero_advantages"] = ("nonzero advantages", "rollouts")
+
+
+def _rewards(live: LiveStage, given: Given, report: Report) -> None:
+    scores: Scores = given["rewards"]
+    values = report.values
+    for name, table in {"": scores.total, **scores.parts}.items():
         everywhere = live.world.all_gather_rows(table)
         present = everywhere[~everywhere.isnan()]
         key = f"reward/{name}" if name else "reward"
         values[key] = float(present.mean()) if len(present) else math.nan
         if name:
-            gone = live.world.all_gather_rows(state.scores.absent[name].double())
+            gone = live.world.all_gather_rows(scores.absent[name].double())
             values[f"{key}/failed"] = float((everywhere.isnan() & (gone == 0)).sum())
             values[f"{key}/absent"] = float(gone.sum())
             continue
@@ -161,19 +193,62 @@ def _reward_metrics(live: LiveStage, state: StepState) -> dict[str, float]:
         groups = everywhere[~everywhere.isnan().all(dim=1)]  # one without any reward has no variance to speak of
         flat = groups.nan_to_num(nan=math.inf).amin(1) == groups.nan_to_num(nan=-math.inf).amax(1)
         values["zero_variance_groups"] = float(flat.double().mean()) if len(flat) else math.nan
-    return values
 
 
-def _seconds(state: StepState, total: Mapping[str, float]) -> dict[str, float]:
-    spent = state.seconds
+def _kl(_: LiveStage, given: Given, report: Report) -> None:
+    """The divergence to the reference by token kind, over all updates."""
+    found: Sequence[Sequence[KL]] = given["kl"]
+    by_update = [kl_sums(each) for each in found]
+    for kind in by_update[0]:
+        report.sums[f"kl {kind}"] = sum(each[kind][0] for each in by_update)
+        report.sums[f"kl tokens {kind}"] = sum(each[kind][1] for each in by_update)
+        report.ratios[f"kl/{kind}"] = (f"kl {kind}", f"kl tokens {kind}")
+
+
+def _first_ratio(_: LiveStage, given: Given, report: Report) -> None:
+    """The mean ratio to what sampled before any update: 1 but for rounding where the network is the same."""
+    found: Sequence[Sequence[Ratios]] = given["ratio"]
+    (ratio, _, tokens), _ = ratio_sums(found[0])
+    report.sums |= {"first ratio": ratio, "first ratio tokens": tokens}
+    report.ratios["ratio/first"] = ("first ratio", "first ratio tokens")
+
+
+def _mismatch(_: LiveStage, given: Given, report: Report) -> None:
+    """How far what sampled is from what learns."""
+    (_, gap, tokens), largest = ratio_sums([given["mismatch"]])
+    report.sums |= {"mismatch": gap, "mismatch tokens": tokens}
+    report.ratios["mismatch/mean"] = ("mismatch", "mismatch tokens")
+    report.maxima["mismatch/max"] = largest
+
+
+def _silent(_: LiveStage, given: Given, report: Report) -> None:
+    """It is shown, and has no number of its own."""
+
+
+REPORTERS: dict[str, Callable[[LiveStage, Given, Report], None]] = {
+    "rollouts": _answers,
+    "waveforms": _silent,
+    "rewards": _rewards,
+    "advantages": _advantages,
+    "gate": _gate,
+    "mismatch": _mismatch,
+    "totals": _learned,
+    "kl": _kl,
+    "ratio": _first_ratio,
+    "updated": _moved,
+}
+"""By value."""
+
+
+def _dropped(live: LiveStage) -> dict[str, float]:
+    return {f"dropped/{name}": float(feed.dropped) for name, feed in live.feeds.items() if feed.drops}
+
+
+def _seconds(clock: Clock, tokens: float) -> dict[str, float]:
+    clock.switch("")
+    spent = {f"{name}_seconds": clock.seconds.get(name, 0.0) for name in ("rollout", "reward", "learn")}
     whole = sum(spent.values())
-    return {
-        "rollout_seconds": spent.get("rollout", 0.0),
-        "reward_seconds": spent.get("decode_audio", 0.0) + spent.get("reward", 0.0) + spent.get("aggregate", 0.0),
-        "learn_seconds": spent.get("learn", 0.0),
-        "step_seconds": whole,
-        "tokens_per_second": total["tokens"] / whole,
-    }
+    return {**spent, "step_seconds": whole, "tokens_per_second": tokens / whole}
 
 
 def _ratio(total: float, count: float) -> float:

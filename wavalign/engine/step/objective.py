@@ -19,40 +19,11 @@ Shapes: B sequences, S streams, T tokens.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal, final
 
 import torch
 from torch import Tensor
 
-from wavalign.schema.share import Share
-
-Aggregation = Literal["token", "sequence", "fixed", "sum"]
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class TermSpec:
-    """One term of the objective as the plan states it."""
-
-    name: str
-    rows: Literal["rollouts", "demonstrations"]
-    """Which rows of the batch the term is made for."""
-    share: str | float
-    """`gate`, `1 - gate` or a number."""
-    weight: float
-    aggregation: Aggregation
-    fixed_length: int | None
-    """Tokens a row is taken to have under `fixed`; None under the others."""
-
-    def __post_init__(self) -> None:
-        if (self.aggregation == "fixed") != (self.fixed_length is not None):
-            raise ValueError(f"term {self.name!r}: `fixed_length` belongs to the aggregation `fixed` and to no other")
-        Share.parse(self.share)
-
-    def coefficient(self, gate: float | None) -> float:
-        """share * weight at `gate`."""
-        return Share.parse(self.share).value(gate) * self.weight
+from wavalign.engine.compile.plan import TermPlan
 
 
 def count(weights: Tensor, row_valid: Tensor) -> Tensor:
@@ -64,7 +35,7 @@ def count(weights: Tensor, row_valid: Tensor) -> Tensor:
     return torch.stack([tokens, row_valid.sum()]).double()
 
 
-def term_loss(spec: TermSpec, values: Tensor, *, weights: Tensor, row_valid: Tensor, denominators: Tensor) -> Tensor:
+def term_loss(spec: TermPlan, values: Tensor, *, weights: Tensor, row_valid: Tensor, denominators: Tensor) -> Tensor:
     """This micro-batch's part of a term's aggregate, a scalar with gradient, without share and weight.
 
     `values` [B, S, T] or [B], `weights` of the same shape, `denominators` the global sum of `count`. What stands in
@@ -83,7 +54,7 @@ def term_loss(spec: TermSpec, values: Tensor, *, weights: Tensor, row_valid: Ten
 
 
 def combine(
-    losses: Mapping[str, Tensor], specs: Sequence[TermSpec], *, gate: float | None, backend_divisor: float
+    losses: Mapping[str, Tensor], specs: Sequence[TermPlan], *, gate: float | None, backend_divisor: float
 ) -> Tensor:
     """Sum of share * weight * loss over terms, times what the backend will divide by: the number to go backward from.
 
@@ -103,12 +74,6 @@ def metric_maxima(maxima: Mapping[str, Tensor], *, weights: Tensor, row_valid: T
     """Largest of `maxima` among tokens with w > 0, float64 scalars; -inf where there are none."""
     used = _used(weights, row_valid) > 0
     return {name: torch.where(used, value.detach(), -math.inf).amax().double() for name, value in maxima.items()}
-
-
-def metric_means(sums: Mapping[str, Tensor], denominators: Tensor) -> dict[str, float]:
-    """Means over all tokens of the step; NaN, not 0, where there were none."""
-    tokens = denominators[0].to(torch.float64)
-    return {name: float(total / tokens) for name, total in sums.items()}
 
 
 def _used(weights: Tensor, row_valid: Tensor) -> Tensor:

@@ -17,10 +17,11 @@ from typing import final
 import torch
 from torch import Tensor
 
+from wavalign.crash_log import keep_traceback
 from wavalign.engine.contracts.origins import close_all, origin
 from wavalign.engine.contracts.rollouts import lent_dialogue, lent_rollout, scored
 from wavalign.engine.contracts.values import text
-from wavalign.engine.run.observers import Waiting, nobody
+from wavalign.engine.state.distributed import World
 from wavalign.errors import PluginError, RewardBudgetError
 from wavalign.plugins.api import Reward
 from wavalign.plugins.batch import Answer, Dialogue, Rollout, RolloutGroup, Scored
@@ -91,6 +92,8 @@ class RewardPool:
         self._queue: queue.SimpleQueue[Call | None] = queue.SimpleQueue()
         self._finished = threading.Condition()
         self._workers = workers
+        self._asked: dict[str, Sequence[Call]] = {}
+        """By reward, its newest calls."""
         for _ in range(workers if rewards else 0):
             self._start_thread()
 
@@ -105,11 +108,22 @@ class RewardPool:
             self._queue.put(call)
         return calls
 
-    def wait(self, calls: Sequence[Call], waiting: Waiting = nobody) -> None:
-        """Until every call has a result, by itself or because its time was up; tells `waiting` of which reward."""
+    def score(self, name: str, groups: Sequence[RolloutGroup]) -> Sequence[Call]:
+        """One reward on every rollout, when every call has a result; raises what the run cannot go on from."""
+        live = next(each for each in self.rewards if each.name == name)
+        self._asked[name] = calls = self.submit(live, groups)
+        self.wait(calls)
+        return calls
+
+    def progress(self, name: str) -> tuple[str, int, int]:
+        """Which reward, how many of its newest calls are done, and of how many."""
+        calls = self._asked.get(name, ())
+        return f"reward {name}", sum(call.result is not None for call in calls), len(calls)
+
+    def wait(self, calls: Sequence[Call]) -> None:
+        """Until every call has a result, by itself or because its time was up."""
         with self._finished:
             while any(call.result is None for call in calls):
-                waiting(*_pending(calls))
                 self._give_up_late(calls)
                 self._finished.wait(POLL_SECONDS)
         for call in calls:
@@ -145,13 +159,6 @@ class RewardPool:
             if late and call.result is None:
                 call.result = Scored(None, f"no answer within {call.live.section.timeout:g} s")
                 self._start_thread()
-
-
-def _pending(calls: Sequence[Call]) -> tuple[str, int, int]:
-    """The first reward that is not through, how many of its calls are done, and of how many."""
-    name = next((call.live.name for call in calls if call.result is None), "")
-    done = [call.result is not None for call in calls if call.live.name == name]
-    return f"reward {name}", sum(done), len(done)
 
 
 def _scored(call: Call) -> Scored:
@@ -255,6 +262,22 @@ def judge_truncated(scores: Scores, rewards: Sequence[LiveReward], groups: Seque
         least = [lowest(live, "rollout.truncated: mask") * live.section.weight for live in rewards]
         worth = sum(least) / sum(weights)
     return replace(scores, total=torch.where(cut & ~scores.total.isnan(), worth, scores.total))
+
+
+def hold_budget(
+    scores: Scores, made: Mapping[str, Sequence[Call]], pool: RewardPool, world: World, *, budget: float, count: int
+) -> None:
+    """Hold the failures of all ranks against the budget, so that all go on or none; a traceback is kept."""
+    counts = torch.tensor(list(scores.failed.values()), device=world.device)
+    failed = dict(zip(scores.failed, world.all_reduce_sum(counts).tolist(), strict=True))
+    try:
+        check_budget(scores, pool.rewards, failed, calls=count, budget=budget)
+    except RewardBudgetError as error:
+        raised = next((call.error for each in made.values() for call in each if call.error is not None), None)
+        path = keep_traceback(raised) if raised is not None else None
+        if path is not None:
+            error.hint = f"{error.hint}; the traceback of one is in {path}"
+        raise
 
 
 def _failed(cell: Scored) -> bool:

@@ -1,17 +1,17 @@
 """Which positions and rows of a micro-batch each term uses. B rows, S streams, E further heads, T tokens."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import final
 
 import torch
 from torch import Tensor
 
 from wavalign.engine.contracts.origins import origin, written_at
-from wavalign.engine.step.batches import MicroBatch
+from wavalign.engine.step.batches import Column, MicroBatch, Row, TermRows, collate_rows, with_columns
 from wavalign.engine.step.further_heads import further_heads, spread, with_further_heads
-from wavalign.engine.step.stage import LiveTerm
+from wavalign.engine.step.terms import LiveTerm
 from wavalign.errors import PluginError
-from wavalign.plugins.api import LossInputs
 from wavalign.plugins.batch import TokenSpace
 
 
@@ -24,49 +24,61 @@ class Selection:
         wants_further = any(term.plan.heads == "mtp" for term in terms)
         self._further = further_heads(space) if wants_further else ()
 
-    def widen(self, batch: MicroBatch) -> MicroBatch:
-        """`batch` with a stream for every further head that some term trains: S becomes S + E."""
-        return with_further_heads(batch, self._space, self._further)
+    def collate(self, rows: Sequence[Row], columns: Mapping[str, Column], *, number: int) -> MicroBatch:
+        """Rows as a micro-batch with their columns and what every term learns from it, on the CPU.
 
-    def weights(self, batch: MicroBatch) -> dict[str, Tensor]:
-        """Per term [B, S + E, T], 0 in rows of the other kind."""
+        It has a stream for every further head that some term trains: S becomes S + E.
+        """
+        batch = with_further_heads(collate_rows(rows, self._space, number=number), self._space, self._further)
+        batch = with_columns(batch, columns)
         roles = batch.tokens.roles[:, : len(self._space.streams)]
-        result = {}
-        for term in self._terms:
-            mine = batch.is_rollout if term.plan.rows == "rollouts" else ~batch.is_rollout
-            weights = term.mask.weights(roles) * mine.view(-1, 1, 1)
-            further = term.plan.heads == "mtp"
-            result[term.plan.name] = spread(weights, self._space, self._further, further=further)
-        return result
+        terms = {term.plan.name: self._of_term(term, batch, roles) for term in self._terms}
+        return replace(batch, terms=terms)
 
-    def union(self, batch: MicroBatch, weights: Mapping[str, Tensor], *, only: str | None = None) -> Tensor:
+    def union(self, batch: MicroBatch, *, only: str | None = None) -> Tensor:
         """Bool [B, S + E, T]: positions some term weighs (some term that needs `only`)."""
         select = torch.zeros_like(batch.tokens.roles, dtype=torch.bool)
         for term in self._terms:
-            if only is None or only in term.loss.needs:
-                select |= weights[term.plan.name] > 0
+            if only is None or only in term.needs:
+                select |= batch.terms[term.plan.name].weights > 0
         return select
 
-    def row_valid(self, batch: MicroBatch, valid: Tensor | None) -> dict[str, Tensor]:
-        """Per term bool [B]: rows of its kind; where it needs advantages, those that have one (`valid` [P, G])."""
-        result = {}
-        for term in self._terms:
-            if term.plan.rows == "demonstrations":
-                result[term.plan.name] = ~batch.is_rollout
-                continue
-            rows = batch.is_rollout.clone()
-            if valid is not None and "advantages" in term.loss.needs:
-                rows &= by_row(batch, valid, fill=False)
-            result[term.plan.name] = rows
-        return result
+    def weighed(self, batch: MicroBatch, *, by: str, where: str) -> MicroBatch:
+        """`batch` with the weights of the terms that need column `where` multiplied by column `by`."""
+        factor = batch.columns[by]
+        terms = {
+            term.plan.name: replace(mine, weights=mine.weights * factor) if where in term.needs else mine
+            for term, mine in ((term, batch.terms[term.plan.name]) for term in self._terms)
+        }
+        return replace(batch, terms=terms)
+
+    def _of_term(self, term: LiveTerm, batch: MicroBatch, roles: Tensor) -> TermRows:
+        mine = torch.tensor([row.family == term.plan.family for row in batch.rows])
+        weights = term.mask.weights(roles) * mine.view(-1, 1, 1)
+        weights = spread(weights, self._space, self._further, further=term.plan.heads == "mtp")
+        valid = mine.clone()
+        for name in term.needs & batch.present.keys():
+            valid &= batch.present[name]
+        rows = mine.nonzero()[:, 0]
+        keys = [batch.rows[index].key for index in rows.tolist()]
+        groups = {group: number for number, group in enumerate(dict.fromkeys(group for _, group, _ in keys))}
+        return TermRows(
+            weights=weights,
+            valid=valid,
+            rows=None if len(rows) == len(mine) else rows,
+            group=torch.tensor([groups[group] for _, group, _ in keys], dtype=torch.int64),
+            member=torch.tensor([member for _, _, member in keys], dtype=torch.int64),
+            groups=len(groups),
+        )
 
 
-def by_row(batch: MicroBatch, table: Tensor, *, fill: float) -> Tensor:
-    """`table` [P, G] read at every row's place, `fill` for demonstrations: [B]."""
-    values = [
-        table[row.place] if row.place is not None else torch.tensor(fill, dtype=table.dtype) for row in batch.rows
-    ]
-    return torch.stack(values).to(batch.tokens.ids.device)
+def idle(batch: MicroBatch, number: int) -> MicroBatch:
+    """A micro-batch from which nothing is learned, where other ranks have one more."""
+    nothing = {
+        name: replace(each, weights=torch.zeros_like(each.weights), valid=torch.zeros_like(each.valid))
+        for name, each in batch.terms.items()
+    }
+    return replace(batch, number=number, terms=nothing, sampled=torch.zeros_like(batch.sampled))
 
 
 def nothing_selected(term: LiveTerm, rows: int, place: str) -> PluginError:
@@ -79,16 +91,10 @@ def nothing_selected(term: LiveTerm, rows: int, place: str) -> PluginError:
     )
 
 
-def refuse_broken_values(term: LiveTerm, inputs: LossInputs, used: Tensor, place: str) -> None:
-    """Raise PluginError where somebody's loss gave no number and all it was given, where `used`, are numbers.
-
-    WavAlign's own overflow only where the policy has run away, which is the learning rate's doing.
-    """
-    loss, given = origin(term.loss), (inputs.logprobs, inputs.old_logprobs, inputs.ref_logprobs)
-    if loss.own or not all(bool(torch.isfinite(each.detach()[used]).all()) for each in given if each is not None):
-        return
-    raise PluginError(
-        f"{loss}: compute gave values that are no finite numbers from log-probs that are, {place}"
+def broken_values(term: LiveTerm, place: str) -> PluginError:
+    """The error of somebody's loss that gave no number though all it was given are numbers."""
+    return PluginError(
+        f"{origin(term.loss)}: compute gave values that are no finite numbers from log-probs that are, {place}"
         f" ({written_at(term.loss, 'compute')})",
         hint="weights are as before this step; look for log(0), 0 / 0 and exp of large numbers in the loss",
         placed=True,

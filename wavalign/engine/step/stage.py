@@ -1,33 +1,68 @@
-"""A stage's live objects, made by `builder.py` and used by the trainer and the executor."""
+"""A stage's live objects, made by the builder and used by the operators of its steps."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import final
 
 from wavalign.engine.backends.base import Backend
-from wavalign.engine.compile.plan import StagePlan, TermPlan
+from wavalign.engine.compile.plan import Geometry, StagePlan
 from wavalign.engine.contracts.origins import close_all
 from wavalign.engine.feeding.feeds import Feed
 from wavalign.engine.models.reference import Reference
 from wavalign.engine.run.evaluation import Evaluator
 from wavalign.engine.state.distributed import World
+from wavalign.engine.state.remembering import Remembered
 from wavalign.engine.step.dead_signal import SignalWatch
-from wavalign.engine.step.objective import TermSpec
 from wavalign.engine.step.rewards import RewardPool
 from wavalign.engine.step.rollouts import Roller
-from wavalign.plugins.api import Advantage, Architecture, Gate, Loss, Mask
-from wavalign.schema.runtime import RuntimeSection
+from wavalign.engine.step.selection import Selection
+from wavalign.engine.step.terms import LiveTerm
+from wavalign.plugins.api import Advantage, Architecture, Gate, Provider, SamplingOptions
+from wavalign.schema.optim import OptimSection
+
+
+def _nothing() -> None:
+    """Nobody asked to be called."""
+
+
+@final
+@dataclass(slots=True)
+class WeightsClock:
+    """How far the weights are, for those who write checkpoints while a step goes on."""
+
+    weights_of: int | None = 0
+    """Steps that the weights have seen; None while they change."""
+    before_update: Callable[[], None] = _nothing
+    """Called on every rank when the first gradients of a step are complete and the weights have not moved."""
+    together: bool = False
+    """Whether the error that a step raised was raised on every rank."""
 
 
 @final
 @dataclass(frozen=True, slots=True)
-class LiveTerm:
-    """A term with its loss and mask."""
+class StepSettings:
+    """What the recipe says of a stage's steps, as plain numbers and names."""
 
-    plan: TermPlan
-    spec: TermSpec
-    loss: Loss
-    mask: Mask
+    stage: str
+    """Its name."""
+    steps: int
+    seed: int
+    """Of the run."""
+    geometry: Geometry
+    sampling: SamplingOptions
+    temperatures: tuple[float, ...]
+    """[S] that rollouts are sampled at."""
+    truncated: str
+    """What an answer is worth that was cut off."""
+    importance_cap: float
+    reward_failure_budget: float
+    dropout: bool
+    """Whether the network drops anything while it learns."""
+    optim: OptimSection
+
+    def place(self, index: int) -> str:
+        """Where step `index` (from 0) is, in words."""
+        return f"step {index + 1} of stage '{self.stage}'"
 
 
 @final
@@ -36,22 +71,30 @@ class LiveStage:
     """Everything a stage's steps touch."""
 
     plan: StagePlan
-    runtime: RuntimeSection
-    seed: int
+    settings: StepSettings
     world: World
     architecture: Architecture
     backend: Backend
     reference: Reference | None
     roller: Roller
+    provider: Provider
     feeds: Mapping[str, Feed]
-    """By heading: `prompts`, `demonstrations`."""
+    """By heading: `prompts`, and the families that come from data."""
     rewards: RewardPool
     advantage: Advantage | None
     gate: Gate | None
     terms: Sequence[LiveTerm]
+    selection: Selection
     evaluator: Evaluator
     signal: SignalWatch
+    remembered: Remembered
+    """All of it that has a state."""
+    clock: WeightsClock = field(default_factory=WeightsClock)
 
     def close(self) -> None:
         """Free threads, processes and files."""
-        close_all((self.rewards.close, self.evaluator.close, self.backend.close))
+        close_all((self.rewards.close, self.evaluator.close, self.provider.close, self.backend.close))
+
+    def term(self, name: str) -> LiveTerm:
+        """The term of that name."""
+        return next(term for term in self.terms if term.plan.name == name)

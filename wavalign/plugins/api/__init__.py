@@ -5,14 +5,14 @@ constructs it as `Class(params, **runtime)` with the runtime objects its kind na
 registry only. Shapes use the letters of `plugins.batch`. Plugins import every name from here.
 """
 
-from wavalign.plugins.api.base import Plugin
+from wavalign.plugins.api.base import Plugin, Remembers
 from wavalign.plugins.api.codec import Codec, Nar
-from wavalign.plugins.api.data import DataSource, Place, Placed, StreamSource
+from wavalign.plugins.api.data import DataSource, StreamPosition, StreamRecord, StreamSource
 from wavalign.plugins.api.metric import Detail, Measurement, Metric
 from wavalign.plugins.api.model import Architecture, DecodingState, Dimensions, EncodeAudio, ModelSource, Policy
 from wavalign.plugins.api.objective import Advantage, Gate, GateReading, Loss, LossInputs, LossOutput, Mask, Regularizer
 from wavalign.plugins.api.reward import Reward
-from wavalign.plugins.api.rollout import Distribution, Sampler, SamplingOptions
+from wavalign.plugins.api.rollout import Distribution, Provider, Sample, Sampler, SamplingOptions
 from wavalign.plugins.api.tracker import Tracker
 
 __all__ = [
@@ -35,14 +35,17 @@ __all__ = [
     "Metric",
     "ModelSource",
     "Nar",
-    "Place",
-    "Placed",
     "Plugin",
     "Policy",
+    "Provider",
     "Regularizer",
+    "Remembers",
     "Reward",
+    "Sample",
     "Sampler",
     "SamplingOptions",
+    "StreamPosition",
+    "StreamRecord",
     "StreamSource",
     "Tracker",
 ]

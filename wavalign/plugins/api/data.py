@@ -9,17 +9,17 @@ from wavalign.errors import DataError
 from wavalign.plugins.api.base import Plugin
 from wavalign.plugins.batch import Dialogue
 
-Place = tuple[int, ...]
+StreamPosition = tuple[int, ...]
 """Where in a shard a record stands: whole numbers that mean something to its source; `()` is the beginning."""
 
 
 @final
 @dataclass(frozen=True, slots=True)
-class Placed:
+class StreamRecord:
     """A dialogue of a stream, where it stands and where reading goes on after it."""
 
-    start: Place
-    end: Place
+    start: StreamPosition
+    end: StreamPosition
     dialogue: Dialogue
 
 
@@ -36,12 +36,12 @@ class StreamSource(ABC):
         """A name for each shard, in a fixed order, that changes when its size does: a resume compares them."""
 
     @abstractmethod
-    def open(self, shard: int, place: Place) -> Iterator[Placed]:
-        """Records of a shard from `place` on; raises DataError with file and line at the first bad one."""
+    def open(self, shard: int, position: StreamPosition) -> Iterator[StreamRecord]:
+        """Records of a shard from `position` on; raises DataError with file and line at the first bad one."""
 
 
 class DataSource(Plugin):
-    """Dialogues by index. Runtime: `seed: int`. The engine shuffles, repeats and remembers the place.
+    """Dialogues by index. Runtime: `seed: int`. The engine shuffles, repeats and keeps the cursor.
 
     Where `stream` gives something, the engine reads that and asks for no index.
     """

@@ -9,7 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from wavalign.plugins.api.base import Plugin
-from wavalign.plugins.batch import Answer, AudioClip, Dialogue, TokenBatch, TokenSequence, TokenSpace
+from wavalign.plugins.batch import Answer, AudioClip, Dialogue, Message, TokenBatch, TokenSequence, TokenSpace
+
+INIT_STD = 0.02
 
 EncodeAudio = Callable[[AudioClip], Sequence[int]]
 """Clip -> codec ids; the engine's cache stands behind it, so asking twice costs nothing."""
@@ -87,6 +89,15 @@ class Policy(nn.Module, ABC):
         that `need="all"` gives, and behind it that row has neither TEXT nor TEXT_END.
         """
 
+    @torch.no_grad()
+    def initialize(self) -> None:
+        """Draw weights from the global generator as Llama and Qwen2 do: normal(0, 0.02), biases 0, norms 1."""
+        for name, parameter in self.named_parameters():
+            if parameter.dim() > 1:
+                parameter.normal_(0.0, INIT_STD)
+            else:
+                parameter.fill_(0.0 if name.endswith(".bias") else 1.0)
+
 
 @final
 @dataclass(frozen=True, slots=True)
@@ -126,17 +137,27 @@ class Architecture(Plugin):
         Modules are made under the caller's default device and dtype (the meta device included) and nothing is drawn.
         """
 
-    @abstractmethod
     def build_policy(self, *, seed: int) -> Policy:
-        """A network with random weights drawn from `seed`, in float32, on the CPU."""
+        """Random weights drawn from `seed`, float32, on the CPU; the caller's random state stays as it was."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            policy = self.empty_policy()
+            policy.initialize()
+        return policy
 
     @abstractmethod
     def encode_prompt(self, dialogue: Dialogue, encode_audio: EncodeAudio) -> TokenSequence:
         """Everything before the answer, all positions PROMPT (or FORCED)."""
 
-    @abstractmethod
     def encode_target(self, dialogue: Dialogue, encode_audio: EncodeAudio) -> TokenSequence:
-        """The demonstration `dialogue.target` as a completion, in this family's layout."""
+        """The demonstration `dialogue.target` as a completion; ValueError where there is none."""
+        if dialogue.target is None:
+            raise ValueError(f"dialogue {dialogue.id} has no target to encode")
+        return self.encode_answer(dialogue, dialogue.target, encode_audio)
+
+    @abstractmethod
+    def encode_answer(self, dialogue: Dialogue, answer: Message, encode_audio: EncodeAudio) -> TokenSequence:
+        """`answer` to the turns of `dialogue` as a completion, in this family's layout."""
 
     def check_words(self, dialogue: Dialogue) -> None:
         """Raise DataError where the turns or words of a dialogue cannot be written; looks at no sound.

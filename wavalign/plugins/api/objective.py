@@ -7,7 +7,8 @@ from typing import Any, ClassVar, Literal, final
 
 from torch import Tensor
 
-from wavalign.plugins.api.base import Plugin
+from wavalign.errors import PluginError
+from wavalign.plugins.api.base import Plugin, Remembers
 
 
 class Mask(Plugin):
@@ -31,7 +32,7 @@ class Mask(Plugin):
         return False
 
 
-class Advantage(Plugin):
+class Advantage(Remembers):
     """Rewards of a group to advantages."""
 
     kind = "advantage"
@@ -53,7 +54,7 @@ class GateReading:
     factors: Mapping[str, float] = field(default_factory=dict)
 
 
-class Gate(Plugin):
+class Gate(Remembers):
     """The moving share between terms. Sees rewards of all ranks, so that it is equal on all of them."""
 
     kind = "gate"
@@ -66,33 +67,43 @@ class Gate(Plugin):
     def update(self, rewards: Tensor | None, *, progress: float) -> GateReading:
         """`rewards` [P, G] float64 of all ranks, NaN where absent; `progress` 0..1 of the stage. Advances the state."""
 
-    @abstractmethod
-    def state_dict(self) -> dict[str, Any]:
-        """What must be remembered for an exact resume (JSON values)."""
-
-    @abstractmethod
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore `state_dict()`."""
-
 
 @final
 @dataclass(frozen=True, slots=True)
 class LossInputs:
-    """What a loss may ask for in `needs`; a field it did not ask for is None.
+    """What a loss is given: rows of its family in one micro-batch. Rows B, streams S, tokens T.
 
     Positions outside the term's mask hold arbitrary finite values: the engine gives them weight 0.
     """
 
     logprobs: Tensor
     """[B, S, T] float32 of the policy, with gradient."""
-    old_logprobs: Tensor | None = None
-    """[B, S, T] of the distribution that was sampled."""
-    ref_logprobs: Tensor | None = None
-    """[B, S, T] of the reference."""
-    advantages: Tensor | None = None
-    """[B, S, T] or broadcastable."""
-    mask: Tensor | None = None
-    """Bool [B, S, T] of scored positions, for losses whose unit is the sequence (`needs: mask`)."""
+    mask: Tensor
+    """Bool [B, S, T]: positions the term weighs."""
+    group: Tensor
+    """[B] int64 from 0: rows with one number belong together, e.g. the answers to a prompt."""
+    member: Tensor
+    """[B] int64: which of its group a row is, e.g. 0 the chosen and 1 the rejected one of a pair."""
+    columns: Mapping[str, Tensor] = field(default_factory=dict)
+    """By name, those that `needs` names; see `column`."""
+
+    def column(self, name: str) -> Tensor:
+        """A column that the loss's `needs` names: [B, S, T], or [B, 1, 1] where it is one number a row.
+
+        Of the scalar outputs of the policy `values` are [B, T] and `row_values` [B]. PluginError for one that did not
+        come.
+        """
+        if name not in self.columns:
+            raise PluginError(
+                f"a loss reads `{name}`, which its `needs` does not name",
+                hint=f"add `{name}` to what `needs` gives, so that the engine computes it",
+            )
+        return self.columns[name]
+
+    @property
+    def groups(self) -> int:
+        """How many groups there are."""
+        return int(self.group.max()) + 1 if len(self.group) else 0
 
 
 @final
@@ -101,7 +112,7 @@ class LossOutput:
     """Unreduced values and, of the same shape, what is worth logging."""
 
     values: Tensor
-    """[B, S, T] for unit `token`, [B] for unit `sequence`."""
+    """[B, S, T] for unit `token`, [B] for `sequence`, [groups] for `group`."""
     metrics: Mapping[str, Tensor] = field(default_factory=dict)
     """Logged by their means over the term's tokens."""
     maxima: Mapping[str, Tensor] = field(default_factory=dict)
@@ -123,12 +134,15 @@ class Regularizer:
 
 
 class Loss(Plugin):
-    """Values per token or sequence. Knows no mask, weight, reduction, scaling or step number."""
+    """Values per token, sequence or group. Knows no mask, weight, reduction, scaling or step number."""
 
     kind = "loss"
-    unit: ClassVar[Literal["token", "sequence"]] = "token"
-    rows: ClassVar[Literal["rollouts", "demonstrations"]]
-    """Which rows the loss is made for."""
+    unit: ClassVar[Literal["token", "sequence", "group"]] = "token"
+    """What a value is of. Of a `group` all rows are in one micro-batch, and count where all of them are valid."""
+    family: ClassVar[str]
+    """Rows the loss is made for, e.g. `rollouts` or `demonstrations`; a term may name another family."""
+    whole_groups: ClassVar[bool] = False
+    """Whether the rows of a group must meet in one micro-batch also where the unit is another."""
 
     def __init__(self, params: Any) -> None:
         self.params = params
@@ -136,7 +150,11 @@ class Loss(Plugin):
     @property
     @abstractmethod
     def needs(self) -> frozenset[str]:
-        """Subset of {"old_logprobs", "ref_logprobs", "advantages", "mask"} beyond `logprobs`."""
+        """Names of the columns it reads beyond `logprobs`.
+
+        Of all families `ref_logprobs` and the policy's scalar outputs `values` and `row_values`; of rollouts also
+        `old_logprobs`, `advantages` and `rewards`.
+        """
 
     @abstractmethod
     def compute(self, inputs: LossInputs) -> LossOutput:

@@ -3,11 +3,11 @@
 from abc import abstractmethod
 from typing import Any, ClassVar
 
-from wavalign.plugins.api.base import Plugin
+from wavalign.plugins.api.base import Remembers
 from wavalign.plugins.batch import Dialogue, Rollout, Scored
 
 
-class Reward(Plugin):
+class Reward(Remembers):
     """A score per rollout. Called from worker threads, several at a time."""
 
     kind = "reward"

@@ -33,9 +33,10 @@ from wavalign.plugins.architectures.codec_language_model.sizes import (
 from wavalign.plugins.architectures.codec_language_model.templates import TEMPLATES, TemplateName
 from wavalign.plugins.architectures.codec_language_model.vocabulary import add_tokens, padded_size, read_vocabulary
 from wavalign.plugins.architectures.codec_language_model.writer import CodecLmWriter
-from wavalign.plugins.architectures.configs import check_given_sizes
+from wavalign.plugins.architectures.configs import check_given_sizes, group_by_prefix
+from wavalign.plugins.architectures.presets import open_preset
 from wavalign.plugins.architectures.tokenizers import open_tokenizer, token_text
-from wavalign.plugins.batch import Answer, Dialogue, HeadSpec, TokenSequence, TokenSpace
+from wavalign.plugins.batch import Answer, Dialogue, HeadSpec, Message, TokenSequence, TokenSpace
 from wavalign.schema.base import Params
 from wavalign.schema.bounds import Heads, Layers, Position, Width
 
@@ -161,23 +162,13 @@ class CodecLm(Architecture):
 
         return CodecLmPolicy(self.sizes, self.vocabulary.layout)
 
-    def build_policy(self, *, seed: int) -> "CodecLmPolicy":
-        """Random weights drawn from `seed`, float32, on the CPU; the caller's random state stays as it was."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            policy = self.empty_policy()
-            policy.initialize()
-        return policy
-
     def encode_prompt(self, dialogue: Dialogue, encode_audio: EncodeAudio) -> TokenSequence:
         """Turns of both speakers up to the assistant's name, all PROMPT."""
         return self._writer.prompt(dialogue, encode_audio)
 
-    def encode_target(self, dialogue: Dialogue, encode_audio: EncodeAudio) -> TokenSequence:
+    def encode_answer(self, dialogue: Dialogue, answer: Message, encode_audio: EncodeAudio) -> TokenSequence:
         """The demonstration with its closing token."""
-        if dialogue.target is None:
-            raise ValueError(f"dialogue {dialogue.id} has no target to encode")
-        ids = self._writer.answer(dialogue, dialogue.target, encode_audio)
+        ids = self._writer.answer(dialogue, answer, encode_audio)
         return TokenSequence(ids, self.vocabulary.layout.roles(ids, self._role_table))
 
     def check_words(self, dialogue: Dialogue) -> None:
@@ -204,10 +195,7 @@ class CodecLm(Architecture):
             "model.layers.": "trunk",
             "model.norm.": "trunk",
         }
-        for prefix, group in groups.items():
-            if name.startswith(prefix):
-                return group
-        raise ValueError(f"{name} is no parameter of this architecture")
+        return group_by_prefix(name, groups)
 
     def dimensions(self) -> Dimensions:
         """Sizes for the memory estimate."""
@@ -251,11 +239,7 @@ class CodecLm(Architecture):
     @staticmethod
     def _from_preset(source: ModelSource, params: CodecLmParams) -> tuple[CodecLmSizes, Any]:
         """Sizes and completed tokenizer for random weights."""
-        if source.preset not in PRESETS:
-            raise CheckpointError(f"no preset {source.preset!r} for type codec_lm", hint=f"one of {', '.join(PRESETS)}")
-        if source.tokenizer is None:
-            raise CheckpointError("random weights need a base tokenizer", hint="set model.tokenizer")
-        numbers = {**asdict(PRESETS[source.preset]), **params.sizes()}
-        tokenizer = open_tokenizer(source.tokenizer)
+        preset, tokenizer = open_preset(source, PRESETS, type_="codec_lm")
+        numbers = {**asdict(preset), **params.sizes()}
         add_tokens(tokenizer, TEMPLATES[params.template], numbers["num_codes"], blank=len(numbers["delays"]) > 1)
         return sizes_of(numbers, padded_size(tokenizer)), tokenizer

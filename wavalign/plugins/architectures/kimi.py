@@ -23,7 +23,7 @@ from pydantic import Field
 
 from wavalign.errors import CheckpointError
 from wavalign.plugins.api import Architecture, Dimensions, EncodeAudio, ModelSource
-from wavalign.plugins.architectures.configs import check_given_sizes
+from wavalign.plugins.architectures.configs import check_given_sizes, group_by_prefix
 from wavalign.plugins.architectures.kimi_audio.handover import copy_checkpoint_files, link_whisper
 from wavalign.plugins.architectures.kimi_audio.layout import AUDIO, TEXT
 from wavalign.plugins.architectures.kimi_audio.sizes import PRESETS, KimiSizes, read_public_config, sizes_of_config
@@ -34,8 +34,9 @@ from wavalign.plugins.architectures.kimi_audio.vocabulary import (
 )
 from wavalign.plugins.architectures.kimi_audio.whisper_front_end import WHISPER_FOLDER, WhisperEar, whisper_folder
 from wavalign.plugins.architectures.kimi_audio.writer import DialogueWriter
-from wavalign.plugins.architectures.tokenizers import open_tokenizer, token_text
-from wavalign.plugins.batch import Answer, Dialogue, HeadSpec, TokenSequence, TokenSpace
+from wavalign.plugins.architectures.presets import open_preset
+from wavalign.plugins.architectures.tokenizers import token_text
+from wavalign.plugins.batch import Answer, Dialogue, HeadSpec, Message, TokenSequence, TokenSpace
 from wavalign.schema.base import Params, RecipePath
 from wavalign.schema.bounds import Heads, Layers, Position, Width
 
@@ -131,14 +132,6 @@ class KimiAudio(Architecture):
 
         return KimiPolicy(self.sizes, self.vocabulary.layout)
 
-    def build_policy(self, *, seed: int) -> "KimiPolicy":
-        """Random weights drawn from `seed`, float32, on the CPU; the caller's random state stays as it was."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            policy = self.empty_policy()
-            policy.initialize()
-        return policy
-
     def encode_prompt(self, dialogue: Dialogue, encode_audio: EncodeAudio) -> TokenSequence:
         """Turns of both speakers up to the assistant's header, all PROMPT.
 
@@ -146,11 +139,9 @@ class KimiAudio(Architecture):
         """
         return self._writer.prompt(dialogue, encode_audio)
 
-    def encode_target(self, dialogue: Dialogue, encode_audio: EncodeAudio) -> TokenSequence:
+    def encode_answer(self, dialogue: Dialogue, answer: Message, encode_audio: EncodeAudio) -> TokenSequence:
         """The demonstration on two streams, as it would be generated."""
-        if dialogue.target is None:
-            raise ValueError(f"dialogue {dialogue.id} has no target to encode")
-        return self._writer.answer(dialogue, dialogue.target, encode_audio)
+        return self._writer.answer(dialogue, answer, encode_audio)
 
     def check_words(self, dialogue: Dialogue) -> None:
         """Roles and words of a dialogue."""
@@ -178,10 +169,7 @@ class KimiAudio(Architecture):
             "model.mimo_": "audio_branch",
             "model.vq_adaptor.": "projector",
         }
-        for prefix, group in groups.items():
-            if name.startswith(prefix):
-                return group
-        raise ValueError(f"{name} is no parameter of this architecture")
+        return group_by_prefix(name, groups)
 
     def dimensions(self) -> Dimensions:
         """Sizes for the memory estimate; layers of the audio branch count as layers."""
@@ -234,13 +222,8 @@ class KimiAudio(Architecture):
     @staticmethod
     def _from_preset(source: ModelSource, params: KimiParams) -> tuple[KimiSizes, Any]:
         """Sizes and completed tokenizer for random weights."""
-        if source.preset not in PRESETS:
-            raise CheckpointError(f"no preset {source.preset!r} for type kimi", hint=f"one of {', '.join(PRESETS)}")
-        if source.tokenizer is None:
-            raise CheckpointError("random weights need a base tokenizer", hint="set model.tokenizer")
+        preset, tokenizer = open_preset(source, PRESETS, type_="kimi")
         given = params.sizes()
-        preset = PRESETS[source.preset]
-        tokenizer = open_tokenizer(source.tokenizer)
         first_code = add_kimi_tokens(tokenizer)
         num_codes = given.pop("num_codes", preset.num_codes)
         sizes = replace(preset.sizes, **given, first_code=first_code, vocabulary_size=first_code + num_codes)

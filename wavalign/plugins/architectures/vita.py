@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self, final
 import torch
 from pydantic import Field, model_validator
 
-from wavalign.errors import CheckpointError
 from wavalign.plugins.api import Architecture, Dimensions, EncodeAudio, ModelSource
 from wavalign.plugins.architectures.configs import check_given_sizes
+from wavalign.plugins.architectures.presets import open_preset
 from wavalign.plugins.architectures.tokenizers import open_tokenizer, token_text
 from wavalign.plugins.architectures.vita_audio.chatml import ChatWriter
 from wavalign.plugins.architectures.vita_audio.decoding import DecodingPlan
@@ -44,7 +44,7 @@ from wavalign.plugins.architectures.vita_audio.vocabulary import (
     padded_size,
     read_vocabulary,
 )
-from wavalign.plugins.batch import Answer, Dialogue, HeadSpec, TokenSequence, TokenSpace
+from wavalign.plugins.batch import Answer, Dialogue, HeadSpec, Message, TokenSequence, TokenSpace
 from wavalign.schema.base import Params
 from wavalign.schema.bounds import Heads, Layers, Position, Width
 
@@ -156,23 +156,13 @@ class VitaAudio(Architecture):
 
         return VitaPolicy(self.sizes, self._plan)
 
-    def build_policy(self, *, seed: int) -> "VitaPolicy":
-        """Random weights drawn from `seed`, float32, on the CPU; the caller's random state stays as it was."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            policy = self.empty_policy()
-            policy.initialize()
-        return policy
-
     def encode_prompt(self, dialogue: Dialogue, encode_audio: EncodeAudio) -> TokenSequence:
         """ChatML up to the assistant's header, all PROMPT."""
         return self._writer.prompt(dialogue, encode_audio)
 
-    def encode_target(self, dialogue: Dialogue, encode_audio: EncodeAudio) -> TokenSequence:
+    def encode_answer(self, dialogue: Dialogue, answer: Message, encode_audio: EncodeAudio) -> TokenSequence:
         """The demonstration, interleaved, with its closing token."""
-        if dialogue.target is None:
-            raise ValueError(f"dialogue {dialogue.id} has no target to encode")
-        ids = torch.tensor(self._writer.answer(dialogue.target, dialogue.id, encode_audio))
+        ids = torch.tensor(self._writer.answer(answer, dialogue.id, encode_audio))
         return TokenSequence(ids[None], self.vocabulary.layout.roles(ids, self._role_table)[None])
 
     def check_words(self, dialogue: Dialogue) -> None:
@@ -257,13 +247,8 @@ class VitaAudio(Architecture):
     @staticmethod
     def _from_preset(source: ModelSource, params: VitaParams) -> tuple[VitaSizes, Any]:
         """Sizes and completed tokenizer for random weights."""
-        if source.preset not in PRESETS:
-            raise CheckpointError(f"no preset {source.preset!r} for type vita", hint=f"one of {', '.join(PRESETS)}")
-        if source.tokenizer is None:
-            raise CheckpointError("random weights need a base tokenizer", hint="set model.tokenizer")
+        preset, tokenizer = open_preset(source, PRESETS, type_="vita")
         given = params.sizes()
-        preset = PRESETS[source.preset]
-        tokenizer = open_tokenizer(source.tokenizer)
         num_codes = given.pop("num_codes", preset.num_codes)
         add_vita_tokens(tokenizer, num_codes, hears=preset.sizes.encoder is not None)
         sizes = replace(preset.sizes, **given, vocabulary_size=padded_size(tokenizer))

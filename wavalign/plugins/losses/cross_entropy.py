@@ -19,7 +19,7 @@ class CrossEntropy(Loss):
     """Negative log-probability of every token, [B, S, T]."""
 
     Params = CrossEntropyParams
-    rows = "demonstrations"
+    family = "demonstrations"
 
     @property
     def needs(self) -> frozenset[str]:

@@ -14,7 +14,7 @@ from pydantic import Field
 from torch import Tensor
 
 from wavalign.plugins.api import Loss, LossInputs, LossOutput, Regularizer
-from wavalign.plugins.ops import KLEstimator, clipped_surrogate, given, masked_mean
+from wavalign.plugins.ops import KLEstimator, clipped_surrogate, masked_mean
 from wavalign.schema.base import Params, Section
 
 _LowerWidth = Annotated[float, Field(gt=0, lt=1)]
@@ -64,20 +64,17 @@ class GRPO(Loss):
     """Group-relative policy loss at every token, [B, S, T]."""
 
     Params = GRPOParams
-    rows = "rollouts"
+    family = "rollouts"
     params: GRPOParams
 
     @property
     def needs(self) -> frozenset[str]:
-        names = {"advantages", "old_logprobs"}
-        if self.params.ratio == "sequence":
-            names.add("mask")
-        return frozenset(names)
+        return frozenset({"advantages", "old_logprobs"})
 
     def compute(self, inputs: LossInputs) -> LossOutput:
-        advantages = given(inputs.advantages, "advantages")
+        advantages = inputs.column("advantages")
         clip = self.params.clip
-        log_ratio = self._log_ratio(inputs, given(inputs.old_logprobs, "old_logprobs"))
+        log_ratio = self._log_ratio(inputs, inputs.column("old_logprobs"))
         moved, seen = log_ratio.detach(), log_ratio.detach().exp()
         metrics, maxima = {"ratio": seen, "kl_to_old": seen - 1 - moved}, {"max_log_ratio": moved.abs()}
         if clip is None:
@@ -113,5 +110,5 @@ class GRPO(Loss):
         log_ratio = inputs.logprobs - anchor
         if self.params.ratio == "token":
             return log_ratio
-        mean = masked_mean(log_ratio, given(inputs.mask, "mask"))
+        mean = masked_mean(log_ratio, inputs.mask)
         return mean.view(-1, 1, 1).expand_as(log_ratio)

@@ -7,7 +7,7 @@ Source: Schulman, "Approximating KL divergence" (2020); the penalty of GRPO (arX
 from typing import final
 
 from wavalign.plugins.api import Loss, LossInputs, LossOutput
-from wavalign.plugins.ops import KLEstimator, given, kl_estimate
+from wavalign.plugins.ops import KLEstimator, kl_estimate
 from wavalign.schema.base import Params
 
 
@@ -24,7 +24,7 @@ class KL(Loss):
     """Divergence from the reference at every token, [B, S, T]."""
 
     Params = KLParams
-    rows = "rollouts"
+    family = "rollouts"
     params: KLParams
 
     @property
@@ -32,5 +32,5 @@ class KL(Loss):
         return frozenset({"ref_logprobs"})
 
     def compute(self, inputs: LossInputs) -> LossOutput:
-        ref_logprobs = given(inputs.ref_logprobs, "ref_logprobs")
+        ref_logprobs = inputs.column("ref_logprobs")
         return LossOutput(kl_estimate(inputs.logprobs, ref_logprobs, self.params.estimator))

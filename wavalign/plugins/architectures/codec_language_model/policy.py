@@ -11,7 +11,6 @@ from wavalign.plugins.architectures.codec_language_model.decoding import CodecLm
 from wavalign.plugins.architectures.codec_language_model.layout import CodecLmLayout
 from wavalign.plugins.architectures.codec_language_model.network import Backbone
 from wavalign.plugins.architectures.codec_language_model.sizes import CodecLmSizes
-from wavalign.plugins.architectures.random_init import draw_weights
 from wavalign.plugins.batch import TokenBatch, TokenSequence
 
 
@@ -52,7 +51,3 @@ class CodecLmPolicy(Policy):
         state = CodecLmDecodingState(self.model, self.layout, prompts, need=need)
         state.keep(torch.arange(len(prompts), device=self.model.norm.weight.device).repeat_interleave(group_size))
         return state
-
-    def initialize(self) -> None:
-        """Draw weights from the global generator as Llama does: normal(0, 0.02), biases 0, norms 1."""
-        draw_weights(self)

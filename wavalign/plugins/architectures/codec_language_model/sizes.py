@@ -9,6 +9,7 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import LlamaConfig, Qwen2Config
 
 from wavalign.errors import CheckpointError, quoted
+from wavalign.plugins.architectures.configs import check_heads
 from wavalign.storage.checkpoint_config import read_config, whole
 
 Trunk = Literal["llama", "qwen2"]
@@ -194,10 +195,7 @@ def _check(numbers: Mapping[str, int]) -> None:
     hidden, heads, shared = (numbers[name] for name in ("hidden_size", "num_attention_heads", "num_key_value_heads"))
     if min(numbers.values()) < 1:
         raise CheckpointError("every size must be at least 1")
-    if hidden % (2 * heads):
-        raise CheckpointError(f"hidden_size {hidden} is no even multiple of num_heads {heads}")
-    if heads % shared:
-        raise CheckpointError(f"num_heads {heads} is no multiple of num_key_value_heads {shared}")
+    check_heads(hidden, heads, shared)
 
 
 def _rope(config: TrunkConfig) -> Mapping[str, Any]:

@@ -13,7 +13,6 @@ from wavalign.plugins.architectures.kimi_audio.feature_positions import nothing,
 from wavalign.plugins.architectures.kimi_audio.layout import AUDIO, TEXT, KimiLayout
 from wavalign.plugins.architectures.kimi_audio.network import Backbone
 from wavalign.plugins.architectures.kimi_audio.sizes import KimiSizes
-from wavalign.plugins.architectures.random_init import draw_weights
 from wavalign.plugins.batch import TokenBatch, TokenSequence
 
 
@@ -63,10 +62,6 @@ class KimiPolicy(Policy):
         state.prefill(prompts)
         state.keep(torch.arange(len(prompts), device=self.lm_head.weight.device).repeat_interleave(group_size))
         return state
-
-    def initialize(self) -> None:
-        """Draw weights from the global generator as Qwen2 does: normal(0, 0.02), biases 0, norms 1."""
-        draw_weights(self)
 
 
 def _through(layers: Iterable[Qwen2DecoderLayer], states: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:

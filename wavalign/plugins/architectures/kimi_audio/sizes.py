@@ -7,6 +7,8 @@ from typing import Any, final
 from transformers import Qwen2Config
 
 from wavalign.errors import CheckpointError
+from wavalign.plugins.architectures.configs import check_heads, qwen2_config
+from wavalign.plugins.architectures.presets import Preset
 from wavalign.storage.checkpoint_config import mapping, names, read_config, real, whole
 
 NETWORK_NAME, MODEL_TYPE = "MoonshotKimiaForCausalLM", "kimi_audio"
@@ -52,31 +54,13 @@ class KimiSizes:
             raise CheckpointError("audio_delay and feature_size cannot be negative")
         if not 0 <= self.branch_layer < self.num_layers:
             raise CheckpointError(f"branch_layer {self.branch_layer} is none of the {self.num_layers} trunk layers")
-        if self.hidden_size % (2 * self.num_heads):
-            raise CheckpointError(f"hidden_size {self.hidden_size} is no even multiple of num_heads {self.num_heads}")
-        if self.num_heads % self.num_key_value_heads:
-            raise CheckpointError(
-                f"num_heads {self.num_heads} is no multiple of num_key_value_heads {self.num_key_value_heads}"
-            )
+        check_heads(self.hidden_size, self.num_heads, self.num_key_value_heads)
         if not 0 < self.first_code < self.vocabulary_size:
             raise CheckpointError(f"codes from id {self.first_code} do not fit {self.vocabulary_size} ids")
 
     def transformers_config(self) -> Qwen2Config:
         """Configuration of the decoder layers, trunk first, then the audio branch."""
-        config = Qwen2Config(
-            vocab_size=self.vocabulary_size,
-            hidden_size=self.hidden_size,
-            intermediate_size=self.intermediate_size,
-            num_hidden_layers=self.num_layers + self.num_audio_layers,
-            num_attention_heads=self.num_heads,
-            num_key_value_heads=self.num_key_value_heads,
-            rope_parameters={"rope_type": "default", "rope_theta": self.rope_theta},
-            rms_norm_eps=self.rms_norm_eps,
-            max_position_embeddings=self.max_positions,
-            tie_word_embeddings=False,
-        )
-        config._attn_implementation = "sdpa"
-        return config
+        return qwen2_config(self, num_layers=self.num_layers + self.num_audio_layers, tied=False)
 
     def public_config(self) -> dict[str, Any]:
         """The size part of a `config.json` in the public layout."""
@@ -105,16 +89,7 @@ class KimiSizes:
         return config | ({"kimia_adaptor_input_dim": self.feature_size} if self.feature_size else {})
 
 
-@final
-@dataclass(frozen=True, slots=True)
-class Preset:
-    """A named size for random weights; the text vocabulary comes from the base tokenizer."""
-
-    sizes: KimiSizes
-    num_codes: int
-
-
-PRESETS: dict[str, Preset] = {
+PRESETS: dict[str, Preset[KimiSizes]] = {
     "tiny": Preset(
         KimiSizes(
             vocabulary_size=0,

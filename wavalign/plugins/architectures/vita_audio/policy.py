@@ -8,7 +8,6 @@ from torch import Tensor, nn
 from transformers.models.qwen2.modeling_qwen2 import Qwen2RMSNorm
 
 from wavalign.plugins.api import DecodingState, Policy
-from wavalign.plugins.architectures.random_init import draw_weights
 from wavalign.plugins.architectures.vita_audio.decoding import DecodingPlan, VitaDecodingState
 from wavalign.plugins.architectures.vita_audio.network import Backbone, VitaNetwork
 from wavalign.plugins.architectures.vita_audio.sizes import VitaSizes
@@ -65,10 +64,6 @@ class VitaPolicy(Policy):
     ) -> DecodingState:
         """Prefill `prompts` once each and stand ready to sample `group_size` answers to each."""
         return VitaDecodingState(self.network, self.plan, prompts, group_size=group_size, need=need)
-
-    def initialize(self) -> None:
-        """Draw weights from the global generator as Qwen2 does: normal(0, 0.02), biases 0, norms 1."""
-        draw_weights(self)
 
     def _through(self, layers: Sequence[int], states: Tensor, *, first_position: int) -> Tensor:
         """Run `layers` and the norm causally over `states` [B, N, H] whose first token stands at `first_position`."""

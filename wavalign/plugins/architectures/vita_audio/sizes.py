@@ -7,6 +7,8 @@ from typing import Any, final
 from transformers import Qwen2Config
 
 from wavalign.errors import CheckpointError
+from wavalign.plugins.architectures.configs import check_heads, qwen2_config
+from wavalign.plugins.architectures.presets import Preset
 from wavalign.plugins.architectures.vita_audio.encoder_sizes import SENSEVOICE_SMALL, EncoderSizes
 from wavalign.storage.checkpoint_config import flag, mapping, read_config, real, whole
 
@@ -40,32 +42,13 @@ class VitaSizes:
             raise CheckpointError("every size must be at least 1")
         if self.num_mtp_layers < 0:
             raise CheckpointError("num_mtp_layers cannot be negative")
-        if self.hidden_size % (2 * self.num_heads):
-            raise CheckpointError(f"hidden_size {self.hidden_size} is no even multiple of num_heads {self.num_heads}")
-        if self.num_heads % self.num_key_value_heads:
-            raise CheckpointError(
-                f"num_heads {self.num_heads} is no multiple of num_key_value_heads {self.num_key_value_heads}"
-            )
+        check_heads(self.hidden_size, self.num_heads, self.num_key_value_heads)
         if self.encoder is not None:
             self.encoder.check()
 
     def transformers_config(self) -> Qwen2Config:
         """Configuration of the decoder layers, trunk first, then MTP."""
-        layers = self.num_layers + self.num_mtp_layers
-        config = Qwen2Config(
-            vocab_size=self.vocabulary_size,
-            hidden_size=self.hidden_size,
-            intermediate_size=self.intermediate_size,
-            num_hidden_layers=layers,
-            num_attention_heads=self.num_heads,
-            num_key_value_heads=self.num_key_value_heads,
-            rope_parameters={"rope_type": "default", "rope_theta": self.rope_theta},
-            rms_norm_eps=self.rms_norm_eps,
-            max_position_embeddings=self.max_positions,
-            tie_word_embeddings=self.tie_embeddings,
-        )
-        config._attn_implementation = "sdpa"
-        return config
+        return qwen2_config(self, num_layers=self.num_layers + self.num_mtp_layers, tied=self.tie_embeddings)
 
     def public_config(self) -> dict[str, Any]:
         """The size part of a `config.json` in the public layout."""
@@ -86,15 +69,6 @@ class VitaSizes:
             "use_sliding_window": False,
             "vocab_size": self.vocabulary_size,
         }
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class Preset:
-    """A named size for random weights; the vocabulary comes from the base tokenizer."""
-
-    sizes: VitaSizes
-    num_codes: int
 
 
 TINY = VitaSizes(
@@ -128,7 +102,7 @@ TINY_ENCODER = EncoderSizes(
     kernel_size=11,
     vocabulary_size=16,
 )
-PRESETS: dict[str, Preset] = {
+PRESETS: dict[str, Preset[VitaSizes]] = {
     "tiny": Preset(TINY, num_codes=512),
     "tiny-plus": Preset(replace(TINY, encoder=TINY_ENCODER), num_codes=512),
     "7b": Preset(LARGE, num_codes=16384),

@@ -1,4 +1,4 @@
-"""Rows of files from front to back, from any place on: JSON lines, JSON lists, Parquet and Arrow.
+"""Rows of files from front to back, from any position on: JSON lines, JSON lists, Parquet and Arrow.
 
 What a row holds comes as plain lists, mappings and text. Sound inside a table comes as the address of its cell.
 """
@@ -11,7 +11,7 @@ from typing import IO, Any, final
 import fsspec
 
 from wavalign.errors import DataError
-from wavalign.plugins.api import Place
+from wavalign.plugins.api import StreamPosition
 from wavalign.plugins.data.tables.layout import Complaints
 from wavalign.storage.arrow import cell_address, group_starts, is_arrow, open_arrow, open_parquet, pyarrow, read_group
 from wavalign.storage.strict_json import parse
@@ -34,8 +34,8 @@ LONGEST_LIST = 512 << 20
 class Row:
     """One row and where it stands."""
 
-    start: Place
-    end: Place
+    start: StreamPosition
+    end: StreamPosition
     """Where the next one begins."""
     where: str
     """`FILE:LINE`, or `FILE:row NUMBER` counted from 0."""
@@ -46,25 +46,25 @@ class Row:
 
 
 def read_rows(
-    url: str, place: Place, columns: Sequence[str] | None, *, structure: Sequence[str] | None = None
+    url: str, position: StreamPosition, columns: Sequence[str] | None, *, structure: Sequence[str] | None = None
 ) -> Iterator[Row]:
-    """Rows of the file from `place` on; raises DataError where the file as a whole cannot be read.
+    """Rows of the file from `position` on; raises DataError where the file as a whole cannot be read.
 
     `structure` names the columns a table may have, the first of which it must.
     """
     if url.endswith(LISTS):
-        return _list_rows(url, place)
+        return _list_rows(url, position)
     if is_arrow(url):
-        return _arrow_rows(url, place, columns, structure)
-    return _parquet_rows(url, place, columns, structure) if url.endswith(TABLES) else _line_rows(url, place)
+        return _arrow_rows(url, position, columns, structure)
+    return _parquet_rows(url, position, columns, structure) if url.endswith(TABLES) else _line_rows(url, position)
 
 
 # --- JSON -------------------------------------------------------------------------------------------------------------
 
 
-def _line_rows(url: str, place: Place) -> Iterator[Row]:
-    """A place is (byte, lines before it); line ends are `\\n`."""
-    byte, number = place or (0, 0)
+def _line_rows(url: str, position: StreamPosition) -> Iterator[Row]:
+    """A position is (byte, lines before it); line ends are `\\n`."""
+    byte, number = position or (0, 0)
     with _opened(url) as file:
         if byte:
             file.seek(byte)
@@ -111,8 +111,8 @@ def _parsed(line: bytes) -> Any:
         return Complaints((str(error),), "correct the line, or write it again with a JSON library")
 
 
-def _list_rows(url: str, place: Place) -> Iterator[Row]:
-    """One JSON list; a place is (record,). The file is read whole."""
+def _list_rows(url: str, position: StreamPosition) -> Iterator[Row]:
+    """One JSON list; a position is (record,). The file is read whole."""
     with _opened(url) as file:
         try:
             text = file.read(LONGEST_LIST + 1)
@@ -125,7 +125,7 @@ def _list_rows(url: str, place: Place) -> Iterator[Row]:
     if not isinstance(content, list):
         hint = "a .json file holds a list of records; a record a line belongs in a .jsonl file"
         raise DataError(f"{url}: not a list of records", hint=hint)
-    first = place[0] if place else 0
+    first = position[0] if position else 0
     for number in range(first, len(content)):
         yield Row((number,), (number + 1,), f"{url}:record {number}", f"record-{number}", content[number])
 
@@ -134,24 +134,24 @@ def _list_rows(url: str, place: Place) -> Iterator[Row]:
 
 
 def _arrow_rows(
-    url: str, place: Place, columns: Sequence[str] | None, structure: Sequence[str] | None
+    url: str, position: StreamPosition, columns: Sequence[str] | None, structure: Sequence[str] | None
 ) -> Iterator[Row]:
-    """A place is (row,). Cells of sound are looked at for being there only: the file is mapped, not read."""
+    """A position is (row,). Cells of sound are looked at for being there only: the file is mapped, not read."""
     table = open_arrow(url)
     _check_structure(url, table.schema.names, structure)
     table = table.select(_wanted(url, table.schema.names, columns))
-    first = place[0] if place else 0
+    first = position[0] if position else 0
     yield from _table_rows(url, table.slice(first), first, frozenset())
 
 
 def _parquet_rows(
-    url: str, place: Place, columns: Sequence[str] | None, structure: Sequence[str] | None
+    url: str, position: StreamPosition, columns: Sequence[str] | None, structure: Sequence[str] | None
 ) -> Iterator[Row]:
-    """A place is (row,). One row group at a time, without the sound where its statistics say that it is all there."""
+    """A position is (row,). One row group at a time, without the sound where its statistics say that it is complete."""
     file = open_parquet(url)
     _check_structure(url, file.schema_arrow.names, structure)
     names = _wanted(url, file.schema_arrow.names, columns)
-    first, starts = place[0] if place else 0, group_starts(file)
+    first, starts = position[0] if position else 0, group_starts(file)
     for group in range(len(starts) - 1):
         if starts[group + 1] <= first:
             continue

@@ -8,7 +8,7 @@ from typing import Annotated, final
 from pydantic import Field
 
 from wavalign.errors import DataError
-from wavalign.plugins.api import DataSource, Place, Placed, StreamSource
+from wavalign.plugins.api import DataSource, StreamPosition, StreamRecord, StreamSource
 from wavalign.plugins.batch import Dialogue
 from wavalign.plugins.data.tables.files import Shard
 from wavalign.plugins.data.tables.layout import Complaints, Layout
@@ -43,14 +43,14 @@ class FileStream(StreamSource):
     def shards(self) -> Sequence[str]:
         return [shard.label for shard in self._files]
 
-    def open(self, shard: int, place: Place) -> Iterator[Placed]:
+    def open(self, shard: int, position: StreamPosition) -> Iterator[StreamRecord]:
         file = self._files[shard]
-        for row in read_rows(file.url, place, self._layout.columns, structure=self._layout.structure):
+        for row in read_rows(file.url, position, self._layout.columns, structure=self._layout.structure):
             found = read_row(row, file, self._layout)
             if isinstance(found, Complaints):
                 raise found.first(row.where)
             if found is not None:
-                yield Placed(row.start, row.end, found)
+                yield StreamRecord(row.start, row.end, found)
 
 
 class FileSource(DataSource):

@@ -1,0 +1,292 @@
+"""Who can give what: every operator that a stage could have, from which the resolver takes those that are needed.
+
+A new capability is a candidate here and a function in `step/operators.py`. What a loss names in `needs` is the name of
+a value: a column of rows, or a scalar output of the scored policy.
+"""
+
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, final
+
+from wavalign.engine.compile.plan import Operator, Scope, TermPlan
+
+ANSWERS, ROWS, TOKENS, SCALAR = "[P, G]", "[N]", "[B, S, T]", "[]"
+ROLLOUTS = "rollouts"
+"""The family of rows that the policy samples."""
+DEMONSTRATIONS = "demonstrations"
+"""The family of rows under the heading `data.demonstrations`; others have the names that `data.families` gives them."""
+SCALARS: Mapping[str, Literal["token", "sequence"]] = {"values": "token", "row_values": "sequence"}
+"""Scalar outputs of the scored policy: one at every position, or one a row."""
+Place = Literal["device", "threads", "host"]
+CountsAs = Literal["rollout", "reward", "learn"]
+Found = Collection[str]
+"""Names of the operators that are in a graph."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """An operator that a stage could have."""
+
+    operator: Operator
+    asker: str = ""
+    """Who would need what it gives, in words: said where nobody does."""
+    follows: bool = False
+    """Whether it is wanted wherever all that it needs is there, though no loss asks for it."""
+    columns: Mapping[str, str] = field(default_factory=dict)
+    """Of what it gives, columns that a loss may need, with the family whose rows have them; empty for all families."""
+    describe: Callable[[Found], str] | None = None
+    """Its detail, where that hangs on what else is in the graph."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class RewardNeeds:
+    """What a reward says about itself."""
+
+    type: str
+    needs: frozenset[str]
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class StageParts:
+    """What a stage's components say about themselves: all that its operators are made of."""
+
+    terms: Sequence[TermPlan] = ()
+    """Those that can move a weight."""
+    details: Mapping[str, str] = field(default_factory=dict)
+    """By term, what a reader of the plan should know of it."""
+    wants_sound: Mapping[str, bool] = field(default_factory=dict)
+    """By term on rollouts, whether its mask may look at more than text."""
+    rewards: Mapping[str, RewardNeeds] = field(default_factory=dict)
+    gate: str | None = None
+    """Type of the gate that some share follows."""
+    gate_reads_rewards: bool = False
+    families: Sequence[str] = ()
+    """Of rows that come from data."""
+    adapter: bool = False
+    own_network: bool = True
+    """Whether answers are sampled by the weights that learn from them, so that their log-probs serve as old ones."""
+    mini_batches: int = 1
+    epochs: int = 1
+
+    def reasons_for_sound(self, found: Found) -> list[str]:
+        """Who needs more of an answer than its text."""
+        # One that says of nothing that it needs it may look at anything.
+        rewards = [f"reward.{name}" for name, each in self.rewards.items() if each.needs != frozenset({"text"})]
+        terms = [f"term.{name}" for name, wants in self.wants_sound.items() if wants]
+        return [name for name in (*rewards, *terms) if name in found]
+
+
+def candidates(parts: StageParts) -> list[Candidate]:
+    """Every operator the stage could have, in the order in which a reader expects them."""
+    return [each for group in GIVERS for each in group(parts)]
+
+
+def known_columns() -> dict[str, str]:
+    """What a loss may need beside log-probs, with the family whose rows have it; empty for all families."""
+    nobody = StageParts(own_network=False)
+    return {name: family for each in candidates(nobody) for name, family in each.columns.items()}
+
+
+def _rollouts(parts: StageParts) -> Iterator[Candidate]:
+    yield _one(
+        "prompts",
+        "collect",
+        "host",
+        gives={"prompts": "[P]"},
+        counts_as="rollout",
+        asker="no term and no gate looks at rollouts",
+    )
+    old = "old_logprobs" if parts.own_network else "behaviour_logprobs"
+
+    def detail(found: Found) -> str:
+        reasons = parts.reasons_for_sound(found)
+        return f"whole answers, for {', '.join(reasons)}" if reasons else "stops when no text can follow"
+
+    yield _one(
+        "rollout", "collect", "device", needs=("prompts",), gives={"rollouts": ANSWERS, old: TOKENS},
+        counts_as="rollout", asker="no term and no gate looks at rollouts", columns={"old_logprobs": ROLLOUTS},
+        describe=detail,
+    )  # fmt: skip
+    # In a thread of its own: what needs no sound goes on meanwhile.
+    yield _one(
+        "decode_audio",
+        "collect",
+        "threads",
+        needs=("rollouts",),
+        gives={"waveforms": ANSWERS},
+        counts_as="reward",
+        asker="no reward listens, so nothing is vocoded",
+    )
+
+
+def _rewards(parts: StageParts) -> Iterator[Candidate]:
+    why = "no term needs advantages and no gate reads rewards"
+    for name, each in parts.rewards.items():
+        heard = "waveforms" if "waveform" in each.needs else "rollouts"
+        yield _one(
+            "reward",
+            "collect",
+            "threads",
+            of=name,
+            needs=(heard,),
+            gives={f"reward.{name}": ANSWERS},
+            counts_as="reward",
+            detail=each.type,
+            asker=why,
+        )
+    scores = tuple(f"reward.{name}" for name in parts.rewards)
+    # Without rewards nobody gives these; the checks say so where a term needs them.
+    yield _one(
+        "aggregate",
+        "collect",
+        "host",
+        needs=("rollouts", *scores),
+        gives={"rewards": ANSWERS},
+        counts_as="reward",
+        asker=why,
+        columns={"rewards": ROLLOUTS},
+    )
+    yield _one(
+        "advantage",
+        "collect",
+        "host",
+        needs=("rewards",),
+        gives={"advantages": ANSWERS},
+        counts_as="reward",
+        asker="no term needs advantages",
+        columns={"advantages": ROLLOUTS},
+    )
+    if parts.gate is not None:
+        needs = ("rewards",) if parts.gate_reads_rewards else ()
+        yield _one(
+            "gate", "collect", "host", needs=needs, gives={"gate": SCALAR}, counts_as="reward", detail=parts.gate
+        )
+
+
+def _rows(parts: StageParts) -> Iterator[Candidate]:
+    yield _one(
+        "answer_rows",
+        "collect",
+        "host",
+        of=ROLLOUTS,
+        needs=("rollouts",),
+        gives={f"rows.{ROLLOUTS}": ROWS},
+        asker="no term learns from rollouts",
+    )
+    for family in parts.families:
+        yield _one(
+            "data_rows",
+            "collect",
+            "host",
+            of=family,
+            gives={f"rows.{family}": ROWS},
+            asker=f"no term looks at {family}",
+        )
+    used = {term.family for term in parts.terms}
+    needs = tuple(f"rows.{family}" for family in (ROLLOUTS, *parts.families) if family in used)
+    yield _one("rows", "collect", "host", needs=needs, gives={"rows": ROWS})
+
+
+def _references(parts: StageParts) -> Iterator[Candidate]:
+    scored = "nothing is scored before the updates"
+    yield _one("scored_batches", "collect", "host", needs=("rows",), gives={"scored_batches": ROWS}, asker=scored)
+    own = "the policy with its adapter off" if parts.adapter else ""
+    yield _one(
+        "reference", "collect", "device", needs=("scored_batches",), gives={"ref_logprobs": TOKENS}, detail=own,
+        asker="no term needs ref_logprobs, so no second model is loaded", columns={"ref_logprobs": ""},
+    )  # fmt: skip
+    if not parts.own_network:
+        yield _one(
+            "recompute", "collect", "device", needs=("scored_batches", "behaviour_logprobs"),
+            gives={"old_logprobs": TOKENS, "importance": TOKENS, "mismatch": SCALAR},
+            columns={"old_logprobs": ROLLOUTS, "importance": ROLLOUTS}, detail="answers come from other weights",
+        )  # fmt: skip
+
+
+def _updates(parts: StageParts) -> Iterator[Candidate]:
+    detail = f"{parts.epochs} x {parts.mini_batches} mini-batches" if parts.epochs * parts.mini_batches > 1 else ""
+    yield _one("updates", "collect", "host", needs=("rows",), gives={"updates": "[U]"}, detail=detail)
+    columns = sorted({need for term in parts.terms for need in term.needs} - set(SCALARS))
+    if "old_logprobs" in columns and not parts.own_network:
+        columns.append("importance")
+    yield _one("micro_batches", "update", "host", needs=("updates", *columns), gives={"micro_batches": "[M]"})
+    yield _one("denominators", "update", "host", needs=("micro_batches",), gives={"denominators": "[terms, 2]"})
+
+
+def _learning(parts: StageParts) -> Iterator[Candidate]:
+    families = sorted({term.family for term in parts.terms})
+    shared = f"one forward for {' and '.join(families)}; " if len(families) > 1 else ""
+    gives = {"logprobs": TOKENS} | {name: "[B, T]" if unit == "token" else "[B]" for name, unit in SCALARS.items()}
+    yield _one(
+        "forward", "micro_batch", "device", needs=("micro_batches",), gives=gives, columns=dict.fromkeys(SCALARS, ""),
+        detail=f"{shared}only positions some term weighs", asker="no term needs values, so there is no critic",
+    )  # fmt: skip
+    for term in parts.terms:
+        scalars = tuple(need for need in term.needs if need in SCALARS)
+        yield _one(
+            "term", "micro_batch", "device", of=term.name,
+            needs=("micro_batches", "denominators", "logprobs", *scalars),
+            gives={f"term.{term.name}": SCALAR, f"tally.{term.name}": SCALAR}, detail=parts.details[term.name],
+        )  # fmt: skip
+    values = tuple(f"term.{term.name}" for term in parts.terms)
+    shares = ("gate",) if parts.gate is not None else ()
+    yield _one(
+        "objective", "micro_batch", "device", needs=(*values, *shares), gives={"loss": SCALAR, "loss_value": SCALAR}
+    )
+    yield _one("backward", "micro_batch", "device", needs=("loss",), gives={"gradients": "parameters"})
+    tallies = tuple(f"tally.{term.name}" for term in parts.terms)
+    yield _one(
+        "totals",
+        "update",
+        "host",
+        needs=(*tallies, "loss_value", "denominators"),
+        gives={"totals": SCALAR},
+        detail="one wait for the device",
+    )
+    yield _one("update", "update", "device", needs=("gradients", "totals"), gives={"updated": SCALAR})
+
+
+def _logging(_parts: StageParts) -> Iterator[Candidate]:
+    yield _one(
+        "kl_to_reference",
+        "micro_batch",
+        "device",
+        needs=("micro_batches", "logprobs", "ref_logprobs"),
+        gives={"kl": SCALAR},
+        follows=True,
+    )
+    yield _one(
+        "first_ratio",
+        "micro_batch",
+        "device",
+        needs=("micro_batches", "logprobs", "old_logprobs"),
+        gives={"ratio": SCALAR},
+        follows=True,
+    )
+
+
+GIVERS: list[Callable[[StageParts], Iterator[Candidate]]] = [
+    _rollouts, _rewards, _rows, _references, _updates, _learning, _logging,
+]  # fmt: skip
+"""All that gives something."""
+
+
+def metrics(reported: Sequence[str]) -> Operator:
+    """The operator that makes a step's line of metrics of the values that say something."""
+    return _one("metrics", "collect", "host", needs=tuple(reported), gives={"result": SCALAR}).operator
+
+
+def _one(
+    function: str, scope: Scope, place: Place, *, of: str = "", needs: tuple[str, ...] = (),
+    gives: Mapping[str, str], counts_as: CountsAs = "learn", detail: str = "", asker: str = "", follows: bool = False,
+    columns: Mapping[str, str] | None = None, describe: Callable[[Found], str] | None = None,
+) -> Candidate:  # fmt: skip
+    name = next(iter(gives)) if of and function != "term" else f"{function}.{of}" if of else function
+    operator = Operator(
+        name=name, function=function, of=of, needs=needs, gives=gives, scope=scope, place=place, counts_as=counts_as,
+        detail=detail,
+    )  # fmt: skip
+    return Candidate(operator, asker, follows, columns or {}, describe)

@@ -1,0 +1,74 @@
+"""What the plugins of a stage say about themselves, asked once: what its graph is made of."""
+
+from collections.abc import Sequence
+
+from wavalign.engine.compile.operators import ROLLOUTS, RewardNeeds, StageParts
+from wavalign.engine.compile.plan import Pruned, TermPlan
+from wavalign.engine.contracts.construct import construct
+from wavalign.plugins.api import Gate, Loss, Mask, Provider, Reward
+from wavalign.plugins.guard import origin_of
+from wavalign.plugins.registry import Registry
+from wavalign.schema.stage import Stage
+
+
+def stage_parts(stage: Stage, terms: Sequence[TermPlan], registry: Registry) -> StageParts:
+    """All that the operators of a stage hang on."""
+    live = [term for term in terms if term.lives]
+    objective = stage.objective
+    gate = objective.gate if objective is not None and any(term.share.moves for term in live) else None
+    once = stage.batch.epochs * stage.batch.mini_batches == 1
+    return StageParts(
+        terms=live,
+        details={term.name: _detail(_loss(term, registry), term.loss.type, once=once) for term in live},
+        wants_sound={term.name: not _mask(term, registry).text_alone for term in live if term.family == ROLLOUTS},
+        rewards={
+            name: RewardNeeds(each.type, _reward_needs(each.type, registry)) for name, each in stage.rewards.items()
+        },
+        gate=None if gate is None else gate.type,
+        gate_reads_rewards=gate is not None and _reads_rewards(gate.type, registry),
+        families=tuple(stage.data.learned),
+        adapter=stage.model.adapter is not None,
+        own_network=_own_network(stage.rollout.provider.type, registry),
+        mini_batches=stage.batch.mini_batches,
+        epochs=stage.batch.epochs,
+    )
+
+
+def left_out(stage: Stage, terms: Sequence[TermPlan], parts: StageParts) -> list[Pruned]:
+    """What the recipe names and no operator is made of."""
+    found = [Pruned(what=f"term.{term.name}", why="its weight or share is 0") for term in terms if not term.lives]
+    if stage.objective is not None and stage.objective.gate is not None and parts.gate is None:
+        found.append(Pruned(what="gate", why="no term's share is `gate` or `1 - gate`"))
+    return found
+
+
+def _detail(loss: Loss, type_: str, *, once: bool) -> str:
+    inert = loss.inert_on_policy if once else ""
+    why = f"; {inert} inert here: one update a batch, so the ratio to the sampling policy is 1" if inert else ""
+    return f"{type_}{why}"
+
+
+def _reward_needs(type_: str, registry: Registry) -> frozenset[str]:
+    plugin = registry.get("reward", type_)
+    assert issubclass(plugin, Reward)
+    return frozenset(plugin.needs)
+
+
+def _reads_rewards(type_: str, registry: Registry) -> bool:
+    plugin = registry.get("gate", type_)
+    return issubclass(plugin, Gate) and plugin.needs_rewards
+
+
+def _own_network(type_: str, registry: Registry) -> bool:
+    plugin = registry.get("provider", type_)
+    return issubclass(plugin, Provider) and plugin.own_network
+
+
+def _loss(term: TermPlan, registry: Registry) -> Loss:
+    plugin = registry.get("loss", term.loss.type)
+    return construct(Loss, plugin, origin_of(plugin, "loss", term.loss.type), term.loss.params, {})
+
+
+def _mask(term: TermPlan, registry: Registry) -> Mask:
+    plugin = registry.get("mask", term.mask.type)
+    return construct(Mask, plugin, origin_of(plugin, "mask", term.mask.type), term.mask.params, {})

@@ -1,0 +1,238 @@
+"""The operators of an update: micro-batches, their forward and backward passes, and the move of the weights.
+
+Of a device they wait once for an update's sums and once for its gradient norm, and not in between.
+"""
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+
+from wavalign.engine.compile.plan import Operator
+from wavalign.engine.contracts.origins import guarded_block
+from wavalign.engine.state.seeds import derive, global_seed
+from wavalign.engine.step import objective as objectives
+from wavalign.engine.step.batches import Column, MicroBatch, MicroBatches, Row, cut_rows
+from wavalign.engine.step.executor import Run
+from wavalign.engine.step.schedule import learning_rate
+from wavalign.engine.step.selection import broken_values, idle, nothing_selected
+from wavalign.engine.step.stage import LiveStage
+from wavalign.engine.step.tallies import Denominators, Updated, kl_of, ratios_of, totals_of
+from wavalign.engine.step.terms import Tally, term_value, unit_valid, unit_weights
+from wavalign.engine.step.values import Made
+from wavalign.errors import NonFiniteError
+
+Values = Mapping[str, Any]
+
+
+def cut_batches(live: LiveStage, rows: Sequence[Row], columns: Mapping[str, Column]) -> list[MicroBatch]:
+    """Rows as micro-batches on the CPU, as many on every rank."""
+    whole = frozenset(term.plan.family for term in live.terms if term.plan.whole_groups)
+    parts = cut_rows(rows, live.settings.geometry.micro_batch, whole)
+    made = [live.selection.collate(part, columns, number=number) for number, part in enumerate(parts)]
+    if live.world.size > 1:
+        most = int(live.world.all_gather_rows(torch.tensor([len(made)])).max())
+        made += [idle(made[0], number) for number in range(len(made), most)]
+    return made
+
+
+def micro_batches(live: LiveStage, plan: Operator) -> Run:
+    """Rows of an update and their columns to `MicroBatches`; the backend hears how many there are."""
+    names = [name for name in plan.needs if name not in ("updates", "importance")]
+    weighed = "importance" in plan.needs
+
+    def run(values: Values) -> Made:
+        columns: dict[str, Column] = {name: values[name] for name in names}
+        if weighed:
+            columns["importance"] = values["importance"]
+        made = cut_batches(live, values["updates"].rows, columns)
+        if weighed:
+            made = [live.selection.weighed(each, by="importance", where="old_logprobs") for each in made]
+        live.backend.begin_update(len(made))
+        return {"micro_batches": MicroBatches(made, live.world.device)}
+
+    return run
+
+
+def denominators(live: LiveStage, _: Operator) -> Run:
+    """What every term's sums are divided by: over all micro-batches of an update, on all ranks, from masks alone."""
+
+    def run(values: Values) -> Made:
+        made: Sequence[MicroBatch] = values["micro_batches"].made
+        local = torch.stack(
+            [
+                sum(
+                    (
+                        objectives.count(unit_weights(term, mine), unit_valid(term, mine))
+                        for mine in (each.terms[term.plan.name] for each in made)
+                    ),
+                    start=torch.zeros(2, dtype=torch.float64),
+                )
+                for term in live.terms
+            ]
+        ).to(live.world.device)
+        total = live.world.all_reduce_sum(local)
+        names = [term.plan.name for term in live.terms]
+        counted = dict(zip(names, total.tolist(), strict=True))
+        for term in live.terms:
+            tokens, rows = counted[term.plan.name]
+            if rows and not tokens and not term.plan.brought_by:  # a pull on tokens nobody said pulls on nothing
+                raise nothing_selected(term, int(rows), live.settings.place(values["step"]))
+        length = sum(int(each.tokens.lengths.sum()) for each in made)
+        return {"denominators": Denominators(dict(zip(names, total, strict=True)), counted, length)}
+
+    return run
+
+
+def forward(live: LiveStage, _: Operator) -> Run:
+    """Log-probs of the positions some term weighs, and the scalar outputs that somebody needs."""
+
+    def run(values: Values) -> Made:
+        batch: MicroBatch = values["micro_batches"]
+        select = live.selection.union(batch)
+        names = ("dropout", values["step"], *_further(values["updates"].number), batch.number)
+        with guarded_block(live.architecture, "the forward pass"), _dropout(live, *names):
+            output = live.backend.forward(batch.tokens, select, temperature=batch.temperature, support=batch.support)
+        return {"logprobs": output.logprobs, **output.scalars}
+
+    return run
+
+
+def term(live: LiveStage, plan: Operator) -> Run:
+    """One term's part of its aggregate and what it leaves for the metrics."""
+    of, (value, tally) = live.term(plan.of), plan.gives
+    scalars = plan.needs[3:]
+
+    def run(values: Values) -> Made:
+        found = term_value(
+            of,
+            values["micro_batches"],
+            values["logprobs"],
+            {name: values[name] for name in scalars},
+            values["denominators"].by_term[plan.of],
+        )
+        return dict(zip((value, tally), found, strict=True))
+
+    return run
+
+
+def objective(live: LiveStage, plan: Operator) -> Run:
+    """The number whose gradient is taken."""
+    plans = [term.plan for term in live.terms]
+    needs = dict(zip((each.name for each in plans), plan.needs, strict=False))
+    gated = "gate" in plan.needs
+
+    def run(values: Values) -> Made:
+        losses = {name: values[need] for name, need in needs.items()}
+        gate = values["gate"].value if gated else None
+        loss = objectives.combine(losses, plans, gate=gate, backend_divisor=live.backend.divisor)
+        return {"loss": loss, "loss_value": loss.detach()}
+
+    return run
+
+
+def backward(live: LiveStage, _: Operator) -> Run:
+    """Add the gradients of a micro-batch."""
+
+    def run(values: Values) -> Made:
+        with guarded_block(live.architecture, "the backward pass"):
+            live.backend.backward(values["loss"])
+        return {"gradients": None}
+
+    return run
+
+
+def kl_to_reference(live: LiveStage, _: Operator) -> Run:
+    """The divergence to the reference on tokens that the policy sampled, for the metrics."""
+
+    def run(values: Values) -> Made:
+        batch: MicroBatch = values["micro_batches"]
+        known = live.selection.union(batch, only="ref_logprobs")
+        return {"kl": kl_of(values["logprobs"].detach(), batch, known)}
+
+    return run
+
+
+def first_ratio(live: LiveStage, _: Operator) -> Run:
+    """The ratio to the sampling policy on tokens that it sampled, for the metrics."""
+
+    def run(values: Values) -> Made:
+        batch: MicroBatch = values["micro_batches"]
+        known = live.selection.union(batch, only="old_logprobs")
+        return {"ratio": ratios_of(values["logprobs"].detach(), batch, known)}
+
+    return run
+
+
+def totals(live: LiveStage, plan: Operator) -> Run:
+    """An update's sums on this rank, with one wait for the device; raises what must not move a weight."""
+    by_term = {term.plan.name: need for term, need in zip(live.terms, plan.needs, strict=False)}
+
+    def run(values: Values) -> Made:
+        tallies: dict[str, Sequence[Tally]] = {name: values[need] for name, need in by_term.items()}
+        found, broken = totals_of(tallies, values["loss_value"], values["denominators"], live.backend.divisor)
+        if broken is not None:
+            place = f"at {live.settings.place(values['step'])}"
+            for name in broken.not_ours:
+                raise broken_values(live.term(name), place)
+            raise NonFiniteError(
+                f"the loss is {broken.loss} {place} (term {', '.join(broken.terms) or 'unknown'})",
+                hint="weights are as before this step; lower optim.learning_rate or look at the data of this step",
+            )
+        return {"totals": found}
+
+    return run
+
+
+def update(live: LiveStage, _: Operator) -> Run:
+    """Move the weights."""
+    settings, updates = live.settings, live.settings.geometry.updates
+
+    def run(values: Values) -> Made:
+        step, number = values["step"], values["updates"].number
+        rate = learning_rate(settings.optim, step + number / updates, settings.steps, each=1 / updates)
+        if number == 0:
+            live.clock.before_update()
+        live.clock.weights_of = None
+        try:
+            norm = live.backend.step(rate)
+        except NonFiniteError as error:
+            live.clock.together = True  # the norm is that of all ranks
+            if number == 0:
+                live.clock.weights_of = step
+            raise NonFiniteError(f"{error.message} (at {settings.place(step)})", hint=error.hint) from error
+        if (problem := _broken_weights(live, step, norm)) is not None:
+            live.clock.together = True
+            raise problem
+        if number == updates - 1:
+            live.clock.weights_of = step + 1
+        return {"updated": Updated(norm, rate)}
+
+    return run
+
+
+def _broken_weights(live: LiveStage, step: int, norm: float) -> NonFiniteError | None:
+    """What to raise, on every rank, where an update left a weight on some rank that is NaN or infinite."""
+    mine = live.backend.broken()
+    if not live.world.any_true(bool(mine)):
+        return None
+    name = next(each for each in live.world.gather(mine) if each)
+    return NonFiniteError(
+        f"the update of {live.settings.place(step)} made weights NaN or infinite"
+        f" ({name} among them), though its gradient norm was {norm:.3g}; they were not saved",
+        hint="lower optim.learning_rate (a new run), or look at optim.epsilon and at this step's data",
+    )
+
+
+def _further(update: int) -> tuple[int, ...]:
+    """Part of a seed's name; the first update has none."""
+    return (update,) if update else ()
+
+
+def _dropout(live: LiveStage, *names: str | int) -> AbstractContextManager[None]:
+    """Inside, what an adapter's dropout drops depends on the run's seed, `names` and the rank, and on nothing else."""
+    if not live.settings.dropout:
+        return nullcontext()
+    seed = derive(live.settings.seed, live.settings.stage, *names, live.world.rank)
+    return global_seed(seed, live.world.device)

@@ -1,0 +1,281 @@
+"""The functions of a step's operators: for each, what it does with the values it needs, on a stage's live objects.
+
+What an operator needs and gives, and when it is in a graph, stands in `compile/operators.py`; a new capability is an
+entry there and one here. These are the operators that run once a step; `learning.py` has those of updates.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar, final
+
+import torch
+from torch import Tensor
+
+from wavalign.engine.compile.operators import ROLLOUTS
+from wavalign.engine.compile.plan import Operator
+from wavalign.engine.contracts.origins import guarded_block
+from wavalign.engine.models.scored_policy import score_batch
+from wavalign.engine.state.seeds import generator
+from wavalign.engine.step import learning
+from wavalign.engine.step.batches import AnswerColumn, CompletionColumn, MicroBatches, RowColumn
+from wavalign.engine.step.executor import LiveOperator, Run
+from wavalign.engine.step.metrics import step_result
+from wavalign.engine.step.rewards import collect_scores, hold_budget, judge_truncated
+from wavalign.engine.step.rows import answer_rows, data_rows
+from wavalign.engine.step.stage import LiveStage
+from wavalign.engine.step.tallies import ratios_of_gaps
+from wavalign.engine.step.updates import cut_updates
+from wavalign.engine.step.values import Made
+from wavalign.errors import RewardBudgetError
+from wavalign.plugins.batch import Dialogue
+
+Values = Mapping[str, Any]
+T = TypeVar("T")
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Function:
+    """How an operator is made live."""
+
+    bind: Callable[[LiveStage, Operator], Run]
+    busy: str = ""
+    """What a person is told that a step does meanwhile."""
+
+
+def live_operators(live: LiveStage) -> list[LiveOperator]:
+    """The operators of a stage's plan, in its order, with their functions."""
+    found = []
+    for each in live.plan.graph.operators:
+        function = FUNCTIONS[each.function]
+        progress = _reward_progress(live, each) if each.function == "reward" else None
+        found.append(LiveOperator(each, function.bind(live, each), function.busy, progress))
+    return found
+
+
+# --- what is sampled and scored ---------------------------------------------------------------------------------------
+
+
+def _prompts(live: LiveStage, _: Operator) -> Run:
+    sizes = live.settings.geometry
+
+    def run(_values: Values) -> Made:
+        return {"prompts": _slice(live, live.feeds["prompts"].next(sizes.prompts))}
+
+    return run
+
+
+def _rollout(live: LiveStage, plan: Operator) -> Run:
+    settings, updates = live.settings, live.settings.geometry.updates
+    logged = next(name for name in plan.gives if name != "rollouts") if len(plan.gives) > 1 else "old_logprobs"
+
+    def run(values: Values) -> Made:
+        index = values["step"]
+        # Ranks share the seed: a row's draws depend on its dialogue and its place in the group, not on its rank.
+        rng = generator(settings.seed, settings.stage, "rollout", index)
+        with live.backend.full_parameters():
+            live.provider.publish(live.backend.policy, version=index * updates)
+            live.provider.submit(values["prompts"], settings.sampling, rng)
+            groups = live.provider.collect()
+        completions = [[rollout.logprobs.float().cpu() for rollout in group.rollouts] for group in groups]
+        return {"rollouts": groups, logged: CompletionColumn(ROLLOUTS, completions)}
+
+    return run
+
+
+def _decode_audio(live: LiveStage, _: Operator) -> Run:
+    return lambda values: {"waveforms": live.roller.with_sound(values["rollouts"])}
+
+
+def _reward(live: LiveStage, plan: Operator) -> Run:
+    (heard,), (given,) = plan.needs, plan.gives
+    return lambda values: {given: live.rewards.score(plan.of, values[heard])}
+
+
+def _reward_progress(live: LiveStage, plan: Operator) -> Callable[[], tuple[str, int, int]]:
+    return lambda: live.rewards.progress(plan.of)
+
+
+def _aggregate(live: LiveStage, plan: Operator) -> Run:
+    settings, sizes = live.settings, live.settings.geometry
+    by_reward = dict(zip((each.name for each in live.rewards.rewards), plan.needs[1:], strict=True))
+
+    def run(values: Values) -> Made:
+        groups = values["rollouts"]
+        calls = {name: values[given] for name, given in by_reward.items()}
+        scores = collect_scores(live.rewards.rewards, calls, (len(groups), sizes.group_size))
+        try:
+            hold_budget(
+                scores,
+                calls,
+                live.rewards,
+                live.world,
+                budget=settings.reward_failure_budget,
+                count=sizes.prompts * sizes.group_size,
+            )
+        except RewardBudgetError:
+            live.clock.together = True
+            raise
+        scores = judge_truncated(scores, live.rewards.rewards, groups, settings.truncated)
+        return {"rewards": scores}
+
+    return run
+
+
+def _advantage(live: LiveStage, _: Operator) -> Run:
+    advantage = _there(live.advantage)
+
+    def run(values: Values) -> Made:
+        table, valid = advantage.compute(values["rewards"].total)
+        return {"advantages": AnswerColumn(ROLLOUTS, table, valid)}
+
+    return run
+
+
+def _gate(live: LiveStage, plan: Operator) -> Run:
+    gate, last = _there(live.gate), max(1, live.settings.steps - 1)
+
+    def run(values: Values) -> Made:
+        rewards = live.world.all_gather_rows(values["rewards"].total) if plan.needs else None
+        return {"gate": gate.update(rewards, progress=values["step"] / last)}
+
+    return run
+
+
+# --- rows -------------------------------------------------------------------------------------------------------------
+
+
+def _answer_rows(live: LiveStage, plan: Operator) -> Run:
+    space, temperatures = live.architecture.tokens, live.settings.temperatures
+    (given,) = plan.gives
+    return lambda values: {given: answer_rows(values["rollouts"], space, family=plan.of, temperatures=temperatures)}
+
+
+def _data_rows(live: LiveStage, plan: Operator) -> Run:
+    size = next(each.groups for each in live.settings.geometry.families if each.name == plan.of)
+    (given,) = plan.gives
+
+    def run(_values: Values) -> Made:
+        dialogues = _slice(live, live.feeds[plan.of].next(size))
+        return {given: data_rows(dialogues, live.roller.encoder, live.architecture.tokens, family=plan.of)}
+
+    return run
+
+
+def _rows(_: LiveStage, plan: Operator) -> Run:
+    return lambda values: {"rows": [row for name in plan.needs for row in values[name]]}
+
+
+def _scored_batches(live: LiveStage, _: Operator) -> Run:
+    def run(values: Values) -> Made:
+        made = learning.cut_batches(live, values["rows"], {})
+        return {"scored_batches": MicroBatches(made, live.world.device)}
+
+    return run
+
+
+def _reference(live: LiveStage, _: Operator) -> Run:
+    reference, space = _there(live.reference), live.architecture.tokens
+
+    def run(values: Values) -> Made:
+        tokens: dict[tuple[str, int, int], Tensor] = {}
+        with reference.scoring() as policy, guarded_block(live.architecture, "the reference"):
+            for batch in values["scored_batches"]:
+                select = live.selection.union(batch, only="ref_logprobs")
+                scored = score_batch(
+                    policy, batch.tokens, select, space, temperature=batch.temperature, support=batch.support
+                ).cpu()
+                tokens |= {row.key: scored[b, :, : row.tokens.length] for b, row in enumerate(batch.rows)}
+        return {"ref_logprobs": RowColumn(tokens)}
+
+    return run
+
+
+def _recompute(live: LiveStage, _: Operator) -> Run:
+    cap = live.settings.importance_cap
+
+    def run(values: Values) -> Made:
+        behaviour: CompletionColumn = values["behaviour_logprobs"]
+        old: dict[tuple[str, int, int], Tensor] = {}
+        importance: dict[tuple[str, int, int], Tensor] = {}
+        gaps = [torch.zeros(0)]
+        for batch in values["scored_batches"]:
+            select = live.selection.union(batch, only="old_logprobs")
+            with guarded_block(live.architecture, "the forward pass"):
+                scored = live.backend.score(
+                    batch.tokens, select, temperature=batch.temperature, support=batch.support
+                ).cpu()
+            for b, row in enumerate(batch.rows):
+                if (theirs := behaviour.of(row)) is None:
+                    continue
+                ours, chosen = scored[b, : len(theirs), : row.tokens.length], select[b, : len(theirs)].cpu()
+                gap = torch.where(chosen[:, : row.tokens.length], ours - theirs, 0.0)
+                old[row.key], importance[row.key] = ours, gap.exp().clamp(max=cap)
+                gaps.append(gap[chosen[:, : row.tokens.length]])
+        mismatch = ratios_of_gaps(torch.cat(gaps))
+        return {"old_logprobs": RowColumn(old), "importance": RowColumn(importance), "mismatch": mismatch}
+
+    return run
+
+
+def _updates(live: LiveStage, _: Operator) -> Run:
+    settings, sizes = live.settings, live.settings.geometry
+
+    def run(values: Values) -> Made:
+        updates = cut_updates(
+            values["rows"],
+            epochs=sizes.epochs,
+            mini_batches=sizes.mini_batches,
+            rank=live.world.rank,
+            seed=(settings.seed, settings.stage, values["step"]),
+        )
+        return {"updates": updates}
+
+    return run
+
+
+def _slice(live: LiveStage, dialogues: Sequence[Dialogue]) -> list[Dialogue]:
+    """This rank's share of a step's dialogues."""
+    share = len(dialogues) // live.world.size
+    return list(dialogues[live.world.rank * share : (live.world.rank + 1) * share])
+
+
+def _there(part: T | None) -> T:
+    """A part that the builder made because an operator of the plan wants it."""
+    if part is None:
+        raise RuntimeError("the plan has an operator whose part was not built")
+    return part
+
+
+def _metrics(live: LiveStage, plan: Operator) -> Run:
+    return lambda values: {"result": step_result(live, {name: values[name] for name in plan.needs}, values["clock"])}
+
+
+FUNCTIONS: dict[str, Function] = {
+    "prompts": Function(_prompts, "reading prompts"),
+    "rollout": Function(_rollout, "sampling answers"),
+    "decode_audio": Function(_decode_audio, "decoding the sound of answers"),
+    "reward": Function(_reward, "rewards"),
+    "aggregate": Function(_aggregate),
+    "advantage": Function(_advantage),
+    "gate": Function(_gate),
+    "answer_rows": Function(_answer_rows),
+    "data_rows": Function(_data_rows, "reading dialogues to learn from"),
+    "rows": Function(_rows),
+    "scored_batches": Function(_scored_batches),
+    "reference": Function(_reference, "the reference model"),
+    "recompute": Function(_recompute, "log-probs under the weights that learn"),
+    "updates": Function(_updates),
+    "micro_batches": Function(learning.micro_batches, "learning"),
+    "denominators": Function(learning.denominators),
+    "forward": Function(learning.forward),
+    "term": Function(learning.term),
+    "objective": Function(learning.objective),
+    "backward": Function(learning.backward),
+    "kl_to_reference": Function(learning.kl_to_reference),
+    "first_ratio": Function(learning.first_ratio),
+    "totals": Function(learning.totals),
+    "update": Function(learning.update),
+    "metrics": Function(_metrics),
+}
+"""By `Operator.function`."""

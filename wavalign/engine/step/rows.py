@@ -1,0 +1,52 @@
+"""Answers and dialogues as rows to learn from."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from wavalign.engine.feeding.feeds import Encoder
+from wavalign.engine.step.batches import Row
+from wavalign.errors import DataError
+from wavalign.plugins.batch import Dialogue, Rollout, RolloutGroup, TokenSpace, concatenate
+
+
+def answer_rows(
+    groups: Sequence[RolloutGroup], space: TokenSpace, *, family: str, temperatures: Sequence[float]
+) -> list[Row]:
+    """Every answer behind its prompt; `temperatures` [S] are those that the streams were sampled at."""
+    return [
+        Row(
+            concatenate(group.prompt, rollout.completion, space),
+            family,
+            p,
+            g,
+            tuple(temperatures),
+            _support(rollout, group.prompt.length),
+        )
+        for p, group in enumerate(groups)
+        for g, rollout in enumerate(group.rollouts)
+    ]
+
+
+def data_rows(dialogues: Sequence[Dialogue], encoder: Encoder, space: TokenSpace, *, family: str) -> list[Row]:
+    """Every target behind its prompt; a dialogue with several is a group of them, in their order."""
+    rows = []
+    for index, dialogue in enumerate(dialogues):
+        if not dialogue.answers:
+            raise DataError(f"{dialogue.label} has no target", hint=f"{family} need one")
+        prompt = encoder.prompt(dialogue)
+        for member, target in enumerate(dialogue.answers):
+            completion = encoder.target(replace(dialogue, target=target))
+            rows.append(Row(concatenate(prompt, completion, space), family, index, member))
+    return rows
+
+
+def _support(rollout: Rollout, before: int) -> Tensor | None:
+    """Kept ids [S, T, K] of the answer behind `before` positions of its prompt."""
+    if rollout.support is None:
+        return None
+    streams, _, width = rollout.support.shape
+    blank = torch.full((streams, before, width), -1, dtype=torch.int32)
+    return torch.cat([blank, rollout.support.cpu().int()], dim=1)

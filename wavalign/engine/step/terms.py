@@ -1,0 +1,131 @@
+"""A term's values: what its loss is given of a micro-batch, what it gives, and its part of the objective.
+
+Letters: B rows of a micro-batch, b those of the term's family, S streams, E further heads, T tokens.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from torch import Tensor
+
+from wavalign.engine.compile.plan import TermPlan
+from wavalign.engine.contracts.origins import origin
+from wavalign.engine.step import objective
+from wavalign.engine.step.batches import MicroBatch, TermRows
+from wavalign.plugins.api import Loss, LossInputs, LossOutput, Mask
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class LiveTerm:
+    """A term with its loss and mask."""
+
+    plan: TermPlan
+    loss: Loss
+    mask: Mask
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """Columns and scalar outputs that its loss is given."""
+        return frozenset(self.plan.needs)
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """What a term leaves of one micro-batch for the metrics: scalars without gradient, on the device."""
+
+    value: Tensor
+    """Its part of the aggregate, []."""
+    sums: Mapping[str, Tensor]
+    """Of its loss's metrics, float64 []."""
+    maxima: Mapping[str, Tensor]
+    """Of its loss's metrics, float64 []."""
+    sound: Tensor
+    """Bool []: whether all that somebody's loss was given are finite numbers; False where nobody asks."""
+
+
+def term_value(
+    term: LiveTerm, batch: MicroBatch, logprobs: Tensor, scalars: Mapping[str, Tensor], denominators: Tensor
+) -> tuple[Tensor, Tally]:
+    """The term's part of its aggregate, [] with gradient, and its tally.
+
+    `logprobs` [B, S + E, T], `scalars` by name [B, T] or [B], `denominators` [2] of the update, all on one device.
+    """
+    mine = batch.terms[term.plan.name]
+    if not len(mine.group):  # no row of its family: nothing to ask its loss
+        value = logprobs.sum() * 0.0
+        return value, Tally(value.detach(), {}, {}, torch.ones((), dtype=torch.bool))
+    inputs = _inputs(term, batch, logprobs, scalars)
+    output = term.loss.compute(inputs)
+    if mine.rows is not None and term.plan.unit != "group":
+        output = _over_all_rows(output, mine.rows, len(logprobs))
+    weights, valid = unit_weights(term, mine), unit_valid(term, mine)
+    value = objective.term_loss(term.plan, output.values, weights=weights, row_valid=valid, denominators=denominators)
+    return value, Tally(
+        value.detach(),
+        objective.metric_sums(output.metrics, weights=weights, row_valid=valid),
+        objective.metric_maxima(output.maxima, weights=weights, row_valid=valid),
+        _sound(term, inputs),
+    )
+
+
+def unit_weights(term: LiveTerm, mine: TermRows) -> Tensor:
+    """The term's weights in its loss's unit: [B, S + E, T], or 1 for a row [B] or a group that has any."""
+    if term.plan.unit == "token":
+        return mine.weights
+    chosen = (mine.weights > 0).flatten(1).any(dim=1)
+    return (chosen if term.plan.unit == "sequence" else _any_of_group(chosen, mine)).float()
+
+
+def unit_valid(term: LiveTerm, mine: TermRows) -> Tensor:
+    """Bool [B]; of a loss whose unit is the group, groups all of whose rows are valid."""
+    return mine.valid if term.plan.unit != "group" else ~_any_of_group(~mine.valid, mine)
+
+
+def _any_of_group(flags: Tensor, mine: TermRows) -> Tensor:
+    """Bool [groups]: whether any of a group's rows has its flag in `flags` [B]."""
+    own = flags if mine.rows is None else flags[mine.rows]
+    count = torch.zeros(mine.groups, dtype=torch.int64, device=own.device).index_add_(0, mine.group, own.long())
+    return count > 0
+
+
+def _inputs(term: LiveTerm, batch: MicroBatch, logprobs: Tensor, scalars: Mapping[str, Tensor]) -> LossInputs:
+    """What the loss sees: the rows of its family, and of the columns those it asked for."""
+    mine = batch.terms[term.plan.name]
+    given = {**batch.columns, **scalars}
+    return LossInputs(
+        logprobs=_narrow(logprobs, mine),
+        columns={name: _narrow(given[name], mine) for name in sorted(term.needs)},
+        mask=_narrow(mine.weights > 0, mine),
+        group=mine.group,
+        member=mine.member,
+    )
+
+
+def _narrow(tensor: Tensor, mine: TermRows) -> Tensor:
+    """[B, ...] to the rows of the family, [b, ...]."""
+    return tensor if mine.rows is None else tensor[mine.rows]
+
+
+def _over_all_rows(output: LossOutput, rows: Tensor, count: int) -> LossOutput:
+    """Values and metrics [b, ...] with 0 in the rows of other families, [B, ...], as weights are."""
+
+    def widened(values: Tensor) -> Tensor:
+        return values.new_zeros((count, *values.shape[1:])).index_copy(0, rows, values)
+
+    return LossOutput(
+        widened(output.values),
+        {name: widened(each) for name, each in output.metrics.items()},
+        {name: widened(each) for name, each in output.maxima.items()},
+    )
+
+
+def _sound(term: LiveTerm, inputs: LossInputs) -> Tensor:
+    """Whether all numbers that somebody's loss was given where it counts are finite; its own overflow is our doing."""
+    if origin(term.loss).own:
+        return torch.zeros((), dtype=torch.bool)
+    given = [inputs.logprobs, *(each for each in inputs.columns.values() if each.shape == inputs.logprobs.shape)]
+    return torch.stack([(torch.isfinite(each.detach()) | ~inputs.mask).all() for each in given]).all()
