@@ -70,16 +70,21 @@ def estimate(folder: Path) -> int:
     """Bytes said, without a reference and without sampling."""
     architecture = model(folder)
     plan = compiled(folder, put("objective", {"terms": {"sft": {"loss": "cross_entropy"}}}))
-    sizes = {"prompts": 0, "group_size": 1, "prompts_per_process": 0, "demonstrations": 4}
     cut = Geometry(
-        processes=1, demonstrations_per_process=4, rows_per_process=4, micro_batch=ROWS, accumulation=2, **sizes
+        processes=1,
+        prompts=0,
+        group_size=1,
+        prompts_per_process=0,
+        rows_per_process=4,
+        micro_batch=ROWS,
+        accumulation=2,
     )
     memory = estimate_memory(
         architecture.dimensions(),
         weights=count_weights(ModelSection(architecture=Component(type="vita")), architecture),
         stage=only_stage(plan).model_copy(update={"geometry": cut}),
         runtime=RuntimeSection.model_validate({"device": "cpu"}),
-        tokens_per_row=TOKENS,
+        row=(1, TOKENS),
         cluster=Cluster(cores=1, host_bytes=2**40),
     )
     return memory.total

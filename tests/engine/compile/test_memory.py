@@ -20,14 +20,15 @@ from wavalign.engine.backends.deepspeed import DeepSpeedBackend
 from wavalign.engine.backends.plain import PlainBackend
 from wavalign.engine.compile.adapter import WeightCounts, count_weights
 from wavalign.engine.compile.lowering import deepspeed_config
-from wavalign.engine.compile.memory import TILE_BYTES, estimate_memory
-from wavalign.engine.compile.plan import Cluster, Geometry, Memory, MemoryRow
+from wavalign.engine.compile.memory import NUCLEUS, TILE_BYTES, estimate_memory
+from wavalign.engine.compile.plan import Cluster, FamilySize, Geometry, Memory, MemoryRow
 from wavalign.engine.models.adapters import attach
 from wavalign.engine.models.scored_policy import ScoredPolicy
 from wavalign.engine.state.distributed import World
 from wavalign.plugins.api import Architecture, Dimensions
 from wavalign.plugins.architectures.vita import VitaAudio
 from wavalign.plugins.batch import Role, TokenBatch
+from wavalign.plugins.scalars import ScalarHead
 from wavalign.schema.component import Component
 from wavalign.schema.model import AdapterSection, ModelSection
 from wavalign.schema.runtime import EngineSection, RuntimeSection
@@ -39,19 +40,24 @@ CUT = Geometry(
     processes=4,
     prompts=8,
     group_size=2,
-    demonstrations=4,
     prompts_per_process=2,
-    demonstrations_per_process=1,
+    families=(FamilySize(name="demonstrations", groups=4, groups_per_process=1),),
     rows_per_process=5,
     micro_batch=3,
     accumulation=2,
 )
 SUPERVISED = (put("objective.terms", {"sft": {"loss": "cross_entropy"}}), drop("objective.gate"))
 ADAPTED = put("model.adapter", {"type": "lora"})
+Scalars = tuple[ScalarHead, ...]
 
 
 def estimate(
-    folder: Path, runtime: dict[str, Any], *changes: Change, weights: WeightCounts = FULL, sizes: Dimensions = SIZES
+    folder: Path,
+    runtime: dict[str, Any],
+    *changes: Change,
+    weights: WeightCounts = FULL,
+    sizes: Dimensions = SIZES,
+    scalars: Scalars = (),
 ) -> Memory:
     """The estimate for the toy's graph, cut as above, over networks of given sizes."""
     section = RuntimeSection.model_validate({"device": "cpu", **runtime})
@@ -64,9 +70,9 @@ def estimate(
     return estimate_memory(
         sizes,
         weights=weights,
-        stage=stage.model_copy(update={"geometry": CUT, "deepspeed": config}),
+        stage=stage.model_copy(update={"geometry": CUT, "deepspeed": config, "scalars": scalars}),
         runtime=section,
-        tokens_per_row=50,
+        row=(2, 50),
         cluster=Cluster(gpus=1, gpu_bytes=80, host_bytes=4000),
     )
 
@@ -166,6 +172,43 @@ def test_the_gradient_of_a_head(
     assert by_name(found)["head's gradient"] == each * 100_000
     assert {row.phase for row in found.rows if row.name == "head's gradient"} == {"learn"}
     assert "head's gradient" not in by_name(estimate(tmp_path, {}, weights=FULL)), "none is trained"
+
+
+@pytest.mark.parametrize(
+    ("changes", "kept"),
+    [
+        ((put("rollout.top_k", 20),), 20),
+        ((put("rollout.top_p", 0.9),), NUCLEUS),
+        ((put("rollout.top_k", 20), put("rollout.top_p", 0.9)), 20),
+        ((put("rollout.top_k", 5000),), 1000),  # the whole vocabulary
+        ((), 0),
+        ((put("rollout.top_k", 20), *SUPERVISED), 0),  # nothing is sampled to learn from
+    ],
+)
+def test_supports(tmp_path: Path, changes: tuple[Change, ...], kept: int) -> None:
+    """Micro-batches of 3 rows of 2 streams of 50 tokens; 2 x 2 answers a process."""
+    found = by_name(estimate(tmp_path, {}, *changes))
+    names = ("supports", "rollouts' supports")
+    wanted = (16 * 3 * 2 * 50 * kept, 4 * 4 * 2 * 50 * kept) if kept else (None, None)
+    assert tuple(found.get(name) for name in names) == wanted
+    assert "rollouts' supports" not in by_name(estimate(tmp_path, {"device": "auto"}, *changes)), "they are on the host"
+
+
+@pytest.mark.parametrize(
+    ("zero", "precision", "bytes_each"), [(0, "float32", 16), (0, "bf16", 16), (2, "bf16", 6), (3, "float32", 5)]
+)
+def test_scalar_heads(tmp_path: Path, zero: int, precision: str, bytes_each: int) -> None:
+    engine = {"type": "deepspeed", "zero": zero} if zero else {"type": "plain"}
+    runtime = {"engine": engine, "precision": precision}
+    heads = (ScalarHead("values", "token"), ScalarHead("score", "sequence"))
+    found = by_name(estimate(tmp_path, runtime, scalars=heads))
+    assert found["scalar heads"] == bytes_each * 2 * 101
+    assert found.get("read states") == (4 * 100 * 3 * 50 if precision == "bf16" else None)
+    alone = by_name(estimate(tmp_path, runtime))
+    assert found.keys() - alone.keys() == {"scalar heads"} | ({"read states"} if precision == "bf16" else set())
+    assert all(found[name] == size for name, size in alone.items())
+    lora = by_name(estimate(tmp_path, runtime, ADAPTED, weights=LORA, scalars=heads))
+    assert lora["scalar heads"] == found["scalar heads"], "they are trained in full"
 
 
 def test_which_head_is_trained(tmp_path: Path) -> None:
@@ -293,7 +336,7 @@ def expected(folder: Path, kind: str, type_: str | None, precision: Precision, r
         weights=weights,
         stage=only_stage(plan),
         runtime=section,
-        tokens_per_row=24,
+        row=(1, 24),
         cluster=cluster,
     )
     rows = by_name(memory)
@@ -371,7 +414,7 @@ def public(folder: Path, name: str, gpus: int, zero: int, *, lora: bool) -> Memo
     config = deepspeed_config(
         engine, OPTIM, precision="bf16", micro_batch=2, accumulation=4, processes=gpus, device="cuda"
     )
-    sizes = {"prompts": gpus, "demonstrations": 0, "demonstrations_per_process": 0, "rows_per_process": 8}
+    sizes = {"prompts": gpus, "rows_per_process": 8}
     cut = Geometry(processes=gpus, group_size=8, prompts_per_process=1, micro_batch=2, accumulation=4, **sizes)
     return estimate_memory(
         Dimensions(count, layers, hidden=3584, intermediate=18944, key_value_width=2 * 4 * 128, vocabulary=ids),
@@ -380,7 +423,7 @@ def public(folder: Path, name: str, gpus: int, zero: int, *, lora: bool) -> Memo
         else WeightCounts(0, count, head=3584 * ids, head_uses=11 if name.endswith("Boost") else 1),
         stage=stage.model_copy(update={"geometry": cut, "deepspeed": config}),
         runtime=runtime,
-        tokens_per_row=1500,
+        row=(1, 1500),
         cluster=Cluster(gpus=gpus, gpu_bytes=80 * 10**9),
     )
 

@@ -1,11 +1,13 @@
 """The fused log-probabilities against a plain log-softmax: values, gradients, tiles, cuts, precisions."""
 
 from collections.abc import Sequence
-from typing import Literal
+from dataclasses import replace
+from typing import Any, Literal
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from wavalign.engine.models import fused_logprobs as head
 from wavalign.engine.models import scored_policy as logprobs
@@ -302,11 +304,12 @@ def test_only_the_heads_of_the_selection_are_asked_for(batch: TokenBatch) -> Non
 def test_only_the_selected_rows_reach_a_head(batch: TokenBatch, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
 
-    def counting(hidden: Tensor, *args: Tensor, **options: Tensor) -> tuple[Tensor, Tensor | None]:
+    def counting(hidden: Tensor, weight: Tensor, query: head.Query) -> tuple[Tensor, Tensor | None]:
         seen.append(len(hidden))
-        return selected_logprobs(hidden, *args, **options)  # type: ignore[arg-type]  # options of several kinds
+        return head_logprobs(hidden, weight, query)
 
-    monkeypatch.setattr(logprobs, "selected_logprobs", counting)
+    head_logprobs = logprobs.head_logprobs
+    monkeypatch.setattr(logprobs, "head_logprobs", counting)
     select = torch.zeros(SIZE, dtype=torch.bool)
     select[:, 0, 2:4] = True
     select[1, 1, 4] = True
@@ -358,13 +361,13 @@ def test_the_temperature_of_each_stream_is_used(batch: TokenBatch) -> None:
 def test_rows_of_which_none_is_cut_are_scored_in_one_piece(monkeypatch: pytest.MonkeyPatch) -> None:
     """The stream that is not cut, beside one that is."""
     hidden, weight, targets = problem()
-    sizes, apply = [], logprobs._apply
+    sizes, apply = [], logprobs.head_logprobs
 
     def counting(hidden: Tensor, weight: Tensor, query: head.Query) -> tuple[Tensor, Tensor | None]:
         sizes.append(len(hidden))
         return apply(hidden, weight, query)
 
-    monkeypatch.setattr(logprobs, "_apply", counting)
+    monkeypatch.setattr(logprobs, "head_logprobs", counting)
     found, _ = selected_logprobs(hidden, weight, targets, support=torch.full((ROWS, 3), -1))
     torch.testing.assert_close(found, dense(hidden, weight, targets)[0])
     assert sizes == [ROWS]
@@ -396,3 +399,64 @@ def test_shared_heads_are_listed_once() -> None:
         id(policy.head_weight(0)),
         id(policy.head_weight(1)),
     ]
+
+
+def test_positions_without_a_head_or_a_temperature_are_refused(batch: TokenBatch) -> None:
+    select = torch.zeros(SIZE, dtype=torch.bool)
+    select[1, 1, 4] = True
+    with pytest.raises(ValueError, match="temperature must be above 0"):
+        score_batch(Lookup(), batch, select, SPACE, temperature=torch.tensor([[1.0, 1.0], [1.0, 0.0], [1.0, 1.0]]))
+    with pytest.raises(ValueError, match="temperature must be above 0"):
+        score_batch(Lookup(), batch, select, SPACE, temperature=0.0)
+    score_batch(Lookup(), batch, select, SPACE, temperature=torch.tensor([[0.0, 1.0], [0.0, 1.0], [1.0, 0.0]]))
+    outside = torch.full((*SIZE, 1), -1, dtype=torch.int32)
+    outside[1, 1, 4, 0] = (batch.ids[1, 1, 4] + 1) % VOCABULARY
+    with pytest.raises(ValueError, match="outside the support"):
+        score_batch(Lookup(), batch, select, SPACE, temperature=1.0, support=outside)
+    for source in (3, -1):
+        wrong = replace(batch, sources=torch.full_like(batch.sources, source))
+        with pytest.raises(ValueError, match="1 tokens have a source that is none of the 3 heads"):
+            score_batch(Lookup(), wrong, select, SPACE, temperature=1.0)
+
+
+class Readbacks(TorchFunctionMode):
+    """Calls that make whoever told a device to compute wait for it."""
+
+    NAMES = ("nonzero", "tolist", "item", "unique", "__bool__", "__int__", "__float__", "__index__", "bincount", "cpu")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = getattr(func, "__name__", "")
+        by_mask = name in ("__getitem__", "__setitem__") and any(
+            isinstance(each, Tensor) and each.dtype == torch.bool
+            for each in (args[1] if isinstance(args[1], tuple) else (args[1],))
+        )
+        if by_mask or name in self.NAMES:
+            self.found.append(name)
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_forward_waits_for_the_device_twice(batch: TokenBatch) -> None:
+    """However many heads there are and however they mix positions that were cut with others."""
+    select = torch.ones(SIZE, dtype=torch.bool)
+    select[:, :, :2] = False
+    support = torch.full((*SIZE, 2), -1, dtype=torch.int32)
+    support[1:, ..., 0] = batch.ids[1:].int()
+    module, temperature = ScoredPolicy(Lookup(), SPACE), torch.rand(SIZE[:2]) + 0.5
+    with Readbacks() as seen:
+        module(batch, select, temperature=temperature, support=support)
+    assert seen.found == ["nonzero", "tolist"]
+
+
+def test_supports_of_either_width_are_one(batch: TokenBatch) -> None:
+    select = torch.ones(SIZE, dtype=torch.bool)
+    select[:, :, :2] = False
+    support = torch.stack([batch.ids, (batch.ids + 1) % VOCABULARY, torch.full(SIZE, -1)], dim=-1)
+    policy, found = Lookup(), []
+    for dtype in (torch.int64, torch.int32):
+        scores = score_batch(policy, batch, select, SPACE, temperature=0.7, support=support.to(dtype))
+        found.append([scores, *torch.autograd.grad(scores.square().sum(), list(policy.parameters()))])
+    assert all(map(torch.equal, *found))

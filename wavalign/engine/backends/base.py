@@ -34,10 +34,10 @@ class Ranks(Protocol):
         """Where this process computes."""
 
     def sum_(self, tensor: Tensor) -> None:
-        """Replace `tensor` by its sum over ranks."""
+        """Replace `tensor` [any shape] by its sum over ranks."""
 
     def broadcast_(self, tensor: Tensor) -> None:
-        """Replace `tensor` by that of rank 0."""
+        """Replace `tensor` [any shape] by that of rank 0."""
 
     def barrier(self) -> None:
         """Go on when every rank has come here."""
@@ -68,7 +68,7 @@ class Placement:
         self.device, self.dtype = device, dtype
 
     def settle(self, parameter: nn.Parameter) -> None:
-        """Take a parameter whose weights are in it; every rank settles all parameters in the same order."""
+        """Take a parameter [any shape] whose weights are in it; every rank settles all in the same order."""
         return
 
 
@@ -172,7 +172,7 @@ class Backend(ABC):
 
     @abstractmethod
     def _backward(self, loss: Tensor, *, first: bool, last: bool) -> None:
-        """Add the gradients of `loss`, the `first` or `last` micro-batch of its update."""
+        """Add the gradients of `loss` (scalar), the `first` or `last` micro-batch of its update."""
 
     @abstractmethod
     def _step(self, learning_rate: float) -> float:
@@ -200,7 +200,7 @@ class Backend(ABC):
 
     @abstractmethod
     def _parts(self) -> Iterator[tuple[str, Tensor]]:
-        """What this rank holds of every weight that is trained, by name."""
+        """What this rank holds of every weight that is trained, by name: whole, or [elements] of a partitioned one."""
 
     @abstractmethod
     def save(self, folder: Path) -> None:

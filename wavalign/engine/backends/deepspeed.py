@@ -189,11 +189,12 @@ class DeepSpeedBackend(Backend):
     # --- inside -------------------------------------------------------------------------------------------------------
 
     def _heads_of_all(self, batch: TokenBatch, select: Tensor) -> frozenset[int]:
-        """Heads that any rank's selection comes from: gathering or reducing a parameter takes every rank."""
+        """Heads that any rank's `select` (bool [B, S, T]) comes from: gathering a parameter takes every rank."""
         used = torch.zeros(_MAX_HEADS + 1, dtype=torch.int64, device=self._ranks.device)
-        used[batch.sources[select].long().unique().to(used.device)] = 1
+        sources, chosen = (each.flatten().to(used.device, torch.int64) for each in (batch.sources, select))
+        used.index_add_(0, sources, chosen)
         self._ranks.sum_(used)
-        return frozenset(used.nonzero()[:, 0].tolist())
+        return frozenset(head for head, count in enumerate(used.tolist()) if count)
 
     def _forget_gradients(self) -> None:
         """Clear the last step's gradients at the start of a step.

@@ -145,6 +145,7 @@ class PlainBackend(Backend):
         self._sum_bucket(bucket)
 
     def _sum_bucket(self, gradients: list[Tensor]) -> None:
+        """Replace gradients of any shapes by their sums over ranks, in one flat tensor [elements]."""
         if not gradients:
             return
         flat = torch.cat([gradient.flatten() for gradient in gradients])
@@ -154,7 +155,7 @@ class PlainBackend(Backend):
 
 
 def _gradient(parameter: nn.Parameter) -> Tensor:
-    """The gradient; zeros where no loss reached the parameter, so that all ranks and backends step alike."""
+    """The gradient [shape of `parameter`]; zeros where no loss reached it, so that all ranks step alike."""
     if parameter.grad is None:
         parameter.grad = torch.zeros_like(parameter)
     return parameter.grad

@@ -6,7 +6,7 @@ do not overlap, so the larger one counts.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import final
 
 from wavalign.engine.compile.adapter import WeightCounts
@@ -15,10 +15,15 @@ from wavalign.plugins.api import Dimensions
 from wavalign.schema.runtime import RuntimeSection
 
 TILE_BYTES = 32 * 2**20
-"""One logits tile of the fused log-probs with its gradient, see run/logprobs.py."""
+"""One logits tile of the fused log-probs with its gradient, see models/fused_logprobs.py."""
 CUDA_BYTES = 2**30
 CHOICE_BYTES = 16
 """Per row and id while a token is drawn: logits and probabilities in float32, their sums in float64."""
+SUPPORT_BYTES = 16
+"""Per position and id that a cut distribution kept, while learning: the ids of a row and of what is scored in int32,
+their log-probs and slopes in float32."""
+NUCLEUS = 512
+"""Ids that `top_p` alone is taken to keep at most; how many it does is seen while sampling."""
 LIVE = 1_000_000_000
 """Elements that ZeRO 3 leaves gathered while it learns, see lowering.py."""
 KEPT_HIDDEN = {"float32": 32, "autocast": 24, "bf16": 20}
@@ -37,6 +42,7 @@ class _Case:
     offload: bool
     half: bool
     """Compute in bfloat16."""
+    streams: int
     tokens: int
     """Of the longest row."""
     on_cpu: bool = False
@@ -61,10 +67,10 @@ def estimate_memory(
     weights: WeightCounts,
     stage: StagePlan,
     runtime: RuntimeSection,
-    tokens_per_row: int,
+    row: tuple[int, int],
     cluster: Cluster,
 ) -> Memory:
-    """Rows of memory of one device; `tokens_per_row` is the longest prompt plus answer expected."""
+    """Rows of memory of one device; `row` [S, T] is the longest prompt plus answer expected: streams and tokens."""
     assert stage.geometry is not None
     deepspeed = runtime.engine.type == "deepspeed"
     case = _Case(
@@ -74,15 +80,18 @@ def estimate_memory(
         zero=runtime.engine.zero if deepspeed else 0,
         offload=deepspeed and runtime.engine.offload_optimizer,
         half=runtime.precision == "bf16",
-        tokens=tokens_per_row,
+        streams=row[0],
+        tokens=row[1],
         on_cpu=runtime.device == "cpu" or not cluster.gpus,
     )
     adapted = stage.stage.model.adapter is not None
     rows = [
         *_states(case, adapted=adapted),
         *_networks(case, stage),
+        *_scalar_heads(case, stage),
         *_learning(case, recompute=runtime.gradient_checkpointing),
         *_head_gradient(case, stage),
+        *_supports(case, stage),
         *_collecting(case, stage),
     ]
     if case.zero:
@@ -144,6 +153,24 @@ def _networks(case: _Case, stage: StagePlan) -> Iterator[MemoryRow]:
             yield MemoryRow(name="gathered", bytes=whole, note=note, phase="collect")
 
 
+def _scalar_heads(case: _Case, stage: StagePlan) -> Iterator[MemoryRow]:
+    """States of what is trained beside the network, as those of the network itself; and the states that they read."""
+    if not stage.scalars:
+        return
+    width = case.dimensions.hidden
+    own = replace(case, weights=WeightCounts(frozen=0, trained=len(stage.scalars) * (width + 1)))
+    size = sum(each.bytes for each in _states(own, adapted=False))
+    yield MemoryRow(name="scalar heads", bytes=size, note="weights, gradients and moments of " + _names(stage))
+    read = sum(head.unit == "token" for head in stage.scalars)
+    if case.half and read:
+        size = 4 * read * width * case.geometry.micro_batch * case.tokens
+        yield MemoryRow(name="read states", bytes=size, note="in float32, by scalar heads", phase="learn")
+
+
+def _names(stage: StagePlan) -> str:
+    return ", ".join(head.name for head in stage.scalars)
+
+
 def _learning(case: _Case, *, recompute: bool) -> Iterator[MemoryRow]:
     sizes, width, rows = case.dimensions, case.width, case.geometry.micro_batch
     kind = "float32" if not case.half else "bf16" if case.native else "autocast"
@@ -165,14 +192,34 @@ def _head_gradient(case: _Case, stage: StagePlan) -> Iterator[MemoryRow]:
     """
     if not case.weights.head:
         return
-    rollout = stage.stage.rollout
-    cuts = [(rollout.top_k, rollout.top_p), *((each.top_k, each.top_p) for each in rollout.streams.values())]
-    cut = stage.graph.gives("rollouts") and any(top_k or (top_p or 1) < 1 for top_k, top_p in cuts)
-    several = case.weights.head_uses > 1 or (cut and bool(stage.graph.made_for("data_rows")))
+    several = case.weights.head_uses > 1 or (_kept_ids(case, stage) > 0 and bool(stage.graph.made_for("data_rows")))
     width = 2 if case.native else 4
     each = (6 if case.native else 4) + (width if several else 0)
     note = "of all ids at once" + (", by two ways" if several else "")
     yield MemoryRow(name="head's gradient", bytes=each * case.weights.head, note=note, phase="learn")
+
+
+def _kept_ids(case: _Case, stage: StagePlan) -> int:
+    """Most ids K that the cut of a sampled distribution keeps; 0 where none is cut."""
+    if not stage.graph.gives("rollouts"):
+        return 0
+    rollout = stage.stage.rollout
+    cuts = [(rollout.top_k, rollout.top_p), *((each.top_k, each.top_p) for each in rollout.streams.values())]
+    widths = [top_k or (NUCLEUS if (top_p or 1) < 1 else 0) for top_k, top_p in cuts]
+    return min(max(widths), case.dimensions.vocabulary)
+
+
+def _supports(case: _Case, stage: StagePlan) -> Iterator[MemoryRow]:
+    """Ids that sampling kept, [rows, S, T, K] int32: a micro-batch's on the device, all rollouts' in host memory."""
+    kept = _kept_ids(case, stage)
+    if not kept:
+        return
+    place = case.streams * case.tokens * kept
+    note = f"the {kept} likeliest ids of each position, to score by the distribution that was sampled"
+    yield MemoryRow(name="supports", bytes=SUPPORT_BYTES * case.geometry.micro_batch * place, note=note, phase="learn")
+    if case.on_cpu:
+        rollouts = case.geometry.prompts_per_process * case.geometry.group_size
+        yield MemoryRow(name="rollouts' supports", bytes=4 * rollouts * place, note="the same, of all answers")
 
 
 def _collecting(case: _Case, stage: StagePlan) -> Iterator[MemoryRow]:

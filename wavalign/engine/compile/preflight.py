@@ -266,7 +266,7 @@ class _Inspection:
             weights=weights,
             stage=stage,
             runtime=self.plan.runtime,
-            tokens_per_row=prompt + max(answer, target),
+            row=(len(architecture.tokens.streams), prompt + max(answer, target)),
             cluster=self.cluster,
         )
         self.memory.append((stage.name, memory))

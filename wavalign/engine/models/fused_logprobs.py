@@ -7,7 +7,7 @@ multiply in the precision of the hidden states and sum in float32 (float64 for f
 itself for the backward pass, never a view of it: a partitioned parameter has its data taken away and given back in
 between.
 
-Letters: N rows, H hidden, V vocabulary, K kept ids.
+Letters: N rows, H hidden, V vocabulary, K kept ids; V' the ids of one tile.
 """
 
 from collections.abc import Iterator
@@ -68,14 +68,14 @@ def _slices(total: int, step: int) -> Iterator[slice]:
 
 
 def _product(left: Tensor, right: Tensor) -> Tensor:
-    """`left @ right`, multiplied in their precision, given in the accumulator's."""
+    """`left` [N, M] @ `right` [M, P], multiplied in their precision, given as [N, P] in the accumulator's."""
     if left.is_cuda and left.dtype in (torch.bfloat16, torch.float16):
         return torch.mm(left, right, out_dtype=torch.float32)
     return (left @ right).to(accumulator(left.dtype))
 
 
 def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
-    """Add `left @ right` to `total` in place."""
+    """Add `left` [N, M] @ `right` [M, P] to `total` [N, P] in place."""
     if left.dtype == total.dtype:
         total.addmm_(left, right)
     else:
@@ -83,7 +83,10 @@ def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
 
 
 def _logits(hidden: Tensor, head: Tensor, query: Query, *, start: int) -> Tensor:
-    """Logits of one tile; `head` holds the rows of the vocabulary from id `start` on."""
+    """Logits [N, V'] of one tile from `hidden` [N, H] and `head` [V', H], the head's rows from id `start` on.
+
+    Ids outside a row's support [N, K] get a logit that is as good as -inf.
+    """
     tile = _product(hidden, head.t())
     if query.inverse is not None:
         tile.mul_(query.inverse[:, None])
@@ -99,7 +102,7 @@ def _logits(hidden: Tensor, head: Tensor, query: Query, *, start: int) -> Tensor
 
 @final
 class _Running:
-    """Log-sum-exp, target logit and mean logit of some rows, tile after tile."""
+    """Log-sum-exp, target logit and mean logit of some rows, tile after tile, [N] each."""
 
     def __init__(self, targets: Tensor, dtype: torch.dtype, *, with_entropy: bool) -> None:
         self.targets, self.with_entropy = targets, with_entropy
@@ -109,7 +112,7 @@ class _Running:
         self.weighted = torch.zeros_like(self.peak)
 
     def fold(self, tile: Tensor, start: int) -> None:
-        """Take a tile of logits from id `start` on; the tile is overwritten."""
+        """Take a tile of logits [N, V'] from id `start` on; the tile is overwritten."""
         local = self.targets - start
         inside = (local >= 0) & (local < tile.shape[1])
         found = tile.gather(1, local.clamp(0, tile.shape[1] - 1)[:, None])[:, 0]
@@ -126,15 +129,17 @@ class _Running:
 
     @property
     def log_z(self) -> Tensor:
+        """[N]."""
         return self.peak + self.mass.log()
 
 
 @final
 class DirectLogprobs(torch.autograd.Function):
-    """Over the whole vocabulary at once, for few enough rows; the distribution is kept for the backward pass."""
+    """Over the whole vocabulary at once, for few enough rows; the distribution [N, V] is kept for the backward pass."""
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, query: Query) -> tuple[Tensor, Tensor]:
+        """Log-probs [N] and entropy [N] (or [0]) of `hidden` [N, H] and `weight` [V, H]."""
         with torch.autocast(hidden.device.type, enabled=False):
             scores = _logits(hidden, weight.data.to(hidden.dtype), query, start=0).log_softmax(dim=1)
         ctx.save_for_backward(hidden, scores)
@@ -146,6 +151,7 @@ class DirectLogprobs(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_logprobs: Tensor, _: Tensor) -> Gradients:
+        """Gradients [N, H] and [V, H] of hidden states and head from `grad_logprobs` [N]."""
         (hidden, scores), query, head = ctx.saved_tensors, ctx.query, ctx.weight.data
         pull = grad_logprobs if query.inverse is None else grad_logprobs * query.inverse
         with torch.autocast(hidden.device.type, enabled=False):
@@ -165,6 +171,7 @@ class TiledLogprobs(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, query: Query) -> tuple[Tensor, Tensor]:
+        """Log-probs [N] and entropy [N] (or [0]) of `hidden` [N, H] and `weight` [V, H]."""
         head, dtype = weight.data, accumulator(hidden.dtype)
         rows, vocabulary = hidden.shape[0], head.shape[0]
         tile_rows, tile_columns = tile_shape(rows, vocabulary, hidden.device)
@@ -185,6 +192,7 @@ class TiledLogprobs(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_logprobs: Tensor, _: Tensor) -> Gradients:
+        """Gradients [N, H] and [V, H] of hidden states and head from `grad_logprobs` [N]."""
         (hidden, log_z), query, head = ctx.saved_tensors, ctx.query, ctx.weight.data
         wants_hidden, wants_weight = ctx.needs_input_grad[0], ctx.needs_input_grad[1]
         pull = grad_logprobs if query.inverse is None else grad_logprobs * query.inverse
@@ -220,6 +228,7 @@ class KeptLogprobs(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, query: Query) -> tuple[Tensor, Tensor]:
+        """Log-probs [N] and entropy [N] (or [0]) of `hidden` [N, H] and `weight` [V, H]; keeps log-probs [N, K]."""
         support = _kept(query)
         head, dtype = weight.data, accumulator(hidden.dtype)
         logprobs = torch.zeros(support.shape, dtype=dtype, device=hidden.device)
@@ -241,6 +250,7 @@ class KeptLogprobs(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_logprobs: Tensor, _: Tensor) -> Gradients:
+        """Gradients [N, H] and [V, H] of hidden states and head from `grad_logprobs` [N]."""
         (hidden, column, logprobs), query, head = ctx.saved_tensors, ctx.query, ctx.weight.data
         support = _kept(query)
         wants_hidden, wants_weight = ctx.needs_input_grad[0], ctx.needs_input_grad[1]
@@ -261,13 +271,13 @@ class KeptLogprobs(torch.autograd.Function):
 
 
 def _kept(query: Query) -> Tensor:
-    """The support of a query that must have one."""
+    """The support [N, K] of a query that must have one."""
     if query.support is None:
         raise ValueError("nothing was cut: there are no kept ids to read")
     return query.support
 
 
 def _rows_at_once(support: Tensor, hidden: Tensor) -> int:
-    """How many rows' kept pieces of the head fit the budget."""
+    """How many rows' kept pieces of the head, [rows, K, H], fit the budget: of `support` [N, K], `hidden` [N, H]."""
     budget = CPU_TILE if hidden.device.type == "cpu" else GPU_TILE
     return max(1, budget // max(1, support.shape[1] * hidden.shape[1]))

@@ -1,7 +1,7 @@
 """Log-probabilities of chosen tokens, without the matrix of all log-probabilities.
 
-`selected_logprobs` is the one place where hidden states meet a head; `score_batch` and `ScoredPolicy` apply it to the
-selected positions of a batch and to no other.
+`head_logprobs` is the one place where hidden states meet a head; `score_batch` and `ScoredPolicy` apply it to the
+selected positions of a batch and to no other, `selected_logprobs` to any rows.
 
 Letters: N rows, H hidden, V vocabulary, K kept ids, B sequences, S streams, T tokens.
 """
@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from wavalign.engine.models import fused_logprobs as head
-from wavalign.engine.models.fused_logprobs import DirectLogprobs, KeptLogprobs, Query, TiledLogprobs, accumulator
+from wavalign.engine.models.fused_logprobs import DirectLogprobs, KeptLogprobs, Query, TiledLogprobs
 from wavalign.engine.models.scalar_heads import ScalarHeads
+from wavalign.engine.models.scored_positions import COLD, OUTSIDE, find_positions, inverse
 from wavalign.plugins.api import Policy
 from wavalign.plugins.batch import TokenBatch, TokenSpace
 from wavalign.plugins.scalars import ScalarHead
@@ -41,25 +42,31 @@ def selected_logprobs(
     is converted tile by tile. Raises ValueError for a temperature that is not positive and for a target outside its
     row's support.
     """
-    query = Query(targets, _inverse(temperature, hidden), support, with_entropy)
+    if bool((temperature <= 0).any()) if isinstance(temperature, Tensor) else temperature <= 0:
+        raise ValueError(COLD)
+    query = Query(targets, inverse(temperature, targets, hidden.dtype), support, with_entropy)
     if support is None:
-        return _apply(hidden, weight, query)
-    kept = support >= 0
-    cut = kept.any(dim=1)
-    if not bool((((support == targets[:, None]) & kept).any(dim=1) | ~cut).all()):
-        raise ValueError("a target lies outside the support it was sampled from")
-    if bool(cut.all()):
-        return _apply(hidden, weight, query)
-    if not bool(cut.any()):
-        return _apply(hidden, weight, replace(query, support=None))
-    halves = [_apply(hidden[cut], weight, query[cut]), _apply(hidden[~cut], weight, replace(query[~cut], support=None))]
+        return head_logprobs(hidden, weight, query)
+    cut = (support >= 0).any(dim=1)
+    outside = cut & ~(support == targets[:, None]).any(dim=1)
+    some_outside, all_cut, some_cut = torch.stack([outside.any(), cut.all(), cut.any()]).tolist()
+    if some_outside:
+        raise ValueError(OUTSIDE)
+    if all_cut:
+        return head_logprobs(hidden, weight, query)
+    if not some_cut:
+        return head_logprobs(hidden, weight, replace(query, support=None))
+    halves = [
+        head_logprobs(hidden[cut], weight, query[cut]),
+        head_logprobs(hidden[~cut], weight, replace(query[~cut], support=None)),
+    ]
     order = torch.cat([cut.nonzero()[:, 0], (~cut).nonzero()[:, 0]]).argsort()
     entropies = [entropy for _, entropy in halves if entropy is not None]
     return torch.cat([values for values, _ in halves])[order], torch.cat(entropies)[order] if entropies else None
 
 
-def _apply(hidden: Tensor, weight: Tensor, query: Query) -> tuple[Tensor, Tensor | None]:
-    """Log-probs [N] and entropy [N] by the cheapest of the three ways."""
+def head_logprobs(hidden: Tensor, weight: Tensor, query: Query) -> tuple[Tensor, Tensor | None]:
+    """Log-probs [N] and entropy [N] of `hidden` [N, H] and `weight` [V, H] by the cheapest of the three ways."""
     vocabulary = weight.shape[0]
     function: type[KeptLogprobs | DirectLogprobs | TiledLogprobs] = TiledLogprobs
     if query.support is not None and query.support.shape[1] * GATHER_COST <= vocabulary:
@@ -68,17 +75,6 @@ def _apply(hidden: Tensor, weight: Tensor, query: Query) -> tuple[Tensor, Tensor
         function = DirectLogprobs
     logprobs, entropy = function.apply(hidden, weight, query)  # type: ignore[no-untyped-call]
     return logprobs, entropy if query.with_entropy else None
-
-
-def _inverse(temperature: float | Tensor, hidden: Tensor) -> Tensor | None:
-    """1 / temperature [N] in the precision of log-probs; None where it is 1 for all."""
-    if not isinstance(temperature, Tensor):
-        if temperature == 1:
-            return None
-        temperature = torch.full(hidden.shape[:1], temperature, dtype=torch.float64)
-    if bool((temperature <= 0).any()):
-        raise ValueError("temperature must be above 0 to score tokens")
-    return temperature.reciprocal().to(hidden.device, accumulator(hidden.dtype))
 
 
 def score_batch(
@@ -107,13 +103,6 @@ def score_batch(
         support=None if support is None else support[used],
     )
     return torch.zeros(select.shape, dtype=scored.dtype, device=scored.device).index_put((used,), scored)
-
-
-def _at(temperature: float | Tensor, row: Tensor, stream: Tensor) -> float | Tensor:
-    """Temperature [N] of positions in sequences `row` and streams `stream`."""
-    if not isinstance(temperature, Tensor):
-        return temperature
-    return temperature[row] if temperature.dim() == 1 else temperature[row, stream]
 
 
 @final
@@ -150,32 +139,20 @@ class ScoredPolicy(nn.Module):
         Where parameters are partitioned over ranks every rank must walk through the same modules: give all of them the
         union of their heads. An empty selection with no `heads` walks through the main heads.
         """
-        b, s, t = select.nonzero(as_tuple=True)
-        sources = batch.sources[b, s, t].long()
-        wanted = frozenset(torch.unique(sources).tolist()) | (heads or frozenset())
-        wanted = wanted or frozenset(self.space.main_heads)
+        positions = find_positions(batch, select, self.space.heads, temperature=temperature, support=support)
+        wanted = positions.heads | (heads or frozenset()) or frozenset(self.space.main_heads)
         trunk = self.space.main_heads[0]
         if len(self.scalar_heads):
             wanted |= {trunk}
-        hidden = self.policy.hidden(batch, wanted)
-        rows, parts = [], []
+        hidden, parts = self.policy.hidden(batch, wanted), []
         for index in sorted(wanted):
-            here = (sources == index).nonzero()[:, 0]
-            row_b, row_s, row_t = b[here], s[here], t[here]
-            origin = row_t - self.space.heads[index].shift
-            if bool((origin < 0).any()):
-                raise ValueError(f"head {self.space.heads[index].name!r} cannot predict a position this early in a row")
-            logprobs, _ = selected_logprobs(
-                hidden[index][row_b, origin],
-                self.policy.head_weight(index),
-                batch.ids[row_b, row_s, row_t],
-                temperature=_at(temperature, row_b, row_s),
-                support=None if support is None else support[row_b, row_s, row_t],
-            )
-            rows.append(here)
-            parts.append(logprobs)
-        order, scored = torch.cat(rows), torch.cat(parts)
-        place = (b[order], s[order], t[order])
+            weight = self.policy.head_weight(index)
+            for rows, cut in positions.parts(index):
+                states = hidden[index][positions.place[0][rows], positions.origin[rows]]
+                query = positions.query(rows, cut=cut, dtype=states.dtype)
+                parts.append(head_logprobs(states, weight, query)[0])
+        scored = torch.cat(parts)
         shift = self.space.heads[trunk].shift
         values = self.scalar_heads(hidden[trunk], batch.lengths, shift=shift) if len(self.scalar_heads) else {}
-        return torch.zeros(select.shape, dtype=scored.dtype, device=scored.device).index_put(place, scored), values
+        nothing = torch.zeros(select.shape, dtype=scored.dtype, device=scored.device)
+        return nothing.index_put(positions.place, scored), values
