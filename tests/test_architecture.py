@@ -362,3 +362,14 @@ def test_how_shapes_are_found(text: str, takes: bool, states: bool) -> None:
     assert isinstance(node, ast.FunctionDef)
     assert has_tensors(node) == takes
     assert bool(SHAPE.search(ast.get_docstring(node) or "")) == states
+
+
+def test_tests_mirror_the_tree() -> None:
+    """A folder of tests stands where the package that it is about stands."""
+    packages = {path.relative_to(ROOT / "wavalign") for path in (ROOT / "wavalign").rglob("*") if path.is_dir()}
+    mirrored = [
+        path for part in ("plugins", "engine", "schema", "storage") for path in (ROOT / "tests" / part).rglob("*")
+    ]
+    folders = {path.parent.relative_to(ROOT / "tests") for path in mirrored if path.suffix == ".py"}
+    assert Path("plugins/architectures/vita_audio") in folders
+    assert sorted(map(str, folders - packages)) == []
