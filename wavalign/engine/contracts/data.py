@@ -29,6 +29,9 @@ def dialogue(found: object, what: str, *, own: bool) -> Dialogue:
         _message(message, f"message {place} of {what}")
     if found.target is not None:
         _message(found.target, f"the target of {what}")
+    want(found.targets, tuple, f"the targets of {what}")
+    for place, target in enumerate(found.targets):
+        _message(target, f"target {place} of {what}")
     want(found.metadata, Mapping, f"the metadata of {what}")
     return found if own else replace(found, metadata=_metadata(found.metadata, f"metadata of {what}", 0))
 

@@ -272,7 +272,7 @@ class Encoder:
     def target(self, dialogue: Dialogue) -> TokenSequence:
         """The demonstration's row."""
         if dialogue.target is None:
-            raise DataError(f"{dialogue.label} has no target", hint="demonstrations need one")
+            raise DataError(f"{dialogue.label} has no target", hint="rows to learn from need one")
         with located(dialogue):
             return self.architecture.encode_target(dialogue, self.codes)
 

@@ -71,6 +71,9 @@ class Lengths:
 
     def too_long(self, dialogue: Dialogue) -> DataError | None:
         """What is wrong with its length; None where it fits. Raises DataError where it cannot be written."""
+        return next((found for found in map(self._too_long, dialogue.singles) if found is not None), None)
+
+    def _too_long(self, dialogue: Dialogue) -> DataError | None:
         if not self.bounds.any or not self._may_pass(dialogue):
             return None
         if not self._made:

@@ -88,9 +88,8 @@ def _lengths(builder: Builder, stage: StagePlan, heading: str, *, counted: bool)
 
 def _headings(stage: StagePlan) -> dict[str, Sequence[WeightedComponent]]:
     data = stage.stage.data
-    named = {"prompts": data.prompts, "demonstrations": data.demonstrations}
-    found: dict[str, Sequence[WeightedComponent]] = {name: each for name, each in named.items() if each is not None}
-    return found | {f"evaluation.{name}": sources for name, sources in data.evaluation.items()}
+    found: dict[str, Sequence[WeightedComponent]] = {} if data.prompts is None else {"prompts": data.prompts}
+    return found | data.learned | {f"evaluation.{name}": sources for name, sources in data.evaluation.items()}
 
 
 def _label(component: WeightedComponent) -> str:

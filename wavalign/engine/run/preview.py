@@ -103,7 +103,8 @@ class _Rows:
         """`count` dialogues, spread over the heading."""
         dialogues, _ = self._tools.head(sources, count)
         rows = self._tools.rows(self._stage, self._architecture, dialogues)
-        return [self._view(each, *row) for each, row in zip(dialogues, rows, strict=True)]
+        singles = (single for each in dialogues for single in each.singles)
+        return [self._view(each, *row) for each, row in zip(singles, rows, strict=True)]
 
     def _view(self, dialogue: Dialogue, prompt: TokenSequence, target: TokenSequence | None) -> RowView:
         space = self._architecture.tokens
@@ -160,9 +161,8 @@ def _stage(plan: Plan, name: str | None) -> StagePlan:
 
 def _headings(stage: StagePlan) -> dict[str, Sequence[WeightedComponent]]:
     data = stage.stage.data
-    named = {"prompts": data.prompts, "demonstrations": data.demonstrations}
-    found: dict[str, Sequence[WeightedComponent]] = {name: each for name, each in named.items() if each is not None}
-    return found | {f"evaluation.{name}": sources for name, sources in data.evaluation.items()}
+    found: dict[str, Sequence[WeightedComponent]] = {} if data.prompts is None else {"prompts": data.prompts}
+    return found | data.learned | {f"evaluation.{name}": sources for name, sources in data.evaluation.items()}
 
 
 def _wanted(known: Mapping[str, Sequence[WeightedComponent]], asked: Sequence[str]) -> list[str]:
