@@ -308,3 +308,14 @@ def test_the_public_names_exist() -> None:
     """The small Python surface that does what the command line does."""
     api = importlib.import_module("wavalign.engine.api")
     assert {"load_recipe", "compile_recipe", "preflight", "run"} <= set(vars(api))
+
+
+def test_tests_mirror_the_tree() -> None:
+    """A folder of tests stands where the package that it is about stands."""
+    packages = {path.relative_to(ROOT / "wavalign") for path in (ROOT / "wavalign").rglob("*") if path.is_dir()}
+    mirrored = [
+        path for part in ("plugins", "engine", "schema", "storage") for path in (ROOT / "tests" / part).rglob("*")
+    ]
+    folders = {path.parent.relative_to(ROOT / "tests") for path in mirrored if path.suffix == ".py"}
+    assert Path("plugins/architectures/vita_audio") in folders
+    assert sorted(map(str, folders - packages)) == []

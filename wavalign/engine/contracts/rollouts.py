@@ -1,6 +1,7 @@
 """Contracts of samplers, rewards and metrics, and the copies that a plugin's code is given."""
 
 import copy
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, final, overload
@@ -10,7 +11,19 @@ from torch import Generator, Tensor
 
 from wavalign.engine.contracts.model import answer, token_sequence
 from wavalign.engine.contracts.origins import guarded_block, origin
-from wavalign.engine.contracts.values import exact, named, names, number, one_line, shown, tensor, text, want, whole
+from wavalign.engine.contracts.values import (
+    exact,
+    json_value,
+    named,
+    names,
+    number,
+    one_line,
+    shown,
+    tensor,
+    text,
+    want,
+    whole,
+)
 from wavalign.plugins.api import Architecture, Measurement, Metric, Policy, Reward, Sampler, SamplingOptions
 from wavalign.plugins.batch import Dialogue, Rollout, RolloutGroup, Scored, TokenSequence, TokenSpace, Waveform
 from wavalign.plugins.guard import Broken
@@ -97,6 +110,22 @@ def _measure(plugin: Metric, own: Callable[..., Any], groups: Sequence[RolloutGr
     if twice:
         raise Broken(f"gave two values of the name {shown(min(twice))}")
     return measured
+
+
+def _conclude(
+    plugin: Metric, own: Callable[..., Any], groups: Sequence[RolloutGroup], observed: Sequence[Any]
+) -> list[Measurement]:
+    return _measure(plugin, lambda lent: own(lent, observed), groups)
+
+
+def _observe(plugin: Metric, own: Callable[..., Any], groups: Sequence[RolloutGroup]) -> list[Any] | None:
+    """As JSON gives it back, on one process too: from the others of several it comes so."""
+    found = own(groups if origin(plugin).own else Lent(groups))
+    if found is None:
+        return None
+    observed = list(_column(found, "what it observed", len(groups)))
+    json_value(observed, "what it observed")
+    return list(json.loads(json.dumps(observed)))
 
 
 def _measurement(found: object, groups: int) -> Measurement:
@@ -291,5 +320,7 @@ def _lent_group(group: RolloutGroup) -> RolloutGroup:
 AROUND: Mapping[tuple[str, str], Callable[..., Any]] = {
     ("sampler", "sample"): _sample,
     ("metric", "measure"): _measure,
+    ("metric", "observe"): _observe,
+    ("metric", "conclude"): _conclude,
 }
 MADE: Mapping[str, Callable[[Any], None]] = {"reward": _reward_made, "metric": _metric_made}

@@ -35,6 +35,8 @@ class Heading:
     count_tokens: CountTokens | None = None
     lengths: Lengths | None = None
     """Bounds on its records, where the recipe sets any."""
+    imitated: bool = False
+    """Whether every record needs a target."""
 
 
 @final
@@ -165,7 +167,7 @@ class _Look:
 
     def __init__(self, heading: Heading, *, sounds: bool, prompts: _Prompts) -> None:
         self.name, self.problems, self.notes = heading.name, list[RowProblem](), list[str]()
-        self._imitated = not heading.name.startswith(("prompts", EVALUATION))
+        self._imitated = heading.imitated
         self._heading, self._sounds, self._prompts = heading, sounds, prompts
         self._columns: dict[str, _Column] = {name: _Column(_unit(name)) for name in ALWAYS}
         self._roles: Counter[str] = Counter()

@@ -60,9 +60,14 @@ class HeardAnswer(Metric):
         self._recognizer = recognizer(load_sentences(params.sentences), params.processes)
 
     def measure(self, groups: Sequence[RolloutGroup]) -> list[Measurement]:
+        return self.conclude(groups, self.observe(groups))
+
+    def observe(self, groups: Sequence[RolloutGroup]) -> list[str]:
         rollouts = first_rollouts(groups)
-        sounds = [(each.waveform if each is not None else None) or _NOTHING for each in rollouts]
-        heard = self._recognizer.recognize_all(sounds)
+        return self._recognizer.recognize_all([(each and each.waveform) or _NOTHING for each in rollouts])
+
+    def conclude(self, groups: Sequence[RolloutGroup], observed: Sequence[str]) -> list[Measurement]:
+        rollouts, heard = first_rollouts(groups), observed
         right: list[bool | None] = []
         own: list[bool | None] = []
         for group, rollout, words in zip(groups, rollouts, heard, strict=True):

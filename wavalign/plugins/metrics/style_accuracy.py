@@ -45,11 +45,16 @@ class StyleAccuracy(Metric):
         return INSTRUMENT
 
     def measure(self, groups: Sequence[RolloutGroup]) -> list[Measurement]:
-        styles = [_asked(group) for group in groups]
-        nearest = [
-            _nearest(rollout) if rollout is not None and style is not None else None
-            for rollout, style in zip(first_rollouts(groups), styles, strict=True)
+        return self.conclude(groups, self.observe(groups))
+
+    def observe(self, groups: Sequence[RolloutGroup]) -> list[str | None]:
+        return [
+            _nearest(rollout) if rollout is not None and _asked(group) is not None else None
+            for rollout, group in zip(first_rollouts(groups), groups, strict=True)
         ]
+
+    def conclude(self, groups: Sequence[RolloutGroup], observed: Sequence[str | None]) -> list[Measurement]:
+        styles, nearest = [_asked(group) for group in groups], observed
         answered = [style is not None and bool(group.rollouts) for style, group in zip(styles, groups, strict=True)]
         hits = [None if found is None else found == style for found, style in zip(nearest, styles, strict=True)]
         measurable = [found is not None if there else None for found, there in zip(nearest, answered, strict=True)]

@@ -21,7 +21,7 @@ from wavalign.plugins.architectures.vita_audio.features import (
 )
 from wavalign.plugins.batch import AudioClip, Waveform
 
-RECORDED = Path(__file__).parents[2] / "golden" / "kaldi_fbank.safetensors"
+RECORDED = Path(__file__).parents[3] / "golden" / "kaldi_fbank.safetensors"
 """`samples` [N] int16 with a loud, a quiet and a silent part; `energies` [frames, 80] of kaldi-native-fbank 1.23."""
 
 
