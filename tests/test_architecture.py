@@ -24,7 +24,7 @@ MANY_PARAMETERS: dict[str, str] = {
     "cli/data.py::show": "each is an option of the command",
     "cli/export.py::export": "each is an option of the command",
     "cli/run.py::run": "each is an option of the command",
-    "wavalign/engine/compile/graph.py::GraphBuilder._add": "the fields of a node",
+    "wavalign/engine/compile/operators.py::_one": "the fields of an operator and of its line in the table",
     "wavalign/engine/contracts/rollouts.py::_sample": "the contract's own",
     "wavalign/engine/compile/lowering.py::deepspeed_config": "each is a number or name of the plan; it reads no plan",
 }
@@ -308,3 +308,14 @@ def test_the_public_names_exist() -> None:
     """The small Python surface that does what the command line does."""
     api = importlib.import_module("wavalign.engine.api")
     assert {"load_recipe", "compile_recipe", "preflight", "run"} <= set(vars(api))
+
+
+def test_tests_mirror_the_tree() -> None:
+    """A folder of tests stands where the package that it is about stands."""
+    packages = {path.relative_to(ROOT / "wavalign") for path in (ROOT / "wavalign").rglob("*") if path.is_dir()}
+    mirrored = [
+        path for part in ("plugins", "engine", "schema", "storage") for path in (ROOT / "tests" / part).rglob("*")
+    ]
+    folders = {path.parent.relative_to(ROOT / "tests") for path in mirrored if path.suffix == ".py"}
+    assert Path("plugins/architectures/vita_audio") in folders
+    assert sorted(map(str, folders - packages)) == []

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from tests.conftest import GoldenPair
-from wavalign.plugins.architectures.kimi_audio.feature_positions import Heard
+from wavalign.plugins.architectures.kimi_audio.feature_positions import BatchFeatures
 from wavalign.plugins.architectures.kimi_audio.layout import AUDIO, TEXT, KimiLayout
 from wavalign.plugins.architectures.kimi_audio.policy import KimiPolicy
 from wavalign.plugins.architectures.kimi_audio.sizes import KimiSizes, sizes_of_config
@@ -107,7 +107,7 @@ def leave_out_text_0(policy: KimiPolicy) -> None:
     """Let single steps of `policy` be embedded as the original embeds them."""
     embed = policy.model.embed
 
-    def as_the_original(ids: Tensor, heard: Heard | None) -> Tensor:
+    def as_the_original(ids: Tensor, heard: BatchFeatures | None) -> Tensor:
         states, words = embed(ids, heard), ids[:, TEXT]
         if ids.shape[2] > 1:
             return states
@@ -152,7 +152,7 @@ def as_long_as(pair: GoldenPair, policy: KimiPolicy, steps: int) -> Tensor:
     start, embed = pair.settings["prompt_length"], policy.model.embed
     ids, sounds = ids_of(pair)[0, :, :start], sounds_of(pair)
 
-    def cached(row: Tensor, heard: Heard | None) -> Tensor:
+    def cached(row: Tensor, heard: BatchFeatures | None) -> Tensor:
         states, words = embed(row, heard), row[:, TEXT]
         left_out = (words == 0) & (torch.arange(words.shape[1]) >= start)
         result: Tensor = states - policy.model.embed_tokens(words) * left_out[:, :, None]

@@ -5,26 +5,34 @@ import math
 import pytest
 import torch
 
-from wavalign.errors import PluginError
-from wavalign.plugins.ops import clipped_surrogate, given, kl_estimate, masked_mean
+from wavalign.plugins.ops import PADDED, Segments, clipped_surrogate, kl_estimate
+
+PACKED = Segments(torch.tensor([[[0, 0, 1, 1, 1, 2]]]), 3)
+"""Rows of 2, 3 and 1 tokens one behind the other."""
 
 
-def test_given_hands_over_or_names_what_is_missing() -> None:
-    tensor = torch.ones(1)
-    assert given(tensor, "advantages") is tensor
-    with pytest.raises(PluginError, match="advantages"):
-        given(None, "advantages")
+def test_sums_of_packed_rows_are_those_of_padded_ones() -> None:
+    packed = torch.tensor([[[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]]], dtype=torch.float64)
+    padded = torch.tensor([[[1.0, 2, 0]], [[3.0, 4, 5]], [[6.0, 0, 0]]], dtype=torch.float64)
+    assert PACKED.sum(packed).tolist() == PADDED.sum(padded).tolist() == [3, 12, 6]
+    mask = torch.tensor([[[True, False, True, True, False, False]]])
+    assert PACKED.mean(packed, mask).tolist() == [1, 3.5, 0]
+    rows = torch.tensor([1.0, -1.0, 2.0])
+    assert PACKED.spread(rows, packed).flatten().tolist() == [1, 1, -1, -1, -1, 2]
+    assert PADDED.spread(rows, padded).shape == (3, 1, 1)
+    assert PADDED.sum(rows) is rows
+    assert PADDED.spread(rows, rows) is rows
 
 
 def test_masked_mean_is_per_sequence_and_zero_without_tokens() -> None:
     values = torch.tensor([[[1.0, 2.0, 9.0]], [[5.0, 6.0, 7.0]]])
     mask = torch.tensor([[[True, True, False]], [[False, False, False]]])
-    assert masked_mean(values, mask).tolist() == [1.5, 0.0]
+    assert PADDED.mean(values, mask).tolist() == [1.5, 0.0]
 
 
 def test_masked_mean_ignores_what_is_not_a_number_outside_the_mask() -> None:
     values = torch.tensor([[[2.0, float("nan")]]])
-    assert masked_mean(values, torch.tensor([[[True, False]]])).tolist() == [2.0]
+    assert PADDED.mean(values, torch.tensor([[[True, False]]])).tolist() == [2.0]
 
 
 def test_kl_estimates_by_hand() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.codecs.makers import write_vq
+from tests.plugins.codecs.makers import write_vq
 from tests.recipes import public
 from wavalign.engine.compile.compiler import compile_recipe
 from wavalign.engine.compile.plan import Cluster

@@ -208,6 +208,14 @@ class BadMetric(Metric):
         super().__init__(params)
         trip(params, "constructor")
 
+    def observe(self, groups: Sequence[RolloutGroup]) -> list[int] | None:
+        trip(self.params, "observe")
+        return [1] * len(groups) if self.params.at == "conclude" else None
+
+    def conclude(self, groups: Sequence[RolloutGroup], observed: Sequence[int]) -> list[Measurement]:
+        trip(self.params, "conclude")
+        return self.measure(groups)
+
     def measure(self, groups: Sequence[RolloutGroup]) -> list[Measurement]:
         trip(self.params, "measure")
         return [Measurement("number", len(groups), len(groups), len(groups), len(groups))]

@@ -71,6 +71,47 @@ class SidedMetric(Metric, Sided):
         return [Measurement("sided", 0.5, 0.5, 0.5, len(groups))]
 
 
+class ObserverParams(SidedParams):
+    """Also how to fail."""
+
+    signal: int = 0
+    """Sent to this process instead of an exception."""
+
+
+@final
+class SidedObserver(Metric, Sided):
+    """Length of the answers, of which each process looks at its share."""
+
+    type = "sided_observer"
+    Params = ObserverParams
+    needs: ClassVar[frozenset[str]] = frozenset({"text"})
+
+    def __init__(self, params: ObserverParams) -> None:
+        super().__init__(params)
+        self._construct()
+
+    def observe(self, groups: Sequence[RolloutGroup]) -> list[dict[str, int]]:
+        """Raise, or be told to stop, after so many looks."""
+        try:
+            self._trip()
+        except RuntimeError:
+            if not self.params.signal:
+                raise
+            os.kill(os.getpid(), self.params.signal)
+        return [{"length": len(each.rollouts[0].answer.text)} for each in groups]
+
+    def measure(self, groups: Sequence[RolloutGroup]) -> list[Measurement]:
+        """Never called: what `observe` found is enough."""
+        raise AssertionError
+
+    def conclude(self, groups: Sequence[RolloutGroup], observed: Sequence[dict[str, int]]) -> list[Measurement]:
+        """The mean of what was found; every answer must have what belongs to it."""
+        assert [each["length"] for each in observed] == [len(each.rollouts[0].answer.text) for each in groups]
+        lengths = tuple(float(each["length"]) for each in observed)
+        value = sum(lengths) / len(lengths)
+        return [Measurement("length", value, value, value, len(groups), items=lengths)]
+
+
 @final
 class SidedAdvantage(Advantage, Sided):
     """The reward itself."""

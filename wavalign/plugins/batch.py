@@ -245,7 +245,7 @@ class RolloutGroup:
 @final
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """A reward plugin's word on one rollout: a value, or None and why there is none.
+    """A reward's result for one rollout: a value, or None and why there is none.
 
     `Scored.absent(reason)` where the answer itself lacks what is to be scored (no sound, no text, silence): the
     policy's doing, which a recipe's `on_absent` judges. `Scored(None, reason)` where the reward could not do its work

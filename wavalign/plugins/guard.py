@@ -1,4 +1,4 @@
-"""What happens when a plugin's code raises: one guard for every kind and every moment.
+"""Errors of a plugin's code: one guard for every kind and every moment.
 
 Whatever comes out of a guarded block, `sys.exit(0)` and a `KeyboardInterrupt` of the plugin's own among it, becomes a
 PluginError that names the plugin, the moment, and the file and line. Three things pass as they are: errors that speak

@@ -1,6 +1,7 @@
-"""Pure functions on tensors that several losses share. Shapes: B sequences, S streams, T tokens."""
+"""Pure functions on tensors that several losses share. Shapes: B sequences, S streams, T tokens, R rows."""
 
-from typing import Literal
+from dataclasses import dataclass
+from typing import Literal, final
 
 import torch
 from torch import Tensor
@@ -9,10 +10,38 @@ KLEstimator = Literal["k1", "k2", "k3"]
 """Estimators of a divergence from samples, after Schulman, "Approximating KL divergence" (2020)."""
 
 
-def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
-    """Mean of each sequence's `values` [B, S, T] where bool `mask` [B, S, T] holds -> [B]; 0 where it never holds."""
-    total = torch.where(mask, values, 0.0).sum(dim=(1, 2))
-    return total / mask.sum(dim=(1, 2)).clamp(min=1)
+@final
+@dataclass(frozen=True, slots=True)
+class Segments:
+    """Which row each position belongs to: padded, where row r is `values[r]`, or packed, where `row_of` says it."""
+
+    row_of: Tensor | None = None
+    """[B, S, T] int64, or broadcastable to it; None where rows are padded."""
+    count: int = 0
+    """Rows of a packed batch; a padded one has B."""
+
+    def sum(self, values: Tensor) -> Tensor:
+        """Sums [R] of each row's `values` [B, S, T]; what is one number a row already, [R], stays so."""
+        if values.dim() == 1:
+            return values
+        if self.row_of is None:
+            return values.sum(dim=tuple(range(1, values.dim())))
+        rows = self.row_of.expand_as(values).flatten()
+        return values.new_zeros(self.count).index_add(0, rows, values.flatten())
+
+    def spread(self, rows: Tensor, like: Tensor) -> Tensor:
+        """A number a row, [R], at every position of its row: broadcastable to `like` [B, S, T], or [R] itself."""
+        if like.dim() == 1:
+            return rows
+        return rows.view(-1, *(1 for _ in like.shape[1:])) if self.row_of is None else rows[self.row_of]
+
+    def mean(self, values: Tensor, mask: Tensor) -> Tensor:
+        """Mean [R] of each row's `values` where bool `mask` holds, both [B, S, T]; 0 where it never holds."""
+        return self.sum(torch.where(mask, values, 0.0)) / self.sum(mask.long()).clamp(min=1)
+
+
+PADDED = Segments()
+"""Rows as they are collated: right-padded."""
 
 
 def kl_estimate(logprobs: Tensor, ref_logprobs: Tensor, estimator: KLEstimator) -> Tensor:

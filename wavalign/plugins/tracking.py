@@ -1,4 +1,4 @@
-"""What a tracker of a service remembers of a run: its id there, and the steps that are there already.
+"""State of a tracker of a service: the run's id there, and the steps that are logged already.
 
 Kept in `<run folder>/trackers/<type>.json`, so that a resumed run goes on under its id. Steps behind the checkpoint
 come again on a resume; those the service has are left out, for a step cannot be taken back there.
@@ -23,7 +23,7 @@ class TrackedRun:
     """One run at one service."""
 
     def __init__(self, folder: str, type_: str) -> None:
-        """Read what is remembered, or begin with a new id."""
+        """Read the state, or begin with a new id."""
         self.folder = Path(folder)
         self._path = self.folder / "trackers" / f"{type_}.json"
         kept: dict[str, Any] = {}
@@ -45,7 +45,7 @@ class TrackedRun:
         return self._id
 
     def keep(self, run_id: str | None = None) -> None:
-        """Remember the id, or the one that the service gave; raises OSError."""
+        """Write down the id, or the one that the service gave; raises OSError."""
         self._id = run_id if run_id is not None else self._id
         self._keep()
 
@@ -69,7 +69,7 @@ class TrackedRun:
         return step <= self._there.get(split, -1)
 
     def logged(self, split: str, step: int) -> None:
-        """Remember that the service has this step; raises OSError."""
+        """Write down that the service has this step; raises OSError."""
         self._logged[split] = max(step, self._logged.get(split, step))
         self._keep()
 

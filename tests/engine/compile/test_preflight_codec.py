@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from tests.codecs.makers import write_vq
 from tests.engine.compile.test_preflight import at, look
+from tests.plugins.codecs.makers import write_vq
 from tests.toy.compiled import put
 
 

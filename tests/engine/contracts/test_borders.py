@@ -564,6 +564,31 @@ def test_metrics(name: str) -> None:
     assert said in broken(lambda: metric(lambda groups: gives).measure(GROUPS))
 
 
+OBSERVED: dict[str, tuple[Any, str]] = {
+    "text": ("ab", "observe gave str as what it observed"),
+    "too few": ([1], "gave 1 values as what it observed for 2 groups"),
+    "no json": ([1, {1}], "gave set at what it observed[1], which JSON cannot hold"),
+    "nan": ([NAN, 1], "gave nan at what it observed[0]: JSON has no such number"),
+}
+
+
+@pytest.mark.parametrize("name", OBSERVED)
+def test_what_a_metric_observes(name: str) -> None:
+    gives, said = OBSERVED[name]
+    assert said in broken(lambda: observer(gives).observe(GROUPS))
+
+
+def observer(gives: Any) -> Metric:
+    own = {"observe": lambda _self, groups: gives, "conclude": lambda _self, groups, observed: [observed]}
+    return made(Metric, needs=frozenset({"text"}), measure=lambda _self, groups: [FINE], **own)
+
+
+def test_what_a_metric_observes_is_as_from_another_process() -> None:
+    assert observer(((1, 2), {"a": (None,)})).observe(GROUPS) == [[1, 2], {"a": [None]}]
+    assert observer(None).observe(GROUPS) is None
+    assert "conclude gave list instead of a Measurement" in broken(lambda: observer(None).conclude(GROUPS, [1, 2]))
+
+
 def test_what_a_metric_says_can_be_written() -> None:
     odd = replace(FINE, says="half \ud800", unit="\ud800")
     (found,) = metric(lambda groups: [odd]).measure(GROUPS)

@@ -39,7 +39,7 @@ MOMENTS: dict[str, tuple[str, ...]] = {
     "advantage": ("constructor", "compute"),
     "gate": ("constructor", "update", "state_dict"),
     "reward": ("constructor", "close"),
-    "metric": ("constructor", "measure", "close"),
+    "metric": ("constructor", "observe", "measure", "conclude", "close"),
     "sampler": ("constructor", "sample"),
     "data": ("constructor", "prepare", "len", "record", "stream", "shards", "open", "item"),
     "architecture": (
@@ -68,6 +68,8 @@ SAMPLE = [
     ("reward", "constructor", "exit"),
     ("reward", "close", "unspeakable"),
     ("metric", "measure", "exit"),
+    ("metric", "observe", "error"),
+    ("metric", "conclude", "odd"),
     ("sampler", "sample", "deep"),
     ("data", "record", "interrupt"),
     ("data", "item", "stop"),

@@ -1,5 +1,6 @@
 """A fault that one of several processes meets: the others end soon and say what they lost and what is left."""
 
+import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from wavalign.engine import api
 from wavalign.engine.compile.plan import Plan
 from wavalign.engine.state.distributed import World
 from wavalign.engine.state.folder import RunFolder
-from wavalign.errors import WavAlignError
+from wavalign.errors import Interrupted, WavAlignError
 
 SOON = 20.0
 """Seconds in which everybody has ended, on a busy machine."""
@@ -45,6 +46,8 @@ def part(world: World, plan: str, folder: str, resume: bool) -> dict[str, Any]:
             "seconds": time.monotonic() - began,
             "code": error.exit_code,
         }
+    except Interrupted as stopped:
+        return {"type": "Interrupted", "seconds": time.monotonic() - began, "code": stopped.exit_code}
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()
@@ -69,14 +72,18 @@ def sided(kind: str, rank: int, after: int) -> dict[str, Any]:
 
 CASES: dict[str, tuple[Change, int, str, int]] = {
     "metric": (put("evaluation.metrics.odd", sided("metric", 0, 2)), 0, "metric 'sided_metric'", 4),
+    "observer": (put("evaluation.metrics.odd", sided("observer", 1, 2)), 1, "metric 'sided_observer'", 4),
+    "first_observer": (put("evaluation.metrics.odd", sided("observer", 0, 2)), 0, "metric 'sided_observer'", 4),
     "advantage": (put("objective.advantage", sided("advantage", 1, 3)), 1, "advantage 'sided_advantage'", 3),
     "first": (put("objective.advantage", sided("advantage", 0, 3)), 0, "advantage 'sided_advantage'", 3),
     "constructor": (put("objective.advantage", sided("advantage", 1, -1)), 1, "advantage 'sided_advantage'", 0),
     "metric_constructor": (put("evaluation.metrics.odd", sided("metric", 0, -1)), 0, "metric 'sided_metric'", 0),
+    "other_constructor": (put("evaluation.metrics.odd", sided("metric", 1, -1)), 1, "metric 'sided_metric'", 0),
 }
 """What fails, on which rank, by what name, and the step whose checkpoint is left."""
 SOME = [pytest.param(name, marks=() if name == "plain" else pytest.mark.slow) for name in ENGINES]
-SOME_CASES = [pytest.param(name, marks=() if name in ("metric", "advantage") else pytest.mark.slow) for name in CASES]
+QUICK_CASES = ("metric", "observer", "advantage")
+SOME_CASES = [pytest.param(name, marks=() if name in QUICK_CASES else pytest.mark.slow) for name in CASES]
 
 
 @pytest.mark.parametrize("engine", SOME)
@@ -88,7 +95,7 @@ def test_a_fault_on_one_rank(tmp_path: Path, case: str, engine: str) -> None:
     assert ends[rank]["type"] == "PluginError" and named in ends[rank]["message"]
     assert ends[1 - rank]["type"] == "RankLostError"
     assert max(end["seconds"] for end in ends) < SOON
-    if kept and case != "metric" and engine != "plain":
+    if kept and case in ("advantage", "first") and engine != "plain":
         assert newest(tmp_path) == []
         assert all("DeepSpeed needs every process" in end["hint"] for end in ends)
         return
@@ -108,3 +115,13 @@ def test_a_reward_on_one_rank(tmp_path: Path, engine: str) -> None:
     )
     assert [end["type"] for end in ends] == ["RewardBudgetError"] * 2
     assert newest(tmp_path) == ["step-3"]
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_signal_to_one_rank_while_it_answers_its_share(tmp_path: Path, rank: int) -> None:
+    """It stops at once, the other when they meet; the checkpoint of the step before is written by both."""
+    told = {**sided("observer", rank, 2), "signal": int(signal.SIGTERM)}
+    ends = joined(tmp_path, put("evaluation.metrics.odd", told))
+    assert [(end["type"], end["code"]) for end in ends] == [("Interrupted", 143)] * 2
+    assert max(end["seconds"] for end in ends) < SOON
+    assert newest(tmp_path) == ["step-4"]

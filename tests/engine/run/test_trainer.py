@@ -226,7 +226,7 @@ def rank(world: World, plan: str, folder: str) -> bool:
 
 
 def test_two_processes_with_held_out_data_of_its_own(tmp_path: Path) -> None:
-    """Only the first rank measures; preparing the data must not put the ranks out of step."""
+    """Each rank measures its share; preparing the data must not put the ranks out of step."""
     own = (put("data.evaluation", {"type": "toy_sums", "limit": 20}), put("steps", 2))
     (tmp_path / "run").mkdir()
     plan = compiled(tmp_path, *own, put("runtime.processes", 2))

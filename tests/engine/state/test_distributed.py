@@ -33,6 +33,10 @@ def together(world: World) -> None:
     assert gathered[world.rank] == value
     assert world.broadcast({"from": world.rank}) == {"from": 0}
 
+    parts = world.to_first(bytes([world.rank]) * (1 + 70_000 * world.rank))
+    wanted = [bytes([rank]) * (1 + 70_000 * rank) for rank in ranks]
+    assert (parts is None) if world.rank else ([bytes(each) for each in parts or ()] == wanted)
+
     tensor = torch.full((2,), float(world.rank))
     world.broadcast_(tensor)
     assert tensor.tolist() == [0.0, 0.0]

@@ -81,7 +81,7 @@ def test_the_golden_answer_is_heard_through_the_nar(tmp_path: Path, table: Path)
     assert completed[0::2] == whole[0::2] and completed != whole
     assert rollout.waveform is not None
     assert (rollout.waveform.samples == roller.codec.decode(completed).samples).all()
-    assert recognizer(answer_sentences(), 1).hear_all([rollout.waveform]) == [SENTENCE]
+    assert recognizer(answer_sentences(), 1).recognize_all([rollout.waveform]) == [SENTENCE]
 
 
 def test_a_dialogue_may_name_the_voice_to_imitate(tmp_path: Path, table: Path) -> None:

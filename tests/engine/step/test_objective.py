@@ -10,6 +10,7 @@ from torch import Tensor
 
 from wavalign.engine.compile.plan import TermPlan
 from wavalign.engine.step.objective import combine, count, metric_maxima, metric_sums, term_loss
+from wavalign.plugins.ops import Segments
 from wavalign.schema.component import Component
 from wavalign.schema.share import Share
 
@@ -53,6 +54,17 @@ def test_counting() -> None:
 @pytest.mark.parametrize("aggregation", AGGREGATIONS)
 def test_aggregates_by_hand(aggregation: Aggregation) -> None:
     loss = term_loss(spec(aggregation), VALUES, weights=WEIGHTS, row_valid=VALID, denominators=count(WEIGHTS, VALID))
+    assert loss.item() == pytest.approx(EXPECTED[aggregation], rel=1e-12)
+
+
+@pytest.mark.parametrize("aggregation", AGGREGATIONS)
+def test_packed_rows_aggregate_like_padded_ones(aggregation: Aggregation) -> None:
+    """The same tokens one behind the other, in one row of a batch."""
+    packed = Segments(torch.arange(4).repeat_interleave(3).view(1, 1, -1), 4)
+    values, weights = VALUES.reshape(1, 1, -1), WEIGHTS.reshape(1, 1, -1)
+    counted = count(weights, VALID, packed)
+    assert counted.tolist() == count(WEIGHTS, VALID).tolist()
+    loss = term_loss(spec(aggregation), values, weights=weights, row_valid=VALID, denominators=counted, segments=packed)
     assert loss.item() == pytest.approx(EXPECTED[aggregation], rel=1e-12)
 
 

@@ -19,6 +19,7 @@ from wavalign.engine.step.rewards import (
     judge_truncated,
     scale,
 )
+from wavalign.engine.step.values import Pending
 from wavalign.errors import PluginError, RewardBudgetError
 from wavalign.plugins.api import Reward
 from wavalign.plugins.batch import Answer, Dialogue, Rollout, RolloutGroup, Scored, TokenSequence
@@ -131,15 +132,15 @@ def test_who_waits_is_told_for_which_reward_and_how_far_it_is(pools: list[Reward
     pool = RewardPool(made, 2)
     pools.append(pool)
     answers = groups(["1", "hang"])
-    calls = [call for each in made[1:] for call in pool.submit(each, answers)]
     told: list[tuple[str, int, int]] = []
 
-    def waiting(what: str, done: int, total: int) -> None:
-        told.append((what, done, total))
-        if done == 1:
+    def waiting() -> None:
+        told.append(pool.progress("judge"))
+        if told[-1][1] == 1:
             slow.release.set()
 
-    pool.wait(calls, waiting)
+    calls = Pending("reward.judge", lambda: {"calls": pool.score("judge", answers)}, torch.device("cpu"))
+    calls.value("calls", waiting)
     assert ("reward judge", 1, 2) in told
     assert {what for what, _, _ in told} == {"reward judge"}
 

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from tests.codecs.makers import VQ_CONFIG, decoder, noise, vq_weights, write_vq
+from tests.plugins.codecs.makers import VQ_CONFIG, decoder, noise, vq_weights, write_vq
 from wavalign.errors import CheckpointError, PluginError, PreflightError
 from wavalign.plugins.codecs.glm4voice import DecoderOptions, Glm4VoiceCodec, Glm4VoiceParams
 from wavalign.plugins.codecs.whisper_vq.sizes import sizes_of_config

@@ -1,11 +1,11 @@
-"""A codec in a process of its own; what all codecs owe stands in tests/codecs."""
+"""A codec in a process of its own; what all codecs owe stands in tests/plugins/codecs."""
 
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tests.codecs.makers import WORKERS, noise
+from tests.plugins.codecs.makers import WORKERS, noise
 from wavalign.errors import PluginError, PreflightError
 from wavalign.plugins.batch import Waveform
 from wavalign.plugins.codecs.process import ProcessCodec, ProcessParams

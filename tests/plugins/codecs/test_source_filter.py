@@ -8,7 +8,7 @@ from wavalign.plugins.batch import Waveform
 from wavalign.plugins.codecs.source_filter import SourceFilterCodec
 from wavalign.plugins.speech.prosody import measure
 from wavalign.plugins.speech.recognizer import recognizer
-from wavalign.plugins.speech.style_classifier import judge
+from wavalign.plugins.speech.style_classifier import classify_style
 from wavalign.plugins.speech.world.facts import answer_sentences, world
 from wavalign.plugins.speech.world.styles import STYLES
 
@@ -44,7 +44,7 @@ def test_words_survive_the_codec(codec: SourceFilterCodec) -> None:
     """Content words heard after encoding and decoding; measured .83 on 213 held-out answers (.69 before the codec)."""
     facts = world().taught[:40]
     clips = [codec.decode(codec.encode(say(fact.answer, STYLES[i % 5].name))) for i, fact in enumerate(facts)]
-    heard = recognizer(answer_sentences(), 2).hear_all(clips)
+    heard = recognizer(answer_sentences(), 2).recognize_all(clips)
     assert sum(words.split()[-1:] == [fact.word] for words, fact in zip(heard, facts, strict=True)) >= 26
 
 
@@ -63,6 +63,6 @@ def test_styles_are_told_apart_after_the_codec_but_not_always(codec: SourceFilte
     hits = 0
     for index, fact in enumerate(facts):
         style = STYLES[index % 5].name
-        manner = judge(codec.decode(codec.encode(say(fact.answer, style))), fact.answer)
-        hits += manner is not None and manner.nearest == style
+        estimate = classify_style(codec.decode(codec.encode(say(fact.answer, style))), fact.answer)
+        hits += estimate is not None and estimate.nearest == style
     assert hits >= 30

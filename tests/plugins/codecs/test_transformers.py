@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional
 
-from tests.codecs.makers import dac, encodec, mimi, noise, seeded, write_model, xcodec2
+from tests.plugins.codecs.makers import dac, encodec, mimi, noise, seeded, write_model, xcodec2
 from wavalign.errors import CheckpointError
 from wavalign.plugins.codecs.neural.fbank import normalised_fbank
 from wavalign.plugins.codecs.transformers import TransformersCodec, TransformersParams

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.codecs.makers import WORKERS as TOYS
+from tests.plugins.codecs.makers import WORKERS as TOYS
 from wavalign.errors import PluginError
 from wavalign.plugins.codecs.workers import WORKERS
 from wavalign.plugins.speech.worker_process import WorkerOptions, WorkerProcess

@@ -10,7 +10,7 @@ def test_it_is_the_negative_log_probability() -> None:
     loss = CrossEntropy(CrossEntropyParams())
     assert loss.compute(loss_inputs(torch.tensor([[[-0.25, -2.0]]]))).values.tolist() == [[[0.25, 2.0]]]
     assert loss.needs == frozenset()
-    assert loss.rows == "demonstrations"
+    assert loss.family == "demonstrations"
     assert loss.regularizers() == ()
 
 

@@ -227,6 +227,7 @@ def is_well_formed(vita: VitaAudio, rollout: Rollout) -> bool:
 def test_stopping_where_no_text_follows_gives_the_texts_of_whole_answers(tmp_path: Path) -> None:
     vita = small_vita(tmp_path, ratio=(1, 4, 2, 4))
     policy = vita.build_policy(seed=0)
+    assert isinstance(policy, VitaPolicy)
     train(vita, policy)
     prompts = [(dialogue, vita.encode_prompt(dialogue, codes_of)) for dialogue in answers_to_learn()]
     made = {}

@@ -144,7 +144,7 @@ def _rewards(parts: StageParts) -> Iterator[Candidate]:
         "collect",
         "host",
         needs=("rollouts", *scores),
-        gives={"rewards": ANSWERS},
+        gives={"rewards": ANSWERS, "scores": ANSWERS},
         counts_as="reward",
         asker=why,
         columns={"rewards": ROLLOUTS},

@@ -1,4 +1,4 @@
-"""Plugins as the engine uses them: every call guarded, and what crosses the border held against the contract.
+"""Plugins as the engine uses them: every call guarded, arguments and results checked against the contract.
 
 `construct` makes an object of a class of its own, under the plugin class: each method and property that the plugin's
 kind names runs in a guard, and around some of them stands a check of what goes in and comes out (`AROUND`). What calls

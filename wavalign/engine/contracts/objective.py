@@ -167,7 +167,7 @@ def _logged(found: Mapping[str, Tensor], kind: str, shape: torch.Size) -> dict[s
 
 
 def _handed(plugin: Plugin, value: Tensor | None) -> Any:
-    """What a plugin is lent: a copy for somebody else's, since not every way to write into a tensor is noticed."""
+    """Arguments of a plugin: copies for somebody else's, since not every way to write into a tensor is noticed."""
     return value if value is None or origin(plugin).own else value.clone()
 
 

@@ -1,6 +1,7 @@
-"""Contracts of samplers, rewards and metrics, and the copies that somebody's code is handed."""
+"""Contracts of samplers, rewards and metrics, and the copies that a plugin's code is given."""
 
 import copy
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, final, overload
@@ -10,7 +11,19 @@ from torch import Generator, Tensor
 
 from wavalign.engine.contracts.model import answer, token_sequence
 from wavalign.engine.contracts.origins import guarded_block, origin
-from wavalign.engine.contracts.values import exact, named, names, number, one_line, shown, tensor, text, want, whole
+from wavalign.engine.contracts.values import (
+    exact,
+    json_value,
+    named,
+    names,
+    number,
+    one_line,
+    shown,
+    tensor,
+    text,
+    want,
+    whole,
+)
 from wavalign.plugins.api import Architecture, Measurement, Metric, Policy, Reward, Sampler, SamplingOptions
 from wavalign.plugins.batch import Dialogue, Rollout, RolloutGroup, Scored, TokenSequence, TokenSpace, Waveform
 from wavalign.plugins.guard import Broken
@@ -99,6 +112,22 @@ def _measure(plugin: Metric, own: Callable[..., Any], groups: Sequence[RolloutGr
     return measured
 
 
+def _conclude(
+    plugin: Metric, own: Callable[..., Any], groups: Sequence[RolloutGroup], observed: Sequence[Any]
+) -> list[Measurement]:
+    return _measure(plugin, lambda lent: own(lent, observed), groups)
+
+
+def _observe(plugin: Metric, own: Callable[..., Any], groups: Sequence[RolloutGroup]) -> list[Any] | None:
+    """As JSON gives it back, on one process too: from the others of several it comes so."""
+    found = own(groups if origin(plugin).own else Lent(groups))
+    if found is None:
+        return None
+    observed = list(_column(found, "what it observed", len(groups)))
+    json_value(observed, "what it observed")
+    return list(json.loads(json.dumps(observed)))
+
+
 def _measurement(found: object, groups: int) -> Measurement:
     if not isinstance(found, Measurement):
         raise Broken(f"gave {named(found)} instead of a Measurement")
@@ -158,7 +187,7 @@ def _column(found: object, what: str, length: int, *, may_be_empty: bool = False
 
 
 def scored(found: object, low: float, high: float) -> Scored:
-    """A reward's word as plain numbers and text; what is no value in its range becomes None with the reason."""
+    """A reward's result as plain numbers and text; what is no value in its range becomes None with the reason."""
     if not isinstance(found, Scored):
         return Scored(None, f"gave {type(found).__name__} instead of Scored")
     said = details(found.details)
@@ -226,7 +255,7 @@ def _needs_of_sound(found: object) -> None:
         raise Broken(f"needs {shown(min(unknown))}; there are text and waveform")
 
 
-# --- what is lent -----------------------------------------------------------------------------------------------------
+# --- copies -----------------------------------------------------------------------------------------------------
 
 
 def lent_rollout(rollout: Rollout) -> Rollout:
@@ -291,5 +320,7 @@ def _lent_group(group: RolloutGroup) -> RolloutGroup:
 AROUND: Mapping[tuple[str, str], Callable[..., Any]] = {
     ("sampler", "sample"): _sample,
     ("metric", "measure"): _measure,
+    ("metric", "observe"): _observe,
+    ("metric", "conclude"): _conclude,
 }
 MADE: Mapping[str, Callable[[Any], None]] = {"reward": _reward_made, "metric": _metric_made}

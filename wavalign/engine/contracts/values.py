@@ -122,7 +122,7 @@ def ids(value: object, what: str, *, below: int | None) -> list[int]:
 
 
 class Unchanged:
-    """Watches tensors that a plugin is lent: changed in place they would change what is learned."""
+    """Detects in-place changes of tensors that a plugin is given: they would change what is learned."""
 
     __slots__ = ("_lent",)
 
@@ -146,7 +146,7 @@ def one_line(value: object, what: str) -> str:
 
 
 def json_value(value: object, path: str) -> None:
-    """Raise unless `value` survives a trip through JSON."""
+    """Raise unless `value` is equal after a round trip through JSON."""
     if value is None or isinstance(value, bool | int | str):
         if isinstance(value, str):
             _text(value, path)

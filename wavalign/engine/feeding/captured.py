@@ -1,4 +1,4 @@
-"""What libraries written in C say on standard error, kept from the terminal."""
+"""Standard error of libraries written in C, captured instead of shown."""
 
 import os
 import sys

@@ -5,6 +5,7 @@ Every rank draws the same dialogues and takes its own slice, so that a step sees
 
 import hashlib
 import sqlite3
+import threading
 from array import array
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -33,7 +34,7 @@ MOST_IN_A_ROW = 10_000
 @final
 @dataclass(frozen=True, slots=True)
 class Leaving:
-    """What becomes of dialogues that are too long."""
+    """Whether dialogues that are too long are left out, and how many were."""
 
     too_long: Callable[[Dialogue], DataError | None]
     """Asked of what a stream gives, when it is drawn."""
@@ -90,13 +91,13 @@ class Feed:
         return sum(sizes) if len(sizes) == len(self._lengths) else None
 
     def state_dict(self) -> dict[str, Any]:
-        """The place in the data."""
+        """The cursor in the data."""
         streams = [stream.state_dict() if stream is not None else None for stream in self._streams]
         place = {"drawn": self._drawn, "taken": list(self._taken), "sizes": self._sizes, "streams": streams}
         return {**place, "dropped": self.dropped}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go back to a place; DataError when the data has changed size since."""
+        """Restore a cursor; DataError when the data has changed size since."""
         if state["sizes"] != self._sizes:
             message = f"the data has {self._sizes} records now and had {state['sizes']}"
             raise DataError(message, hint="resume on the same data")
@@ -254,23 +255,26 @@ class Encoder:
 
     def __init__(self, architecture: Architecture, encode_audio: CodeCache | None) -> None:
         self.architecture = architecture
+        self.codec_lock = threading.Lock()
+        """Held by whoever asks the codec: answers are decoded in a thread while dialogues are encoded."""
         self._encode_audio = encode_audio if encode_audio is not None else no_codec
 
     def codes(self, clip: AudioClip) -> Sequence[int]:
         """Codec ids of a clip."""
-        return self._encode_audio(clip)
+        with self.codec_lock:
+            return self._encode_audio(clip)
 
     def prompt(self, dialogue: Dialogue) -> TokenSequence:
         """The prompt's row."""
         with located(dialogue):
-            return self.architecture.encode_prompt(dialogue, self._encode_audio)
+            return self.architecture.encode_prompt(dialogue, self.codes)
 
     def target(self, dialogue: Dialogue) -> TokenSequence:
         """The demonstration's row."""
         if dialogue.target is None:
             raise DataError(f"{dialogue.label} has no target", hint="demonstrations need one")
         with located(dialogue):
-            return self.architecture.encode_target(dialogue, self._encode_audio)
+            return self.architecture.encode_target(dialogue, self.codes)
 
 
 def feed_seed(seed: int, stage: str, heading: str) -> int:

@@ -112,7 +112,7 @@ def _buffer(buffer: Tensor, name: str, lasting: Mapping[str, Tensor], weights: W
 
 
 def _placed(policy: Policy, placement: Placement) -> Policy:
-    """A network that is whole on the host, handed over parameter by parameter."""
+    """A network that is whole on the host, given to the backend parameter by parameter."""
     for parameter in policy.parameters():
         parameter.data = parameter.data.to(placement.device, placement.dtype)
         placement.settle(parameter)

@@ -303,16 +303,16 @@ class Builder:
         section = stage.stage
         splits, metrics = {}, {}
         if section.evaluation.metrics:
-            # Every rank comes along, for preparing a source is done together; the first alone measures.
+            # Every rank comes along: preparing a source is done together, and each measures its share.
             feeds = {name: self.feed(sources, 0) for name, sources in section.data.evaluation.items()}
+            splits = {name: feed.all(section.evaluation.limit) for name, feed in feeds.items()}
             if self.world.is_first:
-                splits = {name: feed.all(section.evaluation.limit) for name, feed in feeds.items()}
                 for name, dialogues in splits.items():
                     self.lengths(stage, f"evaluation.{name}", encoder.architecture, encoder).refuse(dialogues)
-                metrics = {
-                    name: self.plugin(Metric, each, f"evaluation.metrics.{name}")
-                    for name, each in section.evaluation.metrics.items()
-                }
+            metrics = {
+                name: self.plugin(Metric, each, f"evaluation.metrics.{name}")
+                for name, each in section.evaluation.metrics.items()
+            }
         return Evaluator(
             roller,
             splits,

@@ -9,6 +9,7 @@ from typing import Any, final
 
 from wavalign.engine.contracts.origins import close_all
 from wavalign.engine.report.suspicion import suspicions
+from wavalign.engine.run.shares import Alone, Ranks, Share, own_places, to_first
 from wavalign.engine.state.seeds import generator
 from wavalign.engine.step.rollouts import Roller
 from wavalign.engine.step.sampling import evaluation_options
@@ -17,6 +18,8 @@ from wavalign.errors import PluginError
 from wavalign.plugins.api import Detail, Measurement, Metric, Policy
 from wavalign.plugins.batch import Dialogue, RolloutGroup
 from wavalign.schema.evaluation import EvaluationSection
+
+ALONE = Alone()
 
 
 @final
@@ -90,37 +93,71 @@ class Evaluator:
         self._golds: dict[str, tuple[dict[str, float], dict[int, Verdict]]] = {}
 
     def run(
-        self, policy: Policy, progress: Callable[[str, int, int], None], waiting: Waiting = nobody
+        self,
+        policy: Policy,
+        progress: Callable[[str, int, int], None],
+        waiting: Waiting = nobody,
+        *,
+        ranks: Ranks = ALONE,
     ) -> Iterator[SplitResult]:
-        """Measure one split after the other; `waiting` hears of every part of it."""
+        """Measure one split after the other; `waiting` hears of every part of it.
+
+        Each of the `ranks` answers its share; the first alone gives results, and all come to the end.
+        """
         self._waiting = waiting
         for number, (split, dialogues) in enumerate(self.splits.items()):
             progress("measuring", number, len(self.splits))
-            yield self._split(policy, split, dialogues)
+            result = self._split(policy, split, dialogues, ranks=ranks)
+            if result is not None:
+                yield result
         progress("measuring", len(self.splits), len(self.splits))
 
-    def _split(self, policy: Policy, split: str, dialogues: Sequence[Dialogue]) -> SplitResult:
+    def _split(self, policy: Policy, split: str, dialogues: Sequence[Dialogue], *, ranks: Ranks) -> SplitResult | None:
         began = time.perf_counter()
-        # The same draws every time: an evaluation must not be noisy.
         self._now = split
-        self._waiting(f"{split}: sampling answers", 0, 0)
-        groups = self.roller.sample(policy, dialogues, self.options, generator(0, "evaluation"))
-        self._waiting(f"{split}: decoding the sound of answers", 0, 0)
-        groups = self.roller.with_sound(groups)
-        measured = self._measure(groups)
+        answered = self._together(self._answered(policy, dialogues, own_places(dialogues, ranks)), dialogues, ranks)
         values: dict[str, float] = {}
-        for name, each in measured.found.items():
-            values |= {name: each.value, f"{name}/low": each.low, f"{name}/high": each.high}
-            values[f"{name}/count"] = each.count
+        measured = None if answered is None else self._measure(answered)
+        if measured is not None:
+            for name, each in measured.found.items():
+                values |= {name: each.value, f"{name}/low": each.low, f"{name}/high": each.high}
+                values[f"{name}/count"] = each.count
         if split not in self._golds:
             self._now = f"{split}, gold answers"
-            self._golds[split] = self._gold(dialogues)
+            self._golds[split] = self._gold(dialogues, ranks)
+        if answered is None or measured is None:
+            return None
         ceilings, golds = self._golds[split]
         values |= ceilings
         values["evaluation_seconds"] = time.perf_counter() - began
-        verdicts = zip(groups, measured.verdicts, strict=True)
+        verdicts = zip(answered.groups, measured.verdicts, strict=True)
         items = [Item(i, group, verdict, golds.get(i)) for i, (group, verdict) in enumerate(verdicts)]
         return SplitResult(split, values, items, self._samples(items), self._measures(measured))
+
+    def _answered(self, policy: Policy, dialogues: Sequence[Dialogue], places: Sequence[int]) -> Share:
+        """Answers, with their sound, to the dialogues at `places`."""
+        mine, groups = [dialogues[place] for place in places], list[RolloutGroup]()
+        if mine or not dialogues:
+            self._waiting(f"{self._now}: sampling answers", 0, 0)
+            # The same draws every time: an evaluation must not be noisy.
+            groups = self.roller.sample(policy, mine, self.options, generator(0, "evaluation"))
+            self._waiting(f"{self._now}: decoding the sound of answers", 0, 0)
+            groups = self.roller.with_sound(groups)
+        return self._observed(places, groups)
+
+    def _observed(self, places: Sequence[int], groups: Sequence[RolloutGroup]) -> Share:
+        """A share, with what the metrics find of each of its groups."""
+        observed: dict[str, Sequence[Any] | None] = {}
+        for metric, plugin in self.metrics.items():
+            self._waiting(f"{self._now}: metric {metric}", 0, 0)
+            observed[metric] = plugin.observe(groups) if groups else []
+        return Share(places, groups, observed)
+
+    def _together(self, share: Share, dialogues: Sequence[Dialogue], ranks: Ranks) -> Share | None:
+        """The shares of all ranks as one, on the first."""
+        if ranks.size > 1:
+            self._waiting(f"{self._now}: collecting the answers of all processes", 0, 0)
+        return to_first(ranks, share, dialogues)
 
     def _samples(self, items: Sequence[Item]) -> list[Item]:
         """`samples` spread evenly, and up to `suspicious` others that deserve an ear, in the order of the split."""
@@ -130,27 +167,32 @@ class Evaluator:
         chosen.update(index for index, _ in zip(found, range(self.section.suspicious), strict=False))
         return [items[index] for index in sorted(chosen)]
 
-    def _gold(self, dialogues: Sequence[Dialogue]) -> tuple[dict[str, float], dict[int, Verdict]]:
-        """Ceilings, and the verdict on each gold answer by the place of its dialogue."""
-        places = [index for index, dialogue in enumerate(dialogues) if dialogue.target is not None]
-        gold = self.roller.with_sound(self.roller.gold(dialogues)) if self.section.ceiling else []
-        if not gold:
+    def _gold(self, dialogues: Sequence[Dialogue], ranks: Ranks) -> tuple[dict[str, float], dict[int, Verdict]]:
+        """On the first rank, ceilings and the verdict on each gold answer by the place of its dialogue."""
+        if not self.section.ceiling:
             return {}, {}
-        measured, values = self._measure(gold), {}
+        places = [place for place in own_places(dialogues, ranks) if dialogues[place].target is not None]
+        groups = self.roller.with_sound(self.roller.gold([dialogues[place] for place in places]))
+        gold = self._together(self._observed(places, groups), dialogues, ranks)
+        if gold is None or not gold.groups:
+            return {}, {}
+        measured, values = self._measure(gold), dict[str, float]()
         for name, each in measured.found.items():
             values[f"{name}/ceiling"] = each.value
             values[f"{name}/ceiling_low"] = each.low
             values[f"{name}/ceiling_high"] = each.high
-        return values, dict(zip(places, measured.verdicts, strict=True))
+        return values, dict(zip(gold.places, measured.verdicts, strict=True))
 
-    def _measure(self, groups: Sequence[RolloutGroup]) -> _Measured:
+    def _measure(self, share: Share) -> _Measured:
         """All values; where two metrics use one name, the later one's gets its recipe name in front."""
+        groups = share.groups
         found: dict[str, Measurement] = {}
         origin: dict[str, str] = {}
         columns: dict[str, list[Detail]] = {}
         for metric, plugin in self.metrics.items():
             self._waiting(f"{self._now}: metric {metric}", 0, 0)
-            for each in plugin.measure(groups):
+            seen = share.observed[metric]
+            for each in plugin.measure(groups) if seen is None else plugin.conclude(groups, seen):
                 name = f"{metric}.{each.name}" if each.name in found else each.name
                 found[name], origin[name] = replace(each, name=name), metric
                 for key, column in each.details.items():

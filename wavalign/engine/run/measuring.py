@@ -1,16 +1,64 @@
-"""When a stage is measured, on which rank, and where what was found is written."""
+"""When a stage is measured, how its ranks come together for it, and where what was found is written."""
 
-from collections.abc import Mapping
-from typing import final
+from collections.abc import Mapping, Sequence
+from typing import Any, final
 
 from wavalign.engine.run.checkpointing import RunCheckpoints
 from wavalign.engine.run.evaluation import SplitResult
 from wavalign.engine.run.observers import Observer
 from wavalign.engine.run.rollout_log import RecordMaker, evaluation_line
 from wavalign.engine.run.run_log import RunLog
+from wavalign.engine.run.shares import Ranks
 from wavalign.engine.run.stopping import StopSignals
+from wavalign.engine.state.distributed import World
 from wavalign.engine.step.stage import LiveStage
 from wavalign.errors import RankLostError
+
+
+@final
+class Meetings:
+    """Where the ranks of one evaluation come together. In between each works by itself, and a signal stops it at once.
+
+    One that fails or was asked to stop says so at the meeting it would have come to next, and all end there alike.
+    """
+
+    def __init__(self, world: World, stop: StopSignals) -> None:
+        self._world, self._stop = world, stop
+        self.rank, self.size = world.rank, world.size
+        self.over = False
+        """Whether a rank said at a meeting that it goes no further."""
+        self.broken = False
+        """Whether a meeting was left before its end: there can be no other."""
+
+    def meet(self, complete: bool, values: Sequence[float] = ()) -> list[float]:
+        """Learn whether all are `complete` so far; gives the first rank's `values`. Signals wait from here on."""
+        self._stop.waits, self.broken = True, True
+        ends = self._world.gather([complete, self._stop.asked, list(values)])
+        self.broken = False
+        self.over = not all(end[0] for end in ends) or any(end[1] for end in ends)
+        self._stop.asked = self._stop.asked or max(end[1] for end in ends)
+        return list(map(float, ends[0][2]))
+
+    def to_first(self, data: bytes) -> Sequence[Any] | None:
+        """`data` of every rank, in order, on the first one; None on the others."""
+        self.meet(True)
+        self.go_on()
+        self._stop.waits, self.broken = True, True
+        found = self._world.to_first(data)
+        self.broken = False
+        self.go_on()
+        return found
+
+    def go_on(self) -> None:
+        """Signals stop this rank at once again; raises what ends it where one came meanwhile, or a rank is over."""
+        self._stop.waits = False
+        if self._stop.asked:
+            raise self._stop.interrupted()
+        if self.over:
+            raise RankLostError(
+                "another process of this run stopped during an evaluation",
+                hint="the log of the process that stopped first says why",
+            )
 
 
 @final
@@ -32,37 +80,33 @@ class Measuring:
             self.evaluate(live, step)
 
     def evaluate(self, live: LiveStage, step: int) -> None:
-        """Measure on the first rank, while the others wait; every rank opens the parameters, and all end alike."""
+        """Every rank opens the parameters and answers its share, the first measures what all have answered."""
         complete, values = False, list[float]()
-        watches = self.checkpoints.watches
-        self.stop.waits = not self.world.is_first  # the first may stop at once, and the others then hear of it
+        watches, meetings = self.checkpoints.watches, Meetings(self.world, self.stop)
+        self.stop.waits = True  # the parameters are opened together
         try:
             with live.backend.full_parameters():
-                if self.world.is_first and live.evaluator.metrics:
-                    measured = self._measure(live, step)
-                    values = watches.pick(measured) if watches is not None else []
+                meetings.go_on()
+                measured = self._measure(live, step, meetings)
+                if self.world.is_first and live.evaluator.metrics and watches is not None:
+                    values = watches.pick(measured)
             complete = True
         finally:
-            ends = self.world.gather([complete, self.stop.asked, values])
-            self.together = not all(end[0] for end in ends) or any(end[1] for end in ends)
-        self.stop.waits = False
-        if self.together:
-            self.stop.asked = self.stop.asked or max(end[1] for end in ends)
-            if self.stop.asked:
-                raise self.stop.interrupted()
-            raise RankLostError(
-                "another process of this run stopped while the first one measured",
-                hint="the log of the process that stopped first says why",
-            )
-        if watches is not None and ends[0][2] and watches.see(ends[0][2], step):
+            self.stop.waits = True
+            if not meetings.over and not meetings.broken:
+                values = meetings.meet(complete, values)
+            self.together = meetings.over
+        meetings.go_on()
+        if watches is not None and values and watches.see(values, step):
             self.checkpoints.keep_best()
 
-    def _measure(self, live: LiveStage, step: int) -> dict[str, Mapping[str, float]]:
-        """Values by split, told to everybody."""
+    def _measure(self, live: LiveStage, step: int, ranks: Ranks) -> dict[str, Mapping[str, float]]:
+        """Values by split on the first rank, which writes and tells them; none on the others."""
         number = live.plan.first_step + step
         measured: dict[str, Mapping[str, float]] = {}
         when = "start" if step == 0 else "end" if step == live.plan.steps else "middle"
-        for result in live.evaluator.run(live.backend.policy, self.observer.progress, self.observer.waiting):
+        seen = (self.observer.progress, self.observer.waiting)
+        for result in live.evaluator.run(live.backend.policy, *seen, ranks=ranks):
             self._log(live.plan.name, number, result)
             self.observer.evaluation(result.split, result.values, when)
             measured[result.split] = result.values

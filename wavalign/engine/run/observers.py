@@ -1,4 +1,4 @@
-"""Who watches a run: what the trainer tells, and to whom.
+"""Observers of a run: the events that the trainer reports, and who receives them.
 
 The first rank alone calls an observer, in this order: `start`; per stage `stage`, then evaluations, steps and rollouts;
 `finish` when the run is complete; `close` in any case, also after an error. `progress` and `message` may come at any
@@ -33,7 +33,7 @@ class RunInfo:
 
 
 class Observer(ABC):
-    """Hears of a run's events."""
+    """Receives a run's events."""
 
     @abstractmethod
     def start(self, run: RunInfo) -> None:
@@ -76,12 +76,12 @@ class Observer(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """Let go of whatever is held; called once or more."""
+        """Free what is held; called once or more."""
 
 
 @final
 class Silent(Observer):
-    """Hears everything, says nothing."""
+    """Ignores every event."""
 
     def start(self, run: RunInfo) -> None:
         return

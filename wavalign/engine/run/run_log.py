@@ -76,7 +76,7 @@ class RunLog:
             writer.sync()
 
     def close(self) -> None:
-        """Let go of files and trackers."""
+        """Close files and trackers."""
         self._tell(lambda tracker: tracker.close())
         self._trackers = []
         for writer in self._writers.values():

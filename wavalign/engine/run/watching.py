@@ -1,4 +1,4 @@
-"""Measured values that decide something: which checkpoint is the best, and whether a stage has gone on long enough."""
+"""Best checkpoint and early stopping: measured values that a stage watches."""
 
 import math
 from collections.abc import Mapping, Sequence

@@ -110,6 +110,21 @@ class World:
         rows = self.all_gather_rows(padded[None])
         return [json.loads(bytes(row[:size].tolist())) for row, size in zip(rows, sizes, strict=True)]
 
+    def to_first(self, data: bytes) -> list[memoryview] | None:
+        """`data` of every rank, in order, on the first one; None on the others: for what is large."""
+        sizes = self.all_gather_rows(torch.tensor([len(data)])).tolist()
+        if not self.is_first:
+            with _rank_lost("a hand-over"):
+                dist.send(torch.frombuffer(bytearray(data), dtype=torch.uint8), dst=0)
+            return None
+        parts = [memoryview(data)]
+        for rank, size in enumerate(sizes[1:], 1):
+            part = torch.empty(size, dtype=torch.uint8)
+            with _rank_lost("a hand-over"):
+                dist.recv(part, src=rank)
+            parts.append(part.numpy().data)
+        return parts
+
     def broadcast(self, value: Any) -> Any:
         """The JSON `value` of rank 0, on every rank."""
         return self.gather(value if self.is_first else None)[0]

@@ -1,4 +1,4 @@
-"""A run's folder: where things stand, who holds it, whether it is finished."""
+"""A run's folder: its paths, its lock, whether it is finished."""
 
 import fcntl
 import json
@@ -234,7 +234,7 @@ class RunFolder:
             raise _gone(self.path)
 
     def unlock(self) -> None:
-        """Let go of the folder; harmless when it is not held."""
+        """Release the lock; harmless when it is not held."""
         if self._lock is not None:
             if not self._inherited:
                 with suppress(OSError):  # what it says of the holder is only for people

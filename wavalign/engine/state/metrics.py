@@ -103,7 +103,7 @@ class MetricsWriter:
             os.fsync(self._descriptor)
 
     def close(self) -> None:
-        """Let go of the file; harmless when done before."""
+        """Close the file; harmless when done before."""
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1

@@ -72,7 +72,7 @@ def step_result(live: LiveStage, given: Given, clock: Clock) -> StepResult:
     return StepResult(
         metrics={**metrics, **more},
         groups=given.get("waveforms", given.get("rollouts", ())),
-        scores=given.get("rewards"),
+        scores=given.get("scores"),
         advantages=None if advantages is None else advantages.table,
         notes=notes,
     )
@@ -177,7 +177,7 @@ def _advantages(_: LiveStage, given: Given, report: Report) -> None:
 
 
 def _rewards(live: LiveStage, given: Given, report: Report) -> None:
-    scores: Scores = given["rewards"]
+    scores: Scores = given["scores"]
     values = report.values
     for name, table in {"": scores.total, **scores.parts}.items():
         everywhere = live.world.all_gather_rows(table)
@@ -208,14 +208,14 @@ def _kl(_: LiveStage, given: Given, report: Report) -> None:
 def _first_ratio(_: LiveStage, given: Given, report: Report) -> None:
     """The mean ratio to what sampled before any update: 1 but for rounding where the network is the same."""
     found: Sequence[Sequence[Ratios]] = given["ratio"]
-    (ratio, _, tokens), _ = ratio_sums(found[0])
+    (ratio, _gap, tokens), _most = ratio_sums(found[0])
     report.sums |= {"first ratio": ratio, "first ratio tokens": tokens}
     report.ratios["ratio/first"] = ("first ratio", "first ratio tokens")
 
 
 def _mismatch(_: LiveStage, given: Given, report: Report) -> None:
     """How far what sampled is from what learns."""
-    (_, gap, tokens), largest = ratio_sums([given["mismatch"]])
+    (_ratio_sum, gap, tokens), largest = ratio_sums([given["mismatch"]])
     report.sums |= {"mismatch": gap, "mismatch tokens": tokens}
     report.ratios["mismatch/mean"] = ("mismatch", "mismatch tokens")
     report.maxima["mismatch/max"] = largest
@@ -228,7 +228,7 @@ def _silent(_: LiveStage, given: Given, report: Report) -> None:
 REPORTERS: dict[str, Callable[[LiveStage, Given, Report], None]] = {
     "rollouts": _answers,
     "waveforms": _silent,
-    "rewards": _rewards,
+    "scores": _rewards,
     "advantages": _advantages,
     "gate": _gate,
     "mismatch": _mismatch,

@@ -14,7 +14,8 @@ w is the mask's weight of a token, 0 in rows the term does not use: those of the
 2503.20783). A row none of whose tokens are selected adds 0 and still counts as a row.
 
 A backend that averages over micro-batches and ranks is undone here, by `backend_divisor`, and nowhere else.
-Shapes: B sequences, S streams, T tokens.
+Sums over rows are segment sums, so that padded and packed rows are one path. Shapes: B sequences, S streams, T tokens,
+R rows (B where they are padded).
 """
 
 import math
@@ -24,29 +25,33 @@ import torch
 from torch import Tensor
 
 from wavalign.engine.compile.plan import TermPlan
+from wavalign.plugins.ops import PADDED, Segments
 
 
-def count(weights: Tensor, row_valid: Tensor) -> Tensor:
+def count(weights: Tensor, row_valid: Tensor, segments: Segments = PADDED) -> Tensor:
     """What one micro-batch adds to a term's denominators: [tokens with w > 0, rows], float64, to be summed.
 
-    `weights` [B, S, T] (or [B] for a loss whose unit is the sequence), `row_valid` bool [B]: rows the term uses.
+    `weights` [B, S, T] (or [R] for a loss whose unit is the sequence or the group), `row_valid` bool [R]: rows the term
+    uses.
     """
-    tokens = (_used(weights, row_valid) > 0).sum()
+    tokens = (_used(weights, row_valid, segments) > 0).sum()
     return torch.stack([tokens, row_valid.sum()]).double()
 
 
-def term_loss(spec: TermPlan, values: Tensor, *, weights: Tensor, row_valid: Tensor, denominators: Tensor) -> Tensor:
+def term_loss(
+    spec: TermPlan, values: Tensor, *, weights: Tensor, row_valid: Tensor, denominators: Tensor,
+    segments: Segments = PADDED,
+) -> Tensor:  # fmt: skip
     """This micro-batch's part of a term's aggregate, a scalar with gradient, without share and weight.
 
-    `values` [B, S, T] or [B], `weights` of the same shape, `denominators` the global sum of `count`. What stands in
-    `values` where the weight is 0 does not matter, NaN included. A term that is empty everywhere is 0.
+    `values` [B, S, T] or [R], `weights` of the same shape, `row_valid` bool [R], `denominators` [2] the global sum of
+    `count`, `segments` where the rows are. What stands in `values` where the weight is 0 does not matter, NaN included.
+    A term that is empty everywhere is 0.
     """
-    used = _used(weights, row_valid).to(values.dtype)
-    dims = tuple(range(1, values.dim()))
-    parts = torch.where(used > 0, values, 0.0) * used
-    per_row = parts.sum(dim=dims) if dims else parts
+    used = _used(weights, row_valid, segments).to(values.dtype)
+    per_row = segments.sum(torch.where(used > 0, values, 0.0) * used)
     if spec.aggregation == "sequence":
-        mass = used.sum(dim=dims) if dims else used
+        mass = segments.sum(used)
         per_row = per_row / torch.where(mass > 0, mass, 1.0)
     tokens, rows = denominators.to(values.dtype).unbind()
     divisor = tokens if spec.aggregation == "token" else rows * (spec.fixed_length or 1)
@@ -64,18 +69,22 @@ def combine(
     return torch.stack([losses[spec.name] * spec.coefficient(gate) for spec in specs]).sum() * backend_divisor
 
 
-def metric_sums(metrics: Mapping[str, Tensor], *, weights: Tensor, row_valid: Tensor) -> dict[str, Tensor]:
-    """Unweighted sums of `metrics` over tokens with w > 0, float64 scalars to be summed and divided by the tokens."""
-    used = _used(weights, row_valid) > 0
+def metric_sums(
+    metrics: Mapping[str, Tensor], *, weights: Tensor, row_valid: Tensor, segments: Segments = PADDED
+) -> dict[str, Tensor]:
+    """Unweighted sums of `metrics` ([B, S, T] or [R] each) over tokens with w > 0, float64 scalars."""
+    used = _used(weights, row_valid, segments) > 0
     return {name: torch.where(used, value.detach(), 0.0).sum(dtype=torch.float64) for name, value in metrics.items()}
 
 
-def metric_maxima(maxima: Mapping[str, Tensor], *, weights: Tensor, row_valid: Tensor) -> dict[str, Tensor]:
-    """Largest of `maxima` among tokens with w > 0, float64 scalars; -inf where there are none."""
-    used = _used(weights, row_valid) > 0
+def metric_maxima(
+    maxima: Mapping[str, Tensor], *, weights: Tensor, row_valid: Tensor, segments: Segments = PADDED
+) -> dict[str, Tensor]:
+    """Largest of `maxima` ([B, S, T] or [R] each) among tokens with w > 0, float64 scalars; -inf where none is."""
+    used = _used(weights, row_valid, segments) > 0
     return {name: torch.where(used, value.detach(), -math.inf).amax().double() for name, value in maxima.items()}
 
 
-def _used(weights: Tensor, row_valid: Tensor) -> Tensor:
-    """`weights`, 0 in rows the term does not use."""
-    return weights * row_valid.view(-1, *(1 for _ in weights.shape[1:])).to(weights.dtype)
+def _used(weights: Tensor, row_valid: Tensor, segments: Segments) -> Tensor:
+    """`weights` [B, S, T] or [R], 0 in rows the term does not use."""
+    return weights * segments.spread(row_valid, weights).to(weights.dtype)

@@ -41,6 +41,8 @@ class Function:
     bind: Callable[[LiveStage, Operator], Run]
     busy: str = ""
     """What a person is told that a step does meanwhile."""
+    progress: Callable[[LiveStage, Operator], Callable[[], tuple[str, int, int]]] | None = None
+    """Of one in a thread: how to ask what it is at."""
 
 
 def live_operators(live: LiveStage) -> list[LiveOperator]:
@@ -48,7 +50,7 @@ def live_operators(live: LiveStage) -> list[LiveOperator]:
     found = []
     for each in live.plan.graph.operators:
         function = FUNCTIONS[each.function]
-        progress = _reward_progress(live, each) if each.function == "reward" else None
+        progress = None if function.progress is None else function.progress(live, each)
         found.append(LiveOperator(each, function.bind(live, each), function.busy, progress))
     return found
 
@@ -117,7 +119,7 @@ def _aggregate(live: LiveStage, plan: Operator) -> Run:
             live.clock.together = True
             raise
         scores = judge_truncated(scores, live.rewards.rewards, groups, settings.truncated)
-        return {"rewards": scores}
+        return {"scores": scores, "rewards": AnswerColumn(ROLLOUTS, scores.total, ~scores.total.isnan())}
 
     return run
 
@@ -126,7 +128,7 @@ def _advantage(live: LiveStage, _: Operator) -> Run:
     advantage = _there(live.advantage)
 
     def run(values: Values) -> Made:
-        table, valid = advantage.compute(values["rewards"].total)
+        table, valid = advantage.compute(values["rewards"].table)
         return {"advantages": AnswerColumn(ROLLOUTS, table, valid)}
 
     return run
@@ -136,7 +138,7 @@ def _gate(live: LiveStage, plan: Operator) -> Run:
     gate, last = _there(live.gate), max(1, live.settings.steps - 1)
 
     def run(values: Values) -> Made:
-        rewards = live.world.all_gather_rows(values["rewards"].total) if plan.needs else None
+        rewards = live.world.all_gather_rows(values["rewards"].table) if plan.needs else None
         return {"gate": gate.update(rewards, progress=values["step"] / last)}
 
     return run
@@ -255,7 +257,7 @@ FUNCTIONS: dict[str, Function] = {
     "prompts": Function(_prompts, "reading prompts"),
     "rollout": Function(_rollout, "sampling answers"),
     "decode_audio": Function(_decode_audio, "decoding the sound of answers"),
-    "reward": Function(_reward, "rewards"),
+    "reward": Function(_reward, "rewards", _reward_progress),
     "aggregate": Function(_aggregate),
     "advantage": Function(_advantage),
     "gate": Function(_gate),

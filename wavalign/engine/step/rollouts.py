@@ -44,8 +44,11 @@ class Roller:
             return list(groups)
 
         def decoded(rollout: Rollout, dialogue: Dialogue) -> Rollout:
-            codes = rollout.answer.codes
-            return replace(rollout, waveform=codec.decode(self._whole(codes, dialogue, codec))) if codes else rollout
+            if not rollout.answer.codes:
+                return rollout
+            whole = self._whole(rollout.answer.codes, dialogue, codec)
+            with self.encoder.codec_lock:
+                return replace(rollout, waveform=codec.decode(whole))
 
         return [
             replace(group, rollouts=tuple(decoded(rollout, group.dialogue) for rollout in group.rollouts))

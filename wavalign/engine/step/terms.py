@@ -15,6 +15,7 @@ from wavalign.engine.contracts.origins import origin
 from wavalign.engine.step import objective
 from wavalign.engine.step.batches import MicroBatch, TermRows
 from wavalign.plugins.api import Loss, LossInputs, LossOutput, Mask
+from wavalign.plugins.ops import PADDED
 
 
 @final
@@ -76,7 +77,7 @@ def unit_weights(term: LiveTerm, mine: TermRows) -> Tensor:
     """The term's weights in its loss's unit: [B, S + E, T], or 1 for a row [B] or a group that has any."""
     if term.plan.unit == "token":
         return mine.weights
-    chosen = (mine.weights > 0).flatten(1).any(dim=1)
+    chosen = PADDED.sum((mine.weights > 0).long()) > 0
     return (chosen if term.plan.unit == "sequence" else _any_of_group(chosen, mine)).float()
 
 

@@ -1,4 +1,4 @@
-"""Between sound and discrete ids: codecs, and the models that complete their frames."""
+"""Codecs, and the models that complete their frames (NARs)."""
 
 from abc import abstractmethod
 from collections.abc import Sequence

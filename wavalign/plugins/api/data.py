@@ -1,4 +1,4 @@
-"""Where dialogues come from: by index, or as a stream of shards."""
+"""Data sources: dialogues by index, or as a stream of shards."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
@@ -24,7 +24,7 @@ class StreamRecord:
 
 
 class StreamSource(ABC):
-    """Dialogues too many to index, in shards read from front to back. It remembers nothing: the engine does.
+    """Dialogues too many to index, in shards read from front to back. Stateless: the engine keeps the cursor.
 
     The engine permutes the shards of every epoch and draws from a buffer of `shuffle_buffer` records.
     """

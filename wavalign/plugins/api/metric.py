@@ -1,4 +1,4 @@
-"""What measures held-out answers."""
+"""Metrics on held-out answers."""
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
@@ -29,11 +29,15 @@ class Measurement:
     details: Mapping[str, tuple[Detail, ...]] = field(default_factory=dict)
     """By name, what to show beside an item's outcome, aligned with the groups likewise."""
     says: str = ""
-    """The value in one sentence, for people; the class's docstring speaks for it where there is none."""
+    """The value in one sentence, for people; without one, the class's docstring is shown."""
 
 
 class Metric(Plugin):
-    """Held-out rollouts (one a prompt) to named values. The engine also shows it the gold answers: the ceiling."""
+    """Held-out rollouts (one a prompt) to named values. The engine also shows it the gold answers: the ceiling.
+
+    Every process of a run has one, and the first measures all rollouts. What takes long to find out about a single
+    one (what a recogniser hears) belongs into `observe`, which each process calls for its share.
+    """
 
     kind = "metric"
     needs: ClassVar[frozenset[str]]
@@ -53,6 +57,17 @@ class Metric(Plugin):
         A recipe in which a reward and a metric name the same one is warned: they share their errors.
         """
         return ""
+
+    def observe(self, groups: Sequence[RolloutGroup]) -> Sequence[Any] | None:
+        """What `conclude` wants to know of each of `groups`, as a JSON value that depends on this group alone.
+
+        None, as here, where `measure` finds out by itself.
+        """
+        return None
+
+    def conclude(self, groups: Sequence[RolloutGroup], observed: Sequence[Any]) -> list[Measurement]:
+        """`measure`, where `observe` has found `observed` of the `groups`."""
+        return self.measure(groups)
 
     @abstractmethod
     def measure(self, groups: Sequence[RolloutGroup]) -> list[Measurement]:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from wavalign.errors import PluginError
 from wavalign.plugins.api.base import Plugin, Remembers
+from wavalign.plugins.ops import PADDED, Segments
 
 
 class Mask(Plugin):
@@ -86,6 +87,8 @@ class LossInputs:
     """[B] int64: which of its group a row is, e.g. 0 the chosen and 1 the rejected one of a pair."""
     columns: Mapping[str, Tensor] = field(default_factory=dict)
     """By name, those that `needs` names; see `column`."""
+    segments: Segments = PADDED
+    """Sums and means over the tokens of each row, however rows are laid out."""
 
     def column(self, name: str) -> Tensor:
         """A column that the loss's `needs` names: [B, S, T], or [B, 1, 1] where it is one number a row.

@@ -1,4 +1,4 @@
-"""What scores one answer."""
+"""Rewards: a score per rollout."""
 
 from abc import abstractmethod
 from typing import Any, ClassVar

@@ -1,4 +1,4 @@
-"""Where metrics go."""
+"""Trackers: services and files that metrics are logged to."""
 
 from abc import abstractmethod
 from collections.abc import Mapping
@@ -8,7 +8,7 @@ from wavalign.plugins.api.base import Plugin
 
 
 class Tracker(Plugin):
-    """Somewhere metrics go. Runtime: `folder: str`. A failing tracker is switched off, the run goes on."""
+    """Logs metrics somewhere. Runtime: `folder: str`. A failing tracker is switched off, the run goes on."""
 
     kind = "tracker"
 
@@ -29,4 +29,4 @@ class Tracker(Plugin):
 
     @abstractmethod
     def close(self) -> None:
-        """Flush and let go."""
+        """Flush and close."""

@@ -60,8 +60,8 @@ class LayerCache:
 
 @final
 @dataclass(frozen=True, slots=True)
-class Glance:
-    """What one pass over new slots needs besides their states."""
+class AttentionInputs:
+    """Rotary embedding and mask of one pass over new slots."""
 
     cosine: Tensor
     """[B or 1, N, 1, 1, D]."""
@@ -71,7 +71,7 @@ class Glance:
     """Added to scores [B or 1, 1, groups * N or 1, slots], -inf where hidden; None where every slot is visible."""
 
 
-def attend(layer: "DecoderLayer", states: Tensor, cache: LayerCache, glance: Glance) -> Tensor:
+def attend(layer: "DecoderLayer", states: Tensor, cache: LayerCache, inputs: AttentionInputs) -> Tensor:
     """One decoder layer over new `states` [B, N, H] with `cache`; query heads that share a key become query rows."""
     attention = layer.self_attn
     normed = _norm(layer.input_layernorm, states)
@@ -80,11 +80,11 @@ def attend(layer: "DecoderLayer", states: Tensor, cache: LayerCache, glance: Gla
     query = attention.q_proj(normed).view(batch, new, -1, attention.num_key_value_groups, size)
     key = attention.k_proj(normed).view(batch, new, -1, 1, size)
     value = attention.v_proj(normed).view(batch, new, -1, size)
-    rotated = rotate(torch.cat([query, key], dim=3), glance)
+    rotated = rotate(torch.cat([query, key], dim=3), inputs)
     query, key = rotated[:, :, :, :-1], rotated[:, :, :, -1]
     keys, values = cache.append(key.transpose(1, 2), value.transpose(1, 2))
     rows = query.permute(0, 2, 3, 1, 4).flatten(2, 3)
-    mixed = functional.scaled_dot_product_attention(rows, keys, values, attn_mask=glance.mask, scale=attention.scaling)
+    mixed = functional.scaled_dot_product_attention(rows, keys, values, attn_mask=inputs.mask, scale=attention.scaling)
     if new > 1:
         mixed = mixed.view(batch, query.shape[2], -1, new, size).permute(0, 3, 1, 2, 4)
     joined = mixed.reshape(batch, new, -1)
@@ -100,9 +100,9 @@ def _norm(norm: "Qwen2RMSNorm | LlamaRMSNorm", states: Tensor) -> Tensor:
     return functional.rms_norm(states, tuple(weight.shape), weight, norm.variance_epsilon)
 
 
-def rotate(states: Tensor, glance: Glance) -> Tensor:
+def rotate(states: Tensor, inputs: AttentionInputs) -> Tensor:
     """Rotary position embedding of `states` [B, N, Hkv, groups, D]."""
-    return torch.addcmul(states * glance.cosine, states.roll(states.shape[-1] // 2, -1), glance.sine)
+    return torch.addcmul(states * inputs.cosine, states.roll(states.shape[-1] // 2, -1), inputs.sine)
 
 
 @final
@@ -127,8 +127,8 @@ class PaddedSlots:
         """How many slots `layer` has seen."""
         return self._caches[layer].length
 
-    def look(self, states: Tensor, *, layer: int = 0, shift: int = 0) -> Glance:
-        """Rotation and visibility of the next slots of `layer` for `states` [B, N, H] of tokens `shift` after them."""
+    def attention_inputs(self, states: Tensor, *, layer: int = 0, shift: int = 0) -> AttentionInputs:
+        """Rotary embedding and mask for `states` [B, N, H] in the next slots of `layer`, `shift` tokens behind them."""
         first = self.filled(layer)
         slots = torch.arange(first + states.shape[1], device=states.device)
         new = slots[first:]
@@ -141,12 +141,12 @@ class PaddedSlots:
         visible, mask = self._visible(slots, new), None
         if visible is not None:
             mask = torch.zeros_like(visible, dtype=states.dtype).masked_fill(~visible, -torch.inf)
-        return Glance(cosine[:, :, None, None], sine[:, :, None, None], mask)
+        return AttentionInputs(cosine[:, :, None, None], sine[:, :, None, None], mask)
 
-    def run(self, layers: Iterable[int], states: Tensor, glance: Glance) -> Tensor:
+    def run(self, layers: Iterable[int], states: Tensor, inputs: AttentionInputs) -> Tensor:
         """Run `layers`, which have seen equally many slots, over new `states` [B, N, H]."""
         for index in layers:
-            states = attend(self._layers[index], states, self._caches[index], glance)
+            states = attend(self._layers[index], states, self._caches[index], inputs)
         return states
 
     def select(self, rows: Tensor) -> None:

@@ -24,7 +24,7 @@ from pydantic import Field
 from wavalign.errors import CheckpointError
 from wavalign.plugins.api import Architecture, Dimensions, EncodeAudio, ModelSource
 from wavalign.plugins.architectures.configs import check_given_sizes, group_by_prefix
-from wavalign.plugins.architectures.kimi_audio.handover import copy_checkpoint_files, link_whisper
+from wavalign.plugins.architectures.kimi_audio.checkpoint_files import copy_checkpoint_files, link_whisper
 from wavalign.plugins.architectures.kimi_audio.layout import AUDIO, TEXT
 from wavalign.plugins.architectures.kimi_audio.sizes import PRESETS, KimiSizes, read_public_config, sizes_of_config
 from wavalign.plugins.architectures.kimi_audio.vocabulary import (
@@ -32,7 +32,7 @@ from wavalign.plugins.architectures.kimi_audio.vocabulary import (
     open_checkpoint_tokenizer,
     read_vocabulary,
 )
-from wavalign.plugins.architectures.kimi_audio.whisper_front_end import WHISPER_FOLDER, WhisperEar, whisper_folder
+from wavalign.plugins.architectures.kimi_audio.whisper_front_end import WHISPER_FOLDER, WhisperFrontEnd, whisper_folder
 from wavalign.plugins.architectures.kimi_audio.writer import DialogueWriter
 from wavalign.plugins.architectures.presets import open_preset
 from wavalign.plugins.architectures.tokenizers import token_text
@@ -111,8 +111,8 @@ class KimiAudio(Architecture):
         }
         if source.checkpoint is not None:
             self._check_checkpoint(source.checkpoint)
-        self._ear = self._open_ear(source, params)
-        self._writer = DialogueWriter(self.vocabulary, params.output, params.feed_user_text, self._ear)
+        self._front_end = self._open_front_end(source, params)
+        self._writer = DialogueWriter(self.vocabulary, params.output, params.feed_user_text, self._front_end)
 
     @property
     def tokens(self) -> TokenSpace:
@@ -197,17 +197,17 @@ class KimiAudio(Architecture):
             content = json.dumps({**self._config, **self._media}, indent=2, sort_keys=True)
             (place / "config.json").write_text(content + "\n", encoding="utf-8")
             self.vocabulary.tokenizer.save_pretrained(folder)
-        if self._ear is not None:
-            link_whisper(self._ear.folder, place)
+        if self._front_end is not None:
+            link_whisper(self._front_end.folder, place)
         elif self.source.checkpoint is not None:
             link_whisper(Path(self.source.checkpoint) / WHISPER_FOLDER, place)
 
-    def _open_ear(self, source: ModelSource, params: KimiParams) -> WhisperEar | None:
-        """What hears features; None where the network takes none or is to do without."""
+    def _open_front_end(self, source: ModelSource, params: KimiParams) -> WhisperFrontEnd | None:
+        """The Whisper front end; None where the network takes no features or `codes_only` is set."""
         if not self.sizes.feature_size or params.codes_only:
             return None
         folder = whisper_folder(source.checkpoint, params.whisper)
-        return WhisperEar(folder, feature_size=self.sizes.feature_size, device=source.device)
+        return WhisperFrontEnd(folder, feature_size=self.sizes.feature_size, device=source.device)
 
     def _check_checkpoint(self, folder: str) -> None:
         """Raise CheckpointError where tokenizer or recipe contradict the config of the checkpoint."""

@@ -27,7 +27,7 @@ from wavalign.plugins.architectures.vita_audio.decoding import DecodingPlan
 from wavalign.plugins.architectures.vita_audio.encoder_sizes import CONFIG_FILE, EncoderSizes, read_encoder_config
 from wavalign.plugins.architectures.vita_audio.features import (
     STATISTICS_FILE,
-    Hearing,
+    FeatureExtractor,
     no_normalization,
     read_normalization,
 )
@@ -35,7 +35,7 @@ from wavalign.plugins.architectures.vita_audio.layout import MARKS_PER_CHUNK
 from wavalign.plugins.architectures.vita_audio.sizes import (
     PRESETS,
     VitaSizes,
-    hears_features,
+    has_encoder,
     read_public_config,
     sizes_of_config,
 )
@@ -115,7 +115,7 @@ class VitaAudio(Architecture):
         super().__init__(params, source=source)
         if source.checkpoint is not None:
             self._config = read_public_config(source.checkpoint)
-            encoder, self._encoder_config, self._hearing = self._from_encoder_files(source.checkpoint)
+            encoder, self._encoder_config, self._extractor = self._from_encoder_files(source.checkpoint)
             self.sizes = sizes_of_config(self._config, source.checkpoint, encoder)
             tokenizer = open_tokenizer(source.checkpoint)
         else:
@@ -123,7 +123,7 @@ class VitaAudio(Architecture):
             self._config = self.sizes.public_config()
             encoder = self.sizes.encoder
             self._encoder_config = None if encoder is None else encoder.public_config()
-            self._hearing = None if encoder is None else Hearing(no_normalization())
+            self._extractor = None if encoder is None else FeatureExtractor(no_normalization())
         self.vocabulary = read_vocabulary(
             tokenizer,
             ratio=params.ratio,
@@ -134,7 +134,7 @@ class VitaAudio(Architecture):
         if source.checkpoint is not None:
             self._check_sizes(source.checkpoint)
         self._plan = DecodingPlan(self.vocabulary.layout, params.decoding)
-        self._writer = ChatWriter(self.vocabulary, params.system_prompt, params.feed_user_text, self._hearing)
+        self._writer = ChatWriter(self.vocabulary, params.system_prompt, params.feed_user_text, self._extractor)
         self._role_table = self.vocabulary.layout.role_table(self.sizes.vocabulary_size)
 
     @property
@@ -228,8 +228,8 @@ class VitaAudio(Architecture):
             (place / name).write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
         if self._encoder_config is not None:
             (place / CONFIG_FILE).write_text(self._encoder_config, encoding="utf-8")
-        if self._hearing is not None:
-            (place / STATISTICS_FILE).write_text(self._hearing.normalization.text, encoding="utf-8")
+        if self._extractor is not None:
+            (place / STATISTICS_FILE).write_text(self._extractor.normalization.text, encoding="utf-8")
         self.vocabulary.tokenizer.save_pretrained(folder)
 
     def _check_sizes(self, folder: str) -> None:
@@ -237,12 +237,12 @@ class VitaAudio(Architecture):
         fixed = {**asdict(self.sizes), "num_codes": self.vocabulary.layout.num_codes}
         check_given_sizes(self.params.sizes(), fixed, folder)
 
-    def _from_encoder_files(self, folder: str) -> tuple[EncoderSizes | None, str | None, Hearing | None]:
-        """What the checkpoint's encoder hears with, all None where it has none."""
-        if not hears_features(self._config):
+    def _from_encoder_files(self, folder: str) -> tuple[EncoderSizes | None, str | None, FeatureExtractor | None]:
+        """Sizes, config and feature extractor of the checkpoint's encoder, all None where it has none."""
+        if not has_encoder(self._config):
             return None, None, None
         encoder, text = read_encoder_config(folder)
-        return encoder, text, Hearing(read_normalization(folder))
+        return encoder, text, FeatureExtractor(read_normalization(folder))
 
     @staticmethod
     def _from_preset(source: ModelSource, params: VitaParams) -> tuple[VitaSizes, Any]:

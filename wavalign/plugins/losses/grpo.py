@@ -14,7 +14,7 @@ from pydantic import Field
 from torch import Tensor
 
 from wavalign.plugins.api import Loss, LossInputs, LossOutput, Regularizer
-from wavalign.plugins.ops import KLEstimator, clipped_surrogate, masked_mean
+from wavalign.plugins.ops import KLEstimator, clipped_surrogate
 from wavalign.schema.base import Params, Section
 
 _LowerWidth = Annotated[float, Field(gt=0, lt=1)]
@@ -110,5 +110,5 @@ class GRPO(Loss):
         log_ratio = inputs.logprobs - anchor
         if self.params.ratio == "token":
             return log_ratio
-        mean = masked_mean(log_ratio, inputs.mask)
-        return mean.view(-1, 1, 1).expand_as(log_ratio)
+        mean = inputs.segments.mean(log_ratio, inputs.mask)
+        return inputs.segments.spread(mean, log_ratio).expand_as(log_ratio)

@@ -16,7 +16,7 @@ from wavalign.plugins.batch import Dialogue, RolloutGroup, Waveform
 from wavalign.plugins.metrics.intervals import broken_down, first_rollouts, proportion
 from wavalign.plugins.speech.needs import needs_reference
 from wavalign.plugins.speech.recognizer import recognizer
-from wavalign.plugins.speech.sentences import listener, load_sentences
+from wavalign.plugins.speech.sentences import instrument_name, load_sentences
 from wavalign.plugins.speech.wording import content_word, references
 from wavalign.schema.base import Params, RecipePath
 
@@ -41,7 +41,7 @@ class HeardAnswerParams(Params):
 
 @final
 class HeardAnswer(Metric):
-    """What a listener understands, with Wilson intervals."""
+    """Answers as a recogniser understands them, with Wilson intervals."""
 
     Params = HeardAnswerParams
     needs = frozenset({"text", "waveform"})
@@ -53,16 +53,21 @@ class HeardAnswer(Metric):
 
     @classmethod
     def instrument(cls, params: HeardAnswerParams) -> str:
-        return listener(params.sentences)
+        return instrument_name(params.sentences)
 
     def __init__(self, params: HeardAnswerParams) -> None:
         super().__init__(params)
         self._recognizer = recognizer(load_sentences(params.sentences), params.processes)
 
     def measure(self, groups: Sequence[RolloutGroup]) -> list[Measurement]:
+        return self.conclude(groups, self.observe(groups))
+
+    def observe(self, groups: Sequence[RolloutGroup]) -> list[str]:
         rollouts = first_rollouts(groups)
-        sounds = [(each.waveform if each is not None else None) or _NOTHING for each in rollouts]
-        heard = self._recognizer.hear_all(sounds)
+        return self._recognizer.recognize_all([(each and each.waveform) or _NOTHING for each in rollouts])
+
+    def conclude(self, groups: Sequence[RolloutGroup], observed: Sequence[str]) -> list[Measurement]:
+        rollouts, heard = first_rollouts(groups), observed
         right: list[bool | None] = []
         own: list[bool | None] = []
         for group, rollout, words in zip(groups, rollouts, heard, strict=True):

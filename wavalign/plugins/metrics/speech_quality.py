@@ -38,10 +38,18 @@ class SpeechQuality(Metric):
         return INSTRUMENT
 
     def measure(self, groups: Sequence[RolloutGroup]) -> list[Measurement]:
+        return self.conclude(groups, self.observe(groups))
+
+    def observe(self, groups: Sequence[RolloutGroup]) -> list[tuple[float, float | None] | None]:
         sounds = [None if rollout is None else rollout.waveform for rollout in first_rollouts(groups)]
         scores = [None if sound is None else assess(sound, overall=self.params.overall) for sound in sounds]
-        measured = [mean("speech_quality", [None if x is None else x.p808 for x in scores], "MOS", says=_P808)]
+        return [None if score is None else (score.p808, score.overall) for score in scores]
+
+    def conclude(
+        self, groups: Sequence[RolloutGroup], observed: Sequence[Sequence[float | None] | None]
+    ) -> list[Measurement]:
+        measured = [mean("speech_quality", [None if x is None else x[0] for x in observed], "MOS", says=_P808)]
         if self.params.overall:
-            overall = [None if score is None else score.overall for score in scores]
+            overall = [None if score is None else score[1] for score in observed]
             measured.append(mean("speech_quality_overall", overall, "MOS", says=_OVERALL))
         return measured

@@ -13,7 +13,7 @@ from wavalign.plugins.api import Measurement, Metric
 from wavalign.plugins.batch import Dialogue, Rollout, RolloutGroup
 from wavalign.plugins.metrics.intervals import broken_down, first_rollouts, proportion
 from wavalign.plugins.speech.needs import needs_style
-from wavalign.plugins.speech.style_classifier import INSTRUMENT, STYLE_NAMES, judge
+from wavalign.plugins.speech.style_classifier import INSTRUMENT, STYLE_NAMES, classify_style
 from wavalign.schema.base import Params
 
 _RIGHT = "The sound's pitch and pace are nearest to those of the style that was asked for."
@@ -45,11 +45,16 @@ class StyleAccuracy(Metric):
         return INSTRUMENT
 
     def measure(self, groups: Sequence[RolloutGroup]) -> list[Measurement]:
-        styles = [_asked(group) for group in groups]
-        nearest = [
-            _nearest(rollout) if rollout is not None and style is not None else None
-            for rollout, style in zip(first_rollouts(groups), styles, strict=True)
+        return self.conclude(groups, self.observe(groups))
+
+    def observe(self, groups: Sequence[RolloutGroup]) -> list[str | None]:
+        return [
+            _nearest(rollout) if rollout is not None and _asked(group) is not None else None
+            for rollout, group in zip(first_rollouts(groups), groups, strict=True)
         ]
+
+    def conclude(self, groups: Sequence[RolloutGroup], observed: Sequence[str | None]) -> list[Measurement]:
+        styles, nearest = [_asked(group) for group in groups], observed
         answered = [style is not None and bool(group.rollouts) for style, group in zip(styles, groups, strict=True)]
         hits = [None if found is None else found == style for found, style in zip(nearest, styles, strict=True)]
         measurable = [found is not None if there else None for found, there in zip(nearest, answered, strict=True)]
@@ -67,5 +72,5 @@ def _asked(group: RolloutGroup) -> str | None:
 
 def _nearest(rollout: Rollout) -> str | None:
     """The style an answer sounds like; None without sound or measurable pitch."""
-    manner = None if rollout.waveform is None else judge(rollout.waveform, rollout.answer.text)
-    return None if manner is None else manner.nearest
+    estimate = None if rollout.waveform is None else classify_style(rollout.waveform, rollout.answer.text)
+    return None if estimate is None else estimate.nearest

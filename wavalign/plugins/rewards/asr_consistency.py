@@ -13,7 +13,7 @@ from wavalign.plugins.api import Reward
 from wavalign.plugins.batch import Dialogue, Rollout, Scored
 from wavalign.plugins.speech.answers import sound_of
 from wavalign.plugins.speech.recognizer import recognizer
-from wavalign.plugins.speech.sentences import listener, load_sentences
+from wavalign.plugins.speech.sentences import instrument_name, load_sentences
 from wavalign.plugins.speech.wording import content_word
 from wavalign.schema.base import Params, RecipePath
 
@@ -38,7 +38,7 @@ class AsrConsistency(Reward):
 
     @classmethod
     def instrument(cls, params: AsrConsistencyParams) -> str:
-        return listener(params.sentences)
+        return instrument_name(params.sentences)
 
     def __init__(self, params: AsrConsistencyParams) -> None:
         super().__init__(params)
@@ -51,5 +51,5 @@ class AsrConsistency(Reward):
         sound = sound_of(rollout)
         if isinstance(sound, Scored):
             return sound
-        heard = self._recognizer.hear(sound)
+        heard = self._recognizer.recognize(sound)
         return Scored(float(content_word(heard) == written), details={"heard": heard})

@@ -10,7 +10,7 @@ from wavalign.plugins.api import Reward
 from wavalign.plugins.batch import Dialogue, Rollout, Scored
 from wavalign.plugins.speech.answers import sound_of
 from wavalign.plugins.speech.needs import needs_style
-from wavalign.plugins.speech.style_classifier import INSTRUMENT, STYLE_NAMES, judge
+from wavalign.plugins.speech.style_classifier import INSTRUMENT, STYLE_NAMES, classify_style
 from wavalign.schema.base import Params
 
 
@@ -46,8 +46,8 @@ class SpeakingStyle(Reward):
         sound = sound_of(rollout)
         if isinstance(sound, Scored):
             return sound
-        manner = judge(sound, rollout.answer.text)
-        if manner is None:
+        estimate = classify_style(sound, rollout.answer.text)
+        if estimate is None:
             return Scored.absent("no pitch or no text to measure the style by")
-        value = manner.likelihoods[asked] if self.params.soft else float(manner.nearest == asked)
-        return Scored(value, details={"nearest": manner.nearest})
+        value = estimate.likelihoods[asked] if self.params.soft else float(estimate.nearest == asked)
+        return Scored(value, details={"nearest": estimate.nearest})

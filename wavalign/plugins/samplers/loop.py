@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from wavalign.plugins.api import DecodingState, Distribution, Policy
 from wavalign.plugins.samplers.drawing import Draw, Drawer, penalised, row_uniforms
-from wavalign.plugins.samplers.transcript import Record
+from wavalign.plugins.samplers.transcript import Transcript
 
 
 @final
@@ -50,10 +50,10 @@ class StreamDrawer:
         self._penalty, self._window = distribution.repetition_penalty, distribution.repetition_window
         self._drawer = Drawer(distribution.temperature, distribution.top_k, distribution.top_p)
 
-    def draw(self, logits: Tensor, uniforms: Tensor, record: Record, rows: Tensor) -> Draw:
+    def draw(self, logits: Tensor, uniforms: Tensor, transcript: Transcript, rows: Tensor) -> Draw:
         """The coming ids of `rows` from `logits` [R, V], which are overwritten, with `uniforms` [R]."""
         if self._penalty != 1:
-            recent = record.recent(self._stream, rows, self._window)
+            recent = transcript.recent(self._stream, rows, self._window)
             logits = logits if recent is None else penalised(logits, recent, self._penalty)
         return self._drawer.draw(logits, uniforms)
 
@@ -65,25 +65,25 @@ def sample_rows(
     uniforms: Tensor,
     *,
     compact_below: float,
-) -> Record:
+) -> Transcript:
     """Sample each stream from its distribution until every row of `state` is finished or `uniforms` [B, S, T] are used.
 
     Finished rows leave the batch once the live ones are less than `compact_below` of it.
     """
     device = state.finished().device
     count, streams, steps = uniforms.shape
-    record = Record(count, streams, steps, device=device)
+    transcript = Transcript(count, streams, steps, device=device)
     drawers = [StreamDrawer(stream, each) for stream, each in enumerate(distributions)]
     left, rows = uniforms.permute(2, 1, 0).contiguous().to(device), torch.arange(count, device=device)
     for step in range(steps):
         turn, hidden = state.heads(), state.hidden()
         draws = [
-            drawers[stream].draw(heads.logits(head, hidden[:, stream]), left[step, stream], record, rows)
+            drawers[stream].draw(heads.logits(head, hidden[:, stream]), left[step, stream], transcript, rows)
             for stream, head in enumerate(turn)
         ]
-        roles = state.append(record.write(rows, draws, heads=turn, forced=state.forced()))
+        roles = state.append(transcript.write(rows, draws, heads=turn, forced=state.forced()))
         finished = state.finished()
-        record.close(rows, roles, finished=finished, text_over=state.text_over())
+        transcript.close(rows, roles, finished=finished, text_over=state.text_over())
         if (step + 1) % look_every(device):
             continue
         live = int((~finished).sum())
@@ -93,7 +93,7 @@ def sample_rows(
             kept = (~finished).nonzero()[:, 0]
             state.keep(kept)
             left, rows = left[:, :, kept], rows[kept]
-    return record
+    return transcript
 
 
 def look_every(device: torch.device) -> int:

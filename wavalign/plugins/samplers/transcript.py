@@ -1,4 +1,4 @@
-"""What a sampling loop writes down, and how it becomes rollouts."""
+"""Tokens, log-probs and roles that a sampling loop collects, and the rollouts made of them."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -14,7 +14,7 @@ from wavalign.plugins.samplers.drawing import Draw
 
 
 @final
-class Record:
+class Transcript:
     """Tokens of B rows, S streams and up to T steps, on the device that samples."""
 
     def __init__(self, rows: int, streams: int, steps: int, *, device: torch.device) -> None:

@@ -1,4 +1,4 @@
-"""What an answer gives a reward to listen to."""
+"""The sound of an answer, for rewards and metrics that listen."""
 
 from wavalign.plugins.batch import Rollout, Scored, Waveform
 

@@ -36,7 +36,7 @@ _MINIMUM_SECONDS = 0.1
 
 @final
 class Recognizer:
-    """Hears words of the given sentences; any number of threads may call it, `processes` of them at a time."""
+    """Recognises words of the given sentences; any number of threads may call it, `processes` of them at a time."""
 
     def __init__(self, sentences: Sequence[str], *, processes: int = 2) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="wavalign-hearing-")
@@ -50,8 +50,8 @@ class Recognizer:
         self._lock = threading.Lock()
         self._processes = processes
 
-    def hear(self, waveform: Waveform) -> str:
-        """Words heard in the first `MAX_SECONDS` of `waveform`, separated by spaces; empty where there is no sound."""
+    def recognize(self, waveform: Waveform) -> str:
+        """Words of the first `MAX_SECONDS` of `waveform`, separated by spaces; empty where there is no sound."""
         if waveform.seconds < _MINIMUM_SECONDS:
             return ""
         samples = waveform.samples[: int(MAX_SECONDS * waveform.sample_rate)]
@@ -68,13 +68,13 @@ class Recognizer:
             self._idle.put(worker)
         return words
 
-    def hear_all(self, waveforms: Sequence[Waveform]) -> list[str]:
-        """Words heard in each of `waveforms`, all processes at work."""
+    def recognize_all(self, waveforms: Sequence[Waveform]) -> list[str]:
+        """Words recognised in each of `waveforms`, all processes at work."""
         with ThreadPoolExecutor(self._processes) as pool:
-            return list(pool.map(self.hear, waveforms))
+            return list(pool.map(self.recognize, waveforms))
 
     def close(self) -> None:
-        """End the listening processes; it must not be called again afterwards."""
+        """End the recogniser processes; it must not be called again afterwards."""
         for worker in self._workers:
             _end(worker)
         self._folder.cleanup()
@@ -103,7 +103,7 @@ def recognizer(sentences: tuple[str, ...], processes: int) -> Recognizer:
 
 
 def _start(folder: Path) -> "subprocess.Popen[bytes]":
-    """A listening process; it ends with this one, when its standard input closes."""
+    """A recogniser process; it ends with this one, when its standard input closes."""
     command = [sys.executable, "-m", "wavalign.plugins.speech.recognizer_process", str(folder)]
     # Search paths of this process, so that the child finds the same packages.
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OMP_NUM_THREADS": "1"}

@@ -1,4 +1,4 @@
-"""One process that listens: PocketSphinx with a trigram model of given sentences. No torch here.
+"""A recogniser process: PocketSphinx with a trigram model of given sentences. No torch here.
 
 Run as `python -m wavalign.plugins.speech.recognizer_process FOLDER` it serves `recognizer.Recognizer`: for each
 utterance it reads a little-endian uint32 count of bytes and so many bytes of 16-bit samples, and writes one line with
@@ -37,7 +37,7 @@ def write_model(sentences: Sequence[str], folder: Path) -> None:
     (folder / "words.dict").write_text(words)
 
 
-def hear(samples: bytes, folder: Path) -> str:
+def recognize(samples: bytes, folder: Path) -> str:
     """Words in 16-bit `samples` at 16 kHz, separated by spaces.
 
     The decoder is built anew (17 ms): a used one remembers the utterance before and may hear the same sound otherwise.
@@ -91,7 +91,7 @@ def serve(folder: Path) -> None:
     stdin, stdout = sys.stdin.buffer, sys.stdout
     while len(header := stdin.read(4)) == 4:
         samples = stdin.read(struct.unpack("<I", header)[0])
-        stdout.write(hear(samples, folder) + "\n")
+        stdout.write(recognize(samples, folder) + "\n")
         stdout.flush()
 
 

@@ -7,8 +7,8 @@ from wavalign.plugins.speech.wording import plain
 from wavalign.plugins.speech.world.facts import answer_sentences
 
 
-def listener(url: str | None) -> str:
-    """The recogniser of the sentences at `url`, in words."""
+def instrument_name(url: str | None) -> str:
+    """What the recogniser of the sentences at `url` is called as an instrument."""
     known = "the embedded world's answers" if url is None else url
     return f"PocketSphinx, which hears nothing but {known}"
 

@@ -27,15 +27,15 @@ _EVERY = 4
 
 @final
 @dataclass(frozen=True, slots=True)
-class Manner:
-    """What an utterance sounds like."""
+class StyleEstimate:
+    """Nearest style of an utterance, and the likelihood of each."""
 
     nearest: str
     likelihoods: dict[str, float]
     """Share of each style, adding up to 1: softmax of minus half the squared distance."""
 
 
-def judge(waveform: Waveform, text: str) -> Manner | None:
+def classify_style(waveform: Waveform, text: str) -> StyleEstimate | None:
     """Style of `text` as said in `waveform`; None where no pitch can be measured."""
     prosody = measure(waveform, text)
     if prosody is None:
@@ -44,7 +44,7 @@ def judge(waveform: Waveform, text: str) -> Manner | None:
     distance = (((prosody.vector()[:_NUM_FEATURES] - centroids) / spread) ** 2).sum(axis=1)
     weight = np.exp(-0.5 * (distance - distance.min()))
     shares = (weight / weight.sum()).tolist()
-    return Manner(STYLE_NAMES[int(distance.argmin())], dict(zip(STYLE_NAMES, shares, strict=True)))
+    return StyleEstimate(STYLE_NAMES[int(distance.argmin())], dict(zip(STYLE_NAMES, shares, strict=True)))
 
 
 @cache

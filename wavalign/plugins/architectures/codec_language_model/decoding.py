@@ -67,7 +67,7 @@ class CodecLmDecodingState(DecodingState):
         """Hidden states [B, S, H] for the coming tokens, the same for every stream."""
         if self._ready is None:
             states = self._model.embed(self._newest)
-            states = self._slots.run(self._layers, states, self._slots.look(states))
+            states = self._slots.run(self._layers, states, self._slots.attention_inputs(states))
             self._ready = self._model.norm(states[:, -1:]).expand(-1, len(self._layout.delays), -1)
         return self._ready
 

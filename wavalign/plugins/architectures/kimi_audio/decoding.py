@@ -14,7 +14,7 @@ from torch import Tensor
 
 from wavalign.plugins.api import DecodingState
 from wavalign.plugins.architectures.caching import PaddedSlots
-from wavalign.plugins.architectures.kimi_audio.feature_positions import place
+from wavalign.plugins.architectures.kimi_audio.feature_positions import place_features
 from wavalign.plugins.architectures.kimi_audio.layout import AUDIO, TEXT, KimiLayout
 from wavalign.plugins.architectures.kimi_audio.sizes import KimiSizes
 from wavalign.plugins.batch import Role, TokenSequence
@@ -60,13 +60,13 @@ class KimiDecodingState(DecodingState):
         self._ready: Tensor | None = None
 
     def prefill(self, prompts: Sequence[TokenSequence]) -> None:
-        """Run `prompts`, once each, with what is heard in them."""
+        """Run `prompts`, once each, with the features of their sound."""
         longest, device = max(prompt.length for prompt in prompts), self._newest.device
         shifts = [longest - prompt.length for prompt in prompts]
         ids = torch.full((len(prompts), 2, longest), self._layout.blank)
         for index, (prompt, shift) in enumerate(zip(prompts, shifts, strict=True)):
             ids[index, :, shift:] = prompt.ids
-        heard = place([prompt.sounds for prompt in prompts], shifts, device)
+        heard = place_features([prompt.sounds for prompt in prompts], shifts, device)
         self._ready = self._run(self._model.embed(ids.to(device), heard))
 
     def heads(self) -> tuple[int, ...]:
@@ -114,10 +114,10 @@ class KimiDecodingState(DecodingState):
     def _run(self, embedded: Tensor) -> Tensor:
         """Hidden states [B, 2, H] of the last of the new slots; the audio branch rests where all rows are silent."""
         model, slots = self._model, self._slots
-        glance = slots.look(embedded)
-        shared = slots.run(self._shared, embedded, glance)
-        text = model.norm(slots.run(self._text, shared, glance)[:, -1])
+        inputs = slots.attention_inputs(embedded)
+        shared = slots.run(self._shared, embedded, inputs)
+        text = model.norm(slots.run(self._text, shared, inputs)[:, -1])
         if self._all_silent:
             return torch.stack([text, torch.zeros_like(text)], dim=1)
-        audio = model.mimo_norm(slots.run(self._audio, shared, glance)[:, -1])
+        audio = model.mimo_norm(slots.run(self._audio, shared, inputs)[:, -1])
         return torch.stack([text, audio], dim=1)

@@ -1,4 +1,4 @@
-"""Where in a batch the features of what users say belong."""
+"""Positions in a batch of the features of user sound."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,8 +12,8 @@ from wavalign.plugins.batch import SoundSegment
 
 @final
 @dataclass(frozen=True, slots=True)
-class Heard:
-    """Features of a batch, each distinct segment once, and the M positions that hear them."""
+class BatchFeatures:
+    """Features of a batch, each distinct segment once, and the M positions that take them."""
 
     values: Tensor
     """[N, D]."""
@@ -22,11 +22,13 @@ class Heard:
     columns: Tensor
     """[M] place of each position in its row."""
     source: Tensor
-    """[M] index into `values` of what each position hears."""
+    """[M] index into `values` of what each position takes."""
 
 
-def place(rows: Sequence[Sequence[SoundSegment]], shifts: Sequence[int], device: torch.device) -> Heard | None:
-    """Lay out the segments of `rows`, each row's positions moved by its shift; None where nothing is heard.
+def place_features(
+    rows: Sequence[Sequence[SoundSegment]], shifts: Sequence[int], device: torch.device
+) -> BatchFeatures | None:
+    """Lay out the segments of `rows`, each row's positions moved by its shift; None where there are no features.
 
     Rows of a group share their segments, which are then adapted once. Raises ValueError where a segment does not have a
     feature for every position.
@@ -50,10 +52,10 @@ def place(rows: Sequence[Sequence[SoundSegment]], shifts: Sequence[int], device:
     if not values:
         return None
     row_of, column_of, source = torch.cat(places, dim=1).to(device)
-    return Heard(torch.cat(values).to(device), row_of, column_of, source)
+    return BatchFeatures(torch.cat(values).to(device), row_of, column_of, source)
 
 
-def nothing(size: int, device: torch.device) -> Heard:
-    """One feature of zeros [1, size] that no position hears."""
+def no_features(size: int, device: torch.device) -> BatchFeatures:
+    """One feature of zeros [1, size] that no position takes."""
     nowhere = torch.empty(0, dtype=torch.int64, device=device)
-    return Heard(torch.zeros(1, size, device=device), nowhere, nowhere, nowhere)
+    return BatchFeatures(torch.zeros(1, size, device=device), nowhere, nowhere, nowhere)

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from transformers.models.qwen2.modeling_qwen2 import Qwen2DecoderLayer, Qwen2RMSNorm, Qwen2RotaryEmbedding
 
-from wavalign.plugins.architectures.kimi_audio.feature_positions import Heard
+from wavalign.plugins.architectures.kimi_audio.feature_positions import BatchFeatures
 from wavalign.plugins.architectures.kimi_audio.layout import AUDIO, TEXT
 from wavalign.plugins.architectures.kimi_audio.sizes import KimiSizes
 
@@ -74,7 +74,7 @@ class Backbone(nn.Module):
         """Layers of the audio branch."""
         return _layers(self.mimo_layers)
 
-    def embed(self, ids: Tensor, heard: Heard | None) -> Tensor:
+    def embed(self, ids: Tensor, heard: BatchFeatures | None) -> Tensor:
         """States [B, T, H] of `ids` [B, 2, T] before the first layer; raises ValueError where features do not fit."""
         text, audio = self.embed_tokens(ids[:, TEXT]), self.embed_tokens(ids[:, AUDIO])
         if heard is not None:
@@ -82,8 +82,8 @@ class Backbone(nn.Module):
         states: Tensor = text + audio
         return states
 
-    def _listen(self, audio: Tensor, heard: Heard) -> Tensor:
-        """Add what is heard to the embedded audio stream [B, T, H]; the root of 2 keeps the variance."""
+    def _listen(self, audio: Tensor, heard: BatchFeatures) -> Tensor:
+        """Add the features to the embedded audio stream [B, T, H]; the root of 2 keeps the variance."""
         if self.vq_adaptor is None:
             raise ValueError("this network takes no features")
         adapted = self.vq_adaptor(heard.values.to(self.norm.weight.dtype))[heard.source]

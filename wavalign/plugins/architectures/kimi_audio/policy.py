@@ -9,7 +9,7 @@ from transformers.models.qwen2.modeling_qwen2 import Qwen2DecoderLayer
 
 from wavalign.plugins.api import DecodingState, Policy
 from wavalign.plugins.architectures.kimi_audio.decoding import KimiDecodingState
-from wavalign.plugins.architectures.kimi_audio.feature_positions import nothing, place
+from wavalign.plugins.architectures.kimi_audio.feature_positions import no_features, place_features
 from wavalign.plugins.architectures.kimi_audio.layout import AUDIO, TEXT, KimiLayout
 from wavalign.plugins.architectures.kimi_audio.network import Backbone
 from wavalign.plugins.architectures.kimi_audio.sizes import KimiSizes
@@ -40,10 +40,10 @@ class KimiPolicy(Policy):
         Only the layers that lead to a wanted head are run.
         """
         model, device = self.model, batch.ids.device
-        heard = place(batch.sounds, [0] * len(batch.sounds), device)
+        heard = place_features(batch.sounds, [0] * len(batch.sounds), device)
         if heard is None and self.sizes.feature_size:
             # Processes that gather weights from one another must all run the adaptor, whoever's users are silent.
-            heard = nothing(self.sizes.feature_size, device)
+            heard = no_features(self.sizes.feature_size, device)
         embedded = model.embed(batch.ids, heard)
         rotary = model.rotary_emb(embedded, torch.arange(embedded.shape[1], device=embedded.device)[None])
         shared = _through(model.shared_layers(), embedded, rotary)

@@ -1,4 +1,4 @@
-"""What a network hears beside the codes of a user's sound: four Whisper frames beside each code.
+"""Whisper features beside the codes of a user's sound: four frames beside each code.
 
     12.5 codes a second, 50 frames of width d a second -> features [N, 4 d], N = ceil(samples / 1280) in each 30 s chunk
 
@@ -19,7 +19,7 @@ FRAMES_PER_CODE = 4
 WHISPER_FOLDER = "whisper-large-v3"
 """Where a checkpoint keeps the encoder."""
 KEPT = 256
-"""Clips whose features are remembered: prompts come again every epoch. Ten seconds take 2.6 MB at the public size."""
+"""Clips whose features are cached: prompts come again every epoch. Ten seconds take 2.6 MB at the public size."""
 
 
 def whisper_folder(checkpoint: str | None, given: str | None) -> Path:
@@ -39,8 +39,8 @@ def whisper_folder(checkpoint: str | None, given: str | None) -> Path:
 
 
 @final
-class WhisperEar:
-    """Features of clips, the latest of them remembered."""
+class WhisperFrontEnd:
+    """Features of clips, the latest of them cached."""
 
     def __init__(self, folder: Path, *, feature_size: int, device: str) -> None:
         # Brings the layers of transformers, which take seconds: what reads a recipe wants none of them.

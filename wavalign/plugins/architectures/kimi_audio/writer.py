@@ -22,7 +22,7 @@ from wavalign.plugins.architectures.kimi_audio.vocabulary import KimiVocabulary
 from wavalign.plugins.batch import AudioClip, Dialogue, Message, Role, SoundSegment, TokenSequence
 
 EncodeAudio = Callable[[AudioClip], Sequence[int]]
-Hear = Callable[[AudioClip], Tensor]
+Extract = Callable[[AudioClip], Tensor]
 """Clip -> features [N, D], as many as it has codes."""
 Output = Literal["by_target", "both", "text"]
 
@@ -45,8 +45,8 @@ class DialogueWriter:
     vocabulary: KimiVocabulary
     output: Output
     feed_user_text: bool
-    hear: Hear | None
-    """None where codes are all that is heard."""
+    extract: Extract | None
+    """Clip -> features; None where sound is given as codes alone."""
 
     @property
     def layout(self) -> KimiLayout:
@@ -120,8 +120,8 @@ class DialogueWriter:
                 columns += [(x, blank) for x in self._plain(message.text, name)]
             if message.audio is not None:
                 columns.append((blank, layout.media_begin))
-                if self.hear is not None:
-                    draft.sounds.append(self._sound(message.audio, len(columns), len(codes), self.hear))
+                if self.extract is not None:
+                    draft.sounds.append(self._sound(message.audio, len(columns), len(codes), self.extract))
                 columns += [(blank, layout.first_code + code) for code in codes]
                 columns.append((blank, layout.media_end))
         if columns[-1] == (blank, layout.media_end):
@@ -149,9 +149,9 @@ class DialogueWriter:
         columns.append((blank, layout.message_end))
 
     @staticmethod
-    def _sound(clip: AudioClip, start: int, length: int, hear: Hear) -> SoundSegment:
-        """What is heard of `clip` beside its codes; raises DataError where the two are not of one length."""
-        values = hear(clip)
+    def _sound(clip: AudioClip, start: int, length: int, extract: Extract) -> SoundSegment:
+        """Features of `clip` beside its codes; raises DataError where the two are not of one length."""
+        values = extract(clip)
         if len(values) != length:
             raise DataError(
                 f"{clip.url}: {length} codes but {len(values)} features, which come 12.5 a second",

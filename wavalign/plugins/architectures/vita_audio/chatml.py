@@ -48,8 +48,8 @@ class ChatWriter:
     system_prompt: str
     """Opens dialogues that bring no system message; empty for none."""
     feed_user_text: bool
-    hear: Callable[[AudioClip], Tensor] | None
-    """Features [N, 560] of a clip; None where the network hears codec ids."""
+    extract: Callable[[AudioClip], Tensor] | None
+    """Clip -> features [N, 560]; None where user sound is given as codec ids."""
 
     def prompt(self, dialogue: Dialogue, encode_audio: Callable[[AudioClip], Sequence[int]]) -> TokenSequence:
         """Everything before the answer."""
@@ -97,8 +97,8 @@ class ChatWriter:
             unheard = message.role == "user" and message.audio is not None and not self.feed_user_text
             text = "" if unheard else message.text
             draft.ids += self._plain(f"{message.role}\n{text}" + ("\n" if message.audio is not None else ""), name)
-            if message.audio is not None and self.hear is not None:
-                self._write_features(draft, self.hear(message.audio))
+            if message.audio is not None and self.extract is not None:
+                self._write_features(draft, self.extract(message.audio))
             else:
                 draft.ids += self.vocabulary.layout.interleave([], self._codes(message.audio, name, encode_audio))
             draft.ids.append(self.vocabulary.layout.end_turn)

@@ -134,7 +134,7 @@ class VitaDecodingState(DecodingState):
         if any(sounds):
             states = network.model.with_sounds(states, sounds, self._slots.padding.tolist())
         trunk = range(network.sizes.num_layers)
-        return self._finish(self._slots.run(trunk, states, self._slots.look(states)), consumer=0)
+        return self._finish(self._slots.run(trunk, states, self._slots.attention_inputs(states)), consumer=0)
 
     def _run_module(self, module: int) -> Tensor:
         """States [B, N, H] of MTP `module` for all slots it can see and has not seen."""
@@ -144,8 +144,8 @@ class VitaDecodingState(DecodingState):
         waiting = self._pending[module]
         states = network.mtp_input(module, embedded, waiting[:, : embedded.shape[1]])
         self._pending[module] = waiting[:, embedded.shape[1] :]
-        glance = self._slots.look(states, layer=layer, shift=module + 1)
-        return self._finish(self._slots.run([layer], states, glance), consumer=module + 1)
+        inputs = self._slots.attention_inputs(states, layer=layer, shift=module + 1)
+        return self._finish(self._slots.run([layer], states, inputs), consumer=module + 1)
 
     def _finish(self, states: Tensor, *, consumer: int) -> Tensor:
         """Norm `states` and leave them for MTP module `consumer`, if that one is in use."""

@@ -1,4 +1,4 @@
-"""Sound to the features that the audio encoder hears: log mel energies, stacked and normalised.
+"""Sound to the input features of the audio encoder: log mel energies, stacked and normalised.
 
     frame   25 ms every 10 ms, whole frames only; mean taken off, x_i - 0.97 x_{i-1}, Hamming window
     energy  log max(eps, mel |FFT_512|^2), 80 triangles between 20 Hz and 8 kHz, samples counted as 16-bit integers
@@ -51,7 +51,7 @@ class Normalization:
 
 @final
 @dataclass(frozen=True, slots=True)
-class Hearing:
+class FeatureExtractor:
     """Reads clips as features."""
 
     normalization: Normalization

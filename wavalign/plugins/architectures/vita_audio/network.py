@@ -93,7 +93,7 @@ class VitaNetwork:
     mtp_hidden_norms: nn.ModuleList
 
     def mtp_input(self, module: int, embedded: Tensor, states: Tensor) -> Tensor:
-        """Input [B, N, H] of MTP layer `module` from the tokens it is told and the previous head's states."""
+        """Input [B, N, H] of MTP layer `module` from its input tokens and the previous head's states."""
         told = self.mtp_embed_norms[module](embedded)
         seen = self.mtp_hidden_norms[module](states)
         mixed: Tensor = self.mtp_projs[module](torch.cat([told, seen], dim=-1))

@@ -16,7 +16,7 @@ from wavalign.plugins.batch import TokenBatch, TokenSequence
 
 @final
 class VitaPolicy(Policy):
-    """One interleaved stream, a main head and K MTP heads; with an encoder, user sound is heard as features."""
+    """One interleaved stream, a main head and K MTP heads; with an encoder, user sound is given as features."""
 
     def __init__(self, sizes: VitaSizes, plan: DecodingPlan) -> None:
         super().__init__()

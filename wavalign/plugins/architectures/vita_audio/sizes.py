@@ -34,7 +34,7 @@ class VitaSizes:
     rms_norm_eps: float = 1e-6
     max_positions: int = 32768
     encoder: EncoderSizes | None = None
-    """What hears user sound as features; None where it is heard as codec ids."""
+    """Audio encoder of user sound; None where user sound is given as codec ids."""
 
     def check(self) -> None:
         """Raise CheckpointError where the numbers do not fit one another."""
@@ -123,8 +123,8 @@ def read_public_config(folder: str) -> dict[str, Any]:
     return config
 
 
-def hears_features(config: dict[str, Any]) -> bool:
-    """Whether a public config is of the variants that hear user sound through an encoder."""
+def has_encoder(config: dict[str, Any]) -> bool:
+    """Whether a public config is of the variants with an audio encoder."""
     return bool(config["model_type"] == HEARING_MODEL_TYPE)
 
 

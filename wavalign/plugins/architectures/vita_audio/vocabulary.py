@@ -35,7 +35,7 @@ def code_token(code: int) -> str:
 
 
 def control_tokens(*, hears: bool) -> tuple[str, ...]:
-    """All control tokens in the order of their ids; where user sound is heard as features there is one more."""
+    """All control tokens in the order of their ids; with an audio encoder there is one more."""
     if not hears:
         return CONTROL_TOKENS
     place = CONTROL_TOKENS.index(END_AUDIO) + 1
@@ -69,7 +69,7 @@ class VitaVocabulary:
     size: int
     """Rows of the embedding, padding included."""
     context_audio: int | None
-    """Stands where features are heard; None where user sound is heard as codec ids."""
+    """Placeholder of features; None where user sound is given as codec ids."""
 
     def encode(self, text: str, *, what: str, strict: bool) -> list[int]:
         """Ids of plain text; raises DataError as `PlainText.encode` does."""

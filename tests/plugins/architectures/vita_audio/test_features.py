@@ -12,7 +12,7 @@ from wavalign.errors import CheckpointError, DataError
 from wavalign.plugins import audio
 from wavalign.plugins.architectures.vita_audio.features import (
     FEATURE_SIZE,
-    Hearing,
+    FeatureExtractor,
     mel_energies,
     no_normalization,
     read_normalization,
@@ -21,7 +21,7 @@ from wavalign.plugins.architectures.vita_audio.features import (
 )
 from wavalign.plugins.batch import AudioClip, Waveform
 
-RECORDED = Path(__file__).parents[2] / "golden" / "kaldi_fbank.safetensors"
+RECORDED = Path(__file__).parents[3] / "golden" / "kaldi_fbank.safetensors"
 """`samples` [N] int16 with a loud, a quiet and a silent part; `energies` [frames, 80] of kaldi-native-fbank 1.23."""
 
 
@@ -63,22 +63,22 @@ def noise(seconds: float, rate: int) -> Waveform:
 def test_a_clip_is_heard_at_16_khz_shifted_and_scaled(tmp_path: Path) -> None:
     clip = AudioClip(str(tmp_path / "clip.wav"))
     audio.write(noise(1.0, 16000), clip.url)
-    plain = Hearing(no_normalization())(clip)
+    plain = FeatureExtractor(no_normalization())(clip)
     assert plain.shape == (17, FEATURE_SIZE) and plain.dtype == torch.float32  # 98 frames, 17 * 6 >= 98 > 16 * 6
     samples = torch.from_numpy(audio.read(clip, sample_rate=None).samples)
     assert torch.equal(plain, stack_frames(mel_energies(samples)))
     shift, scale = -torch.arange(560.0), torch.linspace(0.1, 2.0, 560)
     (tmp_path / "am.mvn").write_text(statistics_text(shift, scale))
-    torch.testing.assert_close(Hearing(read_normalization(str(tmp_path)))(clip), (plain + shift) * scale)
+    torch.testing.assert_close(FeatureExtractor(read_normalization(str(tmp_path)))(clip), (plain + shift) * scale)
     audio.write(noise(1.0, 8000), clip.url)
-    assert Hearing(no_normalization())(clip).shape == (17, FEATURE_SIZE)
+    assert FeatureExtractor(no_normalization())(clip).shape == (17, FEATURE_SIZE)
 
 
 def test_a_clip_shorter_than_a_frame_is_refused(tmp_path: Path) -> None:
     clip = AudioClip(str(tmp_path / "click.wav"))
     audio.write(noise(0.0249, 16000), clip.url)
     with pytest.raises(DataError, match=r"click\.wav: 24\.9 ms of sound are too short to hear"):
-        Hearing(no_normalization())(clip)
+        FeatureExtractor(no_normalization())(clip)
 
 
 def test_statistics_are_read_as_kaldi_writes_them(tmp_path: Path) -> None:

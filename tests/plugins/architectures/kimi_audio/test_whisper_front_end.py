@@ -22,7 +22,7 @@ from wavalign.errors import CheckpointError, DataError
 from wavalign.plugins import audio
 from wavalign.plugins.api import ModelSource
 from wavalign.plugins.architectures.kimi import KimiAudio, KimiParams
-from wavalign.plugins.architectures.kimi_audio import whisper_front_end as ear
+from wavalign.plugins.architectures.kimi_audio import whisper_front_end
 from wavalign.plugins.architectures.kimi_audio.layout import AUDIO, TEXT
 from wavalign.plugins.batch import AudioClip, Dialogue, Message, SoundSegment, Waveform, collate
 from wavalign.plugins.speech.whisper_features import WhisperFeatures
@@ -76,7 +76,7 @@ def test_hidden_states_are_those_of_the_formula(tmp_path: Path) -> None:
     spoken_twice, written = (("user", "", "2,3"), ("user", "", "1")), ("user", "w1 w2", "")
     talks = (dialogue_of(*spoken_twice), dialogue_of(("user", "", "4,5,6")), dialogue_of(written))
     batch = collate([kimi.encode_prompt(talk, codes_of) for talk in talks], kimi.tokens)
-    listens = ear.WhisperEar(tmp_path / "whisper", feature_size=FEATURE_SIZE, device="cpu")
+    listens = whisper_front_end.WhisperFrontEnd(tmp_path / "whisper", feature_size=FEATURE_SIZE, device="cpu")
     model, adaptor = policy.model, policy.model.vq_adaptor
     assert adaptor is not None
     linear, act, _, second, norm = adaptor.layers
@@ -143,8 +143,9 @@ def test_features_must_fit_the_network_and_the_positions(tmp_path: Path) -> None
 
 
 def test_features_are_remembered_until_too_many_others_came(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ear, "KEPT", 2)
-    listens = ear.WhisperEar(Path(write_whisper(tmp_path / "w")), feature_size=FEATURE_SIZE, device="cpu")
+    monkeypatch.setattr(whisper_front_end, "KEPT", 2)
+    folder = Path(write_whisper(tmp_path / "w"))
+    listens = whisper_front_end.WhisperFrontEnd(folder, feature_size=FEATURE_SIZE, device="cpu")
     read: list[str] = []
     original = audio.read
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.codecs.makers import MAKERS, Maker, noise
+from tests.plugins.codecs.makers import MAKERS, Maker, noise
 from wavalign.engine.feeding.feeds import CodeCache
 from wavalign.errors import DataError
 from wavalign.plugins import audio

@@ -13,8 +13,8 @@ from tokenizers import AddedToken
 from transformers import PreTrainedTokenizerFast
 
 from tests.plugins.architectures.codec_lm_helpers import small_codec_lm
+from tests.plugins.architectures.kimi_audio.test_tiktoken_file import PUBLIC, write_ranks
 from tests.plugins.architectures.kimi_helpers import small_kimi
-from tests.plugins.architectures.test_kimi_tokenizer import PUBLIC, write_ranks
 from tests.plugins.architectures.vita_helpers import codes_of, small_vita, spoken, write_tokenizer
 from wavalign.errors import DataError
 from wavalign.plugins.api import Architecture, ModelSource

@@ -12,9 +12,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.architectures.test_conformance import MAKERS, among, answer_of, lively, rollouts
 from tests.plugins.architectures.codec_lm_helpers import small_codec_lm
 from tests.plugins.architectures.kimi_helpers import small_kimi
+from tests.plugins.architectures.test_conformance import MAKERS, among, answer_of, lively, rollouts
 from tests.plugins.architectures.vita_helpers import codes_of, small_vita
 from wavalign.plugins.api import Architecture, SamplingOptions
 from wavalign.plugins.architectures.codec_lm import CodecLm

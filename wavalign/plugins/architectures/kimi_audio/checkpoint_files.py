@@ -1,4 +1,4 @@
-"""What stands beside the weights of a model that came from a checkpoint."""
+"""Files beside the weights of a model that came from a checkpoint."""
 
 import shutil
 from pathlib import Path
