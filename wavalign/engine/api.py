@@ -71,7 +71,7 @@ def trained_parts(plan: Plan) -> dict[str, str]:
     builder, found = Builder(plan, World.single("cpu"), Silent().progress), {}
     for stage in plan.stages:
         model = stage.stage.model
-        if stage.stage.type == "train" and model.adapter is not None:
+        if stage.kind.learns and model.adapter is not None:
             try:
                 found[stage.name] = trained_line(model, count_weights(model, builder.architecture(stage, None)))
             except PreflightError as error:

@@ -18,6 +18,7 @@ from typing import Any, final
 import fsspec
 
 from wavalign.engine.compile.components import components, used_sources
+from wavalign.engine.compile.stage_links import writer_of
 from wavalign.engine.run.builder import Builder
 from wavalign.engine.state.files import read_json
 from wavalign.engine.state.folder import RunFolder
@@ -56,8 +57,8 @@ class InputReader:
         self._models()
         for each in components(self._builder.plan):
             plugin = self._builder.registry.get(each.kind, each.component.type)
-            if each.kind == "tracker":
-                continue
+            if each.kind == "tracker" or writer_of(each.component) is not None:
+                continue  # what the run itself writes is no input
             for key, value, accepted in leaves((Option(plugin.Params),), dict(each.component.params), ()):
                 if not (isinstance(value, str) and is_path(accepted)):
                     continue

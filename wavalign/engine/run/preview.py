@@ -6,8 +6,10 @@ from typing import final
 
 import torch
 
+from wavalign.engine.compile.components import headings_there
 from wavalign.engine.compile.operators import ROLLOUTS
 from wavalign.engine.compile.plan import Plan, StagePlan, TermPlan
+from wavalign.engine.compile.stage_links import codec_before
 from wavalign.engine.run.builder import Builder
 from wavalign.engine.run.preflight_tools import PreflightTools
 from wavalign.engine.state.distributed import World
@@ -15,8 +17,6 @@ from wavalign.errors import UsageError
 from wavalign.plugins.api import Architecture, Mask
 from wavalign.plugins.batch import Dialogue, Role, TokenSequence, concatenate
 from wavalign.schema.component import WeightedComponent
-
-NOT_LEARNED = "fit_codec"
 
 
 @final
@@ -83,7 +83,7 @@ def preview(
     builder = Builder(plan, World.single("cpu"), progress)
     chosen = _stage(plan, stage)
     tools = PreflightTools(builder)
-    known = _headings(chosen)
+    known = headings_there(chosen)
     wanted = _wanted(known, headings)
     architecture = tools.architecture(chosen)
     return [row for name in wanted for row in _Rows(tools, architecture, chosen, name).views(known[name], count)]
@@ -146,23 +146,15 @@ def _term(name: str, roles: torch.Tensor, weights: torch.Tensor) -> TermView:
 
 def _stage(plan: Plan, name: str | None) -> StagePlan:
     """The stage called `name`, or the first that has rows; it must not wait for a codec that is yet to be fitted."""
-    trained = [each for each in plan.stages if each.stage.type != NOT_LEARNED]
+    trained = [each for each in plan.stages if each.kind.network]
     found = next((each for each in trained if name in (None, each.name)), None)
     if found is None:
         names = ", ".join(each.name for each in trained)
         raise UsageError(f"the recipe has no stage '{name}' with rows", hint=f"it has: {names or 'none'}")
-    before = plan.stages[: plan.stages.index(found)]
-    if any(each.stage.type == NOT_LEARNED for each in before):
+    if codec_before(plan.stages, found):
         message = f"the rows of stage {found.name} have no codes before its codec is fitted"
         raise UsageError(message, hint="give model.codec.checkpoint by --set, or look at another recipe")
     return found
-
-
-def _headings(stage: StagePlan) -> dict[str, Sequence[WeightedComponent]]:
-    data = stage.stage.data
-    named = {"prompts": data.prompts, "demonstrations": data.demonstrations}
-    found: dict[str, Sequence[WeightedComponent]] = {name: each for name, each in named.items() if each is not None}
-    return found | {f"evaluation.{name}": sources for name, sources in data.evaluation.items()}
 
 
 def _wanted(known: Mapping[str, Sequence[WeightedComponent]], asked: Sequence[str]) -> list[str]:
