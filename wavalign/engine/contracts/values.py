@@ -113,11 +113,11 @@ def ids(value: object, what: str, *, below: int | None) -> list[int]:
     """Whole numbers from 0 to below `below` as a list of ints."""
     if isinstance(value, str | bytes) or not isinstance(value, Sequence):
         raise Broken(f"gave {named(value)} as {what}, which is to be a list of ids")
-    for place, each in enumerate(value):
+    for index, each in enumerate(value):
         if type(each) is not int:
-            whole(each, f"{what}[{place}]")
+            whole(each, f"{what}[{index}]")
         if each < 0 or (below is not None and each >= below):
-            raise Broken(f"gave {shown(each)} as {what}[{place}]" + (f"; ids go up to {below - 1}" if below else ""))
+            raise Broken(f"gave {shown(each)} as {what}[{index}]" + (f"; ids go up to {below - 1}" if below else ""))
     return [int(each) for each in value]
 
 

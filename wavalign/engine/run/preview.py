@@ -103,7 +103,8 @@ class _Rows:
         """`count` dialogues, spread over the heading."""
         dialogues, _ = self._tools.head(sources, count)
         rows = self._tools.rows(self._stage, self._architecture, dialogues)
-        return [self._view(each, *row) for each, row in zip(dialogues, rows, strict=True)]
+        singles = (single for each in dialogues for single in each.singles)
+        return [self._view(each, *row) for each, row in zip(singles, rows, strict=True)]
 
     def _view(self, dialogue: Dialogue, prompt: TokenSequence, target: TokenSequence | None) -> RowView:
         space = self._architecture.tokens
