@@ -1,11 +1,12 @@
 """A plan as a tree of lines, as a Mermaid chart, and against another plan."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any, final
 
 from wavalign.engine.compile.adapter import adapter_line
+from wavalign.engine.compile.components import read_headings
 from wavalign.engine.compile.plan import Geometry, Graph, Memory, MemoryRow, Operator, Plan, StagePlan, TermPlan
 
 _SCOPES = {"collect": "once a step", "update": "once an update", "micro_batch": "once a micro-batch"}
@@ -64,8 +65,10 @@ def differences(old: Plan, new: Plan) -> list[str]:
 
 def _stage(plan: StagePlan, trained: Mapping[str, str]) -> Branch:
     span = f"steps {plan.first_step + 1} to {plan.first_step + plan.steps}" if plan.steps else plan.stage.type
-    parts = [Branch("terms", tuple(_term(term) for term in plan.terms))] if plan.terms else []
-    if plan.stage.model.adapter is not None:
+    parts = _read(plan)
+    parts += [Branch("terms", tuple(_term(term) for term in plan.terms))] if plan.terms else []
+    parts += _KINDS[plan.stage.type](plan) if plan.stage.type in _KINDS else []
+    if plan.stage.model.adapter is not None and plan.kind.learns:
         parts.append(Branch(f"trained  {trained.get(plan.name, adapter_line(plan.stage.model.adapter))}"))
     if plan.geometry is not None:
         parts.append(_geometry(plan.geometry))
@@ -77,6 +80,29 @@ def _stage(plan: StagePlan, trained: Mapping[str, str]) -> Branch:
         parts.append(Branch(f"DeepSpeed, ZeRO {zero} (the whole configuration: --format json)"))
     parts += [Branch(f"warning  {each.path}: {each.message}", (Branch(each.hint),)) for each in plan.warnings]
     return Branch(f"stage {plan.name}  {span}", tuple(parts))
+
+
+def _read(plan: StagePlan) -> list[Branch]:
+    """Headings of data that earlier stages write."""
+    found = []
+    for heading, sources in read_headings(plan).items():
+        names = ", ".join(each.stage for each in sources if each.stage is not None)
+        found += [Branch(f"data.{heading}  written by stage {names}")] if names else []
+    return found
+
+
+def _generate(plan: StagePlan) -> list[Branch]:
+    """What a stage writes."""
+    rollout, codec, limit = plan.stage.rollout, plan.stage.model.codec, plan.stage.generate.limit
+    prompts = "each prompt" if limit is None else f"{limit} prompts"
+    drawn = f"temperature {rollout.temperature:g}, top_k {rollout.top_k}, top_p {rollout.top_p:g}"
+    sound = f"with sound by {codec.type}" if codec is not None else "as text"
+    said = f"{prompts} x {rollout.group_size} answers of up to {rollout.max_new_tokens} tokens, {drawn}, {sound}"
+    return [Branch(f"writes  {said}"), Branch(f"leaves  stages/{plan.name}/data")]
+
+
+_KINDS: Mapping[str, Callable[[StagePlan], list[Branch]]] = {"generate": _generate}
+"""What is shown of a stage beside its graph."""
 
 
 def _term(term: TermPlan) -> Branch:

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from tests.e2e.runs import Started, comparable, here, lines, snapshot, wait_for
 from tests.toy.world import NUMBERS, toy_recipe, write_recipe
-from wavalign.engine.run.trainer import Trainer
+from wavalign.engine.run.clock import StepClock
 from wavalign.engine.step.metrics import StepResult
 from wavalign.engine.step.stage import LiveStage
 from wavalign.errors import Interrupted
@@ -73,7 +73,7 @@ def test_another_plan_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     """A checkpoint of another plan: exit 7, both plans named, nothing changed."""
     recipe = _recipe(tmp_path)
     with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "_log_step", _interrupt_at(5, Trainer._log_step))
+        patch.setattr(StepClock, "log_step", _interrupt_at(5, StepClock.log_step))
         assert here("run", recipe).code == 130
     before = snapshot(tmp_path / "run")
     refused = here("run", recipe, "--resume", "--set", "optim.learning_rate=0.001")
@@ -84,7 +84,7 @@ def test_another_plan_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def _interrupt_at(last: int, log: Callable[..., None]) -> Callable[..., None]:
-    def logged(self: Trainer, live: LiveStage, step: int, result: StepResult) -> None:
+    def logged(self: StepClock, live: LiveStage, step: int, result: StepResult) -> None:
         if step == last:
             raise Interrupted(signal.SIGINT)
         log(self, live, step, result)
@@ -114,7 +114,7 @@ def test_a_stream_resumes_at_the_record(tmp_path: Path, monkeypatch: pytest.Monk
     whole, cut = (_recipe(tmp_path / name, **changes) for name in ("whole", "cut"))
     assert here("run", whole).code == 0
     with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "_log_step", _interrupt_at(13, Trainer._log_step))
+        patch.setattr(StepClock, "log_step", _interrupt_at(13, StepClock.log_step))
         assert here("run", cut).code == 130
     done = here("run", cut, "--resume")
     assert done.code == 0, done.output

@@ -15,6 +15,8 @@ MOST_TOKENS = 1 << 17
 """Of one answer: hours of sound."""
 MOST_WEIGHT = 1e6
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_-]*$"
+STAGE_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_-]*(\.[A-Za-z0-9][A-Za-z0-9_-]*)*$"
+MOST_ROUNDS = 100
 MOST_LETTERS = 64
 """Of a name that becomes a folder, a file or a part of a metric's name."""
 DAY = 86_400
@@ -29,7 +31,9 @@ def _cool_enough(value: float) -> float:
 
 
 Name = Annotated[str, Field(pattern=NAME_PATTERN, max_length=MOST_LETTERS)]
-"""Of a stage, split, reward, metric or term."""
+"""Of a split, reward, metric or term."""
+StageName = Annotated[str, Field(pattern=STAGE_PATTERN, max_length=MOST_LETTERS)]
+"""Of a stage; one of a round has the round's name and a dot before its own."""
 Temperature = Annotated[float, Field(ge=0, le=100), AfterValidator(_cool_enough)]
 """Where 0 is allowed and means the likeliest id."""
 TopK = Annotated[int, Field(ge=0, le=1 << 24)]

@@ -20,7 +20,6 @@ class Watched(Section):
     """Whether more or less is better."""
 
 
-@final
 class StopEarly(Watched):
     """When a stage ends before its last step."""
 
@@ -28,6 +27,14 @@ class StopEarly(Watched):
     """Measurements in a row without an improvement, after which the stage ends."""
     min_delta: float = Field(default=0.0, ge=0, le=1e6)
     """An improvement is more than this."""
+
+
+@final
+class StopRounds(StopEarly):
+    """When the rounds of a `repeat` end before the last one; each is measured by the last stage in it that measures."""
+
+    patience: int = Field(default=1, ge=1, le=MOST_STEPS)
+    """Rounds in a row without an improvement, after which no further one begins."""
 
 
 @final

@@ -12,7 +12,7 @@ from wavalign.schema.base import Params, Tree
 from wavalign.schema.component import Component, WeightedComponent
 from wavalign.schema.recipe import Recipe
 from wavalign.schema.reward import RewardSection
-from wavalign.schema.stage import StageSections
+from wavalign.schema.stage import Repeat, StageSections
 
 PLACES: Mapping[tuple[str, str], str] = {
     ("ModelSection", "architecture"): "architecture",
@@ -61,6 +61,8 @@ def recipe_schema(components: Mapping[str, Mapping[str, type[Params]]]) -> Tree:
     shared = {name: definitions["Stage"]["properties"][name] for name in StageSections.model_fields}
     own: Tree = dict(schema["properties"])
     stages = own.pop("stages")
+    definitions["Repeat"] = _repeat(stages["items"], definitions)
+    stages["items"] = {"anyOf": [stages["items"], {"$ref": "#/$defs/Repeat"}]}
     properties = {**own, "extends": _EXTENDS, **shared, "stages": stages}
     root = {"properties": properties, "required": schema["required"], "$defs": definitions}
     return {
@@ -70,6 +72,15 @@ def recipe_schema(components: Mapping[str, Mapping[str, type[Params]]]) -> Tree:
         "additionalProperties": False,
         **_everywhere(root, _relaxed),
     }
+
+
+def _repeat(stage: Tree, definitions: Tree) -> Tree:
+    """The definition of a `repeat`, whose body is a list of `stage`."""
+    schema = Repeat.model_json_schema()
+    definitions.update(schema.pop("$defs", {}))
+    body = {"type": "array", "items": stage, "minItems": 1, "description": "What every round does."}
+    properties = {**schema["properties"], "stages": body}
+    return {**schema, "properties": properties, "required": [*schema["required"], "stages"]}
 
 
 _EXTENDS: Tree = {

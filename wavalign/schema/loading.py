@@ -6,16 +6,18 @@ from typing import Any, TypeVar, final
 
 from pydantic import BaseModel, ValidationError
 
-from wavalign.errors import Problem, RecipeError, quoted
+from wavalign.errors import Problem, RecipeError
 from wavalign.schema.anchoring import anchor
 from wavalign.schema.base import Tree
 from wavalign.schema.composer import Node, Path, dotted
 from wavalign.schema.marks import Source, in_file_order, locate, merge, source_of
 from wavalign.schema.recipe import Recipe
 from wavalign.schema.rendering import render_problems
+from wavalign.schema.rounds import Entry, repeats, unrolled
 from wavalign.schema.salvage import NOTHING_BROKEN, Broken, salvage
 from wavalign.schema.source import scan_source
-from wavalign.schema.stage import Stage, StageSections
+from wavalign.schema.stage import Repeat, Stage, StageSections
+from wavalign.schema.stage_links import stage_problems
 from wavalign.schema.translation import conversion_problems, did_you_mean, problems_from_validation
 
 __all__ = [
@@ -62,7 +64,7 @@ def read_recipe(path: str, overrides: Sequence[str] = ()) -> LoadedRecipe:
     scanned = scan_source(path, overrides)
     source = merge_stages(scanned)
     recipe, problems = _validated(Recipe, source.tree, (), source)
-    problems = [*_stage_problems(source), *_placed(problems, source, scanned)]
+    problems = [*_repeat_problems(scanned), *stage_problems(source), *_placed(problems, source, scanned)]
     broken = {problem.path for problem in scanned.problems}  # their values became null, which is no second problem
     problems = [problem for problem in problems if not _lies_in(problem.path, broken)]
     problems += scanned.problems
@@ -106,7 +108,8 @@ def _validated(
 def merge_stages(source: Source) -> Source:
     """Put each stage's sections over the shared ones; without `stages`, one stage is made of the shared ones.
 
-    Nodes keep their marks and the path they were written at, so one mistake in a shared section stays one problem.
+    The stages of a `repeat` stand there once for every round. Nodes keep their marks and the path they were written at,
+    so one mistake in a shared section stays one problem.
     """
     items = source.root.value
     assert isinstance(items, dict)
@@ -116,7 +119,7 @@ def merge_stages(source: Source) -> Source:
     if listed is None:
         stages = Node([_only_stage(source.root, shared)], source.root.where, source.root.key, ())
     elif isinstance(entries, list):
-        stages = replace(listed, value=[_merged(item, shared, index) for index, item in enumerate(entries)])
+        stages = replace(listed, value=[_merged(entry, shared) for entry in unrolled(entries)])
     else:
         stages = listed
     top = {name: item for name, item in items.items() if name not in SHARED}
@@ -129,37 +132,33 @@ def _only_stage(root: Node, shared: dict[str, Node]) -> Node:
     return Node({"name": name, **shared}, root.where, root.key, ())
 
 
-def _merged(stage: Node, shared: dict[str, Node], index: int) -> Node:
+def _merged(entry: Entry, shared: dict[str, Node]) -> Node:
+    stage = entry.node
     if not isinstance(stage.value, dict):
         return stage
     base = Node(shared, stage.where, stage.key, stage.path)
-    return replace(merge(base, replace(stage, replace=False)), path=("stages", index))
+    return entry.finished(merge(base, replace(stage, replace=False)))
 
 
-def _stage_problems(source: Source) -> list[Problem]:
-    """Names and starts of stages, at their own places; the Recipe checks them too, but only when all else is right."""
-    stages = source.tree["stages"]
-    seen: list[str] = []
+def _repeat_problems(scanned: Source) -> list[Problem]:
+    """What is wrong with repetitions themselves; their stages are looked at one by one."""
+    items = scanned.root.value
+    listed = items.get("stages") if isinstance(items, dict) else None
     found: list[Problem] = []
-    for index, stage in enumerate(stages if isinstance(stages, list) else ()):
-        name, start = (stage.get("name"), stage.get("start")) if isinstance(stage, dict) else (None, None)
-        if isinstance(name, str) and name in seen:
-            path: Path = ("stages", index, "name")
-            message, hint = f"two stages are named `{quoted(name)}`", "rename one of them"
-            found.append(Problem("bad_value", dotted(source.written[path]), message, hint, source.marks[path]))
-        elif isinstance(name, str) and (same := {each.casefold(): each for each in seen}.get(name.casefold())):
-            path = ("stages", index, "name")
-            message = f"the stages `{quoted(name)}` and `{quoted(same)}` differ in capital letters alone"
-            hint = "rename one of them: their folders may be one on some disks"
-            found.append(Problem("bad_value", dotted(source.written[path]), message, hint, source.marks[path]))
-        if isinstance(start, str) and start not in seen:
-            path = ("stages", index, "start")
-            before = ", ".join(f"`{quoted(earlier)}`" for earlier in seen) or "none, this is the first"
-            message = f"`{quoted(start)}` is not an earlier stage"
-            hint = did_you_mean(start, seen) or f"earlier stages: {before}"
-            found.append(Problem("bad_value", dotted(source.written[path]), message, hint, source.marks[path]))
-        if isinstance(name, str):
-            seen.append(name)
+    for index, keys in repeats(listed.value if listed is not None and isinstance(listed.value, list) else ()):
+        path: Path = ("stages", index)
+        own = {name: item for name, item in scanned.tree["stages"][index].items() if name != "stages"}
+        found += _validated(Repeat, own, path, scanned, beside=("stages",))[1]
+        body = keys.get("stages")
+        if body is None or not isinstance(body.value, list) or not body.value:
+            message, where = "a `repeat` has no `stages`", scanned.keys[path] if body is None else body.where
+            hint = "add e.g. `stages: [{name: sample, type: generate}, {name: train}]`: what every round does"
+            found.append(Problem("missing_key", dotted((*path, "stages")), message, hint, where))
+        for inner, _ in repeats(body.value if body is not None and isinstance(body.value, list) else ()):
+            message = "a `repeat` within a `repeat`"
+            place: Path = (*path, "stages", inner)
+            hint = "rounds have single stages; write the inner ones out"
+            found.append(Problem("bad_value", dotted(place), message, hint, scanned.marks[place]))
     return found
 
 
@@ -168,7 +167,7 @@ def _placed(problems: Sequence[Problem], source: Source, scanned: Source) -> lis
     reported: list[Problem] = []
     for problem in problems:
         if problem.path == "" and problem.code == "bad_value":
-            continue  # the Recipe's own check of stages; `_stage_problems` says it better
+            continue  # the Recipe's own check of stages; `stage_problems` says it better
         if problem.code == "unknown_key":
             reported.append(_unknown_at_its_level(problem))
         elif problem.code == "missing_key":
@@ -185,25 +184,32 @@ def _unknown_at_its_level(problem: Problem) -> Problem:
         in_stage = name in Stage.model_fields
         hint = "it belongs to an entry of `stages`" if in_stage else did_you_mean(name, TOP_LEVEL)
         return replace(problem, hint=hint or f"known keys: {', '.join(f'`{key}`' for key in TOP_LEVEL)}")
-    if len(parts) == 3 and parts[0] == "stages" and name in Recipe.model_fields:
+    if len(_in_stage(parts)) == 1 and name in Recipe.model_fields:
         return replace(problem, hint="it belongs to the top level of the recipe, for all stages")
     return problem
 
 
 def _missing_from_all(problem: Problem, source: Source, scanned: Source) -> Problem:
     """A key that the shared section lacks too is missing there, once, and not in each stage."""
-    parts = problem.path.split(".")
-    if parts[0] != "stages" or len(parts) < 3 or parts[2] not in SHARED:
+    shared: Path = tuple(_in_stage(problem.path.split(".")))
+    if not shared or shared[0] not in SHARED:
         return problem
-    shared: Path = tuple(parts[2:])
     found, missing = locate(scanned.tree, shared)
-    if len(missing) != 1 or (len(shared) == 1 and _somewhere(source.tree["stages"], parts[2])):
+    if len(missing) != 1 or (len(shared) == 1 and _somewhere(source.tree["stages"], str(shared[0]))):
         return problem
     message, hint = problem.message, problem.hint
     if len(shared) == 1:
         message = f"the recipe has no `{shared[0]}`"
         hint += ", at the top level or in each stage"
     return replace(problem, path=dotted(shared), message=message, hint=hint, where=scanned.keys[found])
+
+
+def _in_stage(parts: Sequence[str]) -> Sequence[str]:
+    """A path from its stage on, be it one of a repetition; empty for one that is in no stage."""
+    start = 0
+    while len(parts) > start + 2 and parts[start] == "stages" and parts[start + 1].isdecimal():
+        start += 2
+    return parts[start:] if start else ()
 
 
 def _somewhere(stages: Any, name: str) -> bool:

@@ -72,7 +72,9 @@ def source_of(root: Node, *, path: str, files: tuple[str, ...]) -> Source:
             return {name: spread(item, (*at, name), item.path) for name, item in node.value.items()}
         if isinstance(node.value, list):
             # Nobody wrote the list around a recipe's only stage, so nobody wrote that stage's index either.
-            return [spread(item, (*at, i), (*wrote, i) if wrote else item.path) for i, item in enumerate(node.value)]
+            # Stages know where they were written: those of a repetition stand in the tree once for every round.
+            own = not wrote or at == ("stages",)
+            return [spread(item, (*at, i), item.path if own else (*wrote, i)) for i, item in enumerate(node.value)]
         return node.value
 
     tree = spread(root, (), ())

@@ -1,4 +1,4 @@
-"""A stage: its own sections over the recipe's shared ones."""
+"""A stage: its own sections over the recipe's shared ones; and stages that are repeated in rounds."""
 
 from collections.abc import Mapping
 from typing import Literal, final
@@ -6,14 +6,24 @@ from typing import Literal, final
 from pydantic import Field
 
 from wavalign.schema.base import Section
-from wavalign.schema.bounds import MOST_STEPS, Name
+from wavalign.schema.bounds import MOST_ROUNDS, MOST_ROWS, MOST_STEPS, Name, StageName
 from wavalign.schema.data import DataSection
-from wavalign.schema.evaluation import EvaluationSection, StopEarly
+from wavalign.schema.evaluation import EvaluationSection, StopEarly, StopRounds
 from wavalign.schema.model import ModelSection
 from wavalign.schema.objective import ObjectiveSection
 from wavalign.schema.optim import OptimSection
 from wavalign.schema.reward import RewardSection
 from wavalign.schema.rollout import BatchSection, RolloutSection
+
+
+@final
+class GenerateSection(Section):
+    """What a `generate` stage answers; how is said by `rollout`."""
+
+    limit: int | None = Field(default=None, ge=1, le=MOST_STEPS)
+    """At most so many prompts, spread evenly over `data.prompts`; null answers each once."""
+    chunk: int = Field(default=16, ge=1, le=MOST_ROWS)
+    """Prompts answered together on one process; after each chunk the answers are safe on the disk."""
 
 
 class StageSections(Section):
@@ -39,6 +49,8 @@ class StageSections(Section):
     """Optimiser."""
     evaluation: EvaluationSection = EvaluationSection()
     """Metrics."""
+    generate: GenerateSection = GenerateSection()
+    """How much a `generate` stage writes."""
     steps: int = Field(default=100, ge=0, le=MOST_STEPS)
     """Optimiser steps of a `train` stage; with 0 it measures once and trains nothing."""
     stop_early: StopEarly | None = None
@@ -46,12 +58,43 @@ class StageSections(Section):
 
 
 @final
+class Round(Section):
+    """Which round of which repetition a stage belongs to."""
+
+    repeat: Name
+    """Name of the repetition."""
+    number: int = Field(ge=1, le=MOST_ROUNDS)
+    """From 1."""
+    of: int = Field(ge=1, le=MOST_ROUNDS)
+    """Rounds at most."""
+    stop_early: StopRounds | None = None
+    """When the rounds end early."""
+
+
+@final
 class Stage(StageSections):
     """One stage, complete."""
 
-    name: Name
-    """Its name; folders and `start` refer to it."""
-    type: Literal["train", "fit_codec"] = "train"
-    """`train` optimises the objective; `fit_codec` fits `model.codec` on the sound of `data.demonstrations`."""
+    name: StageName
+    """Its name; folders, `start` and data sources refer to it."""
+    type: Literal["train", "fit_codec", "generate"] = "train"
+    """`train` optimises the objective; `fit_codec` fits `model.codec` on the sound of `data.demonstrations`; `generate`
+    writes the policy's answers to `data.prompts` as a data set that later stages read."""
     start: str | None = None
-    """Name of the earlier stage whose weights (or codec) it starts from; omitted, the stage before, or `model`."""
+    """Name of the earlier stage whose weights (or codec) it starts from; omitted, the last one before that left any, or
+    `model`. Within a `repeat` a stage of the same round; from outside `REPEAT.STAGE`, that of the best or last round.
+    """
+    round: Round | None = None
+    """Set by `repeat`: the round that the stage belongs to."""
+
+
+@final
+class Repeat(Section):
+    """Stages that are done several times over, in rounds: `round-1.sample`, `round-1.train`, `round-2.sample`, ..."""
+
+    repeat: int = Field(ge=1, le=MOST_ROUNDS)
+    """Rounds."""
+    name: Name = "round"
+    """Name of the rounds: it stands with the round's number before the names of their stages."""
+    stop_early: StopRounds | None = None
+    """End the rounds when a measured value has not improved; what follows starts from the best round."""

@@ -9,8 +9,8 @@ from tests.e2e.runs import lines
 from tests.engine.run.test_trainer import assert_same_run, run
 from tests.toy.compiled import Change, put
 from wavalign.engine.backends.plain import PlainBackend
+from wavalign.engine.run.clock import StepClock
 from wavalign.engine.run.measuring import Measuring
-from wavalign.engine.run.trainer import Trainer
 from wavalign.engine.step import executor
 from wavalign.engine.step.step import StepExecutor
 from wavalign.errors import NonFiniteError, RewardBudgetError, StorageError
@@ -129,7 +129,7 @@ def test_an_error_behind_the_update_names_the_checkpoint_to_go_on_from(
     whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The weights have moved and their step has no line: the one before is repeated from the newest checkpoint."""
-    fail_at(monkeypatch, Trainer, "_log_step", 4, StorageError("the disk refused", hint="free space"))
+    fail_at(monkeypatch, StepClock, "log_step", 4, StorageError("the disk refused", hint="free space"))
     with pytest.raises(StorageError) as caught:
         run(tmp_path, *LONG, put("runtime.checkpoint_every", 2))
     monkeypatch.undo()

@@ -101,7 +101,7 @@ def test_stopped_anywhere_and_resumed(whole: Path, tmp_path: Path, monkeypatch: 
         return call
 
     monkeypatch.setattr(Measuring, "evaluate", counted(Measuring.evaluate))
-    monkeypatch.setattr(Trainer, "_export", counted(Trainer._export))
+    monkeypatch.setattr(Trainer, "export", counted(Trainer.export))
     with pytest.raises(Stop):
         run(tmp_path / "cut", *STAGED)
     run(tmp_path / "cut", *STAGED, resume=True)
@@ -112,14 +112,15 @@ def test_stopped_between_two_stages_and_resumed(whole: Path, tmp_path: Path, mon
     """The first stage is complete, the second has no checkpoint: the first one's last lines must stay."""
     build = Trainer._stage
 
-    def stop_at_align(self: Trainer, stage: Any, checkpoint: Any) -> None:
-        if stage.name == "align" and checkpoint is None:
+    def stop_at_align(self: Trainer, stage: Any) -> None:
+        if stage.name == "align":
             raise Stop
-        build(self, stage, checkpoint)
+        build(self, stage)
 
-    monkeypatch.setattr(Trainer, "_stage", stop_at_align)
-    with pytest.raises(Stop):
-        run(tmp_path / "cut", *STAGED)
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_stage", stop_at_align)
+        with pytest.raises(Stop):
+            run(tmp_path / "cut", *STAGED)
     run(tmp_path / "cut", *STAGED, resume=True)
     assert_same(tmp_path / "cut" / "run", whole)
 

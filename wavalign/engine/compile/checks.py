@@ -2,7 +2,7 @@
 
 import inspect
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import final
 
 from wavalign.engine.compile.names import name_problems
@@ -17,6 +17,8 @@ from wavalign.schema.model import AdapterSection
 from wavalign.schema.reward import RewardSection
 from wavalign.schema.runtime import RuntimeSection
 from wavalign.schema.stage import Stage
+from wavalign.schema.stage_kinds import KINDS
+from wavalign.schema.translation import did_you_mean
 
 Note = Callable[[str, str, Path, str], None]
 """Takes a problem's code, message, path and hint."""
@@ -31,6 +33,13 @@ def watch_problem(watched: Watched, stage: Stage) -> str:
     if not stage.evaluation.metrics or split not in stage.data.evaluation:
         return f"`{watched.metric}` is of the split `{split}`, and nothing is measured on it"
     return "" if stage.evaluation.every else f"`{watched.metric}` is watched, and nothing is measured between steps"
+
+
+def measured_in_round(watched: Watched, stage: Stage) -> bool:
+    """Whether a stage leaves a measurement of a value's split at its end, or on the way there."""
+    evaluation, split = stage.evaluation, watched.metric.split("/", 1)[0]
+    when = evaluation.at_end or evaluation.every > 0 or stage.steps == 0
+    return KINDS[stage.type].learns and bool(evaluation.metrics) and split in stage.data.evaluation and when
 
 
 @final
@@ -55,10 +64,10 @@ class StageChecks:
             self._model(weights)
         for path, message, hint in name_problems(self.stage):
             self.note("bad_value", message, path, hint)
-        if self.stage.type == "fit_codec":
-            if self._whole("model", "data"):
-                self._fit_codec()
-            return
+        _RULES[self.stage.type](self)
+
+    def train(self) -> None:
+        """A stage that learns, or measures alone."""
         if self.stage.stop_early is not None and self._whole("evaluation", "data", "stop_early"):
             self._watched(self.stage.stop_early, ("stop_early", "metric"))
         if self.stage.steps == 0:
@@ -68,7 +77,7 @@ class StageChecks:
         if self._whole("objective") and self.stage.objective is None:
             hint = "add e.g. `objective: {terms: {sft: {loss: {type: cross_entropy}}}}`"
             self.note("missing_section", "a train stage needs an objective", ("objective",), hint)
-        if self._whole("data", "objective", "rewards"):
+        if self._whole("data", "objective", "rewards", "batch"):
             self._data()
         if self._whole("rollout"):
             self._rollout()
@@ -99,13 +108,13 @@ class StageChecks:
         model = self.stage.model
         if model.checkpoint is not None and model.preset is not None:
             self.note("conflict", "give checkpoint or preset, not both", ("model", "preset"), "remove one of the two")
-        if model.checkpoint is None and model.preset is None and self.stage.type == "train" and not weights:
+        if model.checkpoint is None and model.preset is None and KINDS[self.stage.type].network and not weights:
             hint = "checkpoint: path/to/folder, or preset: tiny with a tokenizer"
             self.note("missing_key", "the model has neither checkpoint nor preset", ("model",), hint)
         if model.nar is not None and model.codec is None:
             message = "a nar completes frames of a codec, and there is none"
             self.note("missing_section", message, ("model", "nar"), "add model.codec")
-        if model.adapter is not None:
+        if model.adapter is not None and KINDS[self.stage.type].learns:
             self._adapter(model.adapter)
 
     def _adapter(self, adapter: AdapterSection) -> None:
@@ -124,7 +133,16 @@ class StageChecks:
                 hint = "an adapter freezes everything else by itself; remove freeze"
                 self.note("conflict", message, ("model", "freeze"), hint)
 
-    def _fit_codec(self) -> None:
+    def generate(self) -> None:
+        """A stage that answers prompts."""
+        if self._whole("data") and self.stage.data.prompts is None:
+            hint = "add data.prompts: what is answered, e.g. {type: jsonl, path: questions.jsonl}"
+            self.note("missing_section", "generate needs data.prompts", ("data", "prompts"), hint)
+
+    def fit_codec(self) -> None:
+        """A stage that fits a codec."""
+        if not self._whole("model", "data"):
+            return
         if self.stage.model.codec is None:
             self.note("missing_section", "fit_codec needs model.codec", ("model", "codec"), "add codec: {type: ...}")
         if self.stage.data.demonstrations is None:
@@ -133,6 +151,9 @@ class StageChecks:
 
     def _data(self) -> None:
         data, live = self.stage.data, [term for term in self.terms if term.lives]
+        for name in (each for each in self.stage.batch.families if each not in data.families):
+            message, hint = f"there is no data.families.{name}", did_you_mean(name, tuple(data.families))
+            self.note("unknown_key", message, ("batch", "families", name), hint or "add it, or leave this out")
         if self.terms and not live:
             message, hint = "no term has a weight and a share above 0, so nothing is learned", "raise one of them"
             self.note("bad_value", message, ("objective", "terms"), hint)
@@ -218,6 +239,14 @@ class StageChecks:
 
     def _plugin(self, kind: str, type_: str) -> type | None:
         return self.registry.get(kind, type_) if type_ in self.registry.types(kind) else None
+
+
+_RULES: Mapping[str, Callable[[StageChecks], None]] = {
+    "train": StageChecks.train,
+    "fit_codec": StageChecks.fit_codec,
+    "generate": StageChecks.generate,
+}
+"""What a kind of stage demands of its sections."""
 
 
 def check_runtime(runtime: RuntimeSection, cluster: Cluster, note: Note) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import final
 
-from wavalign.engine.compile.checks import StageChecks, check_runtime, watch_problem
+from wavalign.engine.compile.checks import StageChecks, check_runtime, measured_in_round, watch_problem
 from wavalign.engine.compile.geometry import only_measuring, plan_geometry
 from wavalign.engine.compile.graph import build_graph
 from wavalign.engine.compile.instruments import shared_instruments
@@ -12,6 +12,7 @@ from wavalign.engine.compile.operators import SCALARS
 from wavalign.engine.compile.parts import left_out, stage_parts
 from wavalign.engine.compile.plan import Cluster, Graph, Plan, StagePlan, Warned
 from wavalign.engine.compile.resolve import Resolver
+from wavalign.engine.compile.stage_links import start_of
 from wavalign.engine.compile.terms import TermPlanner
 from wavalign.errors import PluginError, Problem, RecipeError
 from wavalign.plugins.files import digest
@@ -23,6 +24,7 @@ from wavalign.schema.marks import in_file_order
 from wavalign.schema.runtime import RuntimeSection
 from wavalign.schema.salvage import Broken
 from wavalign.schema.stage import Stage
+from wavalign.schema.stage_kinds import KINDS
 
 READ_BY_GEOMETRY = {"type", "model", "data", "rollout", "batch", "rewards", "objective", "evaluation", "runtime"}
 """Sections that graph and sizes are made of: where one lacks something, nothing is said of them."""
@@ -82,6 +84,7 @@ class _Compiler:
             done = stages[-1].first_step + stages[-1].steps if stages else 0
             stages.append(self._stage(stage, index, done, runtime))
         self._check_best(runtime)
+        self._check_rounds()
         problems = in_file_order(self.resolver.problems, names_of(self.source))
         if problems:
             raise RecipeError(problems)
@@ -115,9 +118,10 @@ class _Compiler:
         stage = self._objective(stage, path)
         note = self._note_at(path)
         broken = self.broken.sections(index)
-        StageChecks(stage, terms, self.registry, note, broken=broken).run(weights=self._leaves_weights(stage, index))
-        plan = StagePlan(name=stage.name, first_step=first_step, stage=stage, terms=terms)
-        if len(self.resolver.problems) > before or stage.type != "train" or broken & READ_BY_GEOMETRY:
+        StageChecks(stage, terms, self.registry, note, broken=broken).run(weights=self._has_weights(index))
+        learned = terms if KINDS[stage.type].learns else ()
+        plan = StagePlan(name=stage.name, first_step=first_step, stage=stage, terms=learned)
+        if len(self.resolver.problems) > before or not KINDS[stage.type].learns or broken & READ_BY_GEOMETRY:
             return plan
         if stage.steps:
             parts = stage_parts(stage, terms, self.registry)
@@ -153,17 +157,32 @@ class _Compiler:
         best = runtime.keep_best
         if best is None or any(self.broken.sections(index) for index in range(len(self.recipe.stages))):
             return
-        reasons = [watch_problem(best, stage) for stage in self.recipe.stages if stage.type == "train"]
+        reasons = [watch_problem(best, stage) for stage in self.recipe.stages if KINDS[stage.type].learns]
         if all(reasons):
             hint = "set evaluation.every, and name a value of a split of data.evaluation, e.g. heldout/text_accuracy"
             message = next(iter(reasons), f"`{best.metric}`: no stage trains")
             self._note_at(())("bad_value", message, ("runtime", "keep_best", "metric"), hint)
 
-    def _leaves_weights(self, stage: Stage, index: int) -> bool:
-        """Whether the stage that `stage` starts from leaves a model."""
-        earlier = {each.name: each for each in self.recipe.stages[:index]}
-        start = stage.start or next(reversed(earlier), None)
-        return start is not None and earlier[start].type == "train"
+    def _check_rounds(self) -> None:
+        """The value by which rounds end early must be measured in every one of them."""
+        stages = self.recipe.stages
+        for index, stage in enumerate(stages):
+            stop = stage.round.stop_early if stage.round is not None else None
+            if stage.round is None or stop is None or stage.round.number > 1:
+                continue
+            body = [each for each in stages if each.round == stage.round]
+            if body[0] != stage or any(self.broken.sections(stages.index(each)) for each in body):
+                continue
+            if not any(measured_in_round(stop, each) for each in body):
+                message = f"`{stop.metric}` is measured in no stage of the rounds"
+                hint = "give a train stage of theirs evaluation.metrics and a split of data.evaluation by that name"
+                self._note_at(("stages", index))("bad_value", message, ("round", "stop_early", "metric"), hint)
+
+    def _has_weights(self, index: int) -> bool:
+        """Whether the stage that the one at `index` starts from leaves a model."""
+        stages = self.recipe.stages
+        start = start_of(stages, index)
+        return any(each.name == start and KINDS[each.type].leaves == "weights" for each in stages[:index])
 
     def _objective(self, stage: Stage, path: TreePath) -> Stage:
         objective = stage.objective

@@ -50,17 +50,55 @@ def _of_stage(stage: StagePlan) -> Iterator[Named]:
             yield Named(f"gate.{gate.type}", "gate", gate)
 
 
+def read_headings(stage: StagePlan) -> dict[str, Sequence[WeightedComponent]]:
+    """The headings that a run of the stage reads, with their sources; families of rows by their own names."""
+    data, kind = stage.stage.data, stage.kind
+    found: dict[str, Sequence[WeightedComponent]] = {}
+    if data.prompts is not None and (stage.graph.gives("prompts") if kind.learns else "prompts" in kind.headings):
+        found["prompts"] = data.prompts
+    if kind.learns:
+        found |= {name: data.learned[name] for name in stage.graph.made_for("data_rows")}
+    elif data.demonstrations is not None and "demonstrations" in kind.headings:
+        found["demonstrations"] = data.demonstrations
+    if "evaluation" in kind.headings and stage.stage.evaluation.metrics:
+        found |= {f"evaluation.{name}": sources for name, sources in data.evaluation.items()}
+    return found
+
+
+def there_before(sources: Sequence[WeightedComponent] | None) -> tuple[WeightedComponent, ...]:
+    """Those that read what is there before a run."""
+    return tuple(each for each in sources or () if each.stage is None)
+
+
+def headings_there(stage: StagePlan) -> dict[str, Sequence[WeightedComponent]]:
+    """All headings of a stage, whether a run reads them or not, with the sources that are there before it."""
+    found = {name: there_before(sources) for name, sources in _all_headings(stage).items()}
+    return {name: sources for name, sources in found.items() if sources}
+
+
+def writers_of(stage: StagePlan, heading: str) -> list[str]:
+    """Names of the stages whose answers stand under a heading."""
+    return [each.stage for each in _all_headings(stage).get(heading, ()) if each.stage is not None]
+
+
+def _all_headings(stage: StagePlan) -> dict[str, Sequence[WeightedComponent]]:
+    data = stage.stage.data
+    found: dict[str, Sequence[WeightedComponent]] = {"prompts": data.prompts or (), **data.learned}
+    return found | {f"evaluation.{name}": sources for name, sources in data.evaluation.items()}
+
+
+def written_by_stages(stage: StagePlan) -> list[str]:
+    """Names of the stages whose answers a stage reads."""
+    found = (each.stage for sources in read_headings(stage).values() for each in sources)
+    return list(dict.fromkeys(name for name in found if name is not None))
+
+
 def used_sources(plan: Plan) -> list[tuple[str, Sequence[WeightedComponent]]]:
-    """The data sources that the stages read, by heading, in a fixed order."""
+    """The data sources that the stages read and that are there before the run, by heading, in a fixed order."""
     found: list[tuple[str, Sequence[WeightedComponent]]] = []
     for stage in plan.stages:
-        data = stage.stage.data
-        if stage.graph.gives("prompts"):
-            found.append(("data.prompts", data.prompts or ()))
-        read = stage.graph.made_for("data_rows")
-        if "demonstrations" in read or stage.stage.type == "fit_codec":
-            found.append(("data.demonstrations", data.demonstrations or ()))
-        found += [(f"data.families.{name}", each) for name, each in data.families.items() if name in read]
-        if stage.stage.type == "train" and stage.stage.evaluation.metrics:
-            found += [(f"data.evaluation.{name}", sources) for name, sources in data.evaluation.items()]
+        for name, sources in read_headings(stage).items():
+            if there := there_before(sources):
+                family = name in stage.stage.data.families
+                found.append((f"data.families.{name}" if family else f"data.{name}", there))
     return found

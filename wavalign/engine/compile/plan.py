@@ -15,6 +15,7 @@ from wavalign.schema.environment import remember, secret_names
 from wavalign.schema.runtime import RuntimeSection
 from wavalign.schema.share import Share
 from wavalign.schema.stage import Stage
+from wavalign.schema.stage_kinds import KINDS, StageKind
 
 FREE_RUNTIME = (
     "folder", "trackers", "report", "keep_checkpoints", "checkpoint_every", "reward_workers", "threads",
@@ -232,8 +233,13 @@ class StagePlan(Section):
         return self.graph.gives("ref_logprobs") and self.stage.model.adapter is None
 
     @property
+    def kind(self) -> StageKind:
+        """What it reads, leaves and learns."""
+        return KINDS[self.stage.type]
+
+    @property
     def steps(self) -> int:
-        return self.stage.steps if self.stage.type == "train" else 0
+        return self.stage.steps if self.kind.learns else 0
 
 
 @final

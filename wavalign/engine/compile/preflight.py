@@ -8,9 +8,11 @@ from typing import Literal, Protocol, TypeVar, final
 import torch
 
 from wavalign.engine.compile.adapter import count_weights, trained_line
+from wavalign.engine.compile.components import read_headings, there_before
 from wavalign.engine.compile.memory import estimate_memory
 from wavalign.engine.compile.operators import ROLLOUTS
 from wavalign.engine.compile.plan import MARGIN, Cluster, Memory, Plan, StagePlan, TermPlan
+from wavalign.engine.compile.stage_links import codec_before
 from wavalign.engine.compile.streams import missing_heads, unknown_streams
 from wavalign.errors import DataError, PluginError, WavAlignError
 from wavalign.plugins.api import Architecture, Mask
@@ -127,12 +129,12 @@ class _Inspection:
         """Data, weights, masks and memory of one stage."""
         for message, hint in self.tools.missing_files(stage):
             self._add(stage.name, "files", "error", message, hint)
-        opened = {name: self._head(stage, name, sources) for name, sources in _headings(stage).items()}
+        opened = {name: self._head(stage, name, sources) for name, sources in self._headings(stage).items()}
         heads = {name: head for name, head in opened.items() if head is not None}
         for each in stage.warnings:
             self._add(stage.name, each.path, "warning", each.message, each.hint)
         architecture = None
-        if stage.stage.type == "train":
+        if stage.kind.network:
             architecture = self._try(stage.name, "model", lambda: self.tools.architecture(stage))
         heads = {name: head for name, head in heads.items() if self._records(stage, name, architecture)}
         if architecture is None:
@@ -142,7 +144,7 @@ class _Inspection:
             self._add(stage.name, problem.path, "error", problem.message, problem.hint)
         self._weights(stage, architecture)
         rows: dict[str, list[tuple[TokenSequence, TokenSequence | None]]] = {}
-        if any(each.stage.type == "fit_codec" for each in self.plan.stages[: self.plan.stages.index(stage)]):
+        if codec_before(self.plan.stages, stage):
             self._add(stage.name, "tokens", "ok", "counted when the codec of an earlier stage is fitted")
             heads = {}
         for name, dialogues in heads.items():
@@ -152,8 +154,22 @@ class _Inspection:
                 lambda d=dialogues: self.tools.rows(stage, architecture, d),  # type: ignore[misc]
             )
             rows[name] = [each for each in found or [] if _stays(stage, name, *each)]
-        self._masks(stage, rows)
-        self._estimate(stage, architecture, rows)
+        if stage.geometry is not None:
+            self._masks(stage, rows)
+            self._estimate(stage, architecture, rows)
+
+    def _headings(self, stage: StagePlan) -> dict[str, Sequence[WeightedComponent]]:
+        """Headings that the stage will read, with the sources that are there; the others are noted."""
+        data, found = stage.stage.data, dict[str, Sequence[WeightedComponent]]()
+        wanted = read_headings(stage)
+        if stage.kind.learns:
+            wanted |= {f"evaluation.{name}": sources for name, sources in data.evaluation.items()}
+        for name, sources in wanted.items():
+            for each in (source.stage for source in sources if source.stage is not None):
+                self._add(stage.name, f"data.{name}", "ok", f"written by stage {each}, and looked at when it is there")
+            if there := there_before(sources):
+                found[name] = there
+        return found
 
     def _head(self, stage: StagePlan, name: str, sources: Sequence[WeightedComponent]) -> list[Dialogue] | None:
         found = self._try(stage.name, f"data.{name}", lambda: self.tools.head(sources, HEAD))
@@ -271,17 +287,6 @@ class _Inspection:
 
     def _add(self, stage: str, what: str, level: Level, message: str, hint: str = "") -> None:
         self.findings.append(Finding(stage, what, level, message, hint))
-
-
-def _headings(stage: StagePlan) -> dict[str, Sequence[WeightedComponent]]:
-    """Headings the stage will read."""
-    data, wanted = stage.stage.data, {}
-    if data.prompts is not None and stage.graph.gives("prompts"):
-        wanted["prompts"] = data.prompts
-    wanted |= {name: data.learned[name] for name in stage.graph.made_for("data_rows")}
-    if data.demonstrations is not None and stage.stage.type == "fit_codec":
-        wanted["demonstrations"] = data.demonstrations
-    return {**wanted, **{f"evaluation.{name}": sources for name, sources in data.evaluation.items()}}
 
 
 def _stays(stage: StagePlan, heading: str, prompt: TokenSequence, target: TokenSequence | None) -> bool:

@@ -3,11 +3,12 @@
 from collections.abc import Mapping
 from typing import Any, TypeVar, final
 
+from wavalign.engine.compile.stage_links import WRITTEN
 from wavalign.errors import Problem, quoted
 from wavalign.plugins.api import Architecture
 from wavalign.plugins.guard import Guard, origin_of
 from wavalign.plugins.registry import Registry
-from wavalign.schema.component import Component
+from wavalign.schema.component import Component, WeightedComponent
 from wavalign.schema.loading import read_params
 from wavalign.schema.marks import Path, Source
 from wavalign.schema.model import ModelSection
@@ -103,7 +104,24 @@ class Resolver:
         if sources is None:
             return None
         # One source may be written without the list: the marks then lack the index, and the nearest mark serves.
-        return tuple(self.component("data", each, (*path, index)) for index, each in enumerate(sources))
+        return tuple(self._source(each, (*path, index)) for index, each in enumerate(sources))
+
+    def _source(self, source: WeightedComponent, path: Path) -> WeightedComponent:
+        """A data source; one that names a stage has its `path` from there."""
+        if source.stage is None:
+            return self.component("data", source, path)
+        if "path" in source.params:
+            message = "the source has a `path` and names a `stage`"
+            hint = "remove one of the two (`!replace` before a mapping leaves out what is shared)"
+            self.problems.append(self.problem("conflict", message, (*path, "stage"), hint))
+            return source
+        known = source.type in self.registry.types("data")
+        if known and "path" not in self.registry.get("data", source.type).Params.model_fields:
+            message, hint = f"a source of type {source.type} reads no files", "use {type: jsonl, stage: NAME}"
+            self.problems.append(self.problem("conflict", message, (*path, "stage"), hint))
+            return source
+        params = {**source.params, "path": f"{WRITTEN}{source.stage}"}
+        return self.component("data", source.model_copy(update={"params": params}), path)
 
     def problem(self, code: str, message: str, path: Path, hint: str = "") -> Problem:
         """A problem at `path`, named by the path its author wrote."""

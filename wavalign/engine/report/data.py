@@ -18,6 +18,7 @@ from wavalign.engine.state.folder import RunFolder
 from wavalign.errors import DataError
 from wavalign.redaction import REDACTOR
 from wavalign.schema.environment import remember, secret_names
+from wavalign.schema.stage_kinds import KINDS
 
 Json = Mapping[str, Any]
 """An object of a file the engine wrote; keys as in the file."""
@@ -299,11 +300,12 @@ def _last_of_each(lines: Iterator[MetricLine], notes: list[str]) -> tuple[Metric
 
 
 def _stage(stage: Json) -> StageSummary:
-    """A stage of plan.json; its steps may stand beside its name or in its section, a codec is fitted without any."""
+    """A stage of plan.json; its steps may stand beside its name or in its section; only `train` has any."""
     name = str(stage.get("name", ""))
     graph, section = stage.get("graph"), stage.get("stage")
     inner: Json = section if isinstance(section, dict) else stage
-    steps = 0 if inner.get("type") == "fit_codec" else _whole(inner.get("steps")) or 0
+    kind = KINDS.get(str(inner.get("type", "train")))
+    steps = _whole(inner.get("steps")) or 0 if kind is None or kind.learns else 0
     items = _objects_in(graph.get("pruned"), "", []) if isinstance(graph, dict) else []
     pruned = tuple(Pruned(name, str(item.get("what", "")), str(item.get("why", ""))) for item in items)
     return StageSummary(name, steps, pruned)

@@ -1,7 +1,7 @@
 """Plan to live objects: the only module that constructs them."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar, final
 
@@ -10,6 +10,7 @@ import torch
 from wavalign.engine.backends.base import Placement, Precision
 from wavalign.engine.compile.geometry import only_measuring
 from wavalign.engine.compile.plan import Plan, StagePlan, TermPlan
+from wavalign.engine.compile.stage_links import codec_before, writer_of
 from wavalign.engine.contracts.construct import construct
 from wavalign.engine.contracts.origins import guarded_block
 from wavalign.engine.feeding.feeds import CodeCache, Encoder, Feed, feed_seed
@@ -31,7 +32,7 @@ from wavalign.engine.step.selection import Selection
 from wavalign.engine.step.stage import LiveStage, StepSettings
 from wavalign.engine.step.terms import LiveTerm
 from wavalign.engine.step.waiting import Waiting, nobody
-from wavalign.errors import PluginError, PreflightError
+from wavalign.errors import PluginError, PreflightError, UsageError
 from wavalign.plugins import audio
 from wavalign.plugins.api import (
     Advantage,
@@ -60,6 +61,7 @@ from wavalign.storage.cache import cache_folder
 from wavalign.storage.checkpoints import Want, local_folder, local_path
 
 P = TypeVar("P", bound=Plugin)
+C = TypeVar("C", bound=Component)
 Progress = Callable[[str, int, int], None]
 
 
@@ -71,6 +73,8 @@ class Builder:
         self.plan, self.world, self.progress, self.waiting = plan, world, progress, waiting
         self.registry = _prepared(plan)
         self._sources: dict[str, DataSource] = {}
+        self.made: Mapping[str, Path] = {}
+        """Folders of the answers that the present stage reads, by the names of the stages that wrote them."""
 
     def stage(self, stage: StagePlan, start: Path | None) -> LiveStage:
         """A `train` stage, starting from the folder an earlier stage left, or from what `model` says."""
@@ -189,15 +193,16 @@ class Builder:
         if component is None:
             return None
         if start is not None and (start / "codec.safetensors").exists():
-            component = _with_checkpoint(component, str(start / "codec.safetensors"))
+            component = _with_param(component, "checkpoint", str(start / "codec.safetensors"))
         address = component.params.get("checkpoint")
         if isinstance(address, str) and local_path(address) is None:
-            component = _with_checkpoint(component, local_folder(address, want="weights", progress=self.progress))
+            found = local_folder(address, want="weights", progress=self.progress)
+            component = _with_param(component, "checkpoint", found)
         codec = self.plugin(Codec, component, "model.codec")
-        listeners = [] if codec.can_decode else _listeners(self.registry, stage)
-        if listeners:
+        heard = "" if codec.can_decode else _hearing(self.registry, stage)
+        if heard:
             raise PreflightError(
-                f"{', '.join(listeners)} must hear the answers, and codec {component.type} was given no decoder",
+                f"{heard}, and codec {component.type} was given no decoder",
                 hint=f"`wavalign plugins show codec.{component.type}` says what to set, or take out what listens",
             )
         return codec
@@ -211,7 +216,7 @@ class Builder:
         if codec is None:
             return None
         if component is None:
-            if written is not None and (stage.stage.evaluation.metrics or stage.graph.gives("waveforms")):
+            if written is not None and _is_heard(stage):
                 raise nothing_completes(written, codec)
             return None
         nar, whole = self.plugin(Nar, component, "model.nar"), codec.codes_per_frame
@@ -230,7 +235,19 @@ class Builder:
 
     def source(self, component: Component) -> DataSource:
         """A data source, not prepared."""
-        return self.plugin(DataSource, component, seed=self.plan.seed)
+        return self.plugin(DataSource, self._located(component), seed=self.plan.seed)
+
+    def _located(self, component: C) -> C:
+        """One that reads what a stage wrote finds it in the run's folder; raises UsageError outside a run."""
+        writer = writer_of(component)
+        if writer is None:
+            return component
+        if writer not in self.made:
+            raise UsageError(
+                f"the data that stage {writer} writes is there only within a run",
+                hint="name what a run wrote: RUN/stages/NAME/data",
+            )
+        return _with_param(component, "path", str(self.made[writer]))
 
     def feed(self, sources: Sequence[WeightedComponent], seed: int) -> Feed:
         """A heading's sources, prepared; equal sources are prepared once."""
@@ -242,7 +259,7 @@ class Builder:
 
     def prepared_source(self, component: WeightedComponent) -> DataSource:
         """A data source, prepared once; every rank calls it."""
-        key = component.model_copy(update={"weight": 1.0}).model_dump_json()
+        key = self._located(component).model_copy(update={"weight": 1.0}).model_dump_json()
         if key not in self._sources:
             source = self.source(component)
             self.waiting(f"preparing data of type {component.type}", 0, 0)
@@ -261,8 +278,7 @@ class Builder:
         bounds = bounds_of(stage.stage.data, heading, architecture.dimensions().positions)
         if encoder is not None:
             return Lengths(bounds, lambda: encoder)
-        earlier = self.plan.stages[: self.plan.stages.index(stage)]
-        fitted = any(each.stage.type == "fit_codec" for each in earlier)
+        fitted = codec_before(self.plan.stages, stage)
 
         def made() -> Encoder:
             return Encoder(architecture, None if fitted else self._codes(self.codec(stage, None)))
@@ -337,12 +353,26 @@ def _prepared(plan: Plan) -> Registry:
     return Registry(plan.plugins)
 
 
-def _with_checkpoint(component: Component, path: str) -> Component:
-    return component.model_copy(update={"params": {**component.params, "checkpoint": path}})
+def _with_param(component: C, name: str, path: str) -> C:
+    return component.model_copy(update={"params": {**component.params, name: path}})
 
 
 def _silent(what: str, done: int, total: int) -> None:
     """Progress of ranks nobody watches."""
+
+
+def _is_heard(stage: StagePlan) -> bool:
+    """Whether the stage's answers become sound."""
+    measured = bool(stage.stage.evaluation.metrics) and stage.kind.learns
+    return measured or stage.kind.leaves == "dataset" or stage.graph.gives("waveforms")
+
+
+def _hearing(registry: Registry, stage: StagePlan) -> str:
+    """Who needs the sound of the stage's answers, in words; empty where nobody does."""
+    if stage.kind.leaves == "dataset":
+        return f"stage {stage.name} writes the sound of its answers"
+    listeners = _listeners(registry, stage)
+    return f"{', '.join(listeners)} must hear the answers" if listeners else ""
 
 
 def _listeners(registry: Registry, stage: StagePlan) -> list[str]:

@@ -5,7 +5,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from wavalign.engine.compile.components import headings_there, writers_of
 from wavalign.engine.compile.plan import Plan, StagePlan
+from wavalign.engine.compile.stage_links import codec_before
 from wavalign.engine.contracts.construct import construct
 from wavalign.engine.feeding.inspection import CountTokens, DataLook, Heading, look_at
 from wavalign.engine.feeding.lengths import Lengths
@@ -43,27 +45,29 @@ def check_recipe(plan: Plan, *, only: Sequence[str] = (), limit: int | None, sou
     builder = Builder(plan, World.single("cpu"), lambda *_: None)
     found: dict[str, list[tuple[StagePlan, str, Sequence[WeightedComponent]]]] = {}
     for stage in plan.stages:
-        for name, sources in _headings(stage).items():
+        for name, sources in headings_there(stage).items():
             known = found.setdefault(name, [])
             if all(sources != other for _, _, other in known):
                 known.append((stage, name, sources))
     unknown = [name for name in only if name not in found]
     if unknown:
-        raise UsageError(f"the recipe has no data.{unknown[0]}", hint=f"it has: {', '.join(found)}")
+        writers = [name for stage in plan.stages for name in writers_of(stage, unknown[0])]
+        hint = f"stage {writers[0]} writes it: name RUN/stages/{writers[0]}/data" if writers else ""
+        raise UsageError(f"the recipe has no data.{unknown[0]}", hint=hint or f"it has: {', '.join(found)}")
     headings = []
     for name, uses in found.items():
         for stage, _, sources in uses if not only or name in only else ():
             count = _token_counter(builder, stage, plan) if tokens else None
             lengths = _lengths(builder, stage, name, counted=tokens)
             label = name if len(uses) == 1 else f"{name} ({stage.name})"
-            headings.append(Heading(label, [(_label(each), builder.source(each)) for each in sources], count, lengths))
+            labelled = [(_label(each), builder.source(each)) for each in sources]
+            headings.append(Heading(label, labelled, count, lengths, imitated=name in stage.stage.data.learned))
     return look_at(headings, limit=limit, sounds=sounds)
 
 
 def _token_counter(builder: Builder, stage: StagePlan, plan: Plan) -> CountTokens:
     """Lengths of prompt and target under the stage's architecture."""
-    before = plan.stages[: plan.stages.index(stage) + 1]
-    if stage.stage.type != "train" or any(each.stage.type == "fit_codec" for each in before):
+    if not stage.kind.network or codec_before(plan.stages, stage):
         message = f"the data of stage {stage.name} has no tokens before its codec is fitted"
         raise UsageError(message, hint="leave --tokens out, or name headings of another recipe")
     tools = PreflightTools(builder)
@@ -80,17 +84,10 @@ def _lengths(builder: Builder, stage: StagePlan, heading: str, *, counted: bool)
     """Bounds of a heading: those of the recipe, and with `counted` also those of its model."""
     data, model = stage.stage.data, stage.stage.model
     bound = data.max_prompt_tokens is not None or data.max_target_tokens is not None
-    known = stage.stage.type == "train" and (model.checkpoint is not None or model.preset is not None)
+    known = stage.kind.network and (model.checkpoint is not None or model.preset is not None)
     if not known or not (counted or (bound and not heading.startswith("evaluation."))):
         return None
     return builder.lengths(stage, heading, PreflightTools(builder).architecture(stage))
-
-
-def _headings(stage: StagePlan) -> dict[str, Sequence[WeightedComponent]]:
-    data = stage.stage.data
-    named = {"prompts": data.prompts, "demonstrations": data.demonstrations}
-    found: dict[str, Sequence[WeightedComponent]] = {name: each for name, each in named.items() if each is not None}
-    return found | {f"evaluation.{name}": sources for name, sources in data.evaluation.items()}
 
 
 def _label(component: WeightedComponent) -> str:

@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel
 
+from wavalign.engine.compile.components import read_headings
 from wavalign.engine.compile.plan import StagePlan
+from wavalign.engine.compile.stage_links import codec_before
 from wavalign.engine.feeding.record_check import Ask, Demands, RecordsLook, check_records
 from wavalign.errors import DataError, PreflightError
 from wavalign.plugins.api import Architecture, Codec, Metric, Reward
@@ -21,17 +23,13 @@ if TYPE_CHECKING:
 _PATTERN = frozenset("*?[")
 
 
-def headings(stage: StagePlan) -> dict[str, Sequence[WeightedComponent]]:
-    """Headings that a run of the stage reads."""
-    data, wanted = stage.stage.data, dict[str, Sequence[WeightedComponent]]()
-    if data.prompts is not None and stage.graph.gives("prompts"):
-        wanted["prompts"] = data.prompts
-    wanted |= {name: data.learned[name] for name in stage.graph.made_for("data_rows")}
-    if data.demonstrations is not None and stage.stage.type == "fit_codec":
-        wanted["demonstrations"] = data.demonstrations
-    if stage.stage.evaluation.metrics:
-        wanted |= {f"evaluation.{name}": sources for name, sources in data.evaluation.items()}
-    return wanted
+def headings(stage: StagePlan, *, made: bool = False) -> dict[str, Sequence[WeightedComponent]]:
+    """Headings that a run of the stage reads, with the sources that are there before it, or that stages `made`."""
+    found = dict[str, Sequence[WeightedComponent]]()
+    for name, sources in read_headings(stage).items():
+        if wanted := tuple(each for each in sources if (each.stage is not None) == made):
+            found[name] = wanted
+    return found
 
 
 def demands_of(builder: "Builder", stage: StagePlan, heading: str, architecture: Architecture | None) -> Demands:
@@ -43,7 +41,7 @@ def demands_of(builder: "Builder", stage: StagePlan, heading: str, architecture:
         words=architecture.check_words if architecture is not None else None,
         needs=list(_needs(builder, stage, heading)),
         lengths=None if architecture is None else builder.lengths(stage, heading, architecture),
-        enough=_enough(builder, stage) if heading == "demonstrations" and stage.stage.type == "fit_codec" else None,
+        enough=_enough(builder, stage) if heading == "demonstrations" and stage.kind.leaves == "codec" else None,
     )
 
 
@@ -87,10 +85,10 @@ def _enough(builder: "Builder", stage: StagePlan) -> Callable[[Sequence[float]],
 
 
 def look_at_records(
-    builder: "Builder", stage: StagePlan, heading: str, architecture: Architecture | None
+    builder: "Builder", stage: StagePlan, heading: str, architecture: Architecture | None, *, made: bool = False
 ) -> RecordsLook:
     """All records of a heading."""
-    sources = [source for source, _ in builder.feed(headings(stage)[heading], 0).sources]
+    sources = [source for source, _ in builder.feed(headings(stage, made=made)[heading], 0).sources]
     return check_records(sources, demands_of(builder, stage, heading, architecture), builder.progress)
 
 
@@ -112,16 +110,29 @@ def check_before_training(builder: "Builder", stages: Sequence[StagePlan]) -> No
             if (asked := _asked(builder, stage, heading)) in looked:
                 continue
             looked.add(asked)
-            look = look_at_records(builder, stage, heading, architecture)
-            if look.problems:
-                first, more = look.problems[0], f" (and {look.bad - 1} more records)" if look.bad > 1 else ""
-                raise DataError(f"data.{heading}: {first.message}{more}", hint=first.hint)
+            _refuse(heading, look_at_records(builder, stage, heading, architecture))
+
+
+def check_made(builder: "Builder", stage: StagePlan) -> None:
+    """The same of what earlier stages wrote for a stage that begins."""
+    made = headings(stage, made=True)
+    architecture = _known(builder, stage) if made else None
+    for heading, sources in made.items():
+        if builder.world.is_first:
+            _refuse(heading, look_at_records(builder, stage, heading, architecture, made=True))
+        else:
+            builder.feed(sources, 0)
+
+
+def _refuse(heading: str, look: RecordsLook) -> None:
+    if look.problems:
+        first, more = look.problems[0], f" (and {look.bad - 1} more records)" if look.bad > 1 else ""
+        raise DataError(f"data.{heading}: {first.message}{more}", hint=first.hint)
 
 
 def _asked(builder: "Builder", stage: StagePlan, heading: str) -> str:
     """All that decides what is asked of a heading's records: equal for stages that ask the same of the same."""
-    section, before = stage.stage, builder.plan.stages[: builder.plan.stages.index(stage)]
-    fitted = any(each.stage.type == "fit_codec" for each in before)
+    section, fitted = stage.stage, codec_before(builder.plan.stages, stage)
     operators = sorted(each.name for each in stage.graph.operators)
     parts = (section.model, section.data, section.evaluation)
     rewards = sorted((name, each.model_dump_json()) for name, each in section.rewards.items())
@@ -132,7 +143,7 @@ def _known(builder: "Builder", stage: StagePlan) -> Architecture | None:
     """The stage's architecture where it is known before the stages in front have run."""
     model = stage.stage.model
     own = model.checkpoint is not None or model.preset is not None
-    return builder.architecture(stage, None, want="layout") if stage.stage.type == "train" and own else None
+    return builder.architecture(stage, None, want="layout") if stage.kind.network and own else None
 
 
 def missing_files(builder: "Builder", stage: StagePlan) -> Iterator[tuple[str, str]]:
@@ -163,9 +174,9 @@ def _components(stage: StagePlan) -> Iterator[tuple[str, str, Component]]:
         ("sampler", "rollout.sampler", section.rollout.sampler),
         ("provider", "rollout.provider", section.rollout.provider),
     ):
-        if one is not None and not (kind == "codec" and section.type == "fit_codec"):
+        if one is not None and not (kind == "codec" and stage.kind.leaves == "codec"):
             yield kind, name, one
-    if section.type == "train":
+    if stage.kind.learns:
         yield from (("reward", f"rewards.{name}", each) for name, each in section.rewards.items())
         yield from (("metric", f"evaluation.metrics.{name}", each) for name, each in section.evaluation.metrics.items())
     for name, sources in headings(stage).items():

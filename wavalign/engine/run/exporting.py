@@ -19,8 +19,10 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from wavalign.engine.compile.plan import Plan, StagePlan
+from wavalign.engine.compile.stage_links import start_in_plan
 from wavalign.engine.run.original_files import HIDDEN, original_files
 from wavalign.engine.run.progress import planned
+from wavalign.engine.run.rounds import last_model
 from wavalign.engine.state.files import storage_errors
 from wavalign.engine.state.folder import RunFolder
 from wavalign.errors import CheckpointError, StorageError, UsageError
@@ -121,8 +123,11 @@ def find_model(place: Path, name: str | None) -> tuple[Plan, StagePlan, Path]:
             f"{place} is no run's folder", hint="give the folder that holds plan.json, or one of its stages"
         )
     plan = planned(RunFolder(run))
-    trained = {stage.name: stage for stage in plan.stages if stage.stage.type == "train"}
+    trained = {stage.name: stage for stage in plan.stages if stage.kind.learns}
     ready = [each for each in trained if (run / "stages" / each / "complete.json").is_file()]
+    if name is None and len(ready) == len(trained):
+        last = last_model(plan, RunFolder(run))
+        name = last.name if last is not None else None
     name = name or next(reversed(trained), None)
     if name is None or name not in trained:
         raise UsageError(f"the run has no train stage {name!r}", hint=f"one of {', '.join(trained) or 'none'}")
@@ -134,11 +139,10 @@ def find_model(place: Path, name: str | None) -> tuple[Plan, StagePlan, Path]:
 
 def original(plan: Plan, stage: StagePlan) -> str | None:
     """Address of the checkpoint that a stage's weights come from through all earlier stages; None for random ones."""
-    names = [each.name for each in plan.stages]
-    index = names.index(stage.name)
-    before = stage.stage.start or (names[index - 1] if index else None)
-    if before is not None and plan.stages[names.index(before)].stage.type == "train":
-        return original(plan, plan.stages[names.index(before)])
+    before = start_in_plan(plan.stages, stage)
+    found = next((each for each in plan.stages if each.name == before), None)
+    if found is not None and found.kind.leaves == "weights":
+        return original(plan, found)
     return stage.stage.model.checkpoint
 
 
@@ -185,6 +189,7 @@ class _Export:
         with Weights(trained) as ours, Weights(stored) as theirs:
 
             def tensor(name: str) -> Tensor:
+                """What is written under `name`, [...] as the original has it."""
                 value = ours[name] if name in trained else theirs[name]
                 return value if name not in trained else value.to(self._dtype(stored[name].dtype, value))
 
@@ -250,11 +255,13 @@ class _Export:
             )
 
     def _dtype(self, original_type: str, value: Tensor) -> torch.dtype:
+        """What `value` [...] is written in."""
         if self.options.precision == "original":
             return _TYPES[original_type]
         return torch.float32 if self.options.precision == "float32" else torch.bfloat16
 
     def _write_shards(self, tensor: Callable[[str], Tensor], stored: Mapping[str, StoredTensor]) -> None:
+        """Write the `tensor` [...] of every stored name into files of a size."""
         writer = ShardWriter(self.target, self.options.shard_bytes or SHARD_BYTES)
         for name in stored:
             writer.add(name, tensor(name))
@@ -293,7 +300,7 @@ class _Export:
 
 
 def _rewrite(source: Path, target: Path, tensor: Callable[[str], Tensor | None]) -> None:
-    """Write a safetensors file with the header of `source` and new values; None keeps the old ones."""
+    """Write a safetensors file with the header of `source` and new values [...]; None keeps the old ones."""
     with source.open("rb") as old, target.open("wb") as new:
         opening = old.read(8)
         header = old.read(int.from_bytes(opening, "little"))

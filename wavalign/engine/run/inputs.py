@@ -18,6 +18,7 @@ from typing import Any, final
 import fsspec
 
 from wavalign.engine.compile.components import components, used_sources
+from wavalign.engine.compile.stage_links import writer_of
 from wavalign.engine.run.builder import Builder
 from wavalign.engine.state.files import read_json
 from wavalign.engine.state.folder import RunFolder
@@ -56,8 +57,8 @@ class InputReader:
         self._models()
         for each in components(self._builder.plan):
             plugin = self._builder.registry.get(each.kind, each.component.type)
-            if each.kind == "tracker":
-                continue
+            if each.kind == "tracker" or writer_of(each.component) is not None:
+                continue  # what the run itself writes is no input
             for key, value, accepted in leaves((Option(plugin.Params),), dict(each.component.params), ()):
                 if not (isinstance(value, str) and is_path(accepted)):
                     continue
@@ -269,7 +270,7 @@ def _of_records(source: DataSource) -> dict[str, Any]:
 def _plain(dialogue: Dialogue) -> dict[str, Any]:
     """A dialogue without the folders its sound lies in, which may be a cache."""
     plain = asdict(dialogue)
-    for turn in [*plain["messages"], *([plain["target"]] if plain["target"] is not None else [])]:
+    for turn in [*plain["messages"], *plain["targets"], *([plain["target"]] if plain["target"] is not None else [])]:
         if turn["audio"] is not None:
             turn["audio"] = os.path.basename(turn["audio"]["url"])
     return plain
@@ -281,5 +282,5 @@ def _type_name(value: object) -> str:
 
 
 def _clips(dialogue: Dialogue) -> Iterator[str]:
-    turns = [*dialogue.messages, *([dialogue.target] if dialogue.target is not None else [])]
+    turns = [*dialogue.messages, *dialogue.answers]
     yield from (turn.audio.url for turn in turns if turn.audio is not None)

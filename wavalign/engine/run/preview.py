@@ -6,8 +6,10 @@ from typing import final
 
 import torch
 
+from wavalign.engine.compile.components import headings_there
 from wavalign.engine.compile.operators import ROLLOUTS
 from wavalign.engine.compile.plan import Plan, StagePlan, TermPlan
+from wavalign.engine.compile.stage_links import codec_before
 from wavalign.engine.run.builder import Builder
 from wavalign.engine.run.preflight_tools import PreflightTools
 from wavalign.engine.state.distributed import World
@@ -15,8 +17,6 @@ from wavalign.errors import UsageError
 from wavalign.plugins.api import Architecture, Mask
 from wavalign.plugins.batch import Dialogue, Role, TokenSequence, concatenate
 from wavalign.schema.component import WeightedComponent
-
-NOT_LEARNED = "fit_codec"
 
 
 @final
@@ -83,7 +83,7 @@ def preview(
     builder = Builder(plan, World.single("cpu"), progress)
     chosen = _stage(plan, stage)
     tools = PreflightTools(builder)
-    known = _headings(chosen)
+    known = headings_there(chosen)
     wanted = _wanted(known, headings)
     architecture = tools.architecture(chosen)
     return [row for name in wanted for row in _Rows(tools, architecture, chosen, name).views(known[name], count)]
@@ -103,7 +103,8 @@ class _Rows:
         """`count` dialogues, spread over the heading."""
         dialogues, _ = self._tools.head(sources, count)
         rows = self._tools.rows(self._stage, self._architecture, dialogues)
-        return [self._view(each, *row) for each, row in zip(dialogues, rows, strict=True)]
+        singles = (single for each in dialogues for single in each.singles)
+        return [self._view(each, *row) for each, row in zip(singles, rows, strict=True)]
 
     def _view(self, dialogue: Dialogue, prompt: TokenSequence, target: TokenSequence | None) -> RowView:
         space = self._architecture.tokens
@@ -125,6 +126,7 @@ class _Rows:
         )
 
     def _tokens(self, row: TokenSequence, stream: int, weights: Mapping[str, torch.Tensor]) -> tuple[TokenView, ...]:
+        """Every position of one stream of `row`, with its `weights` [S, T] by term."""
         ids, roles = row.ids[stream].tolist(), row.roles[stream].tolist()
         columns = {name: each[stream].tolist() for name, each in weights.items()}
         return tuple(
@@ -140,29 +142,22 @@ class _Rows:
 
 
 def _term(name: str, roles: torch.Tensor, weights: torch.Tensor) -> TermView:
+    """What a term weighs of a row: `roles` and `weights` are [S, T]."""
     counts = {role.name.lower(): int(((roles == int(role)) & (weights > 0)).sum()) for role in Role}
     return TermView(name, {role: count for role, count in counts.items() if count}, float(weights.double().sum()))
 
 
 def _stage(plan: Plan, name: str | None) -> StagePlan:
     """The stage called `name`, or the first that has rows; it must not wait for a codec that is yet to be fitted."""
-    trained = [each for each in plan.stages if each.stage.type != NOT_LEARNED]
+    trained = [each for each in plan.stages if each.kind.network]
     found = next((each for each in trained if name in (None, each.name)), None)
     if found is None:
         names = ", ".join(each.name for each in trained)
         raise UsageError(f"the recipe has no stage '{name}' with rows", hint=f"it has: {names or 'none'}")
-    before = plan.stages[: plan.stages.index(found)]
-    if any(each.stage.type == NOT_LEARNED for each in before):
+    if codec_before(plan.stages, found):
         message = f"the rows of stage {found.name} have no codes before its codec is fitted"
         raise UsageError(message, hint="give model.codec.checkpoint by --set, or look at another recipe")
     return found
-
-
-def _headings(stage: StagePlan) -> dict[str, Sequence[WeightedComponent]]:
-    data = stage.stage.data
-    named = {"prompts": data.prompts, "demonstrations": data.demonstrations}
-    found: dict[str, Sequence[WeightedComponent]] = {name: each for name, each in named.items() if each is not None}
-    return found | {f"evaluation.{name}": sources for name, sources in data.evaluation.items()}
 
 
 def _wanted(known: Mapping[str, Sequence[WeightedComponent]], asked: Sequence[str]) -> list[str]:
