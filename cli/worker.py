@@ -16,13 +16,10 @@ def worker(
     resume: ResumeOption = False,
 ) -> None:
     """Run this rank's part of a run; the first rank has the terminal."""
-    from wavalign.engine import api  # brings torch, which no `--help` shall wait for
-    from wavalign.engine.run.progress import planned
+    from wavalign.engine.rank import run_rank  # brings torch, which no `--help` shall wait for
     from wavalign.engine.state.folder import RunFolder
 
     from .displays import make_display  # brings the report's parts
 
-    run = RunFolder(folder)
-    plan = planned(run)
     with closing(make_display(quiet=False, stream=sys.stdout, environment=os.environ)) as display:
-        api.run_rank(plan, run, resume=resume, observer=display)
+        run_rank(RunFolder(folder), resume=resume, observer=display)

@@ -80,6 +80,14 @@ class Function:
         return [*named, *given.kwonlyargs]
 
 
+SHAPE = re.compile(r"\[(?:\.\.\.|[A-Z*][^\]`]*|groups)?\]")
+"""A tensor's shape in a docstring: `[B, S, T]`, `[...]` for any, `[]` for a scalar."""
+SHAPES_TODO = ("wavalign/engine/step/", "wavalign/engine/backends/", "wavalign/engine/models/scored_policy.py")
+"""Where functions do not all state the shapes of their tensors yet."""
+WITHOUT_SHAPES: dict[str, str] = {}
+"""`path::Class.function` -> why it states no shape of its tensors."""
+
+
 def name_of(path: Path) -> str:
     return path.relative_to(ROOT).as_posix()
 
@@ -115,6 +123,23 @@ def functions(path: Path) -> Iterator[Function]:
                 yield from walk(child, prefix, in_class)
 
     yield from walk(ast.parse(text), "", in_class=False)
+
+
+def names_a_tensor(node: ast.expr | None) -> bool:
+    """Whether an annotation holds `Tensor`, also as text."""
+    if node is None:
+        return False
+    text = (each.value for each in ast.walk(node) if isinstance(each, ast.Constant) and isinstance(each.value, str))
+    names = (each.id for each in ast.walk(node) if isinstance(each, ast.Name))
+    attributes = (each.attr for each in ast.walk(node) if isinstance(each, ast.Attribute))
+    return "Tensor" in (*names, *attributes) or any(re.search(r"\bTensor\b", each) for each in text)
+
+
+def has_tensors(node: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
+    """Whether a function takes or gives tensors."""
+    given = node.args
+    named = [*given.posonlyargs, *given.args, *given.kwonlyargs, given.vararg, given.kwarg]
+    return any(names_a_tensor(each) for each in (node.returns, *(arg.annotation for arg in named if arg is not None)))
 
 
 FUNCTIONS = [function for path in SOURCES for function in functions(path)]
@@ -308,6 +333,35 @@ def test_the_public_names_exist() -> None:
     """The small Python surface that does what the command line does."""
     api = importlib.import_module("wavalign.engine.api")
     assert {"load_recipe", "compile_recipe", "preflight", "run"} <= set(vars(api))
+
+
+def test_functions_of_the_engine_state_the_shapes_of_their_tensors() -> None:
+    """In the docstring, with the letters of `plugins/batch.py`; what does not hold to it stands in the table."""
+    silent = {
+        each.name
+        for each in FUNCTIONS
+        if each.name.startswith("wavalign/engine/")
+        and not each.name.startswith(SHAPES_TODO)
+        and has_tensors(each.node)
+        and not SHAPE.search(ast.get_docstring(each.node) or "")
+    }
+    assert silent == set(WITHOUT_SHAPES)
+
+
+@pytest.mark.parametrize(
+    ("text", "takes", "states"),
+    [
+        ('def f(x: Tensor) -> None:\n    """Of `x` [B, S, T]."""', True, True),
+        ('def f(x: "dict[str, Tensor] | None") -> None:\n    """Of every name."""', True, False),
+        ('def f(x: int) -> list[torch.Tensor]:\n    """Scalars []."""', True, True),
+        ('def f(x: TensorLike) -> None:\n    """See `x[i]`."""', False, False),
+    ],
+)
+def test_how_shapes_are_found(text: str, takes: bool, states: bool) -> None:
+    (node,) = ast.parse(text).body
+    assert isinstance(node, ast.FunctionDef)
+    assert has_tensors(node) == takes
+    assert bool(SHAPE.search(ast.get_docstring(node) or "")) == states
 
 
 def test_tests_mirror_the_tree() -> None:

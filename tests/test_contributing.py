@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tests.loss_inputs import loss_inputs
-from wavalign.plugins.registry import Registry
+from wavalign.plugins.registry import KINDS, Registry
 from wavalign_cli import app as application
 
 ROOT = Path(__file__).parent.parent
@@ -41,6 +41,24 @@ def test_every_dependency_is_pinned() -> None:
     pins = [line for line in lines if line and not line.startswith("#")]
     assert all(re.fullmatch(r"[\w.-]+==[\w.]+", pin) for pin in pins), "a pin is a name and a public version"
     assert {distribution(each) for each in wanted} - {pin.split("==")[0].lower() for pin in pins} == set()
+
+
+def test_every_file_it_names_is_there() -> None:
+    """Rooms, and the files of frequent tasks; `table.py` and its like stand in the folder named before them."""
+    named = re.findall(r"`((?:wavalign|cli|tests)(?:/[\w.]+)*)`", TEXT)
+    assert "wavalign/engine/step/executor.py" in named
+    lacking = [path for path in named if not (ROOT / path).exists()]
+    assert lacking == ["wavalign/plugins/losses/focal.py"], "the example of the five steps alone"
+    rooms = {path.parent.relative_to(ROOT).as_posix() for path in ROOT.glob("wavalign/engine/*/__init__.py")}
+    assert rooms - set(named) == set()
+
+
+@pytest.mark.parametrize("method", ["dialogue_needs", "instrument", "check_words", "fit_lacks"])
+def test_the_optional_methods_are_those_of_the_contracts(method: str) -> None:
+    (row,) = [line for line in TEXT.splitlines() if line.startswith(f"| `{method}(")]
+    kinds = {kind for kind, base in KINDS.items() if method in vars(base)}
+    assert {each.strip() for each in row.split("|")[2].split(",")} == kinds
+    assert not any(method in base.__abstractmethods__ for base in KINDS.values())
 
 
 @pytest.fixture

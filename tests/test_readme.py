@@ -20,14 +20,14 @@ def test_the_recipe_compiles_to_what_is_said_of_it(tmp_path: Path) -> None:
     path = tmp_path / "my-first.yaml"
     path.write_text(block.replace("quickstart.yaml", str(ROOT / "recipes" / "quickstart.yaml")), encoding="utf-8")
     stage = compile_recipe(load_recipe(str(path)), HERE).stages[0]
-    assert stage.graph.reference
-    assert stage.graph.has("decode_audio")
+    assert stage.graph.gives("ref_logprobs")
+    assert stage.graph.gives("waveforms")
     assert stage.graph.rollout_need == "all"
     assert stage.deepspeed is not None
     assert stage.deepspeed["zero_optimization"]["stage"] == 2
     quick = compile_recipe(load_recipe(str(ROOT / "recipes" / "quickstart.yaml")), HERE).stages[0].graph
-    assert not quick.reference
-    assert not quick.has("decode_audio")
+    assert not quick.gives("ref_logprobs")
+    assert not quick.gives("waveforms")
     assert quick.rollout_need == "text"
 
 

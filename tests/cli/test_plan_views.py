@@ -2,42 +2,68 @@
 
 import pytest
 
-from wavalign.engine.compile.plan import Geometry, Graph, Memory, MemoryRow, Node, Plan, Pruned, StagePlan, TermPlan
+from wavalign.engine.compile.plan import (
+    FamilySize,
+    Geometry,
+    Graph,
+    Memory,
+    MemoryRow,
+    Operator,
+    Plan,
+    Pruned,
+    StagePlan,
+    TermPlan,
+)
 from wavalign.schema.component import Component
 from wavalign.schema.model import AdapterSection, ModelSection
 from wavalign.schema.runtime import RuntimeSection
+from wavalign.schema.share import Share
 from wavalign.schema.stage import Stage
 from wavalign_cli.plan_views import differences, memory_lines, mermaid, tree
 
 
 def made(*, seed: int = 7, steps: int = 20, weight: float = 1.0) -> Plan:
-    """A plan of one stage with three nodes."""
+    """A plan of one stage with four operators."""
     term = TermPlan(
         name="sft",
         loss=Component(type="cross_entropy"),
         mask=Component(type="roles", params={"text": 1.0}),
-        share="1 - gate",
+        share=Share.parse("1 - gate"),
         weight=weight,
         aggregation="token",
-        fixed_length=0,
-        rows="demonstrations",
+        fixed_length=None,
+        family="demonstrations",
         unit="token",
         needs=(),
     )
     graph = Graph(
-        nodes=(
-            Node(
-                name="demonstrations", kind="demonstrations", gives={"rows": "[B, S, T]"}, phase="collect", place="host"
+        operators=(
+            Operator(
+                name="rows.demonstrations",
+                function="data_rows",
+                of="demonstrations",
+                gives={"rows": "[N]"},
+                scope="collect",
+                place="host",
             ),
-            Node(
-                name="forward.policy",
-                kind="forward",
+            Operator(
+                name="forward",
+                function="forward",
                 needs=("rows",),
                 gives={"hidden": ""},
-                phase="learn",
+                scope="micro_batch",
                 place="device",
             ),
-            Node(name="update", kind="update", needs=("hidden",), phase="update", place="device", detail="AdamW"),
+            Operator(
+                name="update",
+                function="update",
+                needs=("hidden",),
+                gives={"updated": "[]"},
+                scope="update",
+                place="device",
+                detail="AdamW",
+            ),
+            Operator(name="metrics", function="metrics", needs=("updated",), scope="collect", place="host"),
         ),
         pruned=(Pruned(what="reference", why="no term needs ref_logprobs"),),
     )
@@ -45,9 +71,8 @@ def made(*, seed: int = 7, steps: int = 20, weight: float = 1.0) -> Plan:
         processes=1,
         prompts=0,
         group_size=1,
-        demonstrations=8,
         prompts_per_process=0,
-        demonstrations_per_process=8,
+        families=(FamilySize(name="demonstrations", groups=8, groups_per_process=8),),
         rows_per_process=8,
         micro_batch=4,
         accumulation=2,
@@ -67,11 +92,13 @@ def test_the_tree_says_everything_a_reader_needs() -> None:
         "    │   └── sft: cross_entropy over roles(text=1.0), share 1 - gate, weight 1, on demonstrations, token mean",
         "    ├── sizes  8 demonstrations a step; 8 rows a process = 2 x micro-batch of up to 4",
         "    ├── collect (once a step)",
-        "    │   └── demonstrations [host]  -> rows [B, S, T]",
-        "    ├── learn (once a micro-batch)",
-        "    │   └── forward.policy [device]  rows  -> hidden",
-        "    ├── update (at the end of a step)",
-        "    │   └── update [device]  hidden  AdamW",
+        "    │   └── rows.demonstrations [host]  -> rows [N]",
+        "    ├── micro_batch (once a micro-batch)",
+        "    │   └── forward [device]  rows  -> hidden",
+        "    ├── update (once an update)",
+        "    │   └── update [device]  hidden  -> updated []  AdamW",
+        "    ├── collect (once a step, afterwards)",
+        "    │   └── metrics [host]  updated",
         "    └── left out",
         "        └── reference: no term needs ref_logprobs",
     ]
@@ -82,7 +109,18 @@ def test_the_chart_has_an_edge_from_giver_to_taker() -> None:
     assert lines[:2] == ["flowchart TD", '  subgraph s0["warm"]']
     assert '    s0n0 -->|"rows"| s0n1' in lines
     assert '    s0n1 -->|"hidden"| s0n2' in lines
-    assert sum("-->" in line for line in lines) == 2
+    assert '    s0n2 -->|"updated"| s0n3' in lines
+    assert sum("-->" in line for line in lines) == 3
+
+
+def test_the_tree_says_epochs_and_mini_batches() -> None:
+    """Only where there is more than one update a step."""
+    (stage,) = made().stages
+    assert stage.geometry is not None
+    several = stage.geometry.model_copy(update={"epochs": 2, "mini_batches": 4})
+    plan = made().model_copy(update={"stages": (stage.model_copy(update={"geometry": several}),)})
+    line = "8 demonstrations a step; 8 rows a process = 2 epochs x 4 mini-batches x 2 x micro-batch of up to 4"
+    assert f"    ├── sizes  {line}" in tree(plan).splitlines()
 
 
 def test_differences_are_what_differs_and_no_more() -> None:

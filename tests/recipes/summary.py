@@ -1,4 +1,4 @@
-"""A plan in the words of its decisions: stages, terms, sizes, nodes, and what was left out."""
+"""A plan in the words of its decisions: stages, terms, sizes, operators, and what was left out."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -45,11 +45,13 @@ def _stage(plan: StagePlan) -> Iterator[str]:
     yield from (f"  warning {each.path}: {each.message}" for each in plan.warnings)
     sizes = plan.geometry
     if sizes is not None:
-        yield f"  step {sizes.prompts} x {sizes.group_size} + {sizes.demonstrations} rows"
+        yield f"  step {sizes.prompts} x {sizes.group_size} + {sum(each.groups for each in sizes.families)} rows"
+        if sizes.updates > 1:
+            yield f"  updates {sizes.epochs} epochs x {sizes.mini_batches} mini-batches"
         yield f"  process {sizes.rows_per_process} rows = {sizes.accumulation} x up to {sizes.micro_batch}"
-    if plan.graph.nodes:
+    if plan.graph.operators:
         yield f"  rollouts hold {plan.graph.rollout_need}"
-    yield from (f"  node {node.phase} {node.name}" for node in plan.graph.nodes)
+    yield from (f"  operator {each.scope} {each.name}" for each in plan.graph.operators)
     yield from (f"  left out {each.what}: {each.why}" for each in plan.graph.pruned)
 
 
@@ -57,7 +59,7 @@ def _term(term: TermPlan) -> str:
     factors = f"share {term.share} weight {term.weight:g}"
     if term.heads != "own":
         factors += f" heads {term.heads}"
-    return f"{term.name} {_named(term.loss)} over {_named(term.mask)} on {term.rows}, {factors}, {term.aggregation}"
+    return f"{term.name} {_named(term.loss)} over {_named(term.mask)} on {term.family}, {factors}, {term.aggregation}"
 
 
 def _sources(sources: tuple[WeightedComponent, ...]) -> str:

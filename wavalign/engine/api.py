@@ -6,8 +6,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-
 from wavalign.crash_log import run_folder
 from wavalign.engine.compile.adapter import adapter_line, count_weights, trained_line
 from wavalign.engine.compile.cluster import detect_cluster
@@ -15,20 +13,18 @@ from wavalign.engine.compile.compiler import compile_recipe as _compile
 from wavalign.engine.compile.plan import Cluster, Plan
 from wavalign.engine.compile.preflight import Preflight
 from wavalign.engine.compile.preflight import preflight as _preflight
-from wavalign.engine.launch import Place, launch, watch_launcher
-from wavalign.engine.report.page import write_report
+from wavalign.engine.launch import Place, launch
+from wavalign.engine.rank import LOCK, run_rank
 from wavalign.engine.run.builder import Builder
 from wavalign.engine.run.exporting import Exported, ExportOptions, export_model
-from wavalign.engine.run.observers import Observer, RunInfo, Silent
-from wavalign.engine.run.opening import ROOT, Resume, open_run, processor
+from wavalign.engine.run.observers import Observer, Silent
+from wavalign.engine.run.opening import ROOT, Resume, open_run
 from wavalign.engine.run.preflight_tools import PreflightTools
 from wavalign.engine.run.progress import is_complete, lost_steps, newest_checkpoint
-from wavalign.engine.run.trainer import Trainer
 from wavalign.engine.state.checkpoint import CheckpointStore
 from wavalign.engine.state.distributed import World
-from wavalign.engine.state.files import full_disk, read_json
 from wavalign.engine.state.folder import RunFolder
-from wavalign.errors import Interrupted, PluginError, PreflightError, UnfinishedError, WorkersError
+from wavalign.errors import Interrupted, PreflightError, UnfinishedError, WorkersError
 from wavalign.schema.loading import LoadedRecipe, load_recipe, read_recipe
 
 __all__ = [
@@ -46,8 +42,6 @@ __all__ = [
 
 WORKER = ("-m", "wavalign.engine.worker")
 """Arguments of Python that make a process one rank; the run's folder follows."""
-LOCK = "WAVALIGN_LOCK"
-"""Names the descriptor of the folder's lock in the workers' environment."""
 
 
 def compile_recipe(loaded: LoadedRecipe, cluster: Cluster | None = None) -> Plan:
@@ -95,41 +89,13 @@ def run(
     run_folder.set(folder.path)
     try:
         if plan.processes == 1:
-            run_rank(plan, folder, resume=bool(resume), observer=observer, said=said)
+            run_rank(folder, plan=plan, resume=bool(resume), observer=observer, said=said)
         else:
             _launch(plan, folder, worker, resume=bool(resume), said=said)
         _check_finished(plan, folder)
     finally:
         folder.unlock()
     return folder.path
-
-
-def run_rank(
-    plan: Plan, folder: RunFolder, *, resume: bool, observer: Observer | None = None, said: Sequence[str] = ()
-) -> None:
-    """This process's part of a run, whose folder is locked; the first rank observes and writes the report.
-
-    `said` is told first.
-    """
-    torch.set_num_threads(plan.runtime.threads or max(1, (os.cpu_count() or 1) // plan.processes))
-    watch_launcher()
-    world = World.from_environment(plan.device)
-    watcher = observer if observer is not None and world.is_first else Silent()
-    run_folder.set(folder.path)
-    if world.is_first and LOCK in os.environ and folder.lock_descriptor is None:
-        folder.inherit_lock(int(os.environ[LOCK]))
-    try:
-        watcher.start(_info(plan, folder))
-        for text in said:
-            watcher.message(text)
-        with full_disk(str(folder.path)):
-            _train(plan, folder, world, watcher, resume=resume)
-    except PluginError as error:
-        error.keep_traceback()
-        raise
-    finally:
-        watcher.close()
-        world.close()
 
 
 def _launch(plan: Plan, folder: RunFolder, worker: Sequence[str], *, resume: bool, said: Sequence[str]) -> None:
@@ -182,49 +148,8 @@ def export(folder: Path, to: Path, options: ExportOptions | None = None, observe
     return export_model(folder, to, options if options is not None else ExportOptions(), watcher.progress)
 
 
-def _train(plan: Plan, folder: RunFolder, world: World, watcher: Observer, *, resume: bool) -> None:
-    try:
-        Trainer(plan, folder, world, watcher).run(resume=resume)
-    except Interrupted:
-        _report(plan, folder, world, watcher)
-        raise
-    _report(plan, folder, world, watcher, complete=True)
-    if world.is_first:
-        folder.check_held()
-        folder.finish(planned=plan.total_steps)
-        watcher.finish("\n".join(_places(plan, folder)))
-
-
-def _places(plan: Plan, folder: RunFolder) -> list[str]:
-    """What a person looks at next."""
-    model = [f"model    {folder.model}"] * folder.model.exists()
-    if model and plan.runtime.keep_best is not None:
-        held = read_json(folder.best)
-        chosen = f", the best by {held['metric']}: {held['value']:.4g}" if "metric" in held else ""
-        model = [f"{model[0]} (of step {held['step']}{chosen})"]
-    return [f"report   {folder.report}"] * plan.runtime.report + [*model, f"folder   {folder.path}"]
-
-
-def _report(plan: Plan, folder: RunFolder, world: World, watcher: Observer, *, complete: bool = False) -> None:
-    if plan.runtime.report and world.is_first and folder.metrics.exists():
-        watcher.waiting("writing the report", 0, 0)
-        write_report(folder.path, complete=complete)
-
-
 def _writable_parent(plan: Plan) -> Path:
     path = Path(plan.runtime.folder or ROOT).absolute()
     while not path.exists():
         path = path.parent
     return path
-
-
-def _info(plan: Plan, folder: RunFolder) -> RunInfo:
-    where = f"{plan.processes} x {processor() if plan.device == 'cpu' else torch.cuda.get_device_name(0)}"
-    return RunInfo(
-        name=plan.name,
-        folder=str(folder.path),
-        total_steps=plan.total_steps,
-        seed=plan.seed,
-        fingerprint=plan.fingerprint,
-        hardware=f"{where}, {plan.runtime.precision}",
-    )

@@ -3,8 +3,7 @@
 import sys
 from pathlib import Path
 
-from wavalign.engine.api import run_rank
-from wavalign.engine.run.progress import planned
+from wavalign.engine.rank import run_rank
 from wavalign.engine.state.folder import RunFolder
 from wavalign.errors import Interrupted, WavAlignError
 from wavalign.terminal import presentable, redacted_streams
@@ -18,7 +17,7 @@ def main(arguments: list[str]) -> int:
 
 def _run(folder: RunFolder, *, resume: bool) -> int:
     try:
-        run_rank(planned(folder), folder, resume=resume)
+        run_rank(folder, resume=resume)
     except WavAlignError as error:
         sys.stderr.write(presentable(f"{error.code}: {error.message}\n{error.hint}") + "\n")
         return error.exit_code

@@ -91,6 +91,11 @@ class Dialogue:
         return self.targets or (() if self.target is None else (self.target,))
 
     @property
+    def singles(self) -> "tuple[Dialogue, ...]":
+        """A dialogue for each target, or this one where there is none or one."""
+        return tuple(replace(self, target=each, targets=()) for each in self.targets) or (self,)
+
+    @property
     def label(self) -> str:
         """What it is called in a message."""
         return f"{self.origin}: dialogue {self.id}" if self.origin else f"dialogue {self.id}"

@@ -24,8 +24,8 @@ def _flaws(dialogue: Dialogue) -> Iterator[str]:
     said = sum(len(message.text) for message in dialogue.messages)
     if said > LONGEST_DIALOGUE:
         yield f"messages: they have {said:,} characters, more than the {LONGEST_DIALOGUE:,} that a dialogue may have"
-    if dialogue.target is not None:
-        yield from _message(dialogue.target, "target")
+    for index, target in enumerate(dialogue.answers):
+        yield from _message(target, f"targets.{index}" if dialogue.targets else "target")
     if wrong := flaw(dict(dialogue.metadata), "metadata") or flaw(dialogue.id, "id"):
         yield wrong
 

@@ -40,9 +40,9 @@ class DataSection(Section):
     evaluation: Annotated[Mapping[Name, Sources], BeforeValidator(_as_splits)] = Field(default_factory=dict)
     """Held-out splits by name; a single source is the split `heldout`."""
     max_prompt_tokens: int | None = Field(default=None, ge=1, le=MOST_TOKENS)
-    """Longest prompt of `prompts`, `demonstrations` and `families`; null bounds it by the places that the model has."""
+    """Longest prompt of `prompts`, `demonstrations` and `families`; null bounds it by the model's positions."""
     max_target_tokens: int | None = Field(default=None, ge=1, le=MOST_TOKENS)
-    """Longest answer of `demonstrations` and `families`; null bounds prompt and answer by the places of the model."""
+    """Longest answer of `demonstrations` and `families`; null bounds prompt and answer by the model's positions."""
     too_long: Literal["refuse", "drop"] = "refuse"
     """What becomes of longer records of all but `evaluation`: an error before training, or left out and counted.
     Nothing is ever cut, and held-out records are never left out."""

@@ -113,8 +113,10 @@ def test_a_step_in_integers(
     sizes = only_stage(plan).geometry
     assert sizes is not None
     assert (sizes.rows_per_process, sizes.micro_batch, sizes.accumulation) == expected
-    assert (sizes.prompts, sizes.group_size, sizes.demonstrations) == (4, 4, 4)
-    assert sizes.prompts_per_process == sizes.demonstrations_per_process == 4 // processes
+    (family,) = sizes.families
+    assert (sizes.prompts, sizes.group_size, family.groups, family.name) == (4, 4, 4, "demonstrations")
+    assert sizes.prompts_per_process == family.groups_per_process == 4 // processes
+    assert (sizes.epochs, sizes.mini_batches, sizes.updates) == (1, 1, 1)
 
 
 def test_rows_that_nobody_learns_from_are_not_counted(tmp_path: Path) -> None:

@@ -21,9 +21,10 @@ from tests.toy.compiled import Change, compiled, problems, put
 from tests.toy.live import live_stage, train
 from tests.toy.world import PLUGINS, toy_recipe, write_recipe
 from wavalign.engine import api as engine
+from wavalign.engine.compile.plan import TermPlan
 from wavalign.engine.contracts.construct import construct
 from wavalign.engine.contracts.rollouts import Lent, scored
-from wavalign.engine.step.objective import TermSpec, count, term_loss
+from wavalign.engine.step.objective import count, term_loss
 from wavalign.engine.step.rewards import LiveReward
 from wavalign.engine.step.step import StepExecutor
 from wavalign.errors import PluginError
@@ -46,7 +47,9 @@ from wavalign.plugins.api import (
 )
 from wavalign.plugins.batch import Answer, Dialogue, Message, Role, RolloutGroup, Scored, Waveform
 from wavalign.plugins.guard import origin_of
+from wavalign.schema.component import Component
 from wavalign.schema.reward import RewardSection
+from wavalign.schema.share import Share
 
 P = TypeVar("P", bound=Plugin)
 NAN, INF = math.nan, math.inf
@@ -75,7 +78,9 @@ LOGPROBS = torch.full((2, 1, 3), -1.0, requires_grad=True)
 
 
 def loss(give: Callable[[LossInputs], Any], **body: Any) -> Loss:
-    return made(Loss, compute=lambda _self, inputs: give(inputs), **{"needs": frozenset(), "rows": "rollouts", **body})
+    return made(
+        Loss, compute=lambda _self, inputs: give(inputs), **{"needs": frozenset(), "family": "rollouts", **body}
+    )
 
 
 LOSSES: dict[str, tuple[Callable[[LossInputs], Any], str]] = {
@@ -122,7 +127,10 @@ def test_losses(name: str) -> None:
 def test_values_of_any_precision_are_summed_in_32_bits(dtype: torch.dtype) -> None:
     logprobs = torch.full((1, 1, 4099), -1.0, requires_grad=True)
     output = loss(lambda x: LossOutput(-x.logprobs.to(dtype))).compute(loss_inputs(logprobs))
-    spec = TermSpec("t", "rollouts", 1.0, 1.0, "token", None)
+    spec = TermPlan(
+        name="t", loss=Component(type="mine"), mask=Component(type="roles"), share=Share(constant=1.0), weight=1.0,
+        aggregation="token", fixed_length=None, family="rollouts", unit="token", needs=(),
+    )  # fmt: skip
     ones, valid = torch.ones_like(logprobs), torch.ones(1, dtype=torch.bool)
     found = term_loss(spec, output.values, weights=ones, row_valid=valid, denominators=count(ones, valid))
     assert (found.dtype, float(found.detach())) == (torch.float32, 1.0)
@@ -150,7 +158,7 @@ def test_what_a_loss_writes_past_the_count_of_versions_has_no_effect() -> None:
         x.logprobs.data.zero_()
         return LossOutput(x.logprobs - x.column("old_logprobs"))
 
-    loss(write, needs=frozenset({"old_logprobs", "mask"})).compute(loss_inputs(LOGPROBS, old_logprobs=old, mask=mask))
+    loss(write, needs=frozenset({"old_logprobs"})).compute(loss_inputs(LOGPROBS, old_logprobs=old, mask=mask))
     assert bool((LOGPROBS == -1).all()) and bool((old == 0).all()) and bool(mask.all())
 
 
@@ -189,15 +197,28 @@ def test_a_column_that_needs_does_not_name(read: Callable[[LossInputs], Tensor])
     plugin = loss(lambda x: LossOutput(read(x)))
     with pytest.raises(PluginError) as caught:
         plugin.compute(loss_inputs(LOGPROBS))
-    assert "compute reads `ref_logprobs`, which its `needs` does not name" in caught.value.message
-    assert caught.value.hint == "add `ref_logprobs` to what `needs` gives"
+    said = "loss 'mine' (its.place): a loss reads `ref_logprobs`, which its `needs` does not name"
+    assert said in caught.value.message
+    assert f"({__file__}:" in caught.value.message
+    assert caught.value.hint == "add `ref_logprobs` to what `needs` gives, so that the engine computes it"
+
+
+def test_a_column_read_as_if_it_were_a_field() -> None:
+    """As an own field `advantages` is not there; an AttributeError of something else stays what it is."""
+    with pytest.raises(PluginError) as caught:
+        loss(lambda x: LossOutput(x.logprobs * x.advantages)).compute(loss_inputs(LOGPROBS))  # type: ignore[attr-defined]
+    assert "compute reads `advantages`, which is no field of its inputs" in caught.value.message
+    assert caught.value.hint == "columns are read by `inputs.column('advantages')`, and named in `needs`"
+    with pytest.raises(PluginError) as caught:
+        loss(lambda x: LossOutput(x.logprobs.advantages)).compute(loss_inputs(LOGPROBS))  # type: ignore[attr-defined]
+    assert "no field of its inputs" not in caught.value.message
 
 
 def test_a_loss_may_not_write_into_what_it_is_lent() -> None:
     old = torch.zeros(2, 1, 3)
     plugin = loss(
         lambda x: LossOutput(x.logprobs + x.column("old_logprobs").add_(1)), needs=frozenset({"old_logprobs"})
-    )  # type: ignore[union-attr]
+    )
     assert "compute changed `old_logprobs` in place" in broken(
         lambda: plugin.compute(loss_inputs(LOGPROBS, old_logprobs=old))
     )

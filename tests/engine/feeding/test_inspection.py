@@ -56,7 +56,11 @@ def asked(
 
 
 def look(*headings: tuple[str, DataSource], limit: int | None = None, sounds: bool = True) -> DataLook:
-    return look_at([Heading(name, [("f", source)]) for name, source in headings], limit=limit, sounds=sounds)
+    return look_at(
+        [Heading(name, [("f", source)], imitated=name.startswith("demonstrations")) for name, source in headings],
+        limit=limit,
+        sounds=sounds,
+    )
 
 
 def column(found: DataLook, name: str, heading: int = 0) -> ColumnLook:

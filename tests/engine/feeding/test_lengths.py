@@ -45,7 +45,7 @@ def steps(folder: Path) -> list[dict[str, Any]]:
 def test_no_prompt_is_longer_than_the_model(heading: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     plan = planned(tmp_path, spoiled(40, messages=ENDLESS), heading=heading)
-    both_say(plan, tmp_path, "data.jsonl:40: dialogue line-40", "tokens long, and the model has 32768 places")
+    both_say(plan, tmp_path, "data.jsonl:40: dialogue line-40", "tokens long, and the model has 32768 positions")
 
 
 def test_a_bound_refuses_and_names_the_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -137,7 +137,7 @@ def test_the_first_loss_is_that_of_the_base(tmp_path: Path) -> None:
 
 def test_no_second_network_is_made(tmp_path: Path) -> None:
     plan = compiled(tmp_path, LORA, KL)
-    assert only_stage(plan).graph.reference
+    assert only_stage(plan).graph.gives("ref_logprobs")
     assert not only_stage(plan).copies_reference
     assert only_stage(compiled(tmp_path, KL)).copies_reference
 

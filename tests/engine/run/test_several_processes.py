@@ -11,8 +11,8 @@ import torch.distributed as dist
 from tests.distributed import run_ranks
 from tests.toy import one_sided
 from tests.toy.compiled import Change, compiled, put
-from wavalign.engine import api
 from wavalign.engine.compile.plan import Plan
+from wavalign.engine.rank import run_rank
 from wavalign.engine.state.distributed import World
 from wavalign.engine.state.folder import RunFolder
 from wavalign.errors import Interrupted, WavAlignError
@@ -37,7 +37,7 @@ def part(world: World, plan: str, folder: str, resume: bool) -> dict[str, Any]:
     began = time.monotonic()
     world.close()  # a run joins by itself
     try:
-        api.run_rank(Plan.from_json(plan), RunFolder(Path(folder)), resume=resume)
+        run_rank(RunFolder(Path(folder)), plan=Plan.from_json(plan), resume=resume)
     except WavAlignError as error:
         return {
             "type": type(error).__name__,

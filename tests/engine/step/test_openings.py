@@ -80,6 +80,12 @@ def test_a_family_that_is_not_there_is_named(tmp_path: Path) -> None:
     assert problem.path == "objective.terms.preference"
 
 
+def test_a_size_of_a_family_that_is_not_there_is_named(tmp_path: Path) -> None:
+    (problem,) = problems(tmp_path, *PAIRS, put("batch.families", {"pairs": 6, "pears": 4}))
+    assert (problem.path, problem.message) == ("batch.families.pears", "there is no data.families.pears")
+    assert "pairs" in problem.hint
+
+
 REGRESS: tuple[Change, ...] = (
     OPENINGS,
     put("objective.terms.value", {"loss": "toy_regress", "share": 1}),

@@ -18,6 +18,7 @@ from wavalign.schema.reward import RewardSection
 from wavalign.schema.runtime import RuntimeSection
 from wavalign.schema.stage import Stage
 from wavalign.schema.stage_kinds import KINDS
+from wavalign.schema.translation import did_you_mean
 
 Note = Callable[[str, str, Path, str], None]
 """Takes a problem's code, message, path and hint."""
@@ -76,7 +77,7 @@ class StageChecks:
         if self._whole("objective") and self.stage.objective is None:
             hint = "add e.g. `objective: {terms: {sft: {loss: {type: cross_entropy}}}}`"
             self.note("missing_section", "a train stage needs an objective", ("objective",), hint)
-        if self._whole("data", "objective", "rewards"):
+        if self._whole("data", "objective", "rewards", "batch"):
             self._data()
         if self._whole("rollout"):
             self._rollout()
@@ -150,6 +151,9 @@ class StageChecks:
 
     def _data(self) -> None:
         data, live = self.stage.data, [term for term in self.terms if term.lives]
+        for name in (each for each in self.stage.batch.families if each not in data.families):
+            message, hint = f"there is no data.families.{name}", did_you_mean(name, tuple(data.families))
+            self.note("unknown_key", message, ("batch", "families", name), hint or "add it, or leave this out")
         if self.terms and not live:
             message, hint = "no term has a weight and a share above 0, so nothing is learned", "raise one of them"
             self.note("bad_value", message, ("objective", "terms"), hint)

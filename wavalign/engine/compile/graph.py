@@ -83,8 +83,9 @@ def _pruned(known: Sequence[Candidate], resolution: _Resolution, *, text_alone: 
         if operator.name not in resolution.found:
             if not each.follows:
                 yield Pruned(what=operator.name, why=each.asker or f"nothing needs {', '.join(unused)}")
-        elif left := [value for value in unused if value in each.columns]:
-            yield Pruned(what=", ".join(left), why=each.asker or "no term needs it")
+        else:
+            for column in (value for value in unused if value in each.columns):
+                yield Pruned(what=column, why=each.unread.get(column, "no term needs it"))
         if operator.name == "rollout" and text_alone:
             why = "no term weighs it, no reward listens, and text, its end and their log-probs are the same without it"
             yield Pruned(what="rollout.sound", why=why)

@@ -6,6 +6,7 @@ What a key means is in DeepSpeed's configuration page. Decisions taken here:
 - `bf16` at stage 0 is autocast over float32 weights, as in the plain backend: DeepSpeed's own bfloat16 mode would add
   up gradients in bfloat16 there. From stage 1 on weights and activations are bfloat16, while master weights, gradient
   sums, their transport and optimiser states are float32.
+- `gradient_accumulation_steps` is what an update is planned to take; the backend tells the engine that of each one.
 - Buffers are sized in elements: large on a GPU, where they hide the network, small in a host's memory.
 """
 

@@ -215,11 +215,11 @@ def _supports(case: _Case, stage: StagePlan) -> Iterator[MemoryRow]:
     if not kept:
         return
     place = case.streams * case.tokens * kept
-    note = f"the {kept} likeliest ids of each position, to score by the distribution that was sampled"
+    note = f"ids that sampling kept, up to {kept} a position, to score by the same distribution"
     yield MemoryRow(name="supports", bytes=SUPPORT_BYTES * case.geometry.micro_batch * place, note=note, phase="learn")
     if case.on_cpu:
         rollouts = case.geometry.prompts_per_process * case.geometry.group_size
-        yield MemoryRow(name="rollouts' supports", bytes=4 * rollouts * place, note="the same, of all answers")
+        yield MemoryRow(name="rollouts' supports", bytes=4 * rollouts * place, note="int32, of all answers")
 
 
 def _collecting(case: _Case, stage: StagePlan) -> Iterator[MemoryRow]:

@@ -5,7 +5,7 @@ a value: a column of rows, or a scalar output of the scored policy.
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, final
 
 from wavalign.engine.compile.plan import Operator, Scope, TermPlan
@@ -31,6 +31,8 @@ class Candidate:
     operator: Operator
     asker: str = ""
     """Who would need what it gives, in words: said where nobody does."""
+    unread: Mapping[str, str] = field(default_factory=dict)
+    """By column, why it is left out where no term needs it; `no term needs it` unless it says more."""
     follows: bool = False
     """Whether it is wanted wherever all that it needs is there, though no loss asks for it."""
     columns: Mapping[str, str] = field(default_factory=dict)
@@ -220,10 +222,11 @@ def _learning(parts: StageParts) -> Iterator[Candidate]:
     families = sorted({term.family for term in parts.terms})
     shared = f"one forward for {' and '.join(families)}; " if len(families) > 1 else ""
     gives = {"logprobs": TOKENS} | {name: "[B, T]" if unit == "token" else "[B]" for name, unit in SCALARS.items()}
-    yield _one(
+    forward = _one(
         "forward", "micro_batch", "device", needs=("micro_batches",), gives=gives, columns=dict.fromkeys(SCALARS, ""),
-        detail=f"{shared}only positions some term weighs", asker="no term needs values, so there is no critic",
+        detail=f"{shared}only positions some term weighs",
     )  # fmt: skip
+    yield replace(forward, unread={"values": "no term needs values, so there is no critic"})
     for term in parts.terms:
         scalars = tuple(need for need in term.needs if need in SCALARS)
         yield _one(
@@ -289,4 +292,4 @@ def _one(
         name=name, function=function, of=of, needs=needs, gives=gives, scope=scope, place=place, counts_as=counts_as,
         detail=detail,
     )  # fmt: skip
-    return Candidate(operator, asker, follows, columns or {}, describe)
+    return Candidate(operator, asker, follows=follows, columns=columns or {}, describe=describe)

@@ -25,10 +25,13 @@ def dialogue(found: object, what: str, *, own: bool) -> Dialogue:
         raise Broken(f"gave {named(found)} as {what}, which is to be a Dialogue")
     want(found.id, str, f"the id of {what}")
     want(found.messages, tuple, f"the messages of {what}")
-    for place, message in enumerate(found.messages):
-        _message(message, f"message {place} of {what}")
+    for index, message in enumerate(found.messages):
+        _message(message, f"message {index} of {what}")
     if found.target is not None:
         _message(found.target, f"the target of {what}")
+    want(found.targets, tuple, f"the targets of {what}")
+    for place, target in enumerate(found.targets):
+        _message(target, f"target {place} of {what}")
     want(found.metadata, Mapping, f"the metadata of {what}")
     return found if own else replace(found, metadata=_metadata(found.metadata, f"metadata of {what}", 0))
 

@@ -57,6 +57,7 @@ def waveform(found: object, what: str) -> Waveform:
 
 
 def _within(values: Tensor, size: int, what: str) -> None:
+    """Raise unless all `values` [...] are from 0 to below `size`."""
     if values.numel() and (int(values.min()) < 0 or int(values.max()) >= size):
         raise Broken(f"gave {what} from {int(values.min())} to {int(values.max())}; they go from 0 to {size - 1}")
 

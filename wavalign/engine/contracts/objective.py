@@ -41,6 +41,7 @@ LARGEST_WEIGHT = 1e9
 
 
 def _weights(plugin: Mask, own: Callable[[Tensor], Tensor], roles: Tensor) -> Tensor:
+    """Weights [B, S, T] of `roles` [B, S, T]."""
     handed = _handed(plugin, roles)
     lent = Unchanged({"roles": handed})
     weights = tensor(own(handed), "weights", shape=roles.shape, dtype=torch.float32).detach()
@@ -63,6 +64,7 @@ def _weights(plugin: Mask, own: Callable[[Tensor], Tensor], roles: Tensor) -> Te
 
 
 def _compute_advantages(plugin: Advantage, own: Callable[[Tensor], Any], rewards: Tensor) -> tuple[Tensor, Tensor]:
+    """Advantages and their validity of `rewards`, all [P, G]."""
     handed = _handed(plugin, rewards)
     lent = Unchanged({"rewards": handed})
     found = own(handed)
@@ -83,6 +85,7 @@ def _compute_advantages(plugin: Advantage, own: Callable[[Tensor], Any], rewards
 
 
 def _update(plugin: Gate, own: Callable[..., Any], rewards: Tensor | None, *, progress: float) -> GateReading:
+    """The reading after `rewards` [P, G]; None where the gate reads none."""
     handed = _handed(plugin, rewards)
     lent = Unchanged({"rewards": handed})
     reading = own(handed, progress=progress)
@@ -154,7 +157,7 @@ def _compute_loss(plugin: Loss, own: Callable[[LossInputs], Any], inputs: LossIn
 
 
 def _logged(found: Mapping[str, Tensor], kind: str, shape: torch.Size) -> dict[str, Tensor]:
-    """What a loss wants to see logged."""
+    """What a loss wants to see logged, each of the `shape` of its values: [B, S, T], [B] or [groups]."""
     want(found, Mapping, "metrics" if kind == "metric" else "maxima")
     for name, value in found.items():
         one_line(name, f"the name of a {kind}")
@@ -167,7 +170,7 @@ def _logged(found: Mapping[str, Tensor], kind: str, shape: torch.Size) -> dict[s
 
 
 def _handed(plugin: Plugin, value: Tensor | None) -> Any:
-    """Arguments of a plugin: copies for somebody else's, since not every way to write into a tensor is noticed."""
+    """An argument [...] of a plugin: a copy for somebody else's, since not every way to write into it is noticed."""
     return value if value is None or origin(plugin).own else value.clone()
 
 

@@ -70,8 +70,8 @@ def _sample(
             raise Broken(f"gave another prompt in {what}")
         if len(group.rollouts) != options.group_size:
             raise Broken(f"gave {len(group.rollouts)} answers in {what}; group_size is {options.group_size}")
-        for place, rollout in enumerate(group.rollouts):
-            _rollout(rollout, space, f"answer {place} of {what}")
+        for index, rollout in enumerate(group.rollouts):
+            _rollout(rollout, space, f"answer {index} of {what}")
     return list(groups)
 
 

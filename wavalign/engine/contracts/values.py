@@ -72,7 +72,7 @@ def whole(value: object, what: str, *, low: int = 0) -> int:
 
 
 def tensor(value: object, what: str, *, shape: Sequence[int], dtype: torch.dtype | None = None) -> Tensor:
-    """A plain, dense tensor of `shape`, of `dtype` or else of any floating one."""
+    """A plain, dense tensor [*shape], of `dtype` or else of any floating one."""
     if not isinstance(value, Tensor):
         raise Broken(f"gave {named(value)} as {what}, which is to be a tensor")
     if value.layout is not torch.strided:
@@ -87,13 +87,13 @@ def tensor(value: object, what: str, *, shape: Sequence[int], dtype: torch.dtype
 
 
 def same_device(value: Tensor, other: Tensor, what: str, others: str) -> None:
-    """Raise unless `value` is where `other` is."""
+    """Raise unless `value` [...] is on the device of `other` [...]."""
     if value.device != other.device:
         raise Broken(f"gave {what} on {value.device}, {others} on {other.device}")
 
 
 def finite(value: Tensor, what: str, *, where: Tensor | None = None) -> None:
-    """Raise unless all elements (those `where` it is True) are finite."""
+    """Raise unless all elements of `value` [...] (those `where` [...] it is True) are finite."""
     bad = ~torch.isfinite(value.detach())
     if where is not None:
         bad &= where
@@ -113,11 +113,11 @@ def ids(value: object, what: str, *, below: int | None) -> list[int]:
     """Whole numbers from 0 to below `below` as a list of ints."""
     if isinstance(value, str | bytes) or not isinstance(value, Sequence):
         raise Broken(f"gave {named(value)} as {what}, which is to be a list of ids")
-    for place, each in enumerate(value):
+    for index, each in enumerate(value):
         if type(each) is not int:
-            whole(each, f"{what}[{place}]")
+            whole(each, f"{what}[{index}]")
         if each < 0 or (below is not None and each >= below):
-            raise Broken(f"gave {shown(each)} as {what}[{place}]" + (f"; ids go up to {below - 1}" if below else ""))
+            raise Broken(f"gave {shown(each)} as {what}[{index}]" + (f"; ids go up to {below - 1}" if below else ""))
     return [int(each) for each in value]
 
 
@@ -127,6 +127,7 @@ class Unchanged:
     __slots__ = ("_lent",)
 
     def __init__(self, lent: Mapping[str, Tensor | None]) -> None:
+        """Watch the tensors [...] `lent` under their names."""
         self._lent = [(name, each, _version(each)) for name, each in lent.items() if each is not None]
 
     def check(self) -> None:

@@ -93,8 +93,8 @@ class Feed:
     def state_dict(self) -> dict[str, Any]:
         """The cursor in the data."""
         streams = [stream.state_dict() if stream is not None else None for stream in self._streams]
-        place = {"drawn": self._drawn, "taken": list(self._taken), "sizes": self._sizes, "streams": streams}
-        return {**place, "dropped": self.dropped}
+        cursor = {"drawn": self._drawn, "taken": list(self._taken), "sizes": self._sizes, "streams": streams}
+        return {**cursor, "dropped": self.dropped}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore a cursor; DataError when the data has changed size since."""
@@ -103,9 +103,9 @@ class Feed:
             raise DataError(message, hint="resume on the same data")
         self._drawn, self._taken = int(state["drawn"]), list(state["taken"])
         self.dropped = int(state["dropped"])
-        for stream, place in zip(self._streams, state["streams"], strict=True):
+        for stream, cursor in zip(self._streams, state["streams"], strict=True):
             if stream is not None:
-                stream.load_state_dict(place)
+                stream.load_state_dict(cursor)
 
     @property
     def drops(self) -> bool:
@@ -141,8 +141,8 @@ class Feed:
         if stream is not None:
             dialogue = self._fitting(stream)
         else:
-            epoch, place = divmod(self._taken[which], self._length(which))
-            dialogue = source.record(self._order(which, epoch)[place])
+            epoch, position = divmod(self._taken[which], self._length(which))
+            dialogue = source.record(self._order(which, epoch)[position])
         self._drawn += 1
         self._taken[which] += 1
         return dialogue
@@ -272,7 +272,7 @@ class Encoder:
     def target(self, dialogue: Dialogue) -> TokenSequence:
         """The demonstration's row."""
         if dialogue.target is None:
-            raise DataError(f"{dialogue.label} has no target", hint="demonstrations need one")
+            raise DataError(f"{dialogue.label} has no target", hint="rows to learn from need one")
         with located(dialogue):
             return self.architecture.encode_target(dialogue, self.codes)
 

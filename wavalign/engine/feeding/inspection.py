@@ -35,6 +35,8 @@ class Heading:
     count_tokens: CountTokens | None = None
     lengths: Lengths | None = None
     """Bounds on its records, where the recipe sets any."""
+    imitated: bool = False
+    """Whether every record needs a target."""
 
 
 @final
@@ -165,7 +167,7 @@ class _Look:
 
     def __init__(self, heading: Heading, *, sounds: bool, prompts: _Prompts) -> None:
         self.name, self.problems, self.notes = heading.name, list[RowProblem](), list[str]()
-        self._imitated = heading.name.startswith("demonstrations")
+        self._imitated = heading.imitated
         self._heading, self._sounds, self._prompts = heading, sounds, prompts
         self._columns: dict[str, _Column] = {name: _Column(_unit(name)) for name in ALWAYS}
         self._roles: Counter[str] = Counter()
@@ -219,8 +221,8 @@ class _Look:
 
     def _record(self, where: str, dialogue: Dialogue) -> None:
         self._records += 1
-        target = dialogue.target
-        turns = [(turn.role, turn) for turn in dialogue.messages] + ([("target", target)] if target else [])
+        turns = [(turn.role, turn) for turn in dialogue.messages]
+        turns += [("target", target) for target in dialogue.answers]
         self._roles.update(role for role, _ in turns)
         for role in dict.fromkeys(role for role, _ in turns):
             self._turns(where, role, [turn for each, turn in turns if each == role])
@@ -231,7 +233,7 @@ class _Look:
             self._tasks[str(task)] += 1
         if not any(role == "user" for role, _ in turns):
             self._unasked.append(where)
-        if target is None and self._imitated:
+        if not dialogue.answers and self._imitated:
             self._problem(where, f"{where}: there is no target to imitate", "add one, or use it as a prompt only")
         self._remember(where, dialogue)
         if self._heading.count_tokens is not None:

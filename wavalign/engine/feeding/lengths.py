@@ -1,4 +1,4 @@
-"""Dialogues that are too long, in tokens: for the recipe's bounds, or for the places that the model has.
+"""Dialogues that are too long, in tokens: for the recipe's bounds, or for the positions that the model has.
 
 Rows are written and counted only where text and seconds of sound say that a bound may be passed.
 """
@@ -47,7 +47,7 @@ class Bounds:
         """In words."""
         own = (("data.max_prompt_tokens", self.prompt), ("data.max_target_tokens", self.target))
         parts = [f"{name} {bound}" for name, bound in own if bound is not None]
-        parts += [f"the model's {self.positions} places"] if self.positions is not None else []
+        parts += [f"the model's {self.positions} positions"] if self.positions is not None else []
         return ", ".join(parts)
 
 
@@ -71,6 +71,9 @@ class Lengths:
 
     def too_long(self, dialogue: Dialogue) -> DataError | None:
         """What is wrong with its length; None where it fits. Raises DataError where it cannot be written."""
+        return next((found for found in map(self._too_long, dialogue.singles) if found is not None), None)
+
+    def _too_long(self, dialogue: Dialogue) -> DataError | None:
         if not self.bounds.any or not self._may_pass(dialogue):
             return None
         if not self._made:
@@ -95,7 +98,7 @@ class Lengths:
             found = f"its target is {target} tokens long, and data.max_target_tokens is {bounds.target}"
         elif bounds.positions is not None and prompt + max(target, 1) > bounds.positions:
             what = f"prompt and target are {prompt} and {target}" if target else f"its prompt is {prompt}"
-            found = f"{what} tokens long, and the model has {bounds.positions} places"
+            found = f"{what} tokens long, and the model has {bounds.positions} positions"
         if not found:
             return None
         held_out = bounds.prompt is None and bounds.target is None and not bounds.imitated
@@ -135,19 +138,19 @@ def clip_seconds(clip: AudioClip) -> float | None:
 class Kept(DataSource):
     """The records of a source that are not too long, in its order."""
 
-    def __init__(self, source: DataSource, places: Sequence[int]) -> None:
+    def __init__(self, source: DataSource, indices: Sequence[int]) -> None:
         super().__init__(source.params, seed=source.seed)
-        self._source, self._places = source, places
+        self._source, self._indices = source, indices
 
     def prepare(self, progress: Callable[[str, int, int], None]) -> None:
         """Nothing is left to do."""
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self._indices)
 
     def record(self, index: int) -> Dialogue:
         """The record at `index` of those that are kept."""
-        return self._source.record(self._places[index])
+        return self._source.record(self._indices[index])
 
 
 def bounded_feed(
@@ -159,9 +162,9 @@ def bounded_feed(
     judged when they are drawn.
     """
     given = [source for source, _ in sources]
-    places = _agreed(given, lengths, world) if look or lengths.bounds.drop else [None] * len(given)
+    indices = _agreed(given, lengths, world) if look or lengths.bounds.drop else [None] * len(given)
     bounded, dropped = list[tuple[DataSource, float]](), 0
-    for (source, weight), kept in zip(sources, places, strict=True):
+    for (source, weight), kept in zip(sources, indices, strict=True):
         whole = kept is None or len(kept) == len(source)
         dropped += 0 if kept is None else len(source) - len(kept)
         bounded.append((source if whole or kept is None else Kept(source, kept), weight))
@@ -171,31 +174,31 @@ def bounded_feed(
 
 
 def _agreed(sources: Sequence[DataSource], lengths: Lengths, world: World) -> list[list[int] | None]:
-    """Places of what is kept of each source, None for a stream, as the first rank finds them."""
+    """Indices of what is kept of each source, None for a stream, as the first rank finds them."""
     said: list[str | None] = []
-    places: list[list[int] | None] = []
+    indices: list[list[int] | None] = []
     if world.is_first:
         try:
-            places = [_kept(source, lengths) if source.stream() is None else None for source in sources]
+            indices = [_kept(source, lengths) if source.stream() is None else None for source in sources]
         except DataError as error:  # raised on every rank below: none may wait for one that is gone
             said = [error.message, error.hint]
-    places, said = world.broadcast([places, said])
+    indices, said = world.broadcast([indices, said])
     if said:
         raise DataError(str(said[0]), hint=said[1] or "")
-    return places
+    return indices
 
 
 def _kept(source: DataSource, lengths: Lengths) -> list[int]:
-    places = []
+    indices = []
     for index in range(len(source)):
         problem = lengths.too_long(source.record(index))
         if problem is None:
-            places.append(index)
+            indices.append(index)
         elif not lengths.bounds.drop:
             raise problem
-    if len(source) and not places:
+    if len(source) and not indices:
         raise nothing_left(len(source), lengths.bounds)
-    return places
+    return indices
 
 
 def nothing_left(count: int, bounds: Bounds) -> DataError:

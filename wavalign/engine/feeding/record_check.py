@@ -108,7 +108,8 @@ def _judged(source: DataSource, index: int, demands: Demands, files: "SoundFiles
     """The first thing wrong with a record, and whether it is left out instead."""
     try:
         dialogue = source.record(index)
-        problem = next(_problems(dialogue, demands, files), None)
+        found = (problem for single in dialogue.singles for problem in _problems(single, demands, files))
+        problem = next(found, None)
         if problem is not None or demands.lengths is None:
             return problem, False
         long = demands.lengths.too_long(dialogue)

@@ -71,7 +71,7 @@ def attach(
 
 
 def trained_in_full(policy: Policy) -> dict[str, Tensor]:
-    """Copies of the trainable weights that are no adapter's, by name."""
+    """Copies [...] of the trainable weights that are no adapter's, by name."""
     own = {id(parameter) for layer in _layers(policy).values() for parameter in _added(layer).values()}
     return {
         name: parameter.detach().clone()
@@ -82,7 +82,7 @@ def trained_in_full(policy: Policy) -> dict[str, Tensor]:
 
 @contextmanager
 def switched_off(policy: Policy, weights: Mapping[str, Tensor]) -> Iterator[None]:
-    """Inside, `policy` computes without its adapters, without dropout, and with `weights` in place of its own."""
+    """Inside, `policy` computes without adapters and dropout, and with `weights` [...] in place of its own."""
     modes = [(module, module.training) for module in policy.modules()]
     named = dict(policy.named_parameters())
     own = {name: named[name].data for name in weights}
@@ -106,7 +106,7 @@ def switched_off(policy: Policy, weights: Mapping[str, Tensor]) -> Iterator[None
 def merged_weights(policy: Policy) -> Mapping[str, Tensor]:
     """The state dict of the network that `policy` computes, under the original names.
 
-    A merged weight is made when it is asked for, in float32, and given in the precision its layer is held in.
+    A merged weight [O, I] is made when it is asked for, in float32, and given in the precision its layer is held in.
     """
     return _Merged(policy)
 
@@ -143,6 +143,7 @@ class _Merged(Mapping[str, Tensor]):
             self._merged[f"{path}.weight"] = layer
 
     def __getitem__(self, name: str) -> Tensor:
+        """The weight [...] of that name; an adapted one [O, I] is merged now."""
         layer = self._merged.get(name)
         return self._plain[name] if layer is None else _merge(layer)
 
@@ -155,7 +156,7 @@ class _Merged(Mapping[str, Tensor]):
 
 
 def _merge(layer: "LoraLayer") -> Tensor:
-    """The one matrix that `layer` multiplies by; the layer stays as it is, to the last bit."""
+    """The one matrix [O, I] that `layer` multiplies by; the layer stays as it is, to the last bit."""
     weight = layer.get_base_layer().weight
     assert isinstance(weight, nn.Parameter)
     kept = weight.data

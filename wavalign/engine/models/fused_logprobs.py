@@ -45,6 +45,7 @@ class Query:
     with_entropy: bool = False
 
     def __getitem__(self, rows: slice | Tensor) -> "Query":
+        """The same of some rows: a slice, numbers [M] or a mask [N]."""
         inverse, support = (None if part is None else part[rows] for part in (self.inverse, self.support))
         return Query(self.targets[rows], inverse, support, self.with_entropy)
 
@@ -105,6 +106,7 @@ class _Running:
     """Log-sum-exp, target logit and mean logit of some rows, tile after tile, [N] each."""
 
     def __init__(self, targets: Tensor, dtype: torch.dtype, *, with_entropy: bool) -> None:
+        """Begin with no tile, for rows whose `targets` are [N]."""
         self.targets, self.with_entropy = targets, with_entropy
         self.peak = torch.full(targets.shape, _BARRED, dtype=dtype, device=targets.device)
         self.mass = torch.zeros_like(self.peak)

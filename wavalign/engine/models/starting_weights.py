@@ -92,7 +92,7 @@ def _fill(policy: Policy, stored: Mapping[str, StoredTensor], placement: Placeme
 
 
 def _filled(tensor: Tensor, name: str, weights: Weights, placement: Placement) -> Tensor:
-    """Memory like that of `tensor`, holding the stored values."""
+    """Memory of the shape of `tensor` [...], holding the stored values."""
     dtype = placement.dtype if tensor.is_floating_point() else tensor.dtype
     filled = torch.empty(tensor.shape, dtype=dtype, device=placement.device).copy_(weights[name])
     check_finite(filled, name, where=weights.stored[name].file)
@@ -100,7 +100,7 @@ def _filled(tensor: Tensor, name: str, weights: Weights, placement: Placement) -
 
 
 def _buffer(buffer: Tensor, name: str, lasting: Mapping[str, Tensor], weights: Weights, placement: Placement) -> Tensor:
-    """A buffer where it belongs: read when it is stored, else as the network computed it."""
+    """A buffer [...] where it belongs: read when it is stored, else as the network computed it."""
     if name in lasting:
         return _filled(buffer, name, weights, placement)
     if buffer.device == META:

@@ -60,7 +60,8 @@ def check_recipe(plan: Plan, *, only: Sequence[str] = (), limit: int | None, sou
             count = _token_counter(builder, stage, plan) if tokens else None
             lengths = _lengths(builder, stage, name, counted=tokens)
             label = name if len(uses) == 1 else f"{name} ({stage.name})"
-            headings.append(Heading(label, [(_label(each), builder.source(each)) for each in sources], count, lengths))
+            labelled = [(_label(each), builder.source(each)) for each in sources]
+            headings.append(Heading(label, labelled, count, lengths, imitated=name in stage.stage.data.learned))
     return look_at(headings, limit=limit, sounds=sounds)
 
 

@@ -189,6 +189,7 @@ class _Export:
         with Weights(trained) as ours, Weights(stored) as theirs:
 
             def tensor(name: str) -> Tensor:
+                """What is written under `name`, [...] as the original has it."""
                 value = ours[name] if name in trained else theirs[name]
                 return value if name not in trained else value.to(self._dtype(stored[name].dtype, value))
 
@@ -254,11 +255,13 @@ class _Export:
             )
 
     def _dtype(self, original_type: str, value: Tensor) -> torch.dtype:
+        """What `value` [...] is written in."""
         if self.options.precision == "original":
             return _TYPES[original_type]
         return torch.float32 if self.options.precision == "float32" else torch.bfloat16
 
     def _write_shards(self, tensor: Callable[[str], Tensor], stored: Mapping[str, StoredTensor]) -> None:
+        """Write the `tensor` [...] of every stored name into files of a size."""
         writer = ShardWriter(self.target, self.options.shard_bytes or SHARD_BYTES)
         for name in stored:
             writer.add(name, tensor(name))
@@ -297,7 +300,7 @@ class _Export:
 
 
 def _rewrite(source: Path, target: Path, tensor: Callable[[str], Tensor | None]) -> None:
-    """Write a safetensors file with the header of `source` and new values; None keeps the old ones."""
+    """Write a safetensors file with the header of `source` and new values [...]; None keeps the old ones."""
     with source.open("rb") as old, target.open("wb") as new:
         opening = old.read(8)
         header = old.read(int.from_bytes(opening, "little"))

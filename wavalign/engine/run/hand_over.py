@@ -39,7 +39,7 @@ def leave_model(live: LiveStage, folder: Path) -> None:
 
 
 def _weights(live: LiveStage, adapter: Path | None = None) -> Iterator[tuple[str, Tensor]]:
-    """The network's tensors under their original names; an adapter's own files are written to `adapter` on the way."""
+    """The network's tensors [...] by original name; an adapter's own files are written to `adapter` on the way."""
     if live.plan.stage.model.adapter is None:
         yield from live.backend.weights()
         return

@@ -270,7 +270,7 @@ def _of_records(source: DataSource) -> dict[str, Any]:
 def _plain(dialogue: Dialogue) -> dict[str, Any]:
     """A dialogue without the folders its sound lies in, which may be a cache."""
     plain = asdict(dialogue)
-    for turn in [*plain["messages"], *([plain["target"]] if plain["target"] is not None else [])]:
+    for turn in [*plain["messages"], *plain["targets"], *([plain["target"]] if plain["target"] is not None else [])]:
         if turn["audio"] is not None:
             turn["audio"] = os.path.basename(turn["audio"]["url"])
     return plain
@@ -282,5 +282,5 @@ def _type_name(value: object) -> str:
 
 
 def _clips(dialogue: Dialogue) -> Iterator[str]:
-    turns = [*dialogue.messages, *([dialogue.target] if dialogue.target is not None else [])]
+    turns = [*dialogue.messages, *dialogue.answers]
     yield from (turn.audio.url for turn in turns if turn.audio is not None)

@@ -49,9 +49,10 @@ class PreflightTools:
     def rows(
         self, stage: StagePlan, architecture: Architecture, dialogues: Sequence[Dialogue]
     ) -> list[tuple[TokenSequence, TokenSequence | None]]:
-        """Prompt and target of each dialogue."""
+        """Prompt and target of each dialogue; of one with several targets a row each."""
         encoder = self.encoder(stage, architecture)
-        return [(encoder.prompt(each), encoder.target(each) if each.target else None) for each in dialogues]
+        singles = (single for each in dialogues for single in each.singles)
+        return [(encoder.prompt(each), encoder.target(each) if each.target else None) for each in singles]
 
     def missing_files(self, stage: StagePlan) -> Sequence[tuple[str, str]]:
         """What options name and is not there."""

@@ -103,7 +103,8 @@ class _Rows:
         """`count` dialogues, spread over the heading."""
         dialogues, _ = self._tools.head(sources, count)
         rows = self._tools.rows(self._stage, self._architecture, dialogues)
-        return [self._view(each, *row) for each, row in zip(dialogues, rows, strict=True)]
+        singles = (single for each in dialogues for single in each.singles)
+        return [self._view(each, *row) for each, row in zip(singles, rows, strict=True)]
 
     def _view(self, dialogue: Dialogue, prompt: TokenSequence, target: TokenSequence | None) -> RowView:
         space = self._architecture.tokens
@@ -125,6 +126,7 @@ class _Rows:
         )
 
     def _tokens(self, row: TokenSequence, stream: int, weights: Mapping[str, torch.Tensor]) -> tuple[TokenView, ...]:
+        """Every position of one stream of `row`, with its `weights` [S, T] by term."""
         ids, roles = row.ids[stream].tolist(), row.roles[stream].tolist()
         columns = {name: each[stream].tolist() for name, each in weights.items()}
         return tuple(
@@ -140,6 +142,7 @@ class _Rows:
 
 
 def _term(name: str, roles: torch.Tensor, weights: torch.Tensor) -> TermView:
+    """What a term weighs of a row: `roles` and `weights` are [S, T]."""
     counts = {role.name.lower(): int(((roles == int(role)) & (weights > 0)).sum()) for role in Role}
     return TermView(name, {role: count for role, count in counts.items() if count}, float(weights.double().sum()))
 

@@ -42,7 +42,7 @@ class RecordMaker:
         scores: Scores | None = None,
         advantages: Tensor | None = None,
     ) -> Iterator[dict[str, Any]]:
-        """One line per answer."""
+        """One line per answer; `advantages` are [P, G]."""
         for p, group in enumerate(groups):
             for g, rollout in enumerate(group.rollouts):
                 name = f"{stage}-{step}-{split}-{p}-{g}-{group.dialogue.id}"
@@ -158,5 +158,6 @@ def _digest(text: str) -> str:
 
 
 def _number(value: Tensor) -> float | None:
+    """A scalar [] as JSON can hold it."""
     number = float(value)
     return None if math.isnan(number) else number

@@ -73,19 +73,19 @@ class World:
         return self.rank == 0
 
     def sum_(self, tensor: Tensor) -> None:
-        """Replace `tensor` by its sum over ranks."""
+        """Replace `tensor` [...] by its sum over ranks."""
         if self.size > 1:
             with _rank_lost("a sum"):
                 dist.all_reduce(tensor)
 
     def all_reduce_sum(self, tensor: Tensor) -> Tensor:
-        """Sum of `tensor` over ranks, in a new tensor."""
+        """Sum of `tensor` [...] over ranks, in a new tensor."""
         result = tensor.clone()
         self.sum_(result)
         return result
 
     def broadcast_(self, tensor: Tensor) -> None:
-        """Replace `tensor` by that of rank 0."""
+        """Replace `tensor` [...] by that of rank 0."""
         if self.size > 1:
             with _rank_lost("a broadcast"):
                 dist.broadcast(tensor, src=0)

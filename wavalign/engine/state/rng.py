@@ -16,7 +16,7 @@ def encode_state(state: Tensor) -> str:
 
 
 def decode_state(text: str) -> Tensor:
-    """The inverse of `encode_state`."""
+    """The state [N] uint8 that `encode_state` made text of."""
     return torch.frombuffer(bytearray(base64.b64decode(text)), dtype=torch.uint8)
 
 

@@ -78,7 +78,7 @@ def denominators(live: LiveStage, _: Operator) -> Run:
         for term in live.terms:
             tokens, rows = counted[term.plan.name]
             if rows and not tokens and not term.plan.brought_by:  # a pull on tokens nobody said pulls on nothing
-                raise nothing_selected(term, int(rows), live.settings.place(values["step"]))
+                raise nothing_selected(term, int(rows), live.settings.where(values["step"]))
         length = sum(int(each.tokens.lengths.sum()) for each in made)
         return {"denominators": Denominators(dict(zip(names, total, strict=True)), counted, length)}
 
@@ -173,7 +173,7 @@ def totals(live: LiveStage, plan: Operator) -> Run:
         tallies: dict[str, Sequence[Tally]] = {name: values[need] for name, need in by_term.items()}
         found, broken = totals_of(tallies, values["loss_value"], values["denominators"], live.backend.divisor)
         if broken is not None:
-            place = f"at {live.settings.place(values['step'])}"
+            place = f"at {live.settings.where(values['step'])}"
             for name in broken.not_ours:
                 raise broken_values(live.term(name), place)
             raise NonFiniteError(
@@ -201,7 +201,7 @@ def update(live: LiveStage, _: Operator) -> Run:
             live.clock.together = True  # the norm is that of all ranks
             if number == 0:
                 live.clock.weights_of = step
-            raise NonFiniteError(f"{error.message} (at {settings.place(step)})", hint=error.hint) from error
+            raise NonFiniteError(f"{error.message} (at {settings.where(step)})", hint=error.hint) from error
         if (problem := _broken_weights(live, step, norm)) is not None:
             live.clock.together = True
             raise problem
@@ -219,7 +219,7 @@ def _broken_weights(live: LiveStage, step: int, norm: float) -> NonFiniteError |
         return None
     name = next(each for each in live.world.gather(mine) if each)
     return NonFiniteError(
-        f"the update of {live.settings.place(step)} made weights NaN or infinite"
+        f"the update of {live.settings.where(step)} made weights NaN or infinite"
         f" ({name} among them), though its gradient norm was {norm:.3g}; they were not saved",
         hint="lower optim.learning_rate (a new run), or look at optim.epsilon and at this step's data",
     )

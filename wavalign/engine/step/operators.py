@@ -27,6 +27,7 @@ from wavalign.engine.step.tallies import ratios_of_gaps
 from wavalign.engine.step.updates import cut_updates
 from wavalign.engine.step.values import Made
 from wavalign.errors import RewardBudgetError
+from wavalign.plugins.api.base import Remembers
 from wavalign.plugins.batch import Dialogue
 
 Values = Mapping[str, Any]
@@ -129,6 +130,7 @@ def _advantage(live: LiveStage, _: Operator) -> Run:
 
     def run(values: Values) -> Made:
         table, valid = advantage.compute(values["rewards"].table)
+        _show_state(advantage, values["step"])
         return {"advantages": AnswerColumn(ROLLOUTS, table, valid)}
 
     return run
@@ -139,7 +141,9 @@ def _gate(live: LiveStage, plan: Operator) -> Run:
 
     def run(values: Values) -> Made:
         rewards = live.world.all_gather_rows(values["rewards"].table) if plan.needs else None
-        return {"gate": gate.update(rewards, progress=values["step"] / last)}
+        reading = gate.update(rewards, progress=values["step"] / last)
+        _show_state(gate, values["step"])
+        return {"gate": reading}
 
     return run
 
@@ -247,6 +251,12 @@ def _there(part: T | None) -> T:
     if part is None:
         raise RuntimeError("the plan has an operator whose part was not built")
     return part
+
+
+def _show_state(plugin: Remembers, index: int) -> None:
+    """Ask for a state in the first step: one that no checkpoint can hold shows now, not when the first is written."""
+    if index == 0:
+        plugin.state_dict()
 
 
 def _metrics(live: LiveStage, plan: Operator) -> Run:

@@ -1,14 +1,12 @@
 """Answers and dialogues as rows to learn from."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from wavalign.engine.feeding.feeds import Encoder
 from wavalign.engine.step.batches import Row
-from wavalign.errors import DataError
 from wavalign.plugins.batch import Dialogue, Rollout, RolloutGroup, TokenSpace, concatenate
 
 
@@ -34,11 +32,9 @@ def data_rows(dialogues: Sequence[Dialogue], encoder: Encoder, space: TokenSpace
     """Every target behind its prompt; a dialogue with several is a group of them, in their order."""
     rows = []
     for index, dialogue in enumerate(dialogues):
-        if not dialogue.answers:
-            raise DataError(f"{dialogue.label} has no target", hint=f"{family} need one")
         prompt = encoder.prompt(dialogue)
-        for member, target in enumerate(dialogue.answers):
-            completion = encoder.target(replace(dialogue, target=target))
+        for member, single in enumerate(dialogue.singles):
+            completion = encoder.target(single)
             rows.append(Row(concatenate(prompt, completion, space), family, index, member))
     return rows
 

@@ -60,7 +60,7 @@ class StepSettings:
     """Whether the network drops anything while it learns."""
     optim: OptimSection
 
-    def place(self, index: int) -> str:
+    def where(self, index: int) -> str:
         """Where step `index` (from 0) is, in words."""
         return f"step {index + 1} of stage '{self.stage}'"
 

@@ -1,0 +1,101 @@
+"""What one rank of a run does, whoever started it: the process that asked for the run, a worker, or another launcher.
+
+The ranks find one another by the environment (`World.from_environment`); the first takes over the folder's lock from
+the process that holds it and waits.
+"""
+
+import os
+from collections.abc import Sequence
+
+import torch
+
+from wavalign.crash_log import run_folder
+from wavalign.engine.compile.plan import Plan
+from wavalign.engine.launch import watch_launcher
+from wavalign.engine.report.page import write_report
+from wavalign.engine.run.observers import Observer, RunInfo, Silent
+from wavalign.engine.run.opening import processor
+from wavalign.engine.run.progress import planned
+from wavalign.engine.run.trainer import Trainer
+from wavalign.engine.state.distributed import World
+from wavalign.engine.state.files import full_disk, read_json
+from wavalign.engine.state.folder import RunFolder
+from wavalign.errors import Interrupted, PluginError
+
+LOCK = "WAVALIGN_LOCK"
+"""Names the descriptor of the folder's lock in the workers' environment."""
+
+
+def run_rank(
+    folder: RunFolder,
+    *,
+    resume: bool,
+    plan: Plan | None = None,
+    observer: Observer | None = None,
+    said: Sequence[str] = (),
+) -> None:
+    """This process's part of a run, whose folder is locked; the first rank observes and writes the report.
+
+    Without a `plan` that of the folder is read. `said` is told first.
+    """
+    plan = plan if plan is not None else planned(folder)
+    torch.set_num_threads(plan.runtime.threads or max(1, (os.cpu_count() or 1) // plan.processes))
+    watch_launcher()
+    world = World.from_environment(plan.device)
+    watcher = observer if observer is not None and world.is_first else Silent()
+    run_folder.set(folder.path)
+    if world.is_first and LOCK in os.environ and folder.lock_descriptor is None:
+        folder.inherit_lock(int(os.environ[LOCK]))
+    try:
+        watcher.start(_info(plan, folder))
+        for text in said:
+            watcher.message(text)
+        with full_disk(str(folder.path)):
+            _train(plan, folder, world, watcher, resume=resume)
+    except PluginError as error:
+        error.keep_traceback()
+        raise
+    finally:
+        watcher.close()
+        world.close()
+
+
+def _train(plan: Plan, folder: RunFolder, world: World, watcher: Observer, *, resume: bool) -> None:
+    try:
+        Trainer(plan, folder, world, watcher).run(resume=resume)
+    except Interrupted:
+        _report(plan, folder, world, watcher)
+        raise
+    _report(plan, folder, world, watcher, complete=True)
+    if world.is_first:
+        folder.check_held()
+        folder.finish(planned=plan.total_steps)
+        watcher.finish("\n".join(_places(plan, folder)))
+
+
+def _places(plan: Plan, folder: RunFolder) -> list[str]:
+    """What a person looks at next."""
+    model = [f"model    {folder.model}"] * folder.model.exists()
+    if model and plan.runtime.keep_best is not None:
+        held = read_json(folder.best)
+        chosen = f", the best by {held['metric']}: {held['value']:.4g}" if "metric" in held else ""
+        model = [f"{model[0]} (of step {held['step']}{chosen})"]
+    return [f"report   {folder.report}"] * plan.runtime.report + [*model, f"folder   {folder.path}"]
+
+
+def _report(plan: Plan, folder: RunFolder, world: World, watcher: Observer, *, complete: bool = False) -> None:
+    if plan.runtime.report and world.is_first and folder.metrics.exists():
+        watcher.waiting("writing the report", 0, 0)
+        write_report(folder.path, complete=complete)
+
+
+def _info(plan: Plan, folder: RunFolder) -> RunInfo:
+    where = f"{plan.processes} x {processor() if plan.device == 'cpu' else torch.cuda.get_device_name(0)}"
+    return RunInfo(
+        name=plan.name,
+        folder=str(folder.path),
+        total_steps=plan.total_steps,
+        seed=plan.seed,
+        fingerprint=plan.fingerprint,
+        hardware=f"{where}, {plan.runtime.precision}",
+    )
