@@ -64,7 +64,7 @@ def note_painted(text: str) -> None:
 
 @contextmanager
 def status(text: str) -> Iterator[None]:
-    """Say on a terminal, at once, what takes a moment; the line goes away again. A pipe hears nothing."""
+    """Say on a terminal, at once, what takes a moment; the line goes away again. Nothing goes to a pipe."""
     shown = sys.stderr.isatty() and output_format.get() is Format.TEXT and os.environ.get("TERM") != "dumb"
     if shown:
         sys.stderr.write(f"{presentable(text, keep='')} ...")

@@ -117,7 +117,7 @@ class PlainDisplay(Display):
 
     def _say(self, text: str, *, patient: bool = False) -> None:
         if not patient:
-            self._patience.heard()
+            self._patience.restart()
         if self._stream is None:
             return
         encoding = self._stream.encoding or "utf-8"
@@ -154,8 +154,8 @@ class _Patience:
             self._thread = threading.Thread(target=self._work, name="patience", daemon=True)
             self._thread.start()
 
-    def heard(self) -> None:
-        """Something was said."""
+    def restart(self) -> None:
+        """A line was printed: wait anew."""
         with self._lock:
             self._what, self._after = None, QUIET_SECONDS
 

@@ -208,7 +208,7 @@ def test_pipe_is_told_what_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> Non
         patience.wait_for("reward judge", int(seconds) // 2, 64)
         patience.tell()
     assert said == ["reward judge 15/64, 31 s", "reward judge 30/64, 1 min 01 s", "reward judge 60/64, 2 min 01 s"]
-    patience.heard()
+    patience.restart()
     now[0] = 1000.0
     patience.tell()
     assert len(said) == 3

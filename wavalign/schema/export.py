@@ -1,7 +1,7 @@
 """JSON Schema of a recipe file, for completion and checking in an editor.
 
 A file may leave out what it inherits, so nothing is required beyond a component's `type`; descriptions say what a whole
-recipe needs. `wavalign validate` is the judge, this is the pencil. Editors do not know the tag `!replace` unless told
+recipe needs. `wavalign validate` has the last word. Editors do not know the tag `!replace` unless told
 (`yaml.customTags: ["!replace mapping"]`).
 """
 

@@ -25,7 +25,8 @@ def stage_problems(source: Source) -> list[Problem]:
             found += _of_source(source, path, stage, earlier)
         if isinstance(stage.get("name"), str):
             earlier[stage["name"]] = stage
-    return found
+    # A mistake in a body is one, whatever the rounds' names are.
+    return list({(problem.path, problem.where): problem for problem in reversed(found)}.values())[::-1]
 
 
 def _of_name(source: Source, index: int, name: object, seen: Sequence[str]) -> Iterator[Problem]:

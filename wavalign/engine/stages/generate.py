@@ -34,6 +34,8 @@ DATA = "data"
 """Folder of a stage that holds what it wrote."""
 GENERATED = "generated"
 """Where the metadata of a record says how it came about."""
+SAMPLING = {"sampler", "group_size", "temperature", "top_k", "top_p", "streams", "max_new_tokens"}
+"""Keys of `rollout` that say how answers are drawn."""
 COUNTED = ("answers", "unfinished", "unusable")
 
 
@@ -64,7 +66,7 @@ def run(stage: StagePlan, cursor: Cursor) -> None:
 
 def _about(stage: StagePlan, seed: int, policy: Policy) -> dict[str, Any]:
     """What all records of a stage say of where they come from."""
-    sampling = stage.stage.rollout.model_dump(mode="json", exclude={"truncated"})
+    sampling = stage.stage.rollout.model_dump(mode="json", include=SAMPLING)
     return {"stage": stage.name, "model": fingerprint(policy), "seed": seed, "sampling": sampling}
 
 
