@@ -58,7 +58,7 @@ def term_value(
     mine = batch.terms[term.plan.name]
     if not len(mine.group):  # no row of its family: nothing to ask its loss
         value = logprobs.sum() * 0.0
-        return value, Tally(value.detach(), {}, {}, torch.ones((), dtype=torch.bool))
+        return value, Tally(value.detach(), {}, {}, torch.zeros((), dtype=torch.bool, device=value.device))
     inputs = _inputs(term, batch, logprobs, scalars)
     output = term.loss.compute(inputs)
     if mine.rows is not None and term.plan.unit != "group":
@@ -128,6 +128,6 @@ def _over_all_rows(output: LossOutput, rows: Tensor, count: int) -> LossOutput:
 def _sound(term: LiveTerm, inputs: LossInputs) -> Tensor:
     """Bool []: whether all that somebody's loss was given where it counts is finite; overflow is our doing."""
     if origin(term.loss).own:
-        return torch.zeros((), dtype=torch.bool)
+        return torch.zeros((), dtype=torch.bool, device=inputs.logprobs.device)
     given = [inputs.logprobs, *(each for each in inputs.columns.values() if each.shape == inputs.logprobs.shape)]
     return torch.stack([(torch.isfinite(each.detach()) | ~inputs.mask).all() for each in given]).all()
