@@ -14,7 +14,7 @@ from tests.toy.compiled import Change, put
 from wavalign.engine.backends.deepspeed import DeepSpeedBackend
 from wavalign.engine.run.measuring import Measuring
 from wavalign.engine.step import executor
-from wavalign.engine.step.step import StepExecutor
+from wavalign.engine.step.operators import FUNCTIONS
 from wavalign.errors import NonFiniteError, RewardBudgetError
 
 STAGES = [pytest.param(0, marks=pytest.mark.slow), pytest.param(2, marks=pytest.mark.slow), 3]
@@ -35,8 +35,8 @@ def whole(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 @pytest.mark.parametrize(
     ("owner", "method", "at", "kept"),
     [
-        (StepExecutor, "_forward", 4, 3),
-        pytest.param(StepExecutor, "_backward", 4, 3, marks=pytest.mark.slow),
+        (FUNCTIONS, "forward", 4, 3),
+        pytest.param(FUNCTIONS, "backward", 4, 3, marks=pytest.mark.slow),
         pytest.param(DeepSpeedBackend, "step", 4, None, marks=pytest.mark.slow),
         pytest.param(Measuring, "_measure", 3, 4, marks=pytest.mark.slow),
     ],
@@ -45,7 +45,7 @@ def test_what_fails_leaves_the_last_complete_step(
     whole: tuple[Path, int],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    owner: type,
+    owner: Any,
     method: str,
     at: int,
     kept: int | None,
