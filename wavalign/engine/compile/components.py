@@ -57,7 +57,8 @@ def read_headings(stage: StagePlan) -> dict[str, Sequence[WeightedComponent]]:
     if data.prompts is not None and (stage.graph.gives("prompts") if kind.learns else "prompts" in kind.headings):
         found["prompts"] = data.prompts
     if kind.learns:
-        found |= {name: data.learned[name] for name in stage.graph.made_for("data_rows")}
+        made = stage.graph.made_for("data_rows")
+        found |= {name: sources for name, sources in data.learned.items() if name in made}
     elif data.demonstrations is not None and "demonstrations" in kind.headings:
         found["demonstrations"] = data.demonstrations
     if "evaluation" in kind.headings and stage.stage.evaluation.metrics:
