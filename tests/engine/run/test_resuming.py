@@ -13,7 +13,7 @@ from tests.engine.run.test_survival import Cut, fail_at
 from tests.engine.run.test_trainer import Signals, assert_same_run
 from tests.toy.compiled import Change, compiled, put
 from tests.toy.world import PLUGINS
-from wavalign.engine import api
+from wavalign.engine import api, rank
 from wavalign.engine.api import Resume
 from wavalign.engine.run.trainer import Trainer
 from wavalign.engine.step.operators import FUNCTIONS
@@ -324,7 +324,7 @@ def test_a_report_that_fails_leaves_the_run_unfinished(tmp_path: Path, monkeypat
     def full(folder: Path, *, complete: bool) -> None:
         raise StorageError("the disk is full")
 
-    monkeypatch.setattr(api, "write_report", full)
+    monkeypatch.setattr(rank, "write_report", full)
     with pytest.raises(StorageError):
         go(tmp_path, put("runtime.report", True))
     assert not (tmp_path / "run/finished.json").exists()
