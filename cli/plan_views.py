@@ -111,12 +111,17 @@ def _term(term: TermPlan) -> Branch:
         f"share {term.share}",
     ]
     parts.append(f"weight {term.weight:g}")
-    parts.append(f"on {term.family}, {term.aggregation} mean")
+    parts.append(f"on {term.family}, {_aggregation(term)}")
     if term.heads != "own":
         parts.append(f"heads {term.heads}")
     if term.brought_by:
         parts.append(f"brought by {term.brought_by}")
     return Branch(", ".join(parts))
+
+
+def _aggregation(term: TermPlan) -> str:
+    """What the term's values are averaged over, in words."""
+    return f"{term.aggregation} mean" if term.unit == "token" else f"mean over {term.unit}s"
 
 
 def _options(params: Any) -> str:

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from wavalign.engine.compile.plan import Plan
 from wavalign.engine.run.builder import Builder
+from wavalign.engine.run.evaluation import Evaluator
 from wavalign.engine.state.distributed import World
 from wavalign.engine.step.stage import LiveStage
 from wavalign.engine.step.step import StepExecutor
@@ -21,6 +22,15 @@ def live_stage(plan: Plan, world: World | None = None) -> LiveStage:
     """The first stage of a plan."""
     world = world if world is not None else World.single("cpu")
     return Builder(plan, world, silent).stage(plan.stages[0], None)
+
+
+def evaluated_stage(plan: Plan, world: World | None = None) -> tuple[LiveStage, Evaluator]:
+    """The first stage of a plan, and what measures it."""
+    builder = Builder(plan, world if world is not None else World.single("cpu"), silent)
+    live = builder.stage(plan.stages[0], None)
+    evaluator = builder.evaluator(live)
+    live.closing.append(evaluator.close)
+    return live, evaluator
 
 
 def train(

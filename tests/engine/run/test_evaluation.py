@@ -9,7 +9,7 @@ import pytest
 
 from tests.e2e.runs import lines
 from tests.toy.compiled import compiled, put
-from tests.toy.live import live_stage
+from tests.toy.live import evaluated_stage
 from wavalign.engine import api
 from wavalign.engine.run.evaluation import Evaluator, Item, Verdict
 from wavalign.errors import PluginError
@@ -68,9 +68,9 @@ def test_samples_carry_the_verdict_and_the_one_on_the_gold_answer(tmp_path: Path
 
 
 def evaluator(tmp_path: Path, metrics: dict[str, Metric], **section: Any) -> tuple[Evaluator, Any]:
-    live = live_stage(compiled(tmp_path, put("data.evaluation", {"type": "toy_sums", "limit": 2})))
+    live, whole = evaluated_stage(compiled(tmp_path, put("data.evaluation", {"type": "toy_sums", "limit": 2})))
     chosen = EvaluationSection(**section)
-    made = Evaluator(live.evaluator.roller, live.evaluator.splits, metrics, section=chosen, max_new_tokens=5)
+    made = Evaluator(whole.roller, whole.splits, metrics, section=chosen, max_new_tokens=5)
     return made, live.backend.policy
 
 

@@ -13,7 +13,7 @@ from tests.e2e.runs import comparable, lines
 from tests.engine.run.test_several_processes import ENGINES, part
 from tests.toy import one_sided
 from tests.toy.compiled import HERE, Change, compiled, put
-from tests.toy.live import live_stage, silent
+from tests.toy.live import evaluated_stage, silent
 from wavalign.engine import api
 from wavalign.engine.compile.plan import Plan
 from wavalign.engine.run.evaluation import SplitResult
@@ -28,8 +28,8 @@ LIMITS = ("heldout", "unseen_voices", "unseen_facts")
 
 def measured(world: World, plan: str) -> list[SplitResult]:
     """Two evaluations of a plan's first stage on one rank of several."""
-    live = live_stage(Plan.from_json(plan), world)
-    found = [each for _ in range(2) for each in live.evaluator.run(live.backend.policy, silent, ranks=world)]
+    live, evaluator = evaluated_stage(Plan.from_json(plan), world)
+    found = [each for _ in range(2) for each in evaluator.run(live.backend.policy, silent, ranks=world)]
     live.close()
     return found
 

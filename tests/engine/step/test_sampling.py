@@ -9,7 +9,7 @@ from torch import Tensor
 
 from tests.plugins.architectures.kimi_helpers import lively_policy, small_kimi, spoken_prompts
 from tests.toy.compiled import Change, compiled, put
-from tests.toy.live import live_stage, train
+from tests.toy.live import evaluated_stage, live_stage, train
 from wavalign.engine.models.scored_policy import score_batch
 from wavalign.engine.step.batches import CompletionColumn, collate_rows, cut_rows, with_columns
 from wavalign.engine.step.rows import answer_rows
@@ -199,15 +199,15 @@ def test_evaluation_is_greedy_unless_told_otherwise() -> None:
 
 
 def test_a_sampled_evaluation_draws_alike_every_time(tmp_path: Path) -> None:
-    live = live_stage(compiled(tmp_path, put("evaluation.sampling", {"temperature": 1.0})))
-    greedy = live_stage(compiled(tmp_path))
+    drawn = evaluated_stage(compiled(tmp_path, put("evaluation.sampling", {"temperature": 1.0})))
+    greedy = evaluated_stage(compiled(tmp_path))
     found: list[Any] = []
-    for each in (live, live, greedy):
-        (result,) = each.evaluator.run(each.backend.policy, lambda what, done, total: None)
+    for each, evaluator in (drawn, drawn, greedy):
+        (result,) = evaluator.run(each.backend.policy, lambda what, done, total: None)
         found.append([item.group.rollouts[0].completion.ids.tolist() for item in result.samples])
     assert found[0] == found[1] != found[2]
-    live.close()
-    greedy.close()
+    drawn[0].close()
+    greedy[0].close()
 
 
 def test_the_first_ratio_is_one_under_a_streams_own_distribution(tmp_path: Path) -> None:

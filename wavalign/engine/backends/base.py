@@ -34,10 +34,10 @@ class Ranks(Protocol):
         """Where this process computes."""
 
     def sum_(self, tensor: Tensor) -> None:
-        """Replace `tensor` [any shape] by its sum over ranks."""
+        """Replace `tensor` [*], of any shape, by its sum over ranks."""
 
     def broadcast_(self, tensor: Tensor) -> None:
-        """Replace `tensor` [any shape] by that of rank 0."""
+        """Replace `tensor` [*], of any shape, by that of rank 0."""
 
     def barrier(self) -> None:
         """Go on when every rank has come here."""
@@ -143,7 +143,7 @@ class Backend(ABC):
 
     @final
     def backward(self, loss: Tensor) -> None:
-        """Add the gradients of `loss` (scalar) of the update's next micro-batch.
+        """Add the gradients of `loss` [] of the update's next micro-batch.
 
         Raises RuntimeError beyond those that `begin_update` was told.
         """
@@ -172,7 +172,7 @@ class Backend(ABC):
 
     @abstractmethod
     def _backward(self, loss: Tensor, *, first: bool, last: bool) -> None:
-        """Add the gradients of `loss` (scalar), the `first` or `last` micro-batch of its update."""
+        """Add the gradients of `loss` [], the `first` or `last` micro-batch of its update."""
 
     @abstractmethod
     def _step(self, learning_rate: float) -> float:
@@ -183,7 +183,7 @@ class Backend(ABC):
         """Inside, every parameter of `policy` is whole on this rank and computes in the training's precision."""
 
     def weights(self) -> Iterator[tuple[str, Tensor]]:
-        """Every lasting tensor of `policy` by name, one whole at a time; every rank walks along to the end.
+        """Every lasting tensor [*] of `policy` by name, one whole at a time; every rank walks along to the end.
 
         The next one may take the place of the last: copy what shall stay.
         """
@@ -200,7 +200,7 @@ class Backend(ABC):
 
     @abstractmethod
     def _parts(self) -> Iterator[tuple[str, Tensor]]:
-        """What this rank holds of every weight that is trained, by name: whole, or [elements] of a partitioned one."""
+        """What this rank holds of every weight that is trained, by name: whole [*], or [N] elements of a partitioned one."""
 
     @abstractmethod
     def save(self, folder: Path) -> None:

@@ -127,7 +127,7 @@ class PlainBackend(Backend):
             yield name, parameter.data
 
     def _weights(self) -> dict[str, Tensor]:
-        """Every weight and lasting buffer once, by name; tied ones under their first name."""
+        """Every weight and lasting buffer [*] once, by name; tied ones under their first name."""
         named = [*self._policy.named_parameters(), *self._heads.items()]
         weights, lasting = {name: parameter.data for name, parameter in named}, self._policy.state_dict()
         return weights | {name: buffer for name, buffer in self._policy.named_buffers() if name in lasting}
@@ -145,7 +145,7 @@ class PlainBackend(Backend):
         self._sum_bucket(bucket)
 
     def _sum_bucket(self, gradients: list[Tensor]) -> None:
-        """Replace gradients of any shapes by their sums over ranks, in one flat tensor [elements]."""
+        """Replace gradients of any shapes by their sums over ranks, in one flat tensor [N]."""
         if not gradients:
             return
         flat = torch.cat([gradient.flatten() for gradient in gradients])
@@ -155,7 +155,7 @@ class PlainBackend(Backend):
 
 
 def _gradient(parameter: nn.Parameter) -> Tensor:
-    """The gradient [shape of `parameter`]; zeros where no loss reached it, so that all ranks step alike."""
+    """The gradient [*], shaped as `parameter`; zeros where no loss reached it, so that all ranks step alike."""
     if parameter.grad is None:
         parameter.grad = torch.zeros_like(parameter)
     return parameter.grad

@@ -3,6 +3,7 @@
 import math
 from typing import final
 
+from wavalign.engine.run.builder import Builder
 from wavalign.engine.run.checkpointing import RunCheckpoints
 from wavalign.engine.run.measuring import Measuring
 from wavalign.engine.run.observers import Observer
@@ -18,8 +19,11 @@ from wavalign.engine.step.stage import LiveStage
 class StepClock:
     """The clock of the stages that learn, on one rank; every rank calls every method alike."""
 
-    def __init__(self, measuring: Measuring, *, log: RunLog, records: RecordMaker, observer: Observer) -> None:
-        self.measuring, self.log, self.records, self.observer = measuring, log, records, observer
+    def __init__(
+        self, builder: Builder, measuring: Measuring, *, log: RunLog, records: RecordMaker, observer: Observer
+    ) -> None:
+        self.builder, self.measuring = builder, measuring
+        self.log, self.records, self.observer = log, records, observer
         self.checkpoints: RunCheckpoints = measuring.checkpoints
         self.stop: StopSignals = measuring.stop
         self.plan, self.world = self.checkpoints.plan, self.checkpoints.world
@@ -29,6 +33,7 @@ class StepClock:
     def begin(self, live: LiveStage) -> int:
         """Give the steps that the stage has seen, those of its checkpoint where the run goes on from one of it."""
         stage, checkpoint = live.plan, self.resumed
+        self.measuring.begin(live, self.builder.evaluator(live))
         self.checkpoints.begin(stage)
         if checkpoint is None or checkpoint.step < stage.first_step or checkpoint.meta["stage"] != stage.name:
             return 0

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, final
 
 from wavalign.engine.run.checkpointing import RunCheckpoints
-from wavalign.engine.run.evaluation import SplitResult
+from wavalign.engine.run.evaluation import Evaluator, SplitResult
 from wavalign.engine.run.observers import Observer
 from wavalign.engine.run.rollout_log import RecordMaker, evaluation_line
 from wavalign.engine.run.run_log import RunLog
@@ -72,6 +72,12 @@ class Measuring:
         self.world, self.folder, self.observer = checkpoints.world, checkpoints.folder, observer
         self.together = False
         """Whether every rank meets the error that ends the run."""
+        self._evaluator: Evaluator | None = None
+
+    def begin(self, live: LiveStage, evaluator: Evaluator) -> None:
+        """A stage begins; `evaluator` is freed with it."""
+        self._evaluator = evaluator
+        live.closing.append(evaluator.close)
 
     def between(self, live: LiveStage, step: int) -> None:
         """Measure where `evaluation.every` says so; the start and the end have their own word."""
@@ -88,7 +94,7 @@ class Measuring:
             with live.backend.full_parameters():
                 meetings.go_on()
                 measured = self._measure(live, step, meetings)
-                if self.world.is_first and live.evaluator.metrics and watches is not None:
+                if self.world.is_first and measured and watches is not None:
                     values = watches.pick(measured)
             complete = True
         finally:
@@ -106,7 +112,8 @@ class Measuring:
         measured: dict[str, Mapping[str, float]] = {}
         when = "start" if step == 0 else "end" if step == live.plan.steps else "middle"
         seen = (self.observer.progress, self.observer.waiting)
-        for result in live.evaluator.run(live.backend.policy, *seen, ranks=ranks):
+        assert self._evaluator is not None  # a stage has begun
+        for result in self._evaluator.run(live.backend.policy, *seen, ranks=ranks):
             self._log(live.plan.name, number, result)
             self.observer.evaluation(result.split, result.values, when)
             measured[result.split] = result.values

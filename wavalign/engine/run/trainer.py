@@ -43,7 +43,7 @@ class Trainer:
         self.checkpoints = RunCheckpoints(plan, folder, world, self.log)
         self.stop = StopSignals(self.checkpoints, say=observer.message)
         measuring = Measuring(self.checkpoints, log=self.log, records=self.records, stop=self.stop, observer=observer)
-        self.clock = StepClock(measuring, log=self.log, records=self.records, observer=observer)
+        self.clock = StepClock(self.builder, measuring, log=self.log, records=self.records, observer=observer)
         self.rounds = Rounds(plan, folder, world, observer.message)
 
     def run(self, *, resume: bool) -> None:

@@ -63,7 +63,7 @@ def combine(
 ) -> Tensor:
     """Sum of share * weight * loss over terms, times what the backend will divide by: the number to go backward from.
 
-    `losses` holds `term_loss` of every spec by name. `backend_divisor` is 1 for a backend that only sums,
+    `losses` holds `term_loss` [] of every spec by name. `backend_divisor` is 1 for a backend that only sums,
     accumulation steps * ranks for one that averages over both.
     """
     return torch.stack([losses[spec.name] * spec.coefficient(gate) for spec in specs]).sum() * backend_divisor

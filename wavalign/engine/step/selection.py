@@ -53,6 +53,7 @@ class Selection:
         return replace(batch, terms=terms)
 
     def _of_term(self, term: LiveTerm, batch: MicroBatch, roles: Tensor) -> TermRows:
+        """What a term learns from in `batch`, whose streams have `roles` [B, S, T]."""
         mine = torch.tensor([row.family == term.plan.family for row in batch.rows])
         weights = term.mask.weights(roles) * mine.view(-1, 1, 1)
         weights = spread(weights, self._space, self._further, further=term.plan.heads == "mtp")

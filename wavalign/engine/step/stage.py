@@ -9,7 +9,6 @@ from wavalign.engine.compile.plan import Geometry, StagePlan
 from wavalign.engine.contracts.origins import close_all
 from wavalign.engine.feeding.feeds import Feed
 from wavalign.engine.models.reference import Reference
-from wavalign.engine.run.evaluation import Evaluator
 from wavalign.engine.state.distributed import World
 from wavalign.engine.state.remembering import Remembered
 from wavalign.engine.step.dead_signal import SignalWatch
@@ -85,15 +84,16 @@ class LiveStage:
     gate: Gate | None
     terms: Sequence[LiveTerm]
     selection: Selection
-    evaluator: Evaluator
     signal: SignalWatch
     remembered: Remembered
     """All of it that has a state."""
     clock: WeightsClock = field(default_factory=WeightsClock)
+    closing: list[Callable[[], None]] = field(default_factory=list)
+    """What else is to be freed with it."""
 
     def close(self) -> None:
         """Free threads, processes and files."""
-        close_all((self.rewards.close, self.evaluator.close, self.provider.close, self.backend.close))
+        close_all((self.rewards.close, *self.closing, self.provider.close, self.backend.close))
 
     def term(self, name: str) -> LiveTerm:
         """The term of that name."""

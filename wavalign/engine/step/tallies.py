@@ -96,7 +96,7 @@ class _Host:
     parts: list[Tensor] = field(default_factory=list)
 
     def add(self, scalar: Tensor) -> int:
-        """Take a scalar; gives its place among those that `fetch` gives."""
+        """Take a scalar []; gives its place among those that `fetch` gives."""
         self.parts.append(scalar.detach().double())
         return len(self.parts) - 1
 

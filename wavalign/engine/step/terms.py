@@ -94,7 +94,7 @@ def _any_of_group(flags: Tensor, mine: TermRows) -> Tensor:
 
 
 def _inputs(term: LiveTerm, batch: MicroBatch, logprobs: Tensor, scalars: Mapping[str, Tensor]) -> LossInputs:
-    """What the loss sees: the rows of its family, and of the columns those it asked for."""
+    """What the loss sees: the b rows of its family in `logprobs` [B, S + E, T], and the columns it asked for."""
     mine = batch.terms[term.plan.name]
     given = {**batch.columns, **scalars}
     return LossInputs(
@@ -115,6 +115,7 @@ def _over_all_rows(output: LossOutput, rows: Tensor, count: int) -> LossOutput:
     """Values and metrics [b, ...] with 0 in the rows of other families, [B, ...], as weights are."""
 
     def widened(values: Tensor) -> Tensor:
+        """[b, ...] to [B, ...]."""
         return values.new_zeros((count, *values.shape[1:])).index_copy(0, rows, values)
 
     return LossOutput(
@@ -125,7 +126,7 @@ def _over_all_rows(output: LossOutput, rows: Tensor, count: int) -> LossOutput:
 
 
 def _sound(term: LiveTerm, inputs: LossInputs) -> Tensor:
-    """Whether all numbers that somebody's loss was given where it counts are finite; its own overflow is our doing."""
+    """Bool []: whether all that somebody's loss was given where it counts is finite; overflow is our doing."""
     if origin(term.loss).own:
         return torch.zeros((), dtype=torch.bool)
     given = [inputs.logprobs, *(each for each in inputs.columns.values() if each.shape == inputs.logprobs.shape)]
