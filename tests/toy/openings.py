@@ -1,13 +1,13 @@
 """What openings of the engine are for, as a plugin file: pairs, a regressed reward, a provider that lags behind."""
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, final
 
 import torch
 
-from wavalign.plugins.api import DataSource, Loss, LossInputs, LossOutput, Policy, Provider, SamplingOptions
+from wavalign.plugins.api import Advantage, DataSource, Loss, LossInputs, LossOutput, Policy, Provider, SamplingOptions
 from wavalign.plugins.batch import Dialogue, Message, RolloutGroup
 
 WORDS = ("zero", "one", "two", "three", "four", "five")
@@ -86,6 +86,33 @@ class RegressReturn(Loss):
         """One value a token."""
         gap = inputs.column("values")[:, None, :] - inputs.column("toy_returns")
         return LossOutput((gap.square() / 2).expand_as(inputs.logprobs))
+
+
+@final
+class Baseline(Advantage):
+    """Better than what answers were worth so far: A = R - b, with b a running mean of the rewards of all steps."""
+
+    type = "toy_baseline"
+
+    def __init__(self, params: Any) -> None:
+        super().__init__(params)
+        self._mean, self._count = 0.0, 0
+
+    def compute(self, rewards: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Of each answer that has a reward."""
+        valid = ~rewards.isnan()
+        advantages = torch.where(valid, rewards - self._mean, 0.0)
+        self._count += 1
+        self._mean += (float(rewards[valid].mean()) - self._mean) / self._count
+        return advantages, valid
+
+    def state_dict(self) -> dict[str, Any]:
+        """The mean and what it is of."""
+        return {"mean": self._mean, "count": self._count}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore `state_dict()`."""
+        self._mean, self._count = float(state["mean"]), int(state["count"])
 
 
 @final
