@@ -162,7 +162,7 @@ def test_show_says_where_a_plugin_stands_and_what_it_declares(capsys: pytest.Cap
     assert application.main(["plugins", "show", "toy_sequence", "--file", str(PLUGINS)]) == 0
     out = capsys.readouterr().out
     assert f"from: {PLUGINS}:" in out
-    assert "rows: rollouts\nunit: sequence\n" in out
+    assert "family: rollouts\nunit: sequence\n" in out
     assert application.main(["plugins", "show", "speech_quality", "--file", str(PLUGINS)]) == 2
     assert application.main(["plugins", "show", "reward.speech_quality"]) == 0
     assert "needs: waveform\nrange: " in capsys.readouterr().out

@@ -28,3 +28,12 @@ def test_a_codec_with_more_ids_than_the_model_has_places_for(tmp_path: Path) -> 
     assert finding.message == "the codec has 48 ids, and the model has a place for 47"
     assert "model.architecture.num_codes: 48" in finding.hint
     assert look(tmp_path, codec, put("model.architecture.num_codes", 49)).errors == ()
+
+
+def test_a_stage_that_writes_sound_wants_a_codec_that_can_decode(tmp_path: Path) -> None:
+    codec = put("model.codec", {"type": "glm4voice", "checkpoint": write_vq(tmp_path / "tokenizer")})
+    places = put("model.architecture.num_codes", 48)
+    stages = put("stages", [{"name": "sample", "type": "generate"}])
+    finding = at(look(tmp_path, codec, places, stages), "prompts as tokens")
+    assert finding.level == "error"
+    assert finding.message == "stage sample writes the sound of its answers, and codec glm4voice was given no decoder"

@@ -13,9 +13,10 @@ from tests.engine.run.test_survival import Cut, fail_at
 from tests.engine.run.test_trainer import Signals, assert_same_run
 from tests.toy.compiled import Change, compiled, put
 from tests.toy.world import PLUGINS
-from wavalign.engine import api
+from wavalign.engine import api, rank
 from wavalign.engine.api import Resume
 from wavalign.engine.run.trainer import Trainer
+from wavalign.engine.step.operators import FUNCTIONS
 from wavalign.engine.step.step import StepExecutor
 from wavalign.errors import FolderBusyError, Interrupted, ResumeError, StorageError, UnfinishedError, UsageError
 
@@ -36,7 +37,7 @@ def go(folder: Path, *changes: Change, resume: bool | Resume = False, said: list
 def cut_at(folder: Path, step: int, *changes: Change) -> None:
     """A run that dies in the step after `step`."""
     with pytest.MonkeyPatch.context() as patch:
-        fail_at(patch, StepExecutor, "_gate", step + 1, Cut())
+        fail_at(patch, FUNCTIONS, "gate", step + 1, Cut())
         with pytest.raises(Cut):
             go(folder, *changes)
 
@@ -249,7 +250,7 @@ def test_a_reward_with_other_options_is_accepted_by_name(tmp_path: Path) -> None
     with pytest.raises(ResumeError, match=r"rewards.exact.misbehave: '' -> 'sometimes'"):
         go(tmp_path, change, resume=True)
     with pytest.MonkeyPatch.context() as patch:
-        fail_at(patch, StepExecutor, "_gate", 2, Cut())
+        fail_at(patch, FUNCTIONS, "gate", 2, Cut())
         with pytest.raises(Cut):
             go(tmp_path, change, resume=Resume(accept=frozenset({"reward.exact"})))
     go(tmp_path, change, resume=True)  # accepted once, it is the run's own
@@ -323,7 +324,7 @@ def test_a_report_that_fails_leaves_the_run_unfinished(tmp_path: Path, monkeypat
     def full(folder: Path, *, complete: bool) -> None:
         raise StorageError("the disk is full")
 
-    monkeypatch.setattr(api, "write_report", full)
+    monkeypatch.setattr(rank, "write_report", full)
     with pytest.raises(StorageError):
         go(tmp_path, put("runtime.report", True))
     assert not (tmp_path / "run/finished.json").exists()

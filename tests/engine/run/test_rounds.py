@@ -9,7 +9,8 @@ from safetensors.torch import load_file
 
 from tests.e2e.runs import comparable, lines
 from tests.engine.run.test_trainer import Stop, run
-from tests.toy.compiled import Change, compiled, problems, put
+from tests.toy.compiled import HERE, Change, compiled, problems, put
+from wavalign.engine.compile.compiler import compile_recipe
 from wavalign.engine.compile.stage_links import start_in_plan
 from wavalign.engine.run import rounds
 from wavalign.engine.run.exporting import find_model
@@ -19,6 +20,7 @@ from wavalign.engine.state.folder import RunFolder
 from wavalign.engine.step.step import StepExecutor
 from wavalign.errors import PreflightError
 from wavalign.schema.evaluation import StopRounds
+from wavalign.schema.loading import load_recipe
 
 SAMPLE = {"name": "sample", "type": "generate", "generate": {"limit": 12, "chunk": 4}, "rollout": {"group_size": 2}}
 TRAIN = {"name": "train", "steps": 2, "data": {"demonstrations": [{"type": "jsonl", "stage": "sample"}]}}
@@ -68,6 +70,11 @@ def test_a_round_starts_where_the_one_before_left_off(whole: Path, tmp_path: Pat
     assert measured["round-1.train", 1] == measured["warm", 1]
     assert measured["round-2.train", 3] == measured["round-1.train", 3]
     assert measured["last", 5] == measured["round-2.train", 5]
+
+
+def test_the_resolved_recipe_is_the_same_plan(whole: Path) -> None:
+    again = compile_recipe(load_recipe(str(whole / "recipe.resolved.yaml")), HERE)
+    assert again.fingerprint == compiled(whole.parent, *staged()).fingerprint
 
 
 def test_rounds_sample_from_their_own_weights(whole: Path) -> None:

@@ -1,5 +1,7 @@
 """What is left of a run that could not go on, and what a resume makes of it."""
 
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +13,8 @@ from tests.toy.compiled import Change, put
 from wavalign.engine.backends.plain import PlainBackend
 from wavalign.engine.run.clock import StepClock
 from wavalign.engine.run.measuring import Measuring
-from wavalign.engine.step import executor
-from wavalign.engine.step.step import StepExecutor
+from wavalign.engine.step import learning
+from wavalign.engine.step.operators import FUNCTIONS
 from wavalign.errors import NonFiniteError, RewardBudgetError, StorageError
 
 LONG: tuple[Change, ...] = (
@@ -35,15 +37,15 @@ class Cut(BaseException):
 @pytest.mark.parametrize(
     ("owner", "method", "at", "kept"),
     [
-        (StepExecutor, "_gate", 4, 3),  # feeds have moved on, the gate is about to
-        (StepExecutor, "_forward", 4, 3),  # the gate has moved on
-        (StepExecutor, "_backward", 4, 3),
+        (FUNCTIONS, "gate", 4, 3),  # feeds have moved on, the gate is about to
+        (FUNCTIONS, "forward", 4, 3),  # the gate has moved on
+        (FUNCTIONS, "backward", 4, 3),
         (PlainBackend, "step", 4, None),  # whether the weights have moved is not known
         (Measuring, "_measure", 3, 4),  # at the start, after two steps, after four
     ],
 )
 def test_what_fails_leaves_the_last_complete_step(
-    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, owner: type, method: str, at: int, kept: int | None
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, owner: Any, method: str, at: int, kept: int | None
 ) -> None:
     """The checkpoint is the one that would have been written there: resumed, the run is as if nothing had happened."""
     fail_at(monkeypatch, owner, method, at, Cut())
@@ -57,17 +59,25 @@ def test_what_fails_leaves_the_last_complete_step(
 
 
 def fail_at(monkeypatch: pytest.MonkeyPatch, owner: Any, method: str, at: int, error: BaseException) -> None:
-    """Let the `at`-th call of a method raise."""
-    original, seen = getattr(owner, method), 0
+    """Let the `at`-th call of a method raise, or of the operator that a step has of that name."""
+    seen = 0
 
-    def call(*arguments: Any, **named: Any) -> Any:
-        nonlocal seen
-        seen += 1
-        if seen == at:
-            raise error
-        return original(*arguments, **named)
+    def failing(original: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **named: Any) -> Any:
+            nonlocal seen
+            seen += 1
+            if seen == at:
+                raise error
+            return original(*arguments, **named)
 
-    monkeypatch.setattr(owner, method, call)
+        return call
+
+    if owner is FUNCTIONS:
+        function = FUNCTIONS[method]
+        bound = replace(function, bind=lambda live, plan: failing(function.bind(live, plan)))
+        monkeypatch.setitem(FUNCTIONS, method, bound)
+    else:
+        monkeypatch.setattr(owner, method, failing(getattr(owner, method)))
 
 
 def test_rewards_over_their_budget_leave_a_checkpoint_and_say_so(tmp_path: Path) -> None:
@@ -93,7 +103,7 @@ def test_a_step_that_is_no_number_leaves_a_checkpoint(
 
 
 def test_no_checkpoint_where_no_step_was_complete(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    fail_at(monkeypatch, StepExecutor, "_gate", 1, Cut())
+    fail_at(monkeypatch, FUNCTIONS, "gate", 1, Cut())
     with pytest.raises(Cut):
         run(tmp_path, *LONG)
     assert not (tmp_path / "run" / "checkpoints").exists()
@@ -105,10 +115,10 @@ def test_weights_that_an_update_made_infinite_are_never_saved(
 ) -> None:
     """The last step's too. What is said of weights and checkpoints is so, and the resume goes on from the whole one."""
 
-    def rate(optim: object, index: int, total: int) -> float:
+    def rate(optim: object, index: float, total: int, *, each: float) -> float:
         return 1e39 if index == bad - 1 else 1e-3
 
-    monkeypatch.setattr(executor, "learning_rate", rate)
+    monkeypatch.setattr(learning, "learning_rate", rate)
     changes = (*LONG, put("steps", bad), put("runtime.checkpoint_every", 1), put("evaluation.every", 0))
     with pytest.raises(NonFiniteError, match=f"the update of step {bad} .* made weights NaN or infinite") as caught:
         run(tmp_path, *changes)
@@ -120,7 +130,7 @@ def test_weights_that_an_update_made_infinite_are_never_saved(
         assert "no checkpoint was written before" in caught.value.hint
         return
     assert "the checkpoint of step 2 is whole: --resume repeats the steps from there" in caught.value.hint
-    monkeypatch.setattr(executor, "learning_rate", lambda optim, index, total: 1e-3)
+    monkeypatch.setattr(learning, "learning_rate", lambda optim, index, total, *, each: 1e-3)
     run(tmp_path, *changes, resume=True)
     assert (tmp_path / "run" / "finished.json").exists()
 

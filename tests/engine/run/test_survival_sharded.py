@@ -13,8 +13,8 @@ from tests.engine.run.test_trainer import assert_same_run, run
 from tests.toy.compiled import Change, put
 from wavalign.engine.backends.deepspeed import DeepSpeedBackend
 from wavalign.engine.run.measuring import Measuring
-from wavalign.engine.step import executor
-from wavalign.engine.step.step import StepExecutor
+from wavalign.engine.step import learning
+from wavalign.engine.step.operators import FUNCTIONS
 from wavalign.errors import NonFiniteError, RewardBudgetError
 
 STAGES = [pytest.param(0, marks=pytest.mark.slow), pytest.param(2, marks=pytest.mark.slow), 3]
@@ -35,8 +35,8 @@ def whole(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 @pytest.mark.parametrize(
     ("owner", "method", "at", "kept"),
     [
-        (StepExecutor, "_forward", 4, 3),
-        pytest.param(StepExecutor, "_backward", 4, 3, marks=pytest.mark.slow),
+        (FUNCTIONS, "forward", 4, 3),
+        pytest.param(FUNCTIONS, "backward", 4, 3, marks=pytest.mark.slow),
         pytest.param(DeepSpeedBackend, "step", 4, None, marks=pytest.mark.slow),
         pytest.param(Measuring, "_measure", 3, 4, marks=pytest.mark.slow),
     ],
@@ -45,7 +45,7 @@ def test_what_fails_leaves_the_last_complete_step(
     whole: tuple[Path, int],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    owner: type,
+    owner: Any,
     method: str,
     at: int,
     kept: int | None,
@@ -89,14 +89,14 @@ def test_rewards_over_their_budget(whole: tuple[Path, int], tmp_path: Path) -> N
 
 @pytest.mark.slow
 def test_broken_weights(whole: tuple[Path, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(executor, "learning_rate", lambda optim, index, total: 1e38 if index == 2 else 1e-3)
+    monkeypatch.setattr(learning, "learning_rate", lambda optim, index, total, *, each: 1e38 if index == 2 else 1e-3)
     changes = (*under(whole[1]), put("steps", 3), put("runtime.checkpoint_every", 1), put("evaluation.every", 0))
     with pytest.raises(NonFiniteError, match=r"the update of step 3 .* made weights NaN or infinite") as caught:
         run(tmp_path, *changes)
     assert "the checkpoint of step 2 is whole" in caught.value.hint
     found = sorted(path.name for path in (tmp_path / "run" / "checkpoints").glob("*"))
     assert found == ["step-1", "step-2"]
-    monkeypatch.setattr(executor, "learning_rate", lambda optim, index, total: 1e-3)
+    monkeypatch.setattr(learning, "learning_rate", lambda optim, index, total, *, each: 1e-3)
     run(tmp_path, *changes, resume=True)
 
 

@@ -51,7 +51,7 @@ def test_what_a_run_is_busy_with(tmp_path: Path) -> None:
     first = busy.told.index("evaluation")
     assert busy.told[:first][-4:] == [*measured, "heldout, gold answers: metric accuracy"]
     step = busy.told[first : busy.told.index("step")]
-    assert {"reading prompts", "reading demonstrations", "sampling answers", "rewards"} <= set(step)
+    assert {"reading prompts", "reading dialogues to learn from", "sampling answers", "rewards"} <= set(step)
     assert "learning" in step
     assert busy.told[busy.told.index("step") :] == [
         "step",

@@ -15,7 +15,7 @@ from tests.engine.run.test_trainer import assert_same_run, run
 from tests.toy.compiled import Change, compiled, drop, problems, put
 from wavalign.engine import api
 from wavalign.engine.run.watching import Watch
-from wavalign.engine.step.step import StepExecutor
+from wavalign.engine.step.operators import FUNCTIONS
 from wavalign.errors import PreflightError
 from wavalign.schema.evaluation import StopEarly, Watched
 
@@ -95,7 +95,7 @@ def test_the_best_is_known_after_a_resume(best: Path, tmp_path: Path) -> None:
     keep = put("runtime.keep_best", {"metric": "heldout/accuracy", "mode": "min"})
     for at in (3, 3):
         with pytest.MonkeyPatch.context() as patch:
-            fail_at(patch, StepExecutor, "_gate", at, Cut())
+            fail_at(patch, FUNCTIONS, "gate", at, Cut())
             with pytest.raises(Cut):
                 run(tmp_path, *MEASURED, keep, resume=(tmp_path / "run").exists())
     run(tmp_path, *MEASURED, keep, resume=True)
@@ -116,7 +116,7 @@ def test_a_stage_ends_early(tmp_path: Path) -> None:
     mark = json.loads((whole / "stages/train/complete.json").read_text())
     assert (mark["planned"], mark["steps"]) == (8, len(steps))
     with pytest.MonkeyPatch.context() as patch:
-        fail_at(patch, StepExecutor, "_gate", len(steps), Cut())
+        fail_at(patch, FUNCTIONS, "gate", len(steps), Cut())
         with pytest.raises(Cut):
             run(tmp_path / "cut", *MEASURED, STOP)
     run(tmp_path / "cut", *MEASURED, STOP, resume=True)

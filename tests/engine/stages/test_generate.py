@@ -4,7 +4,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
 from tests.distributed import run_ranks
 from tests.engine.run.test_trainer import Signals, Stop, run
@@ -16,6 +18,18 @@ from wavalign.engine.stages.generate import Part
 from wavalign.engine.state.distributed import World
 from wavalign.engine.state.folder import RunFolder
 from wavalign.errors import DataError
+from wavalign.plugins import audio
+from wavalign.plugins.batch import (
+    Answer,
+    AudioClip,
+    Dialogue,
+    Message,
+    Rollout,
+    RolloutGroup,
+    TokenSequence,
+    Waveform,
+)
+from wavalign.plugins.data.jsonl import Jsonl, JsonlParams
 from wavalign_cli import app as application
 from wavalign_cli.plan_views import tree
 
@@ -103,6 +117,33 @@ def test_killed_in_the_middle_and_resumed(
     run(tmp_path / "cut", *TWO, resume=True)
     assert done == list(range(3 * (chunk - 1), 20, 3)), "chunks that were whole are not answered again"
     assert contents(tmp_path / "cut/run") == contents(whole)
+
+
+def spoken(member: int) -> Rollout:
+    """An answer with sound and no words."""
+    completion = TokenSequence(torch.zeros(1, 1, dtype=torch.int64), torch.zeros(1, 1, dtype=torch.int8))
+    wave = Waveform(np.full(160, member / 10, dtype=np.float32), 16_000)
+    return Rollout(completion, torch.zeros(1, 1), Answer("  ", (1,), finished=member == 0), waveform=wave)
+
+
+def test_sound_lies_beside_the_record(tmp_path: Path) -> None:
+    (tmp_path / "sample").mkdir()
+    dialogue = Dialogue("q", (Message("user", "", AudioClip("/elsewhere/q.wav")),), metadata={"style": "sad"})
+    group = RolloutGroup(dialogue, spoken(0).completion, (spoken(0), spoken(1)))
+    part = Part(tmp_path / "sample", World.single("cpu"), {"stage": "sample"}, words=lambda dialogue: None)
+    part.add([group], first=7)
+    source = Jsonl(JsonlParams(path=str(tmp_path / "sample/data")), seed=0)
+    source.prepare(lambda what, done, total: None)
+    for member in (0, 1):
+        found = source.record(member)
+        assert (found.id, found.messages) == (f"q#{member}", dialogue.messages)
+        assert found.target is not None and found.target.text == "" and found.target.audio is not None
+        assert found.target.audio.url == str(tmp_path / f"sample/data/part-00000-of-00001/000007-{member}.wav")
+        sound = audio.read(found.target.audio, sample_rate=None)
+        assert sound.sample_rate == 16_000 and abs(float(sound.samples.mean()) - member / 10) < 1e-3
+        about = {"stage": "sample", "prompt": "q", "member": member, "finished": member == 0}
+        assert found.metadata == {"style": "sad", "generated": about}
+    assert part.counts == {"answers": 2, "unfinished": 1, "unusable": 0}
 
 
 def test_other_weights_begin_anew(tmp_path: Path) -> None:

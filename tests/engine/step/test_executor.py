@@ -119,12 +119,18 @@ def test_what_one_item_made_is_freed_before_the_next_is_made() -> None:
 
         return run
 
+    def moved() -> Held:
+        """A micro-batch that goes to the device when its turn comes."""
+        counts.append(len(alive))
+        alive.add(held := Held())
+        return held
+
     gc.disable()
     try:
         step(
             operator("updates", lambda _: {"updates": range(2)}),
             operator("large", hold("large"), scope="update"),
-            operator("micro_batches", lambda _: {"micro_batches": iter(range(3))}, scope="update"),
+            operator("micro_batches", lambda _: {"micro_batches": (moved() for _ in range(3))}, scope="update"),
             operator("larger", hold("larger"), needs=("micro_batches",), scope="micro_batch"),
             operator("largest", hold("largest"), needs=("larger",), scope="micro_batch"),
             operator("loss", lambda _: {"loss": 1}, needs=("largest",), scope="micro_batch"),
@@ -134,7 +140,8 @@ def test_what_one_item_made_is_freed_before_the_next_is_made() -> None:
         assert len(alive) == 0
     finally:
         gc.enable()
-    an_update = [0, 1, 2, 1, 2, 1, 2]
+    a_micro_batch = [1, 2, 3]  # beside what the update made
+    an_update = [0, *3 * a_micro_batch]
     assert counts == 2 * an_update
 
 

@@ -200,7 +200,7 @@ class Backend(ABC):
 
     @abstractmethod
     def _parts(self) -> Iterator[tuple[str, Tensor]]:
-        """What this rank holds of every weight that is trained, by name: whole [*], or [N] elements of a partitioned one."""
+        """What this rank holds of every weight that is trained, by name: whole [*], or [N] elements of a part."""
 
     @abstractmethod
     def save(self, folder: Path) -> None:

@@ -110,7 +110,8 @@ class Resolver:
         """A data source; one that names a stage has its `path` from there."""
         if source.stage is None:
             return self.component("data", source, path)
-        if "path" in source.params:
+        address = f"{WRITTEN}{source.stage}"
+        if source.params.get("path", address) != address:  # a resolved recipe has the address
             message = "the source has a `path` and names a `stage`"
             hint = "remove one of the two (`!replace` before a mapping leaves out what is shared)"
             self.problems.append(self.problem("conflict", message, (*path, "stage"), hint))
@@ -120,7 +121,7 @@ class Resolver:
             message, hint = f"a source of type {source.type} reads no files", "use {type: jsonl, stage: NAME}"
             self.problems.append(self.problem("conflict", message, (*path, "stage"), hint))
             return source
-        params = {**source.params, "path": f"{WRITTEN}{source.stage}"}
+        params = {**source.params, "path": address}
         return self.component("data", source.model_copy(update={"params": params}), path)
 
     def problem(self, code: str, message: str, path: Path, hint: str = "") -> Problem:
