@@ -137,7 +137,7 @@ def test_a_gradient_that_breaks(tmp_path: Path) -> None:
         "from wavalign.plugins.api import Loss, LossOutput\n\n\n"
         "class Steep(Loss):\n"
         "    type = 'steep'\n"
-        "    rows = 'demonstrations'\n\n"
+        "    family = 'demonstrations'\n\n"
         "    @property\n"
         "    def needs(self):\n"
         "        return frozenset()\n\n"

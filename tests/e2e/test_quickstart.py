@@ -63,7 +63,7 @@ def test_the_page_and_the_plan_are_there(folder: Path) -> None:
     assert "This run is not finished" not in page
     graph = json.loads((folder / "plan.json").read_text(encoding="utf-8"))["stages"][0]["graph"]
     assert graph["rollout_need"] == "text"
-    assert {"decode_audio", "forward.reference"} <= {pruned["what"] for pruned in graph["pruned"]}
+    assert {"decode_audio", "reference"} <= {pruned["what"] for pruned in graph["pruned"]}
     assert {"config.json", "model.safetensors", "tokenizer.json"} <= {
         path.name for path in (folder / "model").iterdir()
     }

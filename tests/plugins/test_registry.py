@@ -168,8 +168,8 @@ FILES = {
         "declares `needs` as 'waveform'",
     ),
     "unknown needs": (REWARD.format(attribute="needs, range = {'sound'}, (0.0, 1.0)"), "declares `needs` as {'sound'}"),
-    "unknown rows": (LOSS.format(attribute="rows = 'rolouts'"), "declares `rows` as 'rolouts'"),
-    "unknown unit": (LOSS.format(attribute="rows, unit = 'rollouts', 'row'"), "declares `unit` as 'row'"),
+    "no family": (LOSS.format(attribute="family = 3"), "declares `family` as 3"),
+    "unknown unit": (LOSS.format(attribute="family, unit = 'rollouts', 'row'"), "declares `unit` as 'row'"),
     "nothing": ("from wavalign.plugins.gates.fixed import Fixed\n", "defines no plugin"),
 }
 

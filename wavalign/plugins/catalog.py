@@ -3,9 +3,8 @@
 ENTRY_POINT_GROUP = "wavalign.plugins"
 """Where packages of others register theirs."""
 KIND_NAMES = (
-    *("architecture", "codec", "nar", "data", "reward", "mask", "advantage", "gate", "loss", "sampler", "metric"),
-    "provider",
-    "tracker",
+    *("architecture", "codec", "nar", "data", "reward", "mask", "advantage", "gate", "loss", "sampler"),
+    *("provider", "metric", "tracker"),
 )
 """The kinds in the order of `plugins.api`, for those who do not wait for it to be imported."""
 

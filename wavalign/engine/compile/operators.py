@@ -120,7 +120,7 @@ def _rollouts(parts: StageParts) -> Iterator[Candidate]:
         needs=("rollouts",),
         gives={"waveforms": ANSWERS},
         counts_as="reward",
-        asker="no reward listens, so nothing is vocoded",
+        asker="no reward in use listens, so nothing is vocoded",
     )
 
 

@@ -68,6 +68,14 @@ class Gate(Remembers):
     def update(self, rewards: Tensor | None, *, progress: float) -> GateReading:
         """`rewards` [P, G] float64 of all ranks, NaN where absent; `progress` 0..1 of the stage. Advances the state."""
 
+    @abstractmethod
+    def state_dict(self) -> dict[str, Any]:
+        """What must be remembered for an exact resume (JSON values)."""
+
+    @abstractmethod
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore `state_dict()`."""
+
 
 @final
 @dataclass(frozen=True, slots=True)
