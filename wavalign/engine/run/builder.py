@@ -16,6 +16,7 @@ from wavalign.engine.models.stage_backend import stage_backend
 from wavalign.engine.run.evaluation import Evaluator
 from wavalign.engine.run.parts import Parts, used_rewards
 from wavalign.engine.state.remembering import Remembered, Stateful
+from wavalign.engine.step.cutting import Cutter
 from wavalign.engine.step.dead_signal import SignalWatch
 from wavalign.engine.step.rewards import LiveReward, RewardPool
 from wavalign.engine.step.rollouts import Roller, check_codes
@@ -64,9 +65,10 @@ class Builder(Parts):
         advantage = objective.advantage if objective is not None and stage.graph.gives("advantages") else None
         gate = objective.gate if objective is not None and stage.graph.gives("gate") else None
         terms = [self._term(term) for term in stage.terms if term.name in stage.graph.made_for("term")]
+        settings, selection = self._settings(stage, architecture.tokens), Selection(terms, architecture.tokens)
         live = LiveStage(
             plan=stage,
-            settings=self._settings(stage, architecture.tokens),
+            settings=settings,
             world=self.world,
             architecture=architecture,
             backend=backend,
@@ -78,7 +80,8 @@ class Builder(Parts):
             advantage=None if advantage is None else self.plugin(Advantage, advantage, f"{place}.advantage"),
             gate=None if gate is None else self.plugin(Gate, gate, f"{place}.gate"),
             terms=terms,
-            selection=Selection(terms, architecture.tokens),
+            selection=selection,
+            cutter=Cutter(selection, terms, size=settings.geometry.micro_batch, world=self.world),
             signal=SignalWatch(stage, self.plan.runtime.dead_signal_after),
             remembered=Remembered(),
         )

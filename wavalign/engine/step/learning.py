@@ -13,10 +13,10 @@ from wavalign.engine.compile.plan import Operator
 from wavalign.engine.contracts.origins import guarded_block
 from wavalign.engine.state.seeds import derive, global_seed
 from wavalign.engine.step import objective as objectives
-from wavalign.engine.step.batches import Column, MicroBatch, MicroBatches, Row, cut_rows
+from wavalign.engine.step.batches import Column, MicroBatch, MicroBatches
 from wavalign.engine.step.executor import Run
 from wavalign.engine.step.schedule import learning_rate
-from wavalign.engine.step.selection import broken_values, idle, nothing_selected
+from wavalign.engine.step.selection import broken_values, nothing_selected
 from wavalign.engine.step.stage import LiveStage
 from wavalign.engine.step.tallies import Denominators, Updated, kl_of, ratios_of, totals_of
 from wavalign.engine.step.terms import Tally, term_value, unit_valid, unit_weights
@@ -24,17 +24,6 @@ from wavalign.engine.step.values import Made
 from wavalign.errors import NonFiniteError
 
 Values = Mapping[str, Any]
-
-
-def cut_batches(live: LiveStage, rows: Sequence[Row], columns: Mapping[str, Column]) -> list[MicroBatch]:
-    """Rows as micro-batches on the CPU, as many on every rank."""
-    whole = frozenset(term.plan.family for term in live.terms if term.plan.whole_groups)
-    parts = cut_rows(rows, live.settings.geometry.micro_batch, whole)
-    made = [live.selection.collate(part, columns, number=number) for number, part in enumerate(parts)]
-    if live.world.size > 1:
-        most = int(live.world.all_gather_rows(torch.tensor([len(made)])).max())
-        made += [idle(made[0], number) for number in range(len(made), most)]
-    return made
 
 
 def micro_batches(live: LiveStage, plan: Operator) -> Run:
@@ -46,7 +35,7 @@ def micro_batches(live: LiveStage, plan: Operator) -> Run:
         columns: dict[str, Column] = {name: values[name] for name in names}
         if weighed:
             columns["importance"] = values["importance"]
-        made = cut_batches(live, values["updates"].rows, columns)
+        made = [live.selection.with_columns(each, columns) for each in live.cutter.cut(values["updates"].rows)]
         if weighed:
             made = [live.selection.weighed(each, by="importance", where="old_logprobs") for each in made]
         live.backend.begin_update(len(made))

@@ -174,8 +174,7 @@ def _rows(_: LiveStage, plan: Operator) -> Run:
 
 def _scored_batches(live: LiveStage, _: Operator) -> Run:
     def run(values: Values) -> Made:
-        made = learning.cut_batches(live, values["rows"], {})
-        return {"scored_batches": MicroBatches(made, live.world.device)}
+        return {"scored_batches": MicroBatches(live.cutter.cut(values["rows"]), live.world.device)}
 
     return run
 

@@ -24,13 +24,12 @@ class Selection:
         wants_further = any(term.plan.heads == "mtp" for term in terms)
         self._further = further_heads(space) if wants_further else ()
 
-    def collate(self, rows: Sequence[Row], columns: Mapping[str, Column], *, number: int) -> MicroBatch:
-        """Rows as a micro-batch with their columns and what every term learns from it, on the CPU.
+    def collate(self, rows: Sequence[Row], *, number: int) -> MicroBatch:
+        """Rows as a micro-batch with what every term learns from it, columns aside, on the CPU.
 
         It has a stream for every further head that some term trains: S becomes S + E.
         """
         batch = with_further_heads(collate_rows(rows, self._space, number=number), self._space, self._further)
-        batch = with_columns(batch, columns)
         roles = batch.tokens.roles[:, : len(self._space.streams)]
         terms = {term.plan.name: self._of_term(term, batch, roles) for term in self._terms}
         return replace(batch, terms=terms)
@@ -42,6 +41,17 @@ class Selection:
             if only is None or only in term.needs:
                 select |= batch.terms[term.plan.name].weights > 0
         return select
+
+    def with_columns(self, batch: MicroBatch, columns: Mapping[str, Column]) -> MicroBatch:
+        """`batch` with columns; rows that lack one that a term needs are not valid for it."""
+        batch = with_columns(batch, columns)
+        terms = dict(batch.terms)
+        for term in self._terms:
+            valid = terms[term.plan.name].valid.clone()
+            for name in term.needs & batch.present.keys():
+                valid &= batch.present[name]
+            terms[term.plan.name] = replace(terms[term.plan.name], valid=valid)
+        return replace(batch, terms=terms)
 
     def weighed(self, batch: MicroBatch, *, by: str, where: str) -> MicroBatch:
         """`batch` with the weights of the terms that need column `where` multiplied by column `by`."""
@@ -57,15 +67,12 @@ class Selection:
         mine = torch.tensor([row.family == term.plan.family for row in batch.rows])
         weights = term.mask.weights(roles) * mine.view(-1, 1, 1)
         weights = spread(weights, self._space, self._further, further=term.plan.heads == "mtp")
-        valid = mine.clone()
-        for name in term.needs & batch.present.keys():
-            valid &= batch.present[name]
         rows = mine.nonzero()[:, 0]
         keys = [batch.rows[index].key for index in rows.tolist()]
         groups = {group: number for number, group in enumerate(dict.fromkeys(group for _, group, _ in keys))}
         return TermRows(
             weights=weights,
-            valid=valid,
+            valid=mine,
             rows=None if len(rows) == len(mine) else rows,
             group=torch.tensor([groups[group] for _, group, _ in keys], dtype=torch.int64),
             member=torch.tensor([member for _, _, member in keys], dtype=torch.int64),

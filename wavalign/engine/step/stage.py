@@ -11,6 +11,7 @@ from wavalign.engine.feeding.feeds import Feed
 from wavalign.engine.models.reference import Reference
 from wavalign.engine.state.distributed import World
 from wavalign.engine.state.remembering import Remembered
+from wavalign.engine.step.cutting import Cutter
 from wavalign.engine.step.dead_signal import SignalWatch
 from wavalign.engine.step.rewards import RewardPool
 from wavalign.engine.step.rollouts import Roller
@@ -84,6 +85,7 @@ class LiveStage:
     gate: Gate | None
     terms: Sequence[LiveTerm]
     selection: Selection
+    cutter: Cutter
     signal: SignalWatch
     remembered: Remembered
     """All of it that has a state."""
