@@ -197,7 +197,7 @@ def test_a_column_that_needs_does_not_name(read: Callable[[LossInputs], Tensor])
     plugin = loss(lambda x: LossOutput(read(x)))
     with pytest.raises(PluginError) as caught:
         plugin.compute(loss_inputs(LOGPROBS))
-    said = "loss 'mine' (its.place): a loss reads `ref_logprobs`, which its `needs` does not name"
+    said = "loss 'mine' (its.place): compute reads `ref_logprobs`, which its `needs` does not name"
     assert said in caught.value.message
     assert f"({__file__}:" in caught.value.message
     assert caught.value.hint == "add `ref_logprobs` to what `needs` gives, so that the engine computes it"

@@ -21,6 +21,7 @@ from wavalign.engine.contracts.values import (
     tensor,
     want,
 )
+from wavalign.errors import PluginError
 from wavalign.plugins.api import (
     Advantage,
     Gate,
@@ -130,6 +131,10 @@ def _compute_loss(plugin: Loss, own: Callable[[LossInputs], Any], inputs: LossIn
     watch = lender.register_hook(gone_backward.append) if lender.requires_grad else None
     try:
         output = own(inputs)
+    except PluginError as error:
+        if error.placed:
+            raise
+        raise Broken(error.message.removeprefix("a loss "), hint=error.hint) from error
     except AttributeError as error:
         if error.obj is not inputs:
             raise

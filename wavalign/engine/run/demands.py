@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
 
 from pydantic import BaseModel
 
@@ -10,15 +9,13 @@ from wavalign.engine.compile.components import read_headings
 from wavalign.engine.compile.plan import StagePlan
 from wavalign.engine.compile.stage_links import codec_before
 from wavalign.engine.feeding.record_check import Ask, Demands, RecordsLook, check_records
+from wavalign.engine.run.builder import Builder
 from wavalign.errors import DataError, PreflightError
 from wavalign.plugins.api import Architecture, Codec, Metric, Reward
 from wavalign.plugins.batch import Dialogue
 from wavalign.plugins.guard import Guard, origin_of
 from wavalign.schema.component import Component, WeightedComponent
 from wavalign.schema.shapes import Option, leaves, must_exist
-
-if TYPE_CHECKING:
-    from wavalign.engine.run.builder import Builder
 
 _PATTERN = frozenset("*?[")
 
@@ -32,7 +29,7 @@ def headings(stage: StagePlan, *, made: bool = False) -> dict[str, Sequence[Weig
     return found
 
 
-def demands_of(builder: "Builder", stage: StagePlan, heading: str, architecture: Architecture | None) -> Demands:
+def demands_of(builder: Builder, stage: StagePlan, heading: str, architecture: Architecture | None) -> Demands:
     """What is asked of the records of one heading."""
     imitated = heading in stage.graph.made_for("data_rows")
     return Demands(
@@ -45,7 +42,7 @@ def demands_of(builder: "Builder", stage: StagePlan, heading: str, architecture:
     )
 
 
-def _needs(builder: "Builder", stage: StagePlan, heading: str) -> Iterator[tuple[str, Ask]]:
+def _needs(builder: Builder, stage: StagePlan, heading: str) -> Iterator[tuple[str, Ask]]:
     if heading == "prompts":
         for name in stage.graph.made_for("reward"):
             yield f"rewards.{name}", _ask(builder, "reward", stage.stage.rewards[name], f"rewards.{name}")
@@ -54,7 +51,7 @@ def _needs(builder: "Builder", stage: StagePlan, heading: str) -> Iterator[tuple
             yield f"evaluation.metrics.{name}", _ask(builder, "metric", metric, f"evaluation.metrics.{name}")
 
 
-def _ask(builder: "Builder", kind: str, component: Component, name: str) -> Ask:
+def _ask(builder: Builder, kind: str, component: Component, name: str) -> Ask:
     plugin = builder.registry.get(kind, component.type)
     assert issubclass(plugin, Reward | Metric)
     origin = origin_of(plugin, kind, component.type, name)
@@ -68,7 +65,7 @@ def _ask(builder: "Builder", kind: str, component: Component, name: str) -> Ask:
     return ask
 
 
-def _enough(builder: "Builder", stage: StagePlan) -> Callable[[Sequence[float]], str | None]:
+def _enough(builder: Builder, stage: StagePlan) -> Callable[[Sequence[float]], str | None]:
     component = stage.stage.model.codec
     assert component is not None
     plugin = builder.registry.get("codec", component.type)
@@ -85,14 +82,14 @@ def _enough(builder: "Builder", stage: StagePlan) -> Callable[[Sequence[float]],
 
 
 def look_at_records(
-    builder: "Builder", stage: StagePlan, heading: str, architecture: Architecture | None, *, made: bool = False
+    builder: Builder, stage: StagePlan, heading: str, architecture: Architecture | None, *, made: bool = False
 ) -> RecordsLook:
     """All records of a heading."""
     sources = [source for source, _ in builder.feed(headings(stage, made=made)[heading], 0).sources]
     return check_records(sources, demands_of(builder, stage, heading, architecture), builder.progress)
 
 
-def check_before_training(builder: "Builder", stages: Sequence[StagePlan]) -> None:
+def check_before_training(builder: Builder, stages: Sequence[StagePlan]) -> None:
     """Raise the first problem of files and records of the stages that are to run, saying how many there are.
 
     Every rank comes along, for preparing a source is done together; the first alone looks.
@@ -113,7 +110,7 @@ def check_before_training(builder: "Builder", stages: Sequence[StagePlan]) -> No
             _refuse(heading, look_at_records(builder, stage, heading, architecture))
 
 
-def check_made(builder: "Builder", stage: StagePlan) -> None:
+def check_made(builder: Builder, stage: StagePlan) -> None:
     """The same of what earlier stages wrote for a stage that begins."""
     made = headings(stage, made=True)
     architecture = _known(builder, stage) if made else None
@@ -130,7 +127,7 @@ def _refuse(heading: str, look: RecordsLook) -> None:
         raise DataError(f"data.{heading}: {first.message}{more}", hint=first.hint)
 
 
-def _asked(builder: "Builder", stage: StagePlan, heading: str) -> str:
+def _asked(builder: Builder, stage: StagePlan, heading: str) -> str:
     """All that decides what is asked of a heading's records: equal for stages that ask the same of the same."""
     section, fitted = stage.stage, codec_before(builder.plan.stages, stage)
     operators = sorted(each.name for each in stage.graph.operators)
@@ -139,14 +136,14 @@ def _asked(builder: "Builder", stage: StagePlan, heading: str) -> str:
     return repr((heading, section.type, fitted, operators, [each.model_dump_json() for each in parts], rewards))
 
 
-def _known(builder: "Builder", stage: StagePlan) -> Architecture | None:
+def _known(builder: Builder, stage: StagePlan) -> Architecture | None:
     """The stage's architecture where it is known before the stages in front have run."""
     model = stage.stage.model
     own = model.checkpoint is not None or model.preset is not None
     return builder.architecture(stage, None, want="layout") if stage.kind.network and own else None
 
 
-def missing_files(builder: "Builder", stage: StagePlan) -> Iterator[tuple[str, str]]:
+def missing_files(builder: Builder, stage: StagePlan) -> Iterator[tuple[str, str]]:
     """Files that options of the stage's plugins name and that are not there, with what to do."""
     for kind, name, component in _components(stage):
         plugin = builder.registry.get(kind, component.type)
