@@ -1,7 +1,9 @@
 """A family of pairs, a regressed reward, an operator and a provider of one's own: plugins alone, no engine change."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -19,6 +21,7 @@ from wavalign.engine.step.batches import AnswerColumn
 from wavalign.engine.step.executor import Run
 from wavalign.engine.step.stage import LiveStage
 from wavalign.engine.step.step import StepExecutor
+from wavalign.errors import PluginError
 
 OPENINGS = put("plugins", [str(PLUGINS), str(Path(__file__).parents[2] / "toy" / "openings.py")])
 PAIRS: tuple[Change, ...] = (
@@ -172,6 +175,33 @@ def test_a_provider_one_step_behind_is_corrected_for(tmp_path: Path) -> None:
     own = train(compiled(tmp_path, BRISK), steps=1)[0][0]
     for key in ("loss", "reward", "grad_norm"):
         assert steps[0].metrics[key] == pytest.approx(own[key], rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (lambda groups: groups[1:], "3 groups for 4 prompts"),
+        (lambda groups: [replace(groups[0], rollouts=groups[0].rollouts[:2]), *groups[1:]], "2 answers to dialogue"),
+        (
+            lambda groups: [
+                replace(groups[0], rollouts=tuple(replace(each, version=None) for each in groups[0].rollouts)),
+                *groups[1:],
+            ],
+            "do not say which version",
+        ),
+    ],
+    ids=["fewer", "a short group", "no version"],
+)
+def test_a_provider_that_answers_otherwise_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spoil: Any, said: str
+) -> None:
+    live = live_stage(compiled(tmp_path, *BEHIND))
+    collect = live.provider.collect
+    monkeypatch.setattr(live.provider, "collect", lambda: spoil(collect()))
+    with pytest.raises(PluginError, match=said) as caught:
+        StepExecutor(live).step(0)
+    live.close()
+    assert "provider 'toy_one_behind'" in caught.value.message
 
 
 def test_importance_weights_are_cut_off(tmp_path: Path) -> None:

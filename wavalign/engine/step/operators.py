@@ -13,7 +13,7 @@ from torch import Tensor
 
 from wavalign.engine.compile.operators import ROLLOUTS
 from wavalign.engine.compile.plan import Operator
-from wavalign.engine.contracts.origins import guarded_block
+from wavalign.engine.contracts.origins import guarded_block, origin
 from wavalign.engine.models.scored_policy import score_batch
 from wavalign.engine.state.seeds import generator
 from wavalign.engine.step import learning
@@ -26,9 +26,9 @@ from wavalign.engine.step.stage import LiveStage
 from wavalign.engine.step.tallies import ratios_of_gaps
 from wavalign.engine.step.updates import cut_updates
 from wavalign.engine.step.values import Made
-from wavalign.errors import RewardBudgetError
+from wavalign.errors import PluginError, RewardBudgetError
 from wavalign.plugins.api.base import Remembers
-from wavalign.plugins.batch import Dialogue
+from wavalign.plugins.batch import Dialogue, RolloutGroup
 
 Values = Mapping[str, Any]
 T = TypeVar("T")
@@ -68,9 +68,9 @@ def _prompts(live: LiveStage, _: Operator) -> Run:
     return run
 
 
-def _rollout(live: LiveStage, plan: Operator) -> Run:
+def _rollout(live: LiveStage, _: Operator) -> Run:
     settings, updates = live.settings, live.settings.geometry.updates
-    logged = next(name for name in plan.gives if name != "rollouts") if len(plan.gives) > 1 else "old_logprobs"
+    logged = "old_logprobs" if live.provider.own_network else "behaviour_logprobs"
 
     def run(values: Values) -> Made:
         index = values["step"]
@@ -80,10 +80,25 @@ def _rollout(live: LiveStage, plan: Operator) -> Run:
             live.provider.publish(live.backend.policy, version=index * updates)
             live.provider.submit(values["prompts"], settings.sampling, rng)
             groups = live.provider.collect()
+        _check_answers(live, groups, len(values["prompts"]))
         completions = [[rollout.logprobs.float().cpu() for rollout in group.rollouts] for group in groups]
         return {"rollouts": groups, logged: CompletionColumn(ROLLOUTS, completions)}
 
     return run
+
+
+def _check_answers(live: LiveStage, groups: Sequence[RolloutGroup], prompts: int) -> None:
+    """Raise PluginError where a provider gave other answers than it was asked for."""
+    size, found = live.settings.sampling.group_size, ""
+    if len(groups) != prompts:
+        found = f"{len(groups)} groups for {prompts} prompts"
+    elif odd := next((each for each in groups if len(each.rollouts) != size), None):
+        found = f"{len(odd.rollouts)} answers to {odd.dialogue.label} where {size} were asked for"
+    elif any(rollout.version is None for group in groups for rollout in group.rollouts):
+        found = "answers that do not say which version of the weights made them"
+    if found:
+        hint = "every collect() answers as many prompts as the last submit() had, and sets `version` of each rollout"
+        raise PluginError(f"{origin(live.provider)}: collect gave {found}", hint=hint, placed=True)
 
 
 def _decode_audio(live: LiveStage, _: Operator) -> Run:

@@ -113,7 +113,7 @@ def totals_of(
     host = _Host()
     loss_at = [host.add(loss) for loss in losses]
     value_at = {name: [host.add(each.value) for each in mine] for name, mine in tallies.items()}
-    sound_at = {name: [host.add(each.sound) for each in mine] for name, mine in tallies.items()}
+    finite_at = {name: [host.add(each.given_finite) for each in mine] for name, mine in tallies.items()}
     sum_at = {
         name: {key: [host.add(each.sums[key]) for each in mine if key in each.sums] for key in _keys(mine)}
         for name, mine in tallies.items()
@@ -129,7 +129,7 @@ def totals_of(
     for number, loss in enumerate(each_loss):
         if not math.isfinite(loss):
             bad = [name for name, places in value_at.items() if not math.isfinite(found[places[number]])]
-            broken = Broken(loss, bad, [name for name in bad if found[sound_at[name][number]]])
+            broken = Broken(loss, bad, [name for name in bad if found[finite_at[name][number]]])
             break
     totals = Totals(
         loss=_sum(each_loss),

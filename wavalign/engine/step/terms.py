@@ -44,7 +44,7 @@ class Tally:
     """Of its loss's metrics, float64 []."""
     maxima: Mapping[str, Tensor]
     """Of its loss's metrics, float64 []."""
-    sound: Tensor
+    given_finite: Tensor
     """Bool []: whether all that somebody's loss was given are finite numbers; False where nobody asks."""
 
 
@@ -69,7 +69,7 @@ def term_value(
         value.detach(),
         objective.metric_sums(output.metrics, weights=weights, row_valid=valid),
         objective.metric_maxima(output.maxima, weights=weights, row_valid=valid),
-        _sound(term, inputs),
+        _given_finite(term, inputs),
     )
 
 
@@ -125,7 +125,7 @@ def _over_all_rows(output: LossOutput, rows: Tensor, count: int) -> LossOutput:
     )
 
 
-def _sound(term: LiveTerm, inputs: LossInputs) -> Tensor:
+def _given_finite(term: LiveTerm, inputs: LossInputs) -> Tensor:
     """Bool []: whether all that somebody's loss was given where it counts is finite; overflow is our doing."""
     if origin(term.loss).own:
         return torch.zeros((), dtype=torch.bool, device=inputs.logprobs.device)
