@@ -63,6 +63,12 @@ def _follows(problem: Problem, broken: Broken) -> bool:
     )
 
 
+def scalar_heads(graph: Graph) -> tuple[ScalarHead, ...]:
+    """Heads beside the network that somebody reads."""
+    read = {"values": graph.gives("values") or graph.gives("old_values"), "row_values": graph.gives("row_values")}
+    return tuple(ScalarHead(name, unit) for name, unit in SCALARS.items() if read[name])
+
+
 @final
 class _Compiler:
     """One compilation."""
@@ -141,7 +147,7 @@ class _Compiler:
                 processes=self.processes,
                 device=self.device,
             )
-        scalars = tuple(ScalarHead(name, unit) for name, unit in SCALARS.items() if graph.gives(name))
+        scalars = scalar_heads(graph)
         decided = {"graph": graph, "geometry": geometry, "deepspeed": lowered, "scalars": scalars}
         plan = plan.model_copy(update=decided)
         return plan.model_copy(update={"warnings": tuple(self._warnings(plan, path))})

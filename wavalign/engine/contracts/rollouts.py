@@ -13,6 +13,7 @@ from wavalign.engine.contracts.model import answer, token_sequence
 from wavalign.engine.contracts.origins import guarded_block, origin
 from wavalign.engine.contracts.values import (
     exact,
+    finite,
     json_value,
     named,
     names,
@@ -24,8 +25,26 @@ from wavalign.engine.contracts.values import (
     want,
     whole,
 )
-from wavalign.plugins.api import Architecture, Measurement, Metric, Policy, Reward, Sampler, SamplingOptions
-from wavalign.plugins.batch import Dialogue, Rollout, RolloutGroup, Scored, TokenSequence, TokenSpace, Waveform
+from wavalign.plugins.api import (
+    SHOWN,
+    Architecture,
+    Measurement,
+    Metric,
+    Policy,
+    Reward,
+    Sampler,
+    SamplingOptions,
+)
+from wavalign.plugins.batch import (
+    SCORED_ROLES,
+    Dialogue,
+    Rollout,
+    RolloutGroup,
+    Scored,
+    TokenSequence,
+    TokenSpace,
+    Waveform,
+)
 from wavalign.plugins.guard import Broken
 
 _OF_THE_LINE = ("stage", "step", "split", "time", "evaluation_seconds")
@@ -186,8 +205,11 @@ def _column(found: object, what: str, length: int, *, may_be_empty: bool = False
 # --- rewards ----------------------------------------------------------------------------------------------------------
 
 
-def scored(found: object, low: float, high: float) -> Scored:
-    """A reward's result as plain numbers and text; what is no value in its range becomes None with the reason."""
+def scored(found: object, low: float, high: float, *, completion: TokenSequence | None = None) -> Scored:
+    """A reward's result as plain numbers and text; what is no value in its range becomes None with the reason.
+
+    Values of single tokens are those of `completion`; without one they are left out.
+    """
     if not isinstance(found, Scored):
         return Scored(None, f"gave {type(found).__name__} instead of Scored")
     said = details(found.details)
@@ -201,7 +223,35 @@ def scored(found: object, low: float, high: float) -> Scored:
         return Scored(None, f"gave {exact(value)}; rewards go up to {LARGEST_REWARD:g}", said)
     if not low <= value <= high:
         return Scored(None, f"gave {exact(value)}, outside its range {exact(low)} to {exact(high)}", said)
-    return Scored(value, text(found.reason), said)
+    if found.tokens is None or completion is None:
+        return Scored(value, text(found.reason), said)
+    try:
+        tokens = token_values(found.tokens, completion, low, high)
+    except Broken as broken:
+        return Scored(None, broken.text, said)
+    return Scored(value, text(found.reason), said, tokens=tokens)
+
+
+def token_values(found: object, completion: TokenSequence, low: float, high: float) -> Tensor:
+    """A reward's values of single tokens [S, Tc] as a float64 copy; raises Broken for what is none of `completion`."""
+    given = tensor(found, "tokens", shape=completion.ids.shape).detach().to("cpu", torch.float64, copy=True)
+    finite(given, "tokens")
+    least, most = min(low, 0.0), max(high, 0.0)
+    outside = ((given < least) | (given > most) | (given.abs() > LARGEST_REWARD)).nonzero()
+    if len(outside):
+        place = outside[0].tolist()
+        value = exact(float(given[tuple(place)]))
+        raise Broken(f"gave {value} in tokens at {place}; each lies between 0 and the ends of its range")
+    nobody = ((given != 0) & ~is_scored(completion.roles)).nonzero()
+    if len(nobody):
+        place = nobody[0].tolist()
+        raise Broken(f"gave a value in tokens at {place}, where the layout put the token and the model chose none")
+    return given
+
+
+def is_scored(roles: Tensor) -> Tensor:
+    """Bool [...]: which of `roles` [...] the model chose itself."""
+    return torch.isin(roles, torch.tensor([int(role) for role in SCORED_ROLES], dtype=roles.dtype))
 
 
 def details(found: object) -> dict[str, float | str]:
@@ -237,7 +287,7 @@ def range_problem(low: object, high: object) -> str:
 
 
 def _reward_made(reward: Reward) -> None:
-    _needs_of_sound(reward.needs)
+    _needs_known(reward.needs, SHOWN)
     declared = reward.range
     if not isinstance(declared, tuple | list) or len(declared) != 2:
         raise Broken(f"left {shown(declared)} as `range`, which is the lowest and the highest value")
@@ -246,13 +296,14 @@ def _reward_made(reward: Reward) -> None:
 
 
 def _metric_made(metric: Metric) -> None:
-    _needs_of_sound(metric.needs)
+    _needs_known(metric.needs, frozenset({"text", "waveform"}))
 
 
-def _needs_of_sound(found: object) -> None:
-    unknown = names(found, "`needs`") - {"text", "waveform"}
+def _needs_known(found: object, known: frozenset[str]) -> None:
+    unknown = names(found, "`needs`") - known
     if unknown:
-        raise Broken(f"needs {shown(min(unknown))}; there are text and waveform")
+        listed = " and ".join(", ".join(sorted(known)).rsplit(", ", 1))
+        raise Broken(f"needs {shown(min(unknown))}; there are {listed}")
 
 
 # --- copies -----------------------------------------------------------------------------------------------------
