@@ -177,7 +177,7 @@ class _Compiler:
                 continue
             if not any(measured_in_round(stop, each) for each in body):
                 message = f"`{stop.metric}` is measured in no stage of the rounds"
-                hint = "give a train stage of theirs evaluation.metrics and a split of data.evaluation by that name"
+                hint = "give a train or evaluate stage of theirs evaluation.metrics and a split by that name"
                 self._note_at(("stages", index))("bad_value", message, ("round", "stop_early", "metric"), hint)
 
     def _has_weights(self, index: int) -> bool:
