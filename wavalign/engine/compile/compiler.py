@@ -1,6 +1,6 @@
 """Recipe to Plan: the passes in order, every problem collected."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import final
 
 from wavalign.engine.compile.checks import StageChecks, check_runtime, measured_in_round, watch_problem
@@ -8,9 +8,9 @@ from wavalign.engine.compile.geometry import only_measuring, plan_geometry
 from wavalign.engine.compile.graph import build_graph
 from wavalign.engine.compile.instruments import shared_instruments
 from wavalign.engine.compile.lowering import deepspeed_config
-from wavalign.engine.compile.operators import SCALARS
+from wavalign.engine.compile.operators import scalar_outputs
 from wavalign.engine.compile.parts import left_out, stage_parts
-from wavalign.engine.compile.plan import Cluster, Graph, Plan, StagePlan, Warned
+from wavalign.engine.compile.plan import Cluster, Graph, Plan, StagePlan, TermPlan, Warned
 from wavalign.engine.compile.resolve import Resolver
 from wavalign.engine.compile.stage_links import start_of
 from wavalign.engine.compile.terms import TermPlanner
@@ -63,10 +63,11 @@ def _follows(problem: Problem, broken: Broken) -> bool:
     )
 
 
-def scalar_heads(graph: Graph) -> tuple[ScalarHead, ...]:
-    """Heads beside the network that somebody reads."""
-    read = {"values": graph.gives("values") or graph.gives("old_values"), "row_values": graph.gives("row_values")}
-    return tuple(ScalarHead(name, unit) for name, unit in SCALARS.items() if read[name])
+def scalar_heads(graph: Graph, terms: Sequence[TermPlan]) -> tuple[ScalarHead, ...]:
+    """Heads beside the network that somebody reads; those whose earlier word is needed are there whoever learns."""
+    read = {name for name in scalar_outputs(terms) if graph.gives(name)}
+    read |= {"values"} if graph.gives("old_values") else set()
+    return tuple(ScalarHead(name, unit) for name, unit in scalar_outputs(terms).items() if name in read)
 
 
 @final
@@ -147,7 +148,7 @@ class _Compiler:
                 processes=self.processes,
                 device=self.device,
             )
-        scalars = scalar_heads(graph)
+        scalars = scalar_heads(graph, plan.terms)
         decided = {"graph": graph, "geometry": geometry, "deepspeed": lowered, "scalars": scalars}
         plan = plan.model_copy(update=decided)
         return plan.model_copy(update={"warnings": tuple(self._warnings(plan, path))})
@@ -181,7 +182,7 @@ class _Compiler:
                 continue
             if not any(measured_in_round(stop, each) for each in body):
                 message = f"`{stop.metric}` is measured in no stage of the rounds"
-                hint = "give a train stage of theirs evaluation.metrics and a split of data.evaluation by that name"
+                hint = "give a train or evaluate stage of theirs evaluation.metrics and a split by that name"
                 self._note_at(("stages", index))("bad_value", message, ("round", "stop_early", "metric"), hint)
 
     def _has_weights(self, index: int) -> bool:
