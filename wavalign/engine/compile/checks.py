@@ -179,9 +179,10 @@ class StageChecks:
                 hint = f"add {heading}, e.g. {{type: jsonl, path: gold.jsonl}}"
                 message = f"term `{name}` learns from {term.family}, and {heading} is not there"
                 self.note("missing_section", message, path, hint)
-            if "advantages" in term.needs and not self.stage.rewards:
+            asked = next((each for each in ("advantages", "returns") if each in term.needs), None)
+            if asked is not None and not self.stage.rewards:
                 hint = "add rewards, e.g. `rewards: {answer: {type: answer_match}}`"
-                message = f"term `{name}` needs advantages, and there are no rewards"
+                message = f"term `{name}` needs {asked}, and there are no rewards"
                 self.note("missing_section", message, path, hint)
 
     def _rollout(self) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from typing import final
 
+from wavalign.engine.compile.advantage_checks import advantage_problems
 from wavalign.engine.compile.checks import StageChecks, check_runtime, measured_in_round, watch_problem
 from wavalign.engine.compile.geometry import only_measuring, plan_geometry
 from wavalign.engine.compile.graph import build_graph
@@ -129,6 +130,10 @@ class _Compiler:
         learned = terms if KINDS[stage.type].learns else ()
         plan = StagePlan(name=stage.name, first_step=first_step, stage=stage, terms=learned)
         if len(self.resolver.problems) > before or not KINDS[stage.type].learns or broken & READ_BY_GEOMETRY:
+            return plan
+        for where, message, hint in advantage_problems(stage, learned, self.registry):
+            note("conflict", message, where, hint)
+        if len(self.resolver.problems) > before:
             return plan
         if stage.steps:
             parts = stage_parts(stage, terms, self.registry)
