@@ -33,6 +33,7 @@ CATALOG: dict[tuple[str, str], str] = {
     ("gate", "fixed"): "wavalign.plugins.gates.fixed:Fixed",
     ("gate", "linear"): "wavalign.plugins.gates.linear:Linear",
     ("gate", "rollout_adaptive"): "wavalign.plugins.gates.rollout_adaptive:RolloutAdaptive",
+    ("loss", "bradley_terry"): "wavalign.plugins.losses.bradley_terry:BradleyTerry",
     ("loss", "cross_entropy"): "wavalign.plugins.losses.cross_entropy:CrossEntropy",
     ("loss", "grpo"): "wavalign.plugins.losses.grpo:GRPO",
     ("loss", "kl"): "wavalign.plugins.losses.kl:KL",
