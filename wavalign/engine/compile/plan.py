@@ -107,6 +107,8 @@ class TermPlan(Section):
     needs: tuple[str, ...]
     members: tuple[int, ...] = Field(default=(), exclude_if=lambda members: not members)
     """Of a group, those it learns from; empty for all."""
+    scalars: Mapping[str, Literal["token", "sequence"]] = Field(default_factory=dict, exclude_if=lambda own: not own)
+    """Scalar outputs that are there for its loss, beside those that every stage could have."""
     heads: Literal["own", "mtp"] = "own"
     brought_by: str = ""
     """The term whose loss brought this one along."""
