@@ -67,7 +67,7 @@ def denominators(live: LiveStage, _: Operator) -> Run:
 
 
 def _counted(term: LiveTerm, made: Sequence[MicroBatch]) -> Tensor:
-    """[3] float64 of micro-batches: what sums are divided by, and the units there are."""
+    """Of micro-batches what sums are divided by, and the units there are: float64 [N] of N = 3."""
     total = torch.zeros(3, dtype=torch.float64)
     for mine in (each.terms[term.plan.name] for each in made):
         total[:2] += objectives.count(unit_weights(term, mine), unit_valid(term, mine))
