@@ -38,8 +38,9 @@ def watch_problem(watched: Watched, stage: Stage) -> str:
 def measured_in_round(watched: Watched, stage: Stage) -> bool:
     """Whether a stage leaves a measurement of a value's split at its end, or on the way there."""
     evaluation, split = stage.evaluation, watched.metric.split("/", 1)[0]
-    when = evaluation.at_end or evaluation.every > 0 or stage.steps == 0
-    return KINDS[stage.type].learns and bool(evaluation.metrics) and split in stage.data.evaluation and when
+    kind = KINDS[stage.type]
+    when = evaluation.at_end or evaluation.every > 0 or stage.steps == 0 or not kind.learns
+    return kind.measures and bool(evaluation.metrics) and split in stage.data.evaluation and when
 
 
 @final
@@ -138,6 +139,15 @@ class StageChecks:
         if self._whole("data") and self.stage.data.prompts is None:
             hint = "add data.prompts: what is answered, e.g. {type: jsonl, path: questions.jsonl}"
             self.note("missing_section", "generate needs data.prompts", ("data", "prompts"), hint)
+
+    def evaluate(self) -> None:
+        """A stage that measures."""
+        if not self._whole("evaluation", "model", "data"):
+            return
+        if not self.stage.evaluation.metrics:
+            hint = "add evaluation.metrics, e.g. `{text: {type: text_accuracy}}`"
+            self.note("missing_section", "evaluate needs evaluation.metrics", ("evaluation", "metrics"), hint)
+        self._evaluation()
 
     def fit_codec(self) -> None:
         """A stage that fits a codec."""
@@ -245,6 +255,7 @@ _RULES: Mapping[str, Callable[[StageChecks], None]] = {
     "train": StageChecks.train,
     "fit_codec": StageChecks.fit_codec,
     "generate": StageChecks.generate,
+    "evaluate": StageChecks.evaluate,
 }
 """What a kind of stage demands of its sections."""
 

@@ -15,8 +15,9 @@ ROLLOUTS = "rollouts"
 """The family of rows that the policy samples."""
 DEMONSTRATIONS = "demonstrations"
 """The family of rows under the heading `data.demonstrations`; others have the names that `data.families` gives them."""
-SCALARS: Mapping[str, Literal["token", "sequence"]] = {"values": "token", "row_values": "sequence"}
-"""Scalar outputs of the scored policy: one at every position, or one a row."""
+ScalarUnit = Literal["token", "sequence"]
+SCALARS: Mapping[str, ScalarUnit] = {"values": "token", "row_values": "sequence"}
+"""Scalar outputs that any policy could have: one at every position, or one a row."""
 Place = Literal["device", "threads", "host"]
 CountsAs = Literal["rollout", "reward", "learn"]
 Found = Collection[str]
@@ -84,6 +85,11 @@ class StageParts:
 def candidates(parts: StageParts) -> list[Candidate]:
     """Every operator the stage could have, in the order in which a reader expects them."""
     return [each for group in GIVERS for each in group(parts)]
+
+
+def scalar_outputs(terms: Sequence[TermPlan]) -> dict[str, ScalarUnit]:
+    """Scalar outputs that the policy of these terms could have, their losses' own ones among them."""
+    return {**SCALARS, **{name: unit for term in terms for name, unit in term.scalars.items()}}
 
 
 def known_columns() -> dict[str, str]:
@@ -211,7 +217,7 @@ def _references(parts: StageParts) -> Iterator[Candidate]:
 def _updates(parts: StageParts) -> Iterator[Candidate]:
     detail = f"{parts.epochs} x {parts.mini_batches} mini-batches" if parts.epochs * parts.mini_batches > 1 else ""
     yield _one("updates", "collect", "host", needs=("rows",), gives={"updates": "[U]"}, detail=detail)
-    columns = sorted({need for term in parts.terms for need in term.needs} - set(SCALARS))
+    columns = sorted({need for term in parts.terms for need in term.needs} - set(scalar_outputs(parts.terms)))
     if "old_logprobs" in columns and not parts.own_network:
         columns.append("importance")
     yield _one("micro_batches", "update", "host", needs=("updates", *columns), gives={"micro_batches": "[M]"})
@@ -221,14 +227,15 @@ def _updates(parts: StageParts) -> Iterator[Candidate]:
 def _learning(parts: StageParts) -> Iterator[Candidate]:
     families = sorted({term.family for term in parts.terms})
     shared = f"one forward for {' and '.join(families)}; " if len(families) > 1 else ""
-    gives = {"logprobs": TOKENS} | {name: "[B, T]" if unit == "token" else "[B]" for name, unit in SCALARS.items()}
+    outputs = scalar_outputs(parts.terms)
+    gives = {"logprobs": TOKENS} | {name: "[B, T]" if unit == "token" else "[B]" for name, unit in outputs.items()}
     forward = _one(
         "forward", "micro_batch", "device", needs=("micro_batches",), gives=gives, columns=dict.fromkeys(SCALARS, ""),
         detail=f"{shared}only positions some term weighs",
     )  # fmt: skip
     yield replace(forward, unread={"values": "no term needs values, so there is no critic"})
     for term in parts.terms:
-        scalars = tuple(need for need in term.needs if need in SCALARS)
+        scalars = tuple(need for need in term.needs if need in outputs)
         yield _one(
             "term", "micro_batch", "device", of=term.name,
             needs=("micro_batches", "denominators", "logprobs", *scalars),

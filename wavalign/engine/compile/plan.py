@@ -105,6 +105,8 @@ class TermPlan(Section):
     whole_groups: bool = False
     """Whether the rows of a group must meet in one micro-batch."""
     needs: tuple[str, ...]
+    scalars: Mapping[str, Literal["token", "sequence"]] = Field(default_factory=dict, exclude_if=lambda own: not own)
+    """Scalar outputs that are there for its loss, beside those that every stage could have."""
     heads: Literal["own", "mtp"] = "own"
     brought_by: str = ""
     """The term whose loss brought this one along."""

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, final
 
-from wavalign.engine.compile.operators import known_columns
+from wavalign.engine.compile.operators import known_columns, scalar_outputs
 from wavalign.engine.compile.plan import TermPlan
 from wavalign.engine.compile.resolve import Resolver
 from wavalign.engine.contracts.construct import construct
@@ -47,7 +47,7 @@ class TermPlanner:
             if len(self.resolver.problems) > before:
                 continue
             parent = self._add(name, loss, mask, term, share)
-            if term.heads == "mtp" and any(known_columns()[need] == parent.family for need in parent.needs):
+            if term.heads == "mtp" and any(known_columns().get(need) == parent.family for need in parent.needs):
                 hint = "multi-token-prediction heads are trained on demonstrations, e.g. by loss: cross_entropy"
                 message = f"term `{name}` is made for {parent.family} and asks for heads: mtp"
                 self._problem("conflict", message, path, hint)
@@ -71,6 +71,7 @@ class TermPlanner:
             unit=instance.unit,
             whole_groups=instance.whole_groups or instance.unit == "group",
             needs=tuple(sorted(instance.needs)),
+            scalars=dict(instance.scalars),
             heads=term.heads,
         )
         self.terms.append(plan)
@@ -105,7 +106,11 @@ class TermPlanner:
 
     def _check_needs(self, type_: str, loss: Loss, family: str) -> None:
         """Raise PluginError where a loss needs what the rows of its family do not have."""
-        known = {name for name, whose in known_columns().items() if whose in ("", family)}
+        for name, unit in loss.scalars.items():
+            if name in known_columns() or scalar_outputs(self.terms).get(name, unit) != unit:
+                message = f"loss '{type_}' has a scalar output of its own named `{name}`, which is another column"
+                raise PluginError(message, hint="give it another name; two of one name are of one unit")
+        known = {name for name, whose in known_columns().items() if whose in ("", family)} | set(loss.scalars)
         if not loss.needs <= known:
             unknown = ", ".join(sorted(loss.needs - known))
             message = f"loss '{type_}' needs {unknown}, which {family} do not have"

@@ -241,6 +241,7 @@ def _reward_made(reward: Reward) -> None:
     declared = reward.range
     if not isinstance(declared, tuple | list) or len(declared) != 2:
         raise Broken(f"left {shown(declared)} as `range`, which is the lowest and the highest value")
+    whole(reward.batch_size, "`batch_size`", low=1)
     if problem := range_problem(*declared):
         raise Broken(problem, hint="declare the lowest and the highest value that `score` can give")
 

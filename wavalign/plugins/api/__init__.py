@@ -11,7 +11,7 @@ from wavalign.plugins.api.data import DataSource, StreamPosition, StreamRecord, 
 from wavalign.plugins.api.metric import Detail, Measurement, Metric
 from wavalign.plugins.api.model import Architecture, DecodingState, Dimensions, EncodeAudio, ModelSource, Policy
 from wavalign.plugins.api.objective import Advantage, Gate, GateReading, Loss, LossInputs, LossOutput, Mask, Regularizer
-from wavalign.plugins.api.reward import Reward
+from wavalign.plugins.api.reward import Facet, Reward, RewardModel, RewardModels
 from wavalign.plugins.api.rollout import Distribution, Provider, Sample, Sampler, SamplingOptions
 from wavalign.plugins.api.tracker import Tracker
 
@@ -25,6 +25,7 @@ __all__ = [
     "Dimensions",
     "Distribution",
     "EncodeAudio",
+    "Facet",
     "Gate",
     "GateReading",
     "Loss",
@@ -41,6 +42,8 @@ __all__ = [
     "Regularizer",
     "Remembers",
     "Reward",
+    "RewardModel",
+    "RewardModels",
     "Sample",
     "Sampler",
     "SamplingOptions",

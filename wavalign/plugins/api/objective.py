@@ -101,8 +101,8 @@ class LossInputs:
     def column(self, name: str) -> Tensor:
         """A column that the loss's `needs` names: [B, S, T], or [B, 1, 1] where it is one number a row.
 
-        Of the scalar outputs of the policy `values` are [B, T] and `row_values` [B]. PluginError for one that did not
-        come.
+        Of the scalar outputs of the policy `values` are [B, T] and `row_values` [B], and those that a loss has of its
+        own either. PluginError for one that did not come.
         """
         if name not in self.columns:
             raise PluginError(
@@ -166,6 +166,14 @@ class Loss(Plugin):
         Of all families `ref_logprobs` and the policy's scalar outputs `values` and `row_values`; of rollouts also
         `old_logprobs`, `advantages` and `rewards`.
         """
+
+    @property
+    def scalars(self) -> Mapping[str, Literal["token", "sequence"]]:
+        """Scalar outputs of its own among what it needs: by name, whether a number is of a token or of a row.
+
+        Each is a head of its own beside the policy; losses that name the same one share it.
+        """
+        return {}
 
     @abstractmethod
     def compute(self, inputs: LossInputs) -> LossOutput:

@@ -3,12 +3,16 @@
 import math
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+
 from wavalign.plugins.api import Detail, Measurement
 from wavalign.plugins.batch import Rollout, RolloutGroup
 
 _Z = 1.959963984540054
 """97.5 % quantile of the normal distribution."""
 
+RESAMPLES = 2000
+"""Draws of a bootstrap."""
 Details = Mapping[str, tuple[Detail, ...]]
 
 
@@ -39,6 +43,17 @@ def mean(name: str, values: Sequence[float | None], unit: str, *, says: str = ""
         deviation = math.sqrt(sum((value - centre) ** 2 for value in counted) / (count - 1))
         half = _Z * deviation / math.sqrt(count)
     return Measurement(name, centre, centre - half, centre + half, count, unit, items=tuple(values), says=says)
+
+
+def bootstrap_ratio(numerators: Sequence[float], denominators: Sequence[float]) -> tuple[float, float]:
+    """95 % of the ratios of sums when the items are resampled, always by the same draws; NaN below two items."""
+    count, draws = len(numerators), np.random.default_rng(0)
+    if count < 2:
+        return math.nan, math.nan
+    pairs = np.asarray([numerators, denominators], dtype=np.float64)
+    sums = np.stack([pairs[:, draws.integers(0, count, count)].sum(axis=1) for _ in range(RESAMPLES)])
+    low, high = np.quantile(sums[:, 0] / sums[:, 1], (0.025, 0.975))
+    return float(low), float(high)
 
 
 def broken_down(whole: Measurement, groups: Sequence[RolloutGroup], by: Sequence[str]) -> list[Measurement]:
