@@ -1,8 +1,8 @@
 """SoundStorm as a NAR worker: python soundstorm.py CHECKOUT CHECKPOINT.pt, in the environment of its own code.
 
-CHECKOUT is soundstorm-speechtokenizer. The sizes are those of the public checkpoint (Conformer of width 1024, 12 layers,
-8 heads of 128, 7 code books above the first); three steps and greedy choice as in AnyGPT's inference. The prompt's codes
-stand before the answer's, so that its voice is taken up. Written after the published interface.
+CHECKOUT is soundstorm-speechtokenizer. Sizes are those of the public checkpoint (Conformer of width 1024, 12 layers, 8
+heads of 128, 7 code books above the first); steps and greedy choice are AnyGPT's. The prompt's codes stand before the
+answer's, so that its voice is taken up. Written after the published interface; not run against the models.
 """
 
 import sys

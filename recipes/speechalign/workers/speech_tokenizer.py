@@ -1,7 +1,7 @@
-"""SpeechTokenizer as a codec worker: python speech_tokenizer.py CONFIG.json CHECKPOINT.pt, in the codec's own environment.
+"""SpeechTokenizer as a codec worker: python speech_tokenizer.py CONFIG.json CHECKPOINT.pt, in its own environment.
 
-Written after the package's published interface (`load_from_checkpoint`, `encode` -> [K, B, T], `decode`); it needs the
-package `speechtokenizer` and its torch.
+Written after the package's published interface (`load_from_checkpoint`, `encode` -> [K, B, T], `decode`); not run
+against the models.
 """
 
 import sys
