@@ -29,11 +29,11 @@ def answer_rows(
 
 
 def data_rows(dialogues: Sequence[Dialogue], encoder: Encoder, space: TokenSpace, *, family: str) -> list[Row]:
-    """Every target behind its prompt; a dialogue with several is a group of them, in their order."""
+    """Every target behind its prompt; a dialogue with several is a group of them, numbered as it says."""
     rows = []
     for index, dialogue in enumerate(dialogues):
         prompt = encoder.prompt(dialogue)
-        for member, single in enumerate(dialogue.singles):
+        for member, single in dialogue.numbered:
             completion = encoder.target(single)
             rows.append(Row(concatenate(prompt, completion, space), family, index, member))
     return rows
