@@ -19,6 +19,10 @@ DEMONSTRATIONS = "demonstrations"
 ScalarUnit = Literal["token", "sequence"]
 SCALARS: Mapping[str, ScalarUnit] = {"values": "token", "row_values": "sequence"}
 """Scalar outputs that any policy could have: one at every position, or one a row."""
+DATA = "data"
+"""Stands for every family of rows that comes from data."""
+POINTS: Mapping[str, str] = {"reference_point": SCALAR, "mean_reference_point": SCALAR}
+"""The mean log-ratio of policy and reference on mismatched answers, at least 0: by sums over tokens, and by means."""
 Place = Literal["device", "threads", "host"]
 CountsAs = Literal["rollout", "reward", "learn"]
 Found = Collection[str]
@@ -38,7 +42,8 @@ class Candidate:
     follows: bool = False
     """Whether it is wanted wherever all that it needs is there, though no loss asks for it."""
     columns: Mapping[str, str] = field(default_factory=dict)
-    """Of what it gives, columns that a loss may need, with the family whose rows have them; empty for all families."""
+    """Of what it gives, columns that a loss may need, with the family whose rows have them; empty for all families,
+    `DATA` for those that come from data."""
     describe: Callable[[Found], str] | None = None
     """Its detail, where that hangs on what else is in the graph."""
 
@@ -110,7 +115,7 @@ def scalar_outputs(terms: Sequence[TermPlan]) -> dict[str, ScalarUnit]:
 
 
 def known_columns() -> dict[str, str]:
-    """What a loss may need beside log-probs, with the family whose rows have it; empty for all families."""
+    """What a loss may need beside log-probs, with the family whose rows have it; empty for all families, or `DATA`."""
     nobody = StageParts(own_network=False, advantage=AdvantageSays(unit="token"))
     return {name: family for each in candidates(nobody) for name, family in each.columns.items()}
 
@@ -225,7 +230,7 @@ def _rows(parts: StageParts) -> Iterator[Candidate]:
             "collect",
             "host",
             of=family,
-            gives={f"rows.{family}": ROWS},
+            gives={f"rows.{family}": ROWS, f"drawn.{family}": "[D]"},
             asker=f"no term looks at {family}",
         )
     used = {term.family for term in parts.terms}
@@ -245,6 +250,7 @@ def _references(parts: StageParts) -> Iterator[Candidate]:
         "old_values", "collect", "device", needs=("scored_batches",), gives={"old_values": TOKENS},
         asker="nobody needs values under the weights that sampled", columns={"old_values": ROLLOUTS},
     )  # fmt: skip
+    yield from _reference_points(parts)
     if not parts.own_network:
         yield _one(
             "recompute", "collect", "device", needs=("scored_batches", "behaviour_logprobs"),
@@ -259,6 +265,24 @@ def _shown_columns(parts: StageParts) -> frozenset[str]:
     return parts.advantage.columns if learns else frozenset()
 
 
+def _reference_points(parts: StageParts) -> Iterator[Candidate]:
+    """What policy and reference say of answers to other questions, for losses that compare answers with it."""
+    families = sorted({term.family for term in parts.terms if set(term.needs) & POINTS.keys()})
+    if parts.terms and not families:
+        return
+    for family in families:
+        yield _one(
+            "mismatched_rows", "collect", "host", of=family, needs=(f"drawn.{family}",),
+            gives={f"mismatched.{family}": ROWS}, detail="every question with the answers to the next one",
+        )  # fmt: skip
+    rows = tuple(f"mismatched.{family}" for family in families)
+    yield _one("mismatched_reference", "collect", "device", needs=rows, gives={"mismatched_ref_logprobs": TOKENS})
+    yield _one(
+        "reference_point", "update", "device", needs=("updates", *rows, "mismatched_ref_logprobs"), gives=POINTS,
+        columns=dict.fromkeys(POINTS, DATA), detail="a forward without gradient of its own",
+    )  # fmt: skip
+
+
 def _updates(parts: StageParts) -> Iterator[Candidate]:
     detail = f"{parts.epochs} x {parts.mini_batches} mini-batches" if parts.epochs * parts.mini_batches > 1 else ""
     yield _one("updates", "collect", "host", needs=("rows",), gives={"updates": "[U]"}, detail=detail)
@@ -267,7 +291,7 @@ def _updates(parts: StageParts) -> Iterator[Candidate]:
     if "old_logprobs" in columns and not parts.own_network:
         columns.append("importance")
     yield _one("micro_batches", "update", "host", needs=("updates", *columns), gives={"micro_batches": "[M]"})
-    yield _one("denominators", "update", "host", needs=("micro_batches",), gives={"denominators": "[terms, 2]"})
+    yield _one("denominators", "update", "host", needs=("micro_batches",), gives={"denominators": "[terms, 3]"})
 
 
 def _learning(parts: StageParts) -> Iterator[Candidate]:

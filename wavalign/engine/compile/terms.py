@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, final
 
-from wavalign.engine.compile.operators import known_columns, scalar_outputs
+from wavalign.engine.compile.operators import DATA, ROLLOUTS, known_columns, scalar_outputs
 from wavalign.engine.compile.plan import TermPlan
 from wavalign.engine.compile.resolve import Resolver
 from wavalign.engine.contracts.construct import construct
@@ -47,6 +47,10 @@ class TermPlanner:
             if len(self.resolver.problems) > before:
                 continue
             parent = self._add(name, loss, mask, term, share)
+            if term.members is not None and parent.members != tuple(sorted(set(term.members))):
+                hint = "leave members out, or take a loss that compares none, e.g. cross_entropy"
+                message = f"loss '{loss.type}' learns from members {list(parent.members)} of a group together"
+                self._problem("conflict", message, (*path, "members"), hint)
             if term.heads == "mtp" and any(known_columns().get(need) == parent.family for need in parent.needs):
                 hint = "multi-token-prediction heads are trained on demonstrations, e.g. by loss: cross_entropy"
                 message = f"term `{name}` is made for {parent.family} and asks for heads: mtp"
@@ -71,6 +75,7 @@ class TermPlanner:
             unit=instance.unit,
             whole_groups=instance.whole_groups or instance.unit == "group",
             needs=tuple(sorted(instance.needs)),
+            members=instance.members or tuple(sorted(set(term.members or ()))),
             scalars=dict(instance.scalars),
             heads=term.heads,
         )
@@ -82,7 +87,8 @@ class TermPlanner:
         mask = parent.mask
         if extra.tokens is not None:
             mask = self.resolver.component("mask", mask_component(extra.tokens), (*path, "loss"))
-        plan = self._add(f"{parent.name}.{extra.name}", loss, mask, term, parent.share)
+        section = term.model_copy(update={"family": parent.family, "members": extra.members or parent.members or None})
+        plan = self._add(f"{parent.name}.{extra.name}", loss, mask, section, parent.share)
         self.terms[-1] = plan.model_copy(update={"weight": term.weight * extra.weight, "brought_by": parent.name})
 
     def _share(self, term: TermSection, path: Path) -> Share:
@@ -110,7 +116,8 @@ class TermPlanner:
             if name in known_columns() or scalar_outputs(self.terms).get(name, unit) != unit:
                 message = f"loss '{type_}' has a scalar output of its own named `{name}`, which is another column"
                 raise PluginError(message, hint="give it another name; two of one name are of one unit")
-        known = {name for name, whose in known_columns().items() if whose in ("", family)} | set(loss.scalars)
+        mine = ("", family) if family == ROLLOUTS else ("", family, DATA)
+        known = {name for name, whose in known_columns().items() if whose in mine} | set(loss.scalars)
         if not loss.needs <= known:
             unknown = ", ".join(sorted(loss.needs - known))
             message = f"loss '{type_}' needs {unknown}, which {family} do not have"

@@ -11,9 +11,9 @@ from torch import Generator, Tensor
 
 from wavalign.engine.contracts.model import answer, token_sequence
 from wavalign.engine.contracts.origins import guarded_block, origin
+from wavalign.engine.contracts.token_rewards import LARGEST_REWARD, token_values
 from wavalign.engine.contracts.values import (
     exact,
-    finite,
     json_value,
     named,
     names,
@@ -26,7 +26,6 @@ from wavalign.engine.contracts.values import (
     whole,
 )
 from wavalign.plugins.api import (
-    SHOWN,
     Architecture,
     Measurement,
     Metric,
@@ -36,7 +35,6 @@ from wavalign.plugins.api import (
     SamplingOptions,
 )
 from wavalign.plugins.batch import (
-    SCORED_ROLES,
     Dialogue,
     Rollout,
     RolloutGroup,
@@ -50,8 +48,6 @@ from wavalign.plugins.guard import Broken
 _OF_THE_LINE = ("stage", "step", "split", "time", "evaluation_seconds")
 _BESIDE = ("low", "high", "count", "ceiling", "ceiling_low", "ceiling_high")
 """Keys of an evaluation's line that are no value's name."""
-LARGEST_REWARD = 1e12
-"""Sums and variances of rewards stay finite, also in 32 bits."""
 TOLERANCE = 1e-4
 """How far above 0 rounding may lift a log-prob."""
 _FEWEST = 2
@@ -162,6 +158,7 @@ def _measurement(found: object, groups: int) -> Measurement:
     want(found.unit, str, f"the unit of {found.name}")
     want(found.says, str, f"what {found.name} says")
     want(found.details, Mapping, f"the details of {found.name}")
+    want(found.points, Mapping, f"the points of {found.name}")
     items = _column(found.items, f"the items of {found.name}", groups, may_be_empty=True)
     return replace(
         found,
@@ -178,7 +175,18 @@ def _measurement(found: object, groups: int) -> Measurement:
             )
             for key, column in found.details.items()
         },
+        points={
+            text(key): tuple(None if each is None else _point(each) for each in _column(column, f"cloud {key}", groups))
+            for key, column in found.points.items()
+        },
     )
+
+
+def _point(found: object) -> tuple[float, float]:
+    if not isinstance(found, tuple | list) or len(found) != 2:
+        raise Broken(f"gave {shown(found)} as a point, which is two numbers")
+    x, y = (number(each, "a point's place") for each in found)
+    return x, y
 
 
 def _check_name(name: object) -> None:
@@ -232,28 +240,6 @@ def scored(found: object, low: float, high: float, *, completion: TokenSequence 
     return Scored(value, text(found.reason), said, tokens=tokens)
 
 
-def token_values(found: object, completion: TokenSequence, low: float, high: float) -> Tensor:
-    """A reward's values of single tokens [S, Tc] as a float64 copy; raises Broken for what is none of `completion`."""
-    given = tensor(found, "tokens", shape=completion.ids.shape).detach().to("cpu", torch.float64, copy=True)
-    finite(given, "tokens")
-    least, most = min(low, 0.0), max(high, 0.0)
-    outside = ((given < least) | (given > most) | (given.abs() > LARGEST_REWARD)).nonzero()
-    if len(outside):
-        place = outside[0].tolist()
-        value = exact(float(given[tuple(place)]))
-        raise Broken(f"gave {value} in tokens at {place}; each lies between 0 and the ends of its range")
-    nobody = ((given != 0) & ~is_scored(completion.roles)).nonzero()
-    if len(nobody):
-        place = nobody[0].tolist()
-        raise Broken(f"gave a value in tokens at {place}, where the layout put the token and the model chose none")
-    return given
-
-
-def is_scored(roles: Tensor) -> Tensor:
-    """Bool [...]: which of `roles` [...] the model chose itself."""
-    return torch.isin(roles, torch.tensor([int(role) for role in SCORED_ROLES], dtype=roles.dtype))
-
-
 def details(found: object) -> dict[str, float | str]:
     """What is worth showing beside a value, as JSON can hold it: what is neither finite number nor text is put so."""
     if not isinstance(found, Mapping):
@@ -287,7 +273,7 @@ def range_problem(low: object, high: object) -> str:
 
 
 def _reward_made(reward: Reward) -> None:
-    _needs_known(reward.needs, SHOWN)
+    _needs_of_sound(reward.needs, "pieces")
     declared = reward.range
     if not isinstance(declared, tuple | list) or len(declared) != 2:
         raise Broken(f"left {shown(declared)} as `range`, which is the lowest and the highest value")
@@ -297,14 +283,14 @@ def _reward_made(reward: Reward) -> None:
 
 
 def _metric_made(metric: Metric) -> None:
-    _needs_known(metric.needs, frozenset({"text", "waveform"}))
+    _needs_of_sound(metric.needs, "states")
 
 
-def _needs_known(found: object, known: frozenset[str]) -> None:
-    unknown = names(found, "`needs`") - known
+def _needs_of_sound(found: object, *more: str) -> None:
+    known = ("text", "waveform", *more)
+    unknown = names(found, "`needs`") - {*known}
     if unknown:
-        listed = " and ".join(", ".join(sorted(known)).rsplit(", ", 1))
-        raise Broken(f"needs {shown(min(unknown))}; there are {listed}")
+        raise Broken(f"needs {shown(min(unknown))}; there are {', '.join(known[:-1])} and {known[-1]}")
 
 
 # --- copies -----------------------------------------------------------------------------------------------------
@@ -320,6 +306,7 @@ def lent_rollout(rollout: Rollout) -> Rollout:
         logprobs=rollout.logprobs.clone(),
         support=None if rollout.support is None else rollout.support.clone(),
         waveform=None if sound is None else Waveform(sound.samples.copy(), sound.sample_rate),
+        state=None if rollout.state is None else rollout.state.clone(),
     )
 
 
@@ -365,7 +352,10 @@ class Lent(Sequence[RolloutGroup]):
 
 def _lent_group(group: RolloutGroup) -> RolloutGroup:
     return RolloutGroup(
-        lent_dialogue(group.dialogue), lent_tokens(group.prompt), tuple(map(lent_rollout, group.rollouts))
+        lent_dialogue(group.dialogue),
+        lent_tokens(group.prompt),
+        tuple(map(lent_rollout, group.rollouts)),
+        None if group.target_state is None else group.target_state.clone(),
     )
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 from typing_extensions import override
 
-from wavalign.engine.contracts.rollouts import is_scored
+from wavalign.engine.contracts.token_rewards import is_scored
 from wavalign.engine.state.distributed import World
 from wavalign.engine.step.batches import Column, MicroBatch, Row
 from wavalign.engine.step.rewards import LiveReward, Scores, combine, slope

@@ -11,7 +11,7 @@ from wavalign.engine.compile.plan import Operator
 from wavalign.engine.contracts.origins import guarded_block
 from wavalign.engine.step.batches import Column, MicroBatches, RowColumn
 from wavalign.engine.step.executor import Run
-from wavalign.engine.step.learning import seeded_dropout
+from wavalign.engine.step.learning import dropout
 from wavalign.engine.step.rewards import Scores, cut_off
 from wavalign.engine.step.stage import LiveStage
 from wavalign.engine.step.token_level import (
@@ -44,7 +44,7 @@ def old_values(live: LiveStage, _: Operator) -> Run:
         for batch in values["scored_batches"]:
             nothing = torch.zeros_like(batch.tokens.roles, dtype=torch.bool)
             names = ("old_values", values["step"], batch.number)
-            with guarded_block(live.architecture, "the forward pass"), seeded_dropout(live, *names):
+            with guarded_block(live.architecture, "the forward pass"), dropout(live, *names):
                 output = live.backend.evaluate(batch.tokens, nothing, temperature=1.0)
             expected = output.scalars["values"].cpu()
             for index, row in enumerate(batch.rows):
