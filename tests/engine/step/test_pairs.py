@@ -92,14 +92,14 @@ def test_lone_sides_are_enough_for_kto(tmp_path: Path) -> None:
 
 
 def test_stated_scores_reach_the_loss_and_pairs_without_are_left_out(tmp_path: Path) -> None:
-    """At the start the margin is 0: (0 - (index / 10 + 1))^2 of the 24 pairs whose index no three divides."""
-    squared = terms(prefer={"loss": {"type": "rpo", "distance": "squared"}})
+    """At the start the margin is 0: (0 - eta (index / 10 + 1))^2 of the 24 pairs whose index no three divides."""
+    squared = terms(prefer={"loss": {"type": "rpo", "distance": "squared", "eta": 0.1}})
     plan = compiled(tmp_path, *of("toy_scored_pairs"), squared)
     line = train(plan, steps=1)[0][0]
     indices = [index for index in range(36) if index % 3]
     assert (line["tokens/prefer"], line["left_out/prefer"]) == (24, 12)
-    assert line["loss/prefer"] == pytest.approx(sum((index / 10 + 1) ** 2 for index in indices) / 24, rel=1e-5)
-    assert line["prefer/stated_margin"] == pytest.approx(sum(index / 10 + 1 for index in indices) / 24, rel=1e-5)
+    assert line["loss/prefer"] == pytest.approx(sum((index / 100 + 0.1) ** 2 for index in indices) / 24, rel=1e-5)
+    assert line["prefer/stated_margin"] == pytest.approx(sum(index / 100 + 0.1 for index in indices) / 24, rel=1e-5)
     cut = compiled(tmp_path, *of("toy_scored_pairs"), squared, put("batch.micro_batch", 5))
     assert_equal(train(cut), train(plan))
 
