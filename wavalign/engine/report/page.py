@@ -15,7 +15,9 @@ from wavalign.engine.report.cards import Card, before_and_after
 from wavalign.engine.report.curves import Section, sections
 from wavalign.engine.report.data import Measure, RunData, read_run
 from wavalign.engine.report.paired import said_p
+from wavalign.engine.report.pictures import picture_rows
 from wavalign.engine.report.plots import SMOOTH_FROM, Chart, digits, interval_strip, line_chart, number
+from wavalign.engine.report.rounds import all_rounds
 from wavalign.engine.report.sides import CardMaker, CardView, Column
 from wavalign.engine.report.sound import SoundBox
 from wavalign.engine.report.summary import fixed, headline, rows, verdict
@@ -60,6 +62,8 @@ class ChartView:
     svg: Markup
     legend: tuple[LegendItem, ...]
     last_step: str
+    unit: str = "step"
+    """What the axis counts."""
 
 
 @final
@@ -105,6 +109,8 @@ def render_report(run: RunData) -> str:
             strip=lambda row: interval_strip(row.before, row.after, row.drawn_ceiling),
             cards=cards,
             filters=filters(cards),
+            rounds=[(each, [chart_view(chart) for chart in each.charts]) for each in all_rounds(run)],
+            pictures=picture_rows(run),
             rollouts=rollouts,
             sound_note=sound_note(box),
             sections=section_views(sections(run)),
@@ -175,7 +181,7 @@ def chart_view(chart: Chart) -> ChartView:
     places = digits([value for curve in curves for _, value in curve.points])
     legend = tuple(LegendItem(c.label, c.colour, c.dashed, number(c.points[-1][1], places)) for c in curves)
     last = max((step for curve in curves for step, _ in curve.points), default=0)
-    return ChartView(chart.title, chart.caption, line_chart(chart), legend, f"{last:,.0f}")
+    return ChartView(chart.title, chart.caption, line_chart(chart), legend, f"{last:,.0f}", chart.unit)
 
 
 def highlighted(recipe: str) -> Markup:
