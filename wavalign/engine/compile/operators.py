@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal, final
 
 from wavalign.engine.compile.plan import Operator, Scope, TermPlan
+from wavalign.plugins.api import text_is_enough
 
 ANSWERS, ROWS, TOKENS, SCALAR = "[P, G]", "[N]", "[B, S, T]", "[]"
 ROLLOUTS = "rollouts"
@@ -18,6 +19,10 @@ DEMONSTRATIONS = "demonstrations"
 ScalarUnit = Literal["token", "sequence"]
 SCALARS: Mapping[str, ScalarUnit] = {"values": "token", "row_values": "sequence"}
 """Scalar outputs that any policy could have: one at every position, or one a row."""
+DATA = "data"
+"""Stands for every family of rows that comes from data."""
+POINTS: Mapping[str, str] = {"reference_point": SCALAR, "mean_reference_point": SCALAR}
+"""The mean log-ratio of policy and reference on mismatched answers, at least 0: by sums over tokens, and by means."""
 Place = Literal["device", "threads", "host"]
 CountsAs = Literal["rollout", "reward", "learn"]
 Found = Collection[str]
@@ -37,7 +42,8 @@ class Candidate:
     follows: bool = False
     """Whether it is wanted wherever all that it needs is there, though no loss asks for it."""
     columns: Mapping[str, str] = field(default_factory=dict)
-    """Of what it gives, columns that a loss may need, with the family whose rows have them; empty for all families."""
+    """Of what it gives, columns that a loss may need, with the family whose rows have them; empty for all families,
+    `DATA` for those that come from data."""
     describe: Callable[[Found], str] | None = None
     """Its detail, where that hangs on what else is in the graph."""
 
@@ -53,6 +59,22 @@ class RewardNeeds:
 
 @final
 @dataclass(frozen=True, slots=True)
+class AdvantageSays:
+    """What an advantage says about itself."""
+
+    type: str = ""
+    unit: Literal["answer", "token"] = "answer"
+    needs: frozenset[str] = frozenset()
+    """Values beside rewards."""
+
+    @property
+    def columns(self) -> frozenset[str]:
+        """Columns of rows that it needs and that are shown in metrics beside those of terms."""
+        return frozenset({"old_logprobs", "ref_logprobs"}) if "ref_logprobs" in self.needs else frozenset()
+
+
+@final
+@dataclass(frozen=True, slots=True)
 class StageParts:
     """What a stage's components say about themselves: all that its operators are made of."""
 
@@ -63,6 +85,7 @@ class StageParts:
     wants_sound: Mapping[str, bool] = field(default_factory=dict)
     """By term on rollouts, whether its mask may look at more than text."""
     rewards: Mapping[str, RewardNeeds] = field(default_factory=dict)
+    advantage: AdvantageSays = AdvantageSays()
     gate: str | None = None
     """Type of the gate that some share follows."""
     gate_reads_rewards: bool = False
@@ -76,8 +99,7 @@ class StageParts:
 
     def reasons_for_sound(self, found: Found) -> list[str]:
         """Who needs more of an answer than its text."""
-        # One that says of nothing that it needs it may look at anything.
-        rewards = [f"reward.{name}" for name, each in self.rewards.items() if each.needs != frozenset({"text"})]
+        rewards = [f"reward.{name}" for name, each in self.rewards.items() if not text_is_enough(each.needs)]
         terms = [f"term.{name}" for name, wants in self.wants_sound.items() if wants]
         return [name for name in (*rewards, *terms) if name in found]
 
@@ -93,8 +115,8 @@ def scalar_outputs(terms: Sequence[TermPlan]) -> dict[str, ScalarUnit]:
 
 
 def known_columns() -> dict[str, str]:
-    """What a loss may need beside log-probs, with the family whose rows have it; empty for all families."""
-    nobody = StageParts(own_network=False)
+    """What a loss may need beside log-probs, with the family whose rows have it; empty for all families, or `DATA`."""
+    nobody = StageParts(own_network=False, advantage=AdvantageSays(unit="token"))
     return {name: family for each in candidates(nobody) for name, family in each.columns.items()}
 
 
@@ -157,6 +179,15 @@ def _rewards(parts: StageParts) -> Iterator[Candidate]:
         asker=why,
         columns={"rewards": ROLLOUTS},
     )
+    yield from _token_level(parts) if parts.advantage.unit == "token" else _answer_level()
+    if parts.gate is not None:
+        needs = ("rewards",) if parts.gate_reads_rewards else ()
+        yield _one(
+            "gate", "collect", "host", needs=needs, gives={"gate": SCALAR}, counts_as="reward", detail=parts.gate
+        )
+
+
+def _answer_level() -> Iterator[Candidate]:
     yield _one(
         "advantage",
         "collect",
@@ -167,11 +198,20 @@ def _rewards(parts: StageParts) -> Iterator[Candidate]:
         asker="no term needs advantages",
         columns={"advantages": ROLLOUTS},
     )
-    if parts.gate is not None:
-        needs = ("rewards",) if parts.gate_reads_rewards else ()
-        yield _one(
-            "gate", "collect", "host", needs=needs, gives={"gate": SCALAR}, counts_as="reward", detail=parts.gate
-        )
+
+
+def _token_level(parts: StageParts) -> Iterator[Candidate]:
+    says, why = parts.advantage, "no term needs advantages or returns"
+    yield _one(
+        "token_rewards", "collect", "host", needs=("rollouts", "scores"), gives={"token_rewards": TOKENS},
+        counts_as="reward", asker=why,
+    )  # fmt: skip
+    needs = ("rollouts", "scores", "token_rewards", "scored_batches", *sorted(says.needs | says.columns))
+    gives = {"advantages": TOKENS, "returns": TOKENS, "advantage_metrics": SCALAR}
+    yield _one(
+        "token_advantage", "collect", "host", needs=needs, gives=gives, counts_as="reward", detail=says.type, asker=why,
+        columns={"advantages": ROLLOUTS, "returns": ROLLOUTS},
+    )  # fmt: skip
 
 
 def _rows(parts: StageParts) -> Iterator[Candidate]:
@@ -190,12 +230,15 @@ def _rows(parts: StageParts) -> Iterator[Candidate]:
             "collect",
             "host",
             of=family,
-            gives={f"rows.{family}": ROWS},
+            gives={f"rows.{family}": ROWS, f"drawn.{family}": "[D]"},
             asker=f"no term looks at {family}",
         )
     used = {term.family for term in parts.terms}
     needs = tuple(f"rows.{family}" for family in (ROLLOUTS, *parts.families) if family in used)
     yield _one("rows", "collect", "host", needs=needs, gives={"rows": ROWS})
+    if not parts.terms or any("target_scores" in term.needs for term in parts.terms):
+        gives, columns = {"target_scores": ROWS}, {"target_scores": DATA}
+        yield _one("target_scores", "collect", "host", needs=("rows",), gives=gives, columns=columns)
 
 
 def _references(parts: StageParts) -> Iterator[Candidate]:
@@ -206,6 +249,11 @@ def _references(parts: StageParts) -> Iterator[Candidate]:
         "reference", "collect", "device", needs=("scored_batches",), gives={"ref_logprobs": TOKENS}, detail=own,
         asker="no term needs ref_logprobs, so no second model is loaded", columns={"ref_logprobs": ""},
     )  # fmt: skip
+    yield _one(
+        "old_values", "collect", "device", needs=("scored_batches",), gives={"old_values": TOKENS},
+        asker="nobody needs values under the weights that sampled", columns={"old_values": ROLLOUTS},
+    )  # fmt: skip
+    yield from _reference_points(parts)
     if not parts.own_network:
         yield _one(
             "recompute", "collect", "device", needs=("scored_batches", "behaviour_logprobs"),
@@ -214,10 +262,35 @@ def _references(parts: StageParts) -> Iterator[Candidate]:
         )  # fmt: skip
 
 
+def _shown_columns(parts: StageParts) -> frozenset[str]:
+    """Columns that are in the metrics because the advantage needs them."""
+    learns = any({"advantages", "returns"} & set(term.needs) for term in parts.terms)
+    return parts.advantage.columns if learns else frozenset()
+
+
+def _reference_points(parts: StageParts) -> Iterator[Candidate]:
+    """What policy and reference say of answers to other questions, for losses that compare answers with it."""
+    families = sorted({term.family for term in parts.terms if set(term.needs) & POINTS.keys()})
+    if parts.terms and not families:
+        return
+    for family in families:
+        yield _one(
+            "mismatched_rows", "collect", "host", of=family, needs=(f"drawn.{family}",),
+            gives={f"mismatched.{family}": ROWS}, detail="every question with the answers to the next one",
+        )  # fmt: skip
+    rows = tuple(f"mismatched.{family}" for family in families)
+    yield _one("mismatched_reference", "collect", "device", needs=rows, gives={"mismatched_ref_logprobs": TOKENS})
+    yield _one(
+        "reference_point", "update", "device", needs=("updates", *rows, "mismatched_ref_logprobs"), gives=POINTS,
+        columns=dict.fromkeys(POINTS, DATA), detail="a forward without gradient of its own",
+    )  # fmt: skip
+
+
 def _updates(parts: StageParts) -> Iterator[Candidate]:
     detail = f"{parts.epochs} x {parts.mini_batches} mini-batches" if parts.epochs * parts.mini_batches > 1 else ""
     yield _one("updates", "collect", "host", needs=("rows",), gives={"updates": "[U]"}, detail=detail)
-    columns = sorted({need for term in parts.terms for need in term.needs} - set(scalar_outputs(parts.terms)))
+    needs = {need for term in parts.terms for need in term.needs}
+    columns = sorted(needs - set(scalar_outputs(parts.terms)) | _shown_columns(parts))
     if "old_logprobs" in columns and not parts.own_network:
         columns.append("importance")
     yield _one("micro_batches", "update", "host", needs=("updates", *columns), gives={"micro_batches": "[M]"})
