@@ -129,10 +129,15 @@ def values_of(found: Any) -> dict[str, float | None]:
 
 def _points(found: Any) -> dict[str, dict[str, tuple[float, float]]]:
     """The `points` of a line; raises ValueError or TypeError where a place is not two finite numbers."""
-    return {
-        str(name): {str(cloud): (float(x), float(y)) for cloud, (x, y) in clouds.items()}
-        for name, clouds in (found.items() if isinstance(found, dict) else ())
-    }
+    items = found.items() if isinstance(found, dict) else ()
+    return {str(name): {str(cloud): _place(at) for cloud, at in dict(clouds).items()} for name, clouds in items}
+
+
+def _place(at: Any) -> tuple[float, float]:
+    x, y = map(number, at)
+    if x is None or y is None:
+        raise ValueError("a place is two finite numbers")
+    return x, y
 
 
 def number(value: object) -> float | None:

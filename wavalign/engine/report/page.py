@@ -136,6 +136,7 @@ def environment() -> Environment:
     )
     made.filters["fixed"] = fixed
     made.filters["number"] = number
+    made.filters["counted"] = _counted
     made.filters["said_p"] = said_p
     return made
 
@@ -168,6 +169,11 @@ def filters(cards: Sequence[CardView]) -> list[tuple[str, str, int]]:
 def _without_secrets(value: object) -> object:
     """What a template writes, last of all; markup was made of texts that came through `read_run`."""
     return REDACTOR.text(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
+def _counted(value: float | None) -> str:
+    """Whole numbers whole."""
+    return f"{value:,.0f}" if value is not None and value == int(value) else number(value)
 
 
 def section_views(groups: Iterable[Section]) -> list[SectionView]:

@@ -91,7 +91,7 @@ def _title(run: RunData, stage: str, step: int) -> str:
     mine = next((each for each in run.stages if each.name == stage), None)
     if mine is not None and mine.round is not None:
         return f"round {mine.round.number}, {stage.split('.', 1)[-1]}"
-    return f"{stage}, step {step}" if step else f"{stage}, before training"
+    return f"{stage}, step {step}" if step else "before training"
 
 
 def scatter(clouds: Mapping[str, Sequence[tuple[float, float]]], colours: Mapping[str, str], said: str) -> Markup:
