@@ -45,6 +45,7 @@ SOUND = frozenset({"text", "waveform"})
 WORDS: dict[str, dict[str, frozenset[str]]] = {
     "reward": {"needs": SOUND},
     "metric": {"needs": SOUND},
+    "advantage": {"unit": frozenset({"answer", "token"})},
     "loss": {"unit": frozenset({"token", "sequence", "group"})},
 }
 """By kind and name, the words that a class attribute may hold."""

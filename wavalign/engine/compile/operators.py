@@ -155,7 +155,7 @@ def _rewards(parts: StageParts) -> Iterator[Candidate]:
         "advantage",
         "collect",
         "host",
-        needs=("rewards",),
+        needs=("rewards", "scores"),
         gives={"advantages": ANSWERS},
         counts_as="reward",
         asker="no term needs advantages",

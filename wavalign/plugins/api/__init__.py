@@ -10,13 +10,26 @@ from wavalign.plugins.api.codec import Codec, Nar
 from wavalign.plugins.api.data import DataSource, StreamPosition, StreamRecord, StreamSource
 from wavalign.plugins.api.metric import Detail, Measurement, Metric
 from wavalign.plugins.api.model import Architecture, DecodingState, Dimensions, EncodeAudio, ModelSource, Policy
-from wavalign.plugins.api.objective import Advantage, Gate, GateReading, Loss, LossInputs, LossOutput, Mask, Regularizer
+from wavalign.plugins.api.objective import (
+    Advantage,
+    AdvantageInputs,
+    AdvantageOutput,
+    Gate,
+    GateReading,
+    Loss,
+    LossInputs,
+    LossOutput,
+    Mask,
+    Regularizer,
+)
 from wavalign.plugins.api.reward import Reward
 from wavalign.plugins.api.rollout import Distribution, Provider, Sample, Sampler, SamplingOptions
 from wavalign.plugins.api.tracker import Tracker
 
 __all__ = [
     "Advantage",
+    "AdvantageInputs",
+    "AdvantageOutput",
     "Architecture",
     "Codec",
     "DataSource",
