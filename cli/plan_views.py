@@ -101,7 +101,14 @@ def _generate(plan: StagePlan) -> list[Branch]:
     return [Branch(f"writes  {said}"), Branch(f"leaves  stages/{plan.name}/data")]
 
 
-_KINDS: Mapping[str, Callable[[StagePlan], list[Branch]]] = {"generate": _generate}
+def _evaluate(plan: StagePlan) -> list[Branch]:
+    """What a stage measures."""
+    section = plan.stage
+    metrics, splits = (", ".join(names) for names in (section.evaluation.metrics, section.data.evaluation))
+    return [Branch(f"measures  {metrics} on {splits}")]
+
+
+_KINDS: Mapping[str, Callable[[StagePlan], list[Branch]]] = {"generate": _generate, "evaluate": _evaluate}
 """What is shown of a stage beside its graph."""
 
 

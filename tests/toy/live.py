@@ -28,7 +28,7 @@ def evaluated_stage(plan: Plan, world: World | None = None) -> tuple[LiveStage, 
     """The first stage of a plan, and what measures it."""
     builder = Builder(plan, world if world is not None else World.single("cpu"), silent)
     live = builder.stage(plan.stages[0], None)
-    evaluator = builder.evaluator(live)
+    evaluator = builder.evaluator(live.plan, live.roller)
     live.closing.append(evaluator.close)
     return live, evaluator
 

@@ -77,9 +77,10 @@ class Stage(StageSections):
 
     name: StageName
     """Its name; folders, `start` and data sources refer to it."""
-    type: Literal["train", "fit_codec", "generate"] = "train"
+    type: Literal["train", "fit_codec", "generate", "evaluate"] = "train"
     """`train` optimises the objective; `fit_codec` fits `model.codec` on the sound of `data.demonstrations`; `generate`
-    writes the policy's answers to `data.prompts` as a data set that later stages read."""
+    writes the policy's answers to `data.prompts` as a data set that later stages read; `evaluate` measures
+    `data.evaluation` with `evaluation.metrics` and leaves nothing to start from."""
     start: str | None = None
     """Name of the earlier stage whose weights (or codec) it starts from; omitted, the last one before that left any, or
     `model`. Within a `repeat` a stage of the same round; from outside `REPEAT.STAGE`, that of the best or last round.

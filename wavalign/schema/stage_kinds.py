@@ -12,25 +12,32 @@ Artifact = Literal["weights", "codec", "dataset"]
 class StageKind:
     """One kind of stage."""
 
-    leaves: Artifact
-    """What later stages find under its name."""
+    leaves: Artifact | None
+    """What later stages find under its name; None where it leaves nothing but what it logs."""
     headings: frozenset[str]
     """Headings of `data` that it may read: what shared sections say under others is of no concern to it."""
     network: bool
     """Whether it builds the policy."""
     learns: bool = False
     """Whether it optimises the objective, over `steps`."""
+    measures: bool = False
+    """Whether it measures the held-out splits."""
 
     @property
     def is_start(self) -> bool:
         """Whether a later stage may start from it."""
-        return self.leaves != "dataset"
+        return self.leaves in ("weights", "codec")
 
 
 KINDS: Mapping[str, StageKind] = {
     "train": StageKind(
-        "weights", frozenset({"prompts", "demonstrations", "families", "evaluation"}), network=True, learns=True
+        "weights",
+        frozenset({"prompts", "demonstrations", "families", "evaluation"}),
+        network=True,
+        learns=True,
+        measures=True,
     ),
     "fit_codec": StageKind("codec", frozenset({"demonstrations"}), network=False),
     "generate": StageKind("dataset", frozenset({"prompts"}), network=True),
+    "evaluate": StageKind(None, frozenset({"evaluation"}), network=True, measures=True),
 }

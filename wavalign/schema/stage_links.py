@@ -50,7 +50,8 @@ def _of_start(
         message = f"`{quoted(start)}` is not an earlier stage"
         yield _problem(source, path, message, did_you_mean(start, left) or _earlier(left, earlier))
     elif start not in left:
-        message = f"stage `{quoted(start)}` writes answers and leaves no weights to start from"
+        what = "writes answers" if _kind(earlier[start]).leaves == "dataset" else "measures"
+        message = f"stage `{quoted(start)}` {what} and leaves no weights to start from"
         hint = f"leave `start` out for the last weights before, or name one of: {_listed(left)}"
         yield _problem(source, path, message, hint)
     else:
@@ -66,7 +67,7 @@ def _of_source(
 ) -> Iterator[Problem]:
     """A data source at `path` that names a stage."""
     name = str(_at(source.tree, path))
-    written = [each for each, other in earlier.items() if not _kind(other).is_start]
+    written = [each for each, other in earlier.items() if _kind(other).leaves == "dataset"]
     if name not in written:
         what = "writes no answers" if name in earlier else "is not an earlier stage"
         hint = did_you_mean(name, written) or f"earlier `generate` stages: {_listed(written)}"

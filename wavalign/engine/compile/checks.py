@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import final
 
 from wavalign.engine.compile.names import name_problems
-from wavalign.engine.compile.operators import DEMONSTRATIONS, ROLLOUTS
+from wavalign.engine.compile.operators import DEMONSTRATIONS, POINTS, ROLLOUTS
 from wavalign.engine.compile.plan import Cluster, TermPlan
 from wavalign.engine.contracts.rollouts import range_problem
 from wavalign.plugins.api import Gate, Metric, Reward
@@ -38,8 +38,9 @@ def watch_problem(watched: Watched, stage: Stage) -> str:
 def measured_in_round(watched: Watched, stage: Stage) -> bool:
     """Whether a stage leaves a measurement of a value's split at its end, or on the way there."""
     evaluation, split = stage.evaluation, watched.metric.split("/", 1)[0]
-    when = evaluation.at_end or evaluation.every > 0 or stage.steps == 0
-    return KINDS[stage.type].learns and bool(evaluation.metrics) and split in stage.data.evaluation and when
+    kind = KINDS[stage.type]
+    when = evaluation.at_end or evaluation.every > 0 or stage.steps == 0 or not kind.learns
+    return kind.measures and bool(evaluation.metrics) and split in stage.data.evaluation and when
 
 
 @final
@@ -139,6 +140,15 @@ class StageChecks:
             hint = "add data.prompts: what is answered, e.g. {type: jsonl, path: questions.jsonl}"
             self.note("missing_section", "generate needs data.prompts", ("data", "prompts"), hint)
 
+    def evaluate(self) -> None:
+        """A stage that measures."""
+        if not self._whole("evaluation", "model", "data"):
+            return
+        if not self.stage.evaluation.metrics:
+            hint = "add evaluation.metrics, e.g. `{text: {type: text_accuracy}}`"
+            self.note("missing_section", "evaluate needs evaluation.metrics", ("evaluation", "metrics"), hint)
+        self._evaluation()
+
     def fit_codec(self) -> None:
         """A stage that fits a codec."""
         if not self._whole("model", "data"):
@@ -169,6 +179,10 @@ class StageChecks:
                 hint = f"add {heading}, e.g. {{type: jsonl, path: gold.jsonl}}"
                 message = f"term `{name}` learns from {term.family}, and {heading} is not there"
                 self.note("missing_section", message, path, hint)
+            if POINTS.keys() & set(term.needs) and self.stage.batch.families.get(term.family) == 1:
+                hint = "two or more: an answer is compared with what is said to other questions of the step"
+                message = f"term `{name}` needs a reference point, and a step has one dialogue of {term.family}"
+                self.note("bad_value", message, ("batch", "families", term.family), hint)
             if "advantages" in term.needs and not self.stage.rewards:
                 hint = "add rewards, e.g. `rewards: {answer: {type: answer_match}}`"
                 message = f"term `{name}` needs advantages, and there are no rewards"
@@ -245,6 +259,7 @@ _RULES: Mapping[str, Callable[[StageChecks], None]] = {
     "train": StageChecks.train,
     "fit_codec": StageChecks.fit_codec,
     "generate": StageChecks.generate,
+    "evaluate": StageChecks.evaluate,
 }
 """What a kind of stage demands of its sections."""
 

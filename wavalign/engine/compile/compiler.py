@@ -8,7 +8,7 @@ from wavalign.engine.compile.geometry import only_measuring, plan_geometry
 from wavalign.engine.compile.graph import build_graph
 from wavalign.engine.compile.instruments import shared_instruments
 from wavalign.engine.compile.lowering import deepspeed_config
-from wavalign.engine.compile.operators import SCALARS
+from wavalign.engine.compile.operators import scalar_outputs
 from wavalign.engine.compile.parts import left_out, stage_parts
 from wavalign.engine.compile.plan import Cluster, Graph, Plan, StagePlan, Warned
 from wavalign.engine.compile.resolve import Resolver
@@ -141,7 +141,9 @@ class _Compiler:
                 processes=self.processes,
                 device=self.device,
             )
-        scalars = tuple(ScalarHead(name, unit) for name, unit in SCALARS.items() if graph.gives(name))
+        scalars = tuple(
+            ScalarHead(name, unit) for name, unit in scalar_outputs(plan.terms).items() if graph.gives(name)
+        )
         decided = {"graph": graph, "geometry": geometry, "deepspeed": lowered, "scalars": scalars}
         plan = plan.model_copy(update=decided)
         return plan.model_copy(update={"warnings": tuple(self._warnings(plan, path))})
@@ -175,7 +177,7 @@ class _Compiler:
                 continue
             if not any(measured_in_round(stop, each) for each in body):
                 message = f"`{stop.metric}` is measured in no stage of the rounds"
-                hint = "give a train stage of theirs evaluation.metrics and a split of data.evaluation by that name"
+                hint = "give a train or evaluate stage of theirs evaluation.metrics and a split by that name"
                 self._note_at(("stages", index))("bad_value", message, ("round", "stop_early", "metric"), hint)
 
     def _has_weights(self, index: int) -> bool:

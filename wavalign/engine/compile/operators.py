@@ -15,8 +15,13 @@ ROLLOUTS = "rollouts"
 """The family of rows that the policy samples."""
 DEMONSTRATIONS = "demonstrations"
 """The family of rows under the heading `data.demonstrations`; others have the names that `data.families` gives them."""
-SCALARS: Mapping[str, Literal["token", "sequence"]] = {"values": "token", "row_values": "sequence"}
-"""Scalar outputs of the scored policy: one at every position, or one a row."""
+ScalarUnit = Literal["token", "sequence"]
+SCALARS: Mapping[str, ScalarUnit] = {"values": "token", "row_values": "sequence"}
+"""Scalar outputs that any policy could have: one at every position, or one a row."""
+DATA = "data"
+"""Stands for every family of rows that comes from data."""
+POINTS: Mapping[str, str] = {"reference_point": SCALAR, "mean_reference_point": SCALAR}
+"""The mean log-ratio of policy and reference on mismatched answers, at least 0: by sums over tokens, and by means."""
 Place = Literal["device", "threads", "host"]
 CountsAs = Literal["rollout", "reward", "learn"]
 Found = Collection[str]
@@ -36,7 +41,8 @@ class Candidate:
     follows: bool = False
     """Whether it is wanted wherever all that it needs is there, though no loss asks for it."""
     columns: Mapping[str, str] = field(default_factory=dict)
-    """Of what it gives, columns that a loss may need, with the family whose rows have them; empty for all families."""
+    """Of what it gives, columns that a loss may need, with the family whose rows have them; empty for all families,
+    `DATA` for those that come from data."""
     describe: Callable[[Found], str] | None = None
     """Its detail, where that hangs on what else is in the graph."""
 
@@ -86,8 +92,13 @@ def candidates(parts: StageParts) -> list[Candidate]:
     return [each for group in GIVERS for each in group(parts)]
 
 
+def scalar_outputs(terms: Sequence[TermPlan]) -> dict[str, ScalarUnit]:
+    """Scalar outputs that the policy of these terms could have, their losses' own ones among them."""
+    return {**SCALARS, **{name: unit for term in terms for name, unit in term.scalars.items()}}
+
+
 def known_columns() -> dict[str, str]:
-    """What a loss may need beside log-probs, with the family whose rows have it; empty for all families."""
+    """What a loss may need beside log-probs, with the family whose rows have it; empty for all families, or `DATA`."""
     nobody = StageParts(own_network=False)
     return {name: family for each in candidates(nobody) for name, family in each.columns.items()}
 
@@ -184,7 +195,7 @@ def _rows(parts: StageParts) -> Iterator[Candidate]:
             "collect",
             "host",
             of=family,
-            gives={f"rows.{family}": ROWS},
+            gives={f"rows.{family}": ROWS, f"drawn.{family}": "[D]"},
             asker=f"no term looks at {family}",
         )
     used = {term.family for term in parts.terms}
@@ -200,6 +211,7 @@ def _references(parts: StageParts) -> Iterator[Candidate]:
         "reference", "collect", "device", needs=("scored_batches",), gives={"ref_logprobs": TOKENS}, detail=own,
         asker="no term needs ref_logprobs, so no second model is loaded", columns={"ref_logprobs": ""},
     )  # fmt: skip
+    yield from _reference_points(parts)
     if not parts.own_network:
         yield _one(
             "recompute", "collect", "device", needs=("scored_batches", "behaviour_logprobs"),
@@ -208,27 +220,46 @@ def _references(parts: StageParts) -> Iterator[Candidate]:
         )  # fmt: skip
 
 
+def _reference_points(parts: StageParts) -> Iterator[Candidate]:
+    """What policy and reference say of answers to other questions, for losses that compare answers with it."""
+    families = sorted({term.family for term in parts.terms if set(term.needs) & POINTS.keys()})
+    if parts.terms and not families:
+        return
+    for family in families:
+        yield _one(
+            "mismatched_rows", "collect", "host", of=family, needs=(f"drawn.{family}",),
+            gives={f"mismatched.{family}": ROWS}, detail="every question with the answers to the next one",
+        )  # fmt: skip
+    rows = tuple(f"mismatched.{family}" for family in families)
+    yield _one("mismatched_reference", "collect", "device", needs=rows, gives={"mismatched_ref_logprobs": TOKENS})
+    yield _one(
+        "reference_point", "update", "device", needs=("updates", *rows, "mismatched_ref_logprobs"), gives=POINTS,
+        columns=dict.fromkeys(POINTS, DATA), detail="a forward without gradient of its own",
+    )  # fmt: skip
+
+
 def _updates(parts: StageParts) -> Iterator[Candidate]:
     detail = f"{parts.epochs} x {parts.mini_batches} mini-batches" if parts.epochs * parts.mini_batches > 1 else ""
     yield _one("updates", "collect", "host", needs=("rows",), gives={"updates": "[U]"}, detail=detail)
-    columns = sorted({need for term in parts.terms for need in term.needs} - set(SCALARS))
+    columns = sorted({need for term in parts.terms for need in term.needs} - set(scalar_outputs(parts.terms)))
     if "old_logprobs" in columns and not parts.own_network:
         columns.append("importance")
     yield _one("micro_batches", "update", "host", needs=("updates", *columns), gives={"micro_batches": "[M]"})
-    yield _one("denominators", "update", "host", needs=("micro_batches",), gives={"denominators": "[terms, 2]"})
+    yield _one("denominators", "update", "host", needs=("micro_batches",), gives={"denominators": "[terms, 3]"})
 
 
 def _learning(parts: StageParts) -> Iterator[Candidate]:
     families = sorted({term.family for term in parts.terms})
     shared = f"one forward for {' and '.join(families)}; " if len(families) > 1 else ""
-    gives = {"logprobs": TOKENS} | {name: "[B, T]" if unit == "token" else "[B]" for name, unit in SCALARS.items()}
+    outputs = scalar_outputs(parts.terms)
+    gives = {"logprobs": TOKENS} | {name: "[B, T]" if unit == "token" else "[B]" for name, unit in outputs.items()}
     forward = _one(
         "forward", "micro_batch", "device", needs=("micro_batches",), gives=gives, columns=dict.fromkeys(SCALARS, ""),
         detail=f"{shared}only positions some term weighs",
     )  # fmt: skip
     yield replace(forward, unread={"values": "no term needs values, so there is no critic"})
     for term in parts.terms:
-        scalars = tuple(need for need in term.needs if need in SCALARS)
+        scalars = tuple(need for need in term.needs if need in outputs)
         yield _one(
             "term", "micro_batch", "device", of=term.name,
             needs=("micro_batches", "denominators", "logprobs", *scalars),

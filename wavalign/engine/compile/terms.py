@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, final
 
-from wavalign.engine.compile.operators import known_columns
+from wavalign.engine.compile.operators import DATA, ROLLOUTS, known_columns, scalar_outputs
 from wavalign.engine.compile.plan import TermPlan
 from wavalign.engine.compile.resolve import Resolver
 from wavalign.engine.contracts.construct import construct
@@ -47,7 +47,11 @@ class TermPlanner:
             if len(self.resolver.problems) > before:
                 continue
             parent = self._add(name, loss, mask, term, share)
-            if term.heads == "mtp" and any(known_columns()[need] == parent.family for need in parent.needs):
+            if term.members is not None and parent.members != tuple(sorted(set(term.members))):
+                hint = "leave members out, or take a loss that compares none, e.g. cross_entropy"
+                message = f"loss '{loss.type}' learns from members {list(parent.members)} of a group together"
+                self._problem("conflict", message, (*path, "members"), hint)
+            if term.heads == "mtp" and any(known_columns().get(need) == parent.family for need in parent.needs):
                 hint = "multi-token-prediction heads are trained on demonstrations, e.g. by loss: cross_entropy"
                 message = f"term `{name}` is made for {parent.family} and asks for heads: mtp"
                 self._problem("conflict", message, path, hint)
@@ -71,6 +75,8 @@ class TermPlanner:
             unit=instance.unit,
             whole_groups=instance.whole_groups or instance.unit == "group",
             needs=tuple(sorted(instance.needs)),
+            members=instance.members or tuple(sorted(set(term.members or ()))),
+            scalars=dict(instance.scalars),
             heads=term.heads,
         )
         self.terms.append(plan)
@@ -81,7 +87,8 @@ class TermPlanner:
         mask = parent.mask
         if extra.tokens is not None:
             mask = self.resolver.component("mask", mask_component(extra.tokens), (*path, "loss"))
-        plan = self._add(f"{parent.name}.{extra.name}", loss, mask, term, parent.share)
+        section = term.model_copy(update={"family": parent.family, "members": extra.members or parent.members or None})
+        plan = self._add(f"{parent.name}.{extra.name}", loss, mask, section, parent.share)
         self.terms[-1] = plan.model_copy(update={"weight": term.weight * extra.weight, "brought_by": parent.name})
 
     def _share(self, term: TermSection, path: Path) -> Share:
@@ -105,7 +112,12 @@ class TermPlanner:
 
     def _check_needs(self, type_: str, loss: Loss, family: str) -> None:
         """Raise PluginError where a loss needs what the rows of its family do not have."""
-        known = {name for name, whose in known_columns().items() if whose in ("", family)}
+        for name, unit in loss.scalars.items():
+            if name in known_columns() or scalar_outputs(self.terms).get(name, unit) != unit:
+                message = f"loss '{type_}' has a scalar output of its own named `{name}`, which is another column"
+                raise PluginError(message, hint="give it another name; two of one name are of one unit")
+        mine = ("", family) if family == ROLLOUTS else ("", family, DATA)
+        known = {name for name, whose in known_columns().items() if whose in mine} | set(loss.scalars)
         if not loss.needs <= known:
             unknown = ", ".join(sorted(loss.needs - known))
             message = f"loss '{type_}' needs {unknown}, which {family} do not have"

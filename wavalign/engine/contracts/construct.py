@@ -32,7 +32,7 @@ AROUND: Mapping[tuple[str, str], Callable[..., Any]] = {
 """By kind and name: called with the object, the plugin's own (for a property without arguments) and the arguments."""
 MADE: Mapping[str, Callable[[Any], None]] = {**model.MADE, **objective.MADE, **rollouts.MADE}
 """By kind: looks at a new object."""
-LEFT_ALONE = {("reward", "score")}
+LEFT_ALONE = {("reward", "score"), ("reward", "score_batch")}
 """What guards itself: a reward that raises is a missing value with a reason, on its own thread."""
 PASSES: Mapping[tuple[str, str], tuple[type[BaseException], ...]] = {
     ("architecture", "save_layout"): (OSError,),

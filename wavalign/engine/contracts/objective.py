@@ -123,6 +123,15 @@ def _needs(_plugin: Loss, own: Callable[[], Any]) -> frozenset[str]:
     return names(own(), "needs")
 
 
+def _scalars(_plugin: Loss, own: Callable[[], Any]) -> dict[str, Any]:
+    found = own()
+    want(found, Mapping, "scalars")
+    for name, unit in found.items():
+        if not isinstance(name, str) or not name.isidentifier() or unit not in ("token", "sequence"):
+            raise Broken(f"gave {shown(name)}: {shown(unit)} in scalars, which is a name and `token` or `sequence`")
+    return dict(found)
+
+
 def _compute_loss(plugin: Loss, own: Callable[[LossInputs], Any], inputs: LossInputs) -> LossOutput:
     lender = inputs.logprobs
     inputs = replace(
@@ -210,6 +219,7 @@ AROUND: Mapping[tuple[str, str], Callable[..., Any]] = {
     ("gate", "update"): _update,
     **{(kind, "state_dict"): _state_dict for kind in ("advantage", "gate", "provider", "reward")},
     ("loss", "needs"): _needs,
+    ("loss", "scalars"): _scalars,
     ("loss", "compute"): _compute_loss,
     ("loss", "regularizers"): _regularizers,
     ("loss", "inert_on_policy"): _inert,

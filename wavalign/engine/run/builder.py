@@ -134,9 +134,9 @@ class Builder(Parts):
         loss = self.plugin(Loss, term.loss, f"{place}.loss")
         return LiveTerm(term, loss, self.plugin(Mask, term.mask, f"{place}.tokens"))
 
-    def evaluator(self, live: LiveStage) -> Evaluator:
-        """What measures the stage's policy on its held-out splits; it is closed with the stage."""
-        stage, section, roller, encoder = live.plan, live.plan.stage, live.roller, live.roller.encoder
+    def evaluator(self, stage: StagePlan, roller: Roller) -> Evaluator:
+        """What measures a policy on the stage's held-out splits; the caller closes it."""
+        section, encoder = stage.stage, roller.encoder
         splits, metrics = {}, {}
         if section.evaluation.metrics:
             # Every rank comes along: preparing a source is done together, and each measures its share.

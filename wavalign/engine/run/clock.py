@@ -33,7 +33,7 @@ class StepClock:
     def begin(self, live: LiveStage) -> int:
         """Give the steps that the stage has seen, those of its checkpoint where the run goes on from one of it."""
         stage, checkpoint = live.plan, self.resumed
-        self.measuring.begin(live, self.builder.evaluator(live))
+        self.measuring.begin(live, self.builder.evaluator(live.plan, live.roller))
         self.checkpoints.begin(stage)
         if checkpoint is None or checkpoint.step < stage.first_step or checkpoint.meta["stage"] != stage.name:
             return 0

@@ -175,6 +175,7 @@ def _components(stage: StagePlan) -> Iterator[tuple[str, str, Component]]:
             yield kind, name, one
     if stage.kind.learns:
         yield from (("reward", f"rewards.{name}", each) for name, each in section.rewards.items())
+    if stage.kind.measures:
         yield from (("metric", f"evaluation.metrics.{name}", each) for name, each in section.evaluation.metrics.items())
     for name, sources in headings(stage).items():
         yield from (("data", f"data.{name}", each) for each in sources)

@@ -1,8 +1,11 @@
 """When a stage is measured, how its ranks come together for it, and where what was found is written."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from typing import Any, final
 
+from wavalign.engine.compile.plan import StagePlan
 from wavalign.engine.run.checkpointing import RunCheckpoints
 from wavalign.engine.run.evaluation import Evaluator, SplitResult
 from wavalign.engine.run.observers import Observer
@@ -10,9 +13,11 @@ from wavalign.engine.run.rollout_log import RecordMaker, evaluation_line
 from wavalign.engine.run.run_log import RunLog
 from wavalign.engine.run.shares import Ranks
 from wavalign.engine.run.stopping import StopSignals
+from wavalign.engine.run.watching import Watches
 from wavalign.engine.state.distributed import World
 from wavalign.engine.step.stage import LiveStage
 from wavalign.errors import RankLostError
+from wavalign.plugins.api import Policy
 
 
 @final
@@ -62,6 +67,18 @@ class Meetings:
 
 
 @final
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """Who is measured, in which stage."""
+
+    stage: StagePlan
+    policy: Policy
+    evaluator: Evaluator
+    opened: Callable[[], AbstractContextManager[Any]] = nullcontext
+    """Inside, the policy's parameters are whole on every rank."""
+
+
+@final
 class Measuring:
     """The evaluations of a run on one rank; every rank calls every method alike."""
 
@@ -86,14 +103,27 @@ class Measuring:
             self.evaluate(live, step)
 
     def evaluate(self, live: LiveStage, step: int) -> None:
-        """Every rank opens the parameters and answers its share, the first measures what all have answered."""
+        """Measure a stage that learns after `step` steps; the best weights so far are kept where a value is watched."""
+        assert self._evaluator is not None  # the stage has begun
+        backend, watches = live.backend, self.checkpoints.watches
+        subject = Subject(live.plan, backend.policy, self._evaluator, backend.full_parameters)
+        values = self._together(subject, step, watches)
+        if watches is not None and values and watches.see(values, step):
+            self.checkpoints.keep_best()
+
+    def measure(self, stage: StagePlan, policy: Policy, evaluator: Evaluator) -> None:
+        """Measure `policy`, which is whole on every rank, in a stage that does nothing else."""
+        self._together(Subject(stage, policy, evaluator), 0, None)
+
+    def _together(self, subject: Subject, step: int, watches: Watches | None) -> list[float]:
+        """Every rank opens the parameters and answers its share, the first measures all; gives the watched values."""
         complete, values = False, list[float]()
-        watches, meetings = self.checkpoints.watches, Meetings(self.world, self.stop)
+        meetings = Meetings(self.world, self.stop)
         self.stop.waits = True  # the parameters are opened together
         try:
-            with live.backend.full_parameters():
+            with subject.opened():
                 meetings.go_on()
-                measured = self._measure(live, step, meetings)
+                measured = self._measure(subject, step, meetings)
                 if self.world.is_first and measured and watches is not None:
                     values = watches.pick(measured)
             complete = True
@@ -103,18 +133,17 @@ class Measuring:
                 values = meetings.meet(complete, values)
             self.together = meetings.over
         meetings.go_on()
-        if watches is not None and values and watches.see(values, step):
-            self.checkpoints.keep_best()
+        return values
 
-    def _measure(self, live: LiveStage, step: int, ranks: Ranks) -> dict[str, Mapping[str, float]]:
+    def _measure(self, subject: Subject, step: int, ranks: Ranks) -> dict[str, Mapping[str, float]]:
         """Values by split on the first rank, which writes and tells them; none on the others."""
-        number = live.plan.first_step + step
+        stage = subject.stage
+        number = stage.first_step + step
         measured: dict[str, Mapping[str, float]] = {}
-        when = "start" if step == 0 else "end" if step == live.plan.steps else "middle"
+        when = "start" if step == 0 else "end" if step == stage.steps else "middle"
         seen = (self.observer.progress, self.observer.waiting)
-        assert self._evaluator is not None  # a stage has begun
-        for result in self._evaluator.run(live.backend.policy, *seen, ranks=ranks):
-            self._log(live.plan.name, number, result)
+        for result in subject.evaluator.run(subject.policy, *seen, ranks=ranks):
+            self._log(stage.name, number, result)
             self.observer.evaluation(result.split, result.values, when)
             measured[result.split] = result.values
         return measured

@@ -233,7 +233,7 @@ def _with_param(component: C, name: str, path: str) -> C:
 
 def _is_heard(stage: StagePlan) -> bool:
     """Whether the stage's answers become sound."""
-    measured = bool(stage.stage.evaluation.metrics) and stage.kind.learns
+    measured = bool(stage.stage.evaluation.metrics) and stage.kind.measures
     return measured or stage.kind.leaves == "dataset" or stage.graph.gives("waveforms")
 
 

@@ -118,6 +118,8 @@ def _value(folder: RunFolder, stages: Sequence[StagePlan], watch: Watch) -> floa
             f"`{watch.watched.metric}` decides when rounds end, and the round of {stages[0].name} did not measure it",
             hint="let a stage of every round measure: evaluation.metrics, with evaluation.at_end",
         )
+    # A round may measure in several stages: the value is that of the last one that has it.
+    lines = [each for each in lines if watch.watched.metric.split("/", 1)[1] in each] or lines
     last = lines[-1]["stage"]
     held = read_json(folder.complete(last))["model"]
     kept = [each for each in lines if held and (each["stage"], each["step"]) == (last, held["step"])]

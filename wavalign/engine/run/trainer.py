@@ -7,7 +7,7 @@ from typing import Any, final
 from wavalign.engine.compile.components import written_by_stages
 from wavalign.engine.compile.plan import Plan, StagePlan
 from wavalign.engine.compile.stage_links import start_in_plan
-from wavalign.engine.run.answering import answering
+from wavalign.engine.run.answering import answerer, answering
 from wavalign.engine.run.builder import Builder
 from wavalign.engine.run.checkpointing import RunCheckpoints
 from wavalign.engine.run.clock import StepClock
@@ -89,6 +89,16 @@ class Trainer:
     def answering(self, stage: StagePlan) -> Answering:
         """Its policy and the prompts it answers."""
         return answering(self.builder, stage, self.start_folder(stage))
+
+    def measure(self, stage: StagePlan) -> None:
+        """Measure the held-out splits with what the stage starts from, and log it."""
+        self.observer.waiting("building the model", 0, 0)
+        policy, roller = answerer(self.builder, stage, self.start_folder(stage))
+        evaluator = self.builder.evaluator(stage, roller)
+        try:
+            self.clock.measuring.measure(stage, policy, evaluator)
+        finally:
+            evaluator.close()
 
     def export(self, live: LiveStage) -> None:
         """Leave the stage's model in its original layout, whole or not at all."""

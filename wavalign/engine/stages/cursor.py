@@ -100,6 +100,9 @@ class Cursor(Protocol):
     def answering(self, stage: StagePlan) -> Answering:
         """The stage's policy and the prompts it answers."""
 
+    def measure(self, stage: StagePlan) -> None:
+        """Measure the held-out splits with what the stage starts from, and log it."""
+
     def export(self, live: LiveStage) -> None:
         """Leave the stage's model and mark the stage complete."""
 

@@ -58,6 +58,8 @@ class Call:
     rollout: Rollout
     dialogue: Dialogue
     place: tuple[int, int]
+    first: bool = True
+    """Whether no call before it is asked together with it."""
     started: float | None = None
     result: Scored | None = None
     error: BaseException | None = None
@@ -97,7 +99,8 @@ class RewardPool:
 
     def __init__(self, rewards: Sequence[LiveReward], workers: int) -> None:
         self.rewards = tuple(rewards)
-        self._queue: queue.SimpleQueue[Call | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[Sequence[Call]] = queue.SimpleQueue()
+        """Calls that are asked together; none ends a thread."""
         self._finished = threading.Condition()
         self._workers = workers
         self._asked: dict[str, Sequence[Call]] = {}
@@ -112,8 +115,12 @@ class RewardPool:
             for p, group in enumerate(groups)
             for g, rollout in enumerate(group.rollouts)
         ]
-        for call in calls:
-            self._queue.put(call)
+        size = live.reward.batch_size
+        for start in range(0, len(calls), size):
+            together = calls[start : start + size]
+            for call in together[1:]:
+                call.first = False
+            self._queue.put(together)
         return calls
 
     def score(self, name: str, groups: Sequence[RolloutGroup]) -> Sequence[Call]:
@@ -141,7 +148,7 @@ class RewardPool:
     def close(self) -> None:
         """Let the threads end and the rewards free what they hold."""
         for _ in range(self._workers):
-            self._queue.put(None)
+            self._queue.put(())
         close_all(live.reward.close for live in self.rewards)
 
     def _start_thread(self) -> None:
@@ -149,13 +156,15 @@ class RewardPool:
         threading.Thread(target=self._work, name="reward", daemon=True).start()
 
     def _work(self) -> None:
-        while (call := self._queue.get()) is not None:
-            call.started = time.monotonic()
-            result = _scored(call)
+        while calls := self._queue.get():
+            began = time.monotonic()
+            for call in calls:
+                call.started = began
+            results = _scored(calls)
             with self._finished:
-                given_up = call.result is not None
-                if not given_up:
-                    call.result = result
+                given_up = calls[0].result is not None
+                for call, result in zip(calls, results, strict=True):
+                    call.result = call.result if given_up else result
                 self._finished.notify_all()
             if given_up:
                 return  # a replacement has taken this thread's place
@@ -166,27 +175,44 @@ class RewardPool:
             late = call.started is not None and now - call.started > call.live.section.timeout
             if late and call.result is None:
                 call.result = Scored(None, f"no answer within {call.live.section.timeout:g} s")
-                self._start_thread()
+                if call.first:
+                    self._start_thread()
 
 
-def _scored(call: Call) -> Scored:
-    """The reward's word, held against its contract."""
-    reward = call.live.reward
-    whose = origin(reward)
+def _scored(calls: Sequence[Call]) -> list[Scored]:
+    """The reward's word on each of what it is asked together, held against its contract."""
     try:
-        rollout, dialogue = call.rollout, call.dialogue
-        if whose.own:
-            return scored(reward.score(rollout, dialogue), *reward.range)
-        # Of somebody else's code nobody knows what it does to what it is handed.
-        rollout, dialogue, settings = lent_rollout(rollout), lent_dialogue(dialogue), Settings()
-        try:
-            return scored(reward.score(rollout, dialogue), *reward.range)
-        finally:
-            if changed := settings.put_back():
-                call.fatal = left_changed(whose, "score", changed, code=type(reward).score.__code__)
+        span = calls[0].live.reward.range
+        return [scored(found, *span) for found in _asked(calls)]
     except BaseException as error:  # somebody else's code: its failure is a missing value, counted and shown
-        call.error = error
-        return Scored(None, text(words(error)))
+        for call in calls:
+            call.error = error
+        return [Scored(None, text(words(error)))] * len(calls)
+
+
+def _asked(calls: Sequence[Call]) -> Sequence[object]:
+    """What the reward says of each; of somebody else's code nobody knows what it does to what it is handed."""
+    reward = calls[0].live.reward
+    given, whose = [(call.rollout, call.dialogue) for call in calls], origin(reward)
+    if whose.own:
+        return _said(reward, given)
+    given, settings = [(lent_rollout(rollout), lent_dialogue(dialogue)) for rollout, dialogue in given], Settings()
+    try:
+        return _said(reward, given)
+    finally:
+        if changed := settings.put_back():
+            method = type(reward).score if reward.batch_size == 1 else type(reward).score_batch
+            calls[0].fatal = left_changed(whose, method.__name__, changed, code=method.__code__)
+
+
+def _said(reward: Reward, given: Sequence[tuple[Rollout, Dialogue]]) -> Sequence[object]:
+    if reward.batch_size == 1:
+        return [reward.score(*each) for each in given]
+    found = reward.score_batch([rollout for rollout, _ in given], [dialogue for _, dialogue in given])
+    if not isinstance(found, list | tuple) or len(found) != len(given):
+        count = len(found) if isinstance(found, list | tuple) else type(found).__name__
+        raise ValueError(f"score_batch gave {count} results for {len(given)} answers")
+    return found
 
 
 def collect_scores(

@@ -127,8 +127,8 @@ class LossInputs:
     def column(self, name: str) -> Tensor:
         """A column that the loss's `needs` names: [B, S, T], or [B, 1, 1] where it is one number a row.
 
-        Of the scalar outputs of the policy `values` are [B, T] and `row_values` [B]. PluginError for one that did not
-        come.
+        Of the scalar outputs of the policy `values` are [B, T] and `row_values` [B], and those that a loss has of its
+        own either. PluginError for one that did not come.
         """
         if name not in self.columns:
             raise PluginError(
@@ -168,6 +168,8 @@ class Regularizer:
     tokens: Any
     """Token selection as in a recipe; None means the tokens of the parent term."""
     weight: float
+    members: tuple[int, ...] = ()
+    """Members of a group that it is of, e.g. (0,) for the chosen one of a pair; empty for those of the parent term."""
 
 
 class Loss(Plugin):
@@ -180,6 +182,9 @@ class Loss(Plugin):
     """Rows the loss is made for, e.g. `rollouts` or `demonstrations`; a term may name another family."""
     whole_groups: ClassVar[bool] = False
     """Whether the rows of a group must meet in one micro-batch also where the unit is another."""
+    members: ClassVar[tuple[int, ...]] = ()
+    """Members of a group that it is given, e.g. (0, 1) for the two sides of a pair; empty for all there are. Where the
+    unit is the group, one in which a member is not there or holds no token of the term is left out and counted."""
 
     def __init__(self, params: Any) -> None:
         self.params = params
@@ -192,6 +197,14 @@ class Loss(Plugin):
         Of all families `ref_logprobs` and the policy's scalar outputs `values` and `row_values`; of rollouts also
         `old_logprobs`, `advantages` and `rewards`.
         """
+
+    @property
+    def scalars(self) -> Mapping[str, Literal["token", "sequence"]]:
+        """Scalar outputs of its own among what it needs: by name, whether a number is of a token or of a row.
+
+        Each is a head of its own beside the policy; losses that name the same one share it.
+        """
+        return {}
 
     @abstractmethod
     def compute(self, inputs: LossInputs) -> LossOutput:

@@ -1,10 +1,40 @@
 """Rewards: a score per rollout."""
 
 from abc import abstractmethod
-from typing import Any, ClassVar
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol, final
 
 from wavalign.plugins.api.base import Remembers
 from wavalign.plugins.batch import Dialogue, Rollout, Scored
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Facet:
+    """One thing that a reward model judges, and how its rewards were spread over held-out answers."""
+
+    name: str
+    mean: float
+    std: float
+
+
+class RewardModel(Protocol):
+    """A network that learned to score answers, opened by the engine; it may be asked from any thread."""
+
+    @property
+    def facets(self) -> Sequence[Facet]:
+        """What it judges."""
+
+    def rewards(self, rollouts: Sequence[Rollout], dialogues: Sequence[Dialogue]) -> list[Mapping[str, float]]:
+        """Of every answer its reward by facet, as the network gives it."""
+
+
+class RewardModels(Protocol):
+    """Where reward models come from."""
+
+    def open(self, address: str) -> RewardModel:
+        """That of a folder or address; raises PreflightError where it cannot score what the present stage samples."""
 
 
 class Reward(Remembers):
@@ -16,9 +46,15 @@ class Reward(Remembers):
     text alone may be shown answers that were sampled no further than their text."""
     range: ClassVar[tuple[float, float]]
     """Lowest and highest value `score` can give; a recipe's `scale` maps it linearly."""
+    batch_size: int = 1
+    """Most answers of one call: above 1, `score_batch` is called for so many at a time, and never `score`."""
 
     def __init__(self, params: Any) -> None:
         self.params = params
+
+    def prepare(self, models: RewardModels) -> None:
+        """Open the reward models that it scores with; called once, before the first answer."""
+        return
 
     @classmethod
     def dialogue_needs(cls, params: Any, dialogue: Dialogue) -> str | None:
@@ -39,6 +75,10 @@ class Reward(Remembers):
 
         `Scored.absent(reason)` where the answer has nothing to score, `Scored(None, reason)` where the reward failed.
         """
+
+    def score_batch(self, rollouts: Sequence[Rollout], dialogues: Sequence[Dialogue]) -> Sequence[Scored]:
+        """Score several answers, each to the dialogue at its place; what it raises is the failure of them all."""
+        return [self.score(rollout, dialogue) for rollout, dialogue in zip(rollouts, dialogues, strict=True)]
 
     def close(self) -> None:
         """Free what the reward holds; called once."""
