@@ -201,6 +201,9 @@ def _rows(parts: StageParts) -> Iterator[Candidate]:
     used = {term.family for term in parts.terms}
     needs = tuple(f"rows.{family}" for family in (ROLLOUTS, *parts.families) if family in used)
     yield _one("rows", "collect", "host", needs=needs, gives={"rows": ROWS})
+    if not parts.terms or any("target_scores" in term.needs for term in parts.terms):
+        gives, columns = {"target_scores": ROWS}, {"target_scores": DATA}
+        yield _one("target_scores", "collect", "host", needs=("rows",), gives=gives, columns=columns)
 
 
 def _references(parts: StageParts) -> Iterator[Candidate]:

@@ -16,7 +16,7 @@ from wavalign.engine.compile.plan import Operator
 from wavalign.engine.contracts.origins import guarded_block, origin
 from wavalign.engine.state.seeds import generator
 from wavalign.engine.step import learning, references
-from wavalign.engine.step.batches import AnswerColumn, CompletionColumn, MicroBatches, RowColumn
+from wavalign.engine.step.batches import AnswerColumn, CompletionColumn, MicroBatches, RowColumn, ScoreColumn
 from wavalign.engine.step.executor import LiveOperator, Run
 from wavalign.engine.step.metrics import step_result
 from wavalign.engine.step.rewards import collect_scores, hold_budget, judge_truncated
@@ -197,6 +197,10 @@ def _rows(_: LiveStage, plan: Operator) -> Run:
     return lambda values: {"rows": [row for name in plan.needs for row in values[name]]}
 
 
+def _target_scores(_live: LiveStage, _plan: Operator) -> Run:
+    return lambda _values: {"target_scores": ScoreColumn()}
+
+
 def _scored_batches(live: LiveStage, _: Operator) -> Run:
     def run(values: Values) -> Made:
         return {"scored_batches": MicroBatches(live.cutter.cut(values["rows"]), live.world.device)}
@@ -268,6 +272,7 @@ FUNCTIONS: dict[str, Function] = {
     "answer_rows": Function(_answer_rows),
     "data_rows": Function(_data_rows, "reading dialogues to learn from"),
     "rows": Function(_rows),
+    "target_scores": Function(_target_scores),
     "scored_batches": Function(_scored_batches),
     "reference": Function(references.reference, "the reference model"),
     "mismatched_rows": Function(references.mismatched),
