@@ -10,7 +10,6 @@ from wavalign.plugins.api.codec import Codec, Nar
 from wavalign.plugins.api.data import DataSource, StreamPosition, StreamRecord, StreamSource
 from wavalign.plugins.api.metric import Detail, Measurement, Metric
 from wavalign.plugins.api.model import Architecture, DecodingState, Dimensions, EncodeAudio, ModelSource, Policy
-<<<<<<< HEAD
 from wavalign.plugins.api.objective import (
     Advantage,
     AdvantageInputs,
@@ -23,11 +22,7 @@ from wavalign.plugins.api.objective import (
     Mask,
     Regularizer,
 )
-from wavalign.plugins.api.reward import Reward
-=======
-from wavalign.plugins.api.objective import Advantage, Gate, GateReading, Loss, LossInputs, LossOutput, Mask, Regularizer
 from wavalign.plugins.api.reward import Facet, Reward, RewardModel, RewardModels
->>>>>>> main
 from wavalign.plugins.api.rollout import Distribution, Provider, Sample, Sampler, SamplingOptions
 from wavalign.plugins.api.tracker import Tracker
 
