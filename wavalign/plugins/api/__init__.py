@@ -22,11 +22,13 @@ from wavalign.plugins.api.objective import (
     Mask,
     Regularizer,
 )
-from wavalign.plugins.api.reward import Facet, Reward, RewardModel, RewardModels
+from wavalign.plugins.api.reward import SHOWN, Facet, Reward, RewardModel, RewardModels, text_is_enough
 from wavalign.plugins.api.rollout import Distribution, Provider, Sample, Sampler, SamplingOptions
+from wavalign.plugins.api.steps import StepInputs, StepOutput
 from wavalign.plugins.api.tracker import Tracker
 
 __all__ = [
+    "SHOWN",
     "Advantage",
     "AdvantageInputs",
     "AdvantageOutput",
@@ -60,8 +62,11 @@ __all__ = [
     "Sample",
     "Sampler",
     "SamplingOptions",
+    "StepInputs",
+    "StepOutput",
     "StreamPosition",
     "StreamRecord",
     "StreamSource",
     "Tracker",
+    "text_is_enough",
 ]
