@@ -35,10 +35,10 @@ class Selection:
         return replace(batch, terms=terms)
 
     def union(self, batch: MicroBatch, *, only: str | None = None) -> Tensor:
-        """Bool [B, S + E, T]: positions some term weighs (some term that needs `only`)."""
+        """Bool [B, S + E, T]: positions whose log-probs some term reads (some term that needs `only`)."""
         select = torch.zeros_like(batch.tokens.roles, dtype=torch.bool)
         for term in self._terms:
-            if only is None or only in term.needs:
+            if term.loss.reads_logprobs if only is None else only in term.needs:
                 select |= batch.terms[term.plan.name].weights > 0
         return select
 

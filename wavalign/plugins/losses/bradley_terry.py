@@ -44,6 +44,7 @@ class BradleyTerry(Loss):
     Params = BradleyTerryParams
     family = "pairs"
     unit = "group"
+    reads_logprobs = False
     params: BradleyTerryParams
 
     @property
