@@ -235,6 +235,9 @@ class Rollout:
     """The decoded sound; None when no reward or metric listens."""
     version: int | None = None
     """Updates that the weights had seen which sampled it; None for an answer that no provider gave."""
+    state: Tensor | None = None
+    """[H] float32 mean of the last hidden states at its positions of sound, under the policy that is measured; None
+    where it has none, and where no metric asks for states."""
 
 
 @final
@@ -245,6 +248,8 @@ class RolloutGroup:
     dialogue: Dialogue
     prompt: TokenSequence
     rollouts: tuple[Rollout, ...]
+    target_state: Tensor | None = None
+    """[H] as `Rollout.state`, of the dialogue's target behind the same prompt."""
 
 
 @final

@@ -44,7 +44,7 @@ DECLARED = ("needs", "range", "family", "unit")
 SOUND = frozenset({"text", "waveform"})
 WORDS: dict[str, dict[str, frozenset[str]]] = {
     "reward": {"needs": SOUND},
-    "metric": {"needs": SOUND},
+    "metric": {"needs": SOUND | {"states"}},
     "loss": {"unit": frozenset({"token", "sequence", "group"})},
 }
 """By kind and name, the words that a class attribute may hold."""

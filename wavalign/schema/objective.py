@@ -9,6 +9,7 @@ from wavalign.schema.base import Section
 from wavalign.schema.bounds import Name, Weight
 from wavalign.schema.component import Component
 
+Member = Annotated[int, Field(ge=0, le=1_000_000)]
 TokenKind = Literal["text", "audio", "marks"]
 
 
@@ -34,6 +35,9 @@ class TermSection(Section):
     family: Name | None = None
     """Rows it learns from: `rollouts`, `demonstrations`, or a name under `data.families`; omitted, those its loss is
     made for."""
+    members: Annotated[tuple[Member, ...], Field(min_length=1, max_length=64)] | None = None
+    """Of dialogues with several targets, the ones it learns from, by number: `[0]` is the chosen side of a pair alone,
+    `[1]` the rejected one; omitted, those its loss is made for."""
     heads: Literal["own", "mtp"] = "own"
     """`own`: each token by the head that predicts it in sampling; `mtp`: each token by every multi-token-prediction
     head, averaged, which keeps those modules in step with the trunk (losses on demonstrations only)."""

@@ -226,7 +226,7 @@ def _updates(parts: StageParts) -> Iterator[Candidate]:
     if "old_logprobs" in columns and not parts.own_network:
         columns.append("importance")
     yield _one("micro_batches", "update", "host", needs=("updates", *columns), gives={"micro_batches": "[M]"})
-    yield _one("denominators", "update", "host", needs=("micro_batches",), gives={"denominators": "[terms, 2]"})
+    yield _one("denominators", "update", "host", needs=("micro_batches",), gives={"denominators": "[terms, 3]"})
 
 
 def _learning(parts: StageParts) -> Iterator[Candidate]:

@@ -105,11 +105,18 @@ class TermPlan(Section):
     whole_groups: bool = False
     """Whether the rows of a group must meet in one micro-batch."""
     needs: tuple[str, ...]
+    members: tuple[int, ...] = Field(default=(), exclude_if=lambda members: not members)
+    """Of a group, those it learns from; empty for all."""
     scalars: Mapping[str, Literal["token", "sequence"]] = Field(default_factory=dict, exclude_if=lambda own: not own)
     """Scalar outputs that are there for its loss, beside those that every stage could have."""
     heads: Literal["own", "mtp"] = "own"
     brought_by: str = ""
     """The term whose loss brought this one along."""
+
+    @property
+    def leaves_out(self) -> bool:
+        """Whether pairs, or rows of data, without all that it needs are left out and counted."""
+        return self.unit != "token" and self.family != "rollouts"
 
     @property
     def lives(self) -> bool:

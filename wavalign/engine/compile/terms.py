@@ -47,6 +47,10 @@ class TermPlanner:
             if len(self.resolver.problems) > before:
                 continue
             parent = self._add(name, loss, mask, term, share)
+            if term.members is not None and parent.members != tuple(sorted(set(term.members))):
+                hint = "leave members out, or take a loss that compares none, e.g. cross_entropy"
+                message = f"loss '{loss.type}' learns from members {list(parent.members)} of a group together"
+                self._problem("conflict", message, (*path, "members"), hint)
             if term.heads == "mtp" and any(known_columns().get(need) == parent.family for need in parent.needs):
                 hint = "multi-token-prediction heads are trained on demonstrations, e.g. by loss: cross_entropy"
                 message = f"term `{name}` is made for {parent.family} and asks for heads: mtp"
@@ -71,6 +75,7 @@ class TermPlanner:
             unit=instance.unit,
             whole_groups=instance.whole_groups or instance.unit == "group",
             needs=tuple(sorted(instance.needs)),
+            members=instance.members or tuple(sorted(set(term.members or ()))),
             scalars=dict(instance.scalars),
             heads=term.heads,
         )
@@ -82,7 +87,8 @@ class TermPlanner:
         mask = parent.mask
         if extra.tokens is not None:
             mask = self.resolver.component("mask", mask_component(extra.tokens), (*path, "loss"))
-        plan = self._add(f"{parent.name}.{extra.name}", loss, mask, term, parent.share)
+        section = term.model_copy(update={"family": parent.family, "members": extra.members or parent.members or None})
+        plan = self._add(f"{parent.name}.{extra.name}", loss, mask, section, parent.share)
         self.terms[-1] = plan.model_copy(update={"weight": term.weight * extra.weight, "brought_by": parent.name})
 
     def _share(self, term: TermSection, path: Path) -> Share:

@@ -143,6 +143,7 @@ def _measurement(found: object, groups: int) -> Measurement:
     want(found.unit, str, f"the unit of {found.name}")
     want(found.says, str, f"what {found.name} says")
     want(found.details, Mapping, f"the details of {found.name}")
+    want(found.points, Mapping, f"the points of {found.name}")
     items = _column(found.items, f"the items of {found.name}", groups, may_be_empty=True)
     return replace(
         found,
@@ -159,7 +160,18 @@ def _measurement(found: object, groups: int) -> Measurement:
             )
             for key, column in found.details.items()
         },
+        points={
+            text(key): tuple(None if each is None else _point(each) for each in _column(column, f"cloud {key}", groups))
+            for key, column in found.points.items()
+        },
     )
+
+
+def _point(found: object) -> tuple[float, float]:
+    if not isinstance(found, tuple | list) or len(found) != 2:
+        raise Broken(f"gave {shown(found)} as a point, which is two numbers")
+    x, y = (number(each, "a point's place") for each in found)
+    return x, y
 
 
 def _check_name(name: object) -> None:
@@ -247,13 +259,14 @@ def _reward_made(reward: Reward) -> None:
 
 
 def _metric_made(metric: Metric) -> None:
-    _needs_of_sound(metric.needs)
+    _needs_of_sound(metric.needs, "states")
 
 
-def _needs_of_sound(found: object) -> None:
-    unknown = names(found, "`needs`") - {"text", "waveform"}
+def _needs_of_sound(found: object, *more: str) -> None:
+    known = ("text", "waveform", *more)
+    unknown = names(found, "`needs`") - {*known}
     if unknown:
-        raise Broken(f"needs {shown(min(unknown))}; there are text and waveform")
+        raise Broken(f"needs {shown(min(unknown))}; there are {', '.join(known[:-1])} and {known[-1]}")
 
 
 # --- copies -----------------------------------------------------------------------------------------------------
@@ -269,6 +282,7 @@ def lent_rollout(rollout: Rollout) -> Rollout:
         logprobs=rollout.logprobs.clone(),
         support=None if rollout.support is None else rollout.support.clone(),
         waveform=None if sound is None else Waveform(sound.samples.copy(), sound.sample_rate),
+        state=None if rollout.state is None else rollout.state.clone(),
     )
 
 
@@ -314,7 +328,10 @@ class Lent(Sequence[RolloutGroup]):
 
 def _lent_group(group: RolloutGroup) -> RolloutGroup:
     return RolloutGroup(
-        lent_dialogue(group.dialogue), lent_tokens(group.prompt), tuple(map(lent_rollout, group.rollouts))
+        lent_dialogue(group.dialogue),
+        lent_tokens(group.prompt),
+        tuple(map(lent_rollout, group.rollouts)),
+        None if group.target_state is None else group.target_state.clone(),
     )
 
 

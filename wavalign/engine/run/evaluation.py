@@ -10,6 +10,7 @@ from typing import Any, Protocol, final
 from wavalign.engine.contracts.origins import close_all
 from wavalign.engine.report.suspicion import suspicions
 from wavalign.engine.run.shares import Alone, Ranks, Share, own_places, to_first
+from wavalign.engine.run.states import with_states
 from wavalign.engine.state.seeds import generator
 from wavalign.engine.step.rollouts import Roller
 from wavalign.engine.step.sampling import evaluation_options
@@ -30,6 +31,8 @@ class Verdict:
     values: Mapping[str, float | None]
     """By measurement: 1 or 0 for a share, the number for a mean, None where the answer was left out."""
     details: Mapping[str, Detail] = field(default_factory=dict)
+    points: Mapping[str, Mapping[str, tuple[float, float]]] = field(default_factory=dict)
+    """By measurement and cloud, its place in the plane of a picture."""
 
 
 @final
@@ -104,6 +107,7 @@ class Evaluator:
     ) -> None:
         self.roller, self.splits, self.metrics, self.section = roller, splits, metrics, section
         self.options = evaluation_options(section.sampling, max_new_tokens=max_new_tokens)
+        self._states = any("states" in metric.needs for metric in metrics.values())
         self._waiting: Waiting = nobody
         self._now = ""
         """What is being measured, for who waits."""
@@ -141,7 +145,7 @@ class Evaluator:
                 values[f"{name}/count"] = each.count
         if split not in self._golds:
             self._now = f"{split}, gold answers"
-            self._golds[split] = self._gold(dialogues, ranks)
+            self._golds[split] = self._gold(policy, dialogues, ranks)
         if answered is None or measured is None:
             return None
         ceilings, golds = self._golds[split]
@@ -159,8 +163,15 @@ class Evaluator:
             # The same draws every time: an evaluation must not be noisy.
             groups = self.roller.sample(policy, mine, self.options, generator(0, "evaluation"))
             self._waiting(f"{self._now}: decoding the sound of answers", 0, 0)
-            groups = self.roller.with_sound(groups)
+            groups = self._with_states(policy, self.roller.with_sound(groups))
         return self._observed(places, groups)
+
+    def _with_states(self, policy: Policy, groups: list[RolloutGroup]) -> list[RolloutGroup]:
+        """The same groups, with hidden states where a metric looks at them."""
+        if not self._states or not groups:
+            return groups
+        self._waiting(f"{self._now}: hidden states of answers", 0, 0)
+        return with_states(policy, self.roller, groups)
 
     def _observed(self, places: Sequence[int], groups: Sequence[RolloutGroup]) -> Share:
         """A share, with what the metrics find of each of its groups."""
@@ -184,12 +195,15 @@ class Evaluator:
         chosen.update(index for index, _ in zip(found, range(self.section.suspicious), strict=False))
         return [items[index] for index in sorted(chosen)]
 
-    def _gold(self, dialogues: Sequence[Dialogue], ranks: Ranks) -> tuple[dict[str, float], dict[int, Verdict]]:
+    def _gold(
+        self, policy: Policy, dialogues: Sequence[Dialogue], ranks: Ranks
+    ) -> tuple[dict[str, float], dict[int, Verdict]]:
         """On the first rank, ceilings and the verdict on each gold answer by the place of its dialogue."""
         if not self.section.ceiling:
             return {}, {}
         places = [place for place in own_places(dialogues, ranks) if dialogues[place].target is not None]
         groups = self.roller.with_sound(self.roller.gold([dialogues[place] for place in places]))
+        groups = self._with_states(policy, groups)
         gold = self._together(self._observed(places, groups), dialogues, ranks)
         if gold is None or not gold.groups:
             return {}, {}
@@ -225,6 +239,7 @@ class Evaluator:
                 # Of a breakdown an item has the values of its own kinds.
                 {name: row[i] for name, row in outcomes.items() if row[i] is not None or "/" not in name},
                 {key: column[i] for key, column in columns.items()},
+                _points_of(found, i),
             )
             for i in range(len(groups))
         ]
@@ -241,6 +256,15 @@ class Evaluator:
     def close(self) -> None:
         """Free the metrics."""
         close_all(metric.close for metric in self.metrics.values())
+
+
+def _points_of(found: Mapping[str, Measurement], place: int) -> dict[str, dict[str, tuple[float, float]]]:
+    """Where the item at `place` stands in the pictures."""
+    clouds = {
+        name: {cloud: point for cloud, column in each.points.items() if (point := column[place]) is not None}
+        for name, each in found.items()
+    }
+    return {name: places for name, places in clouds.items() if places}
 
 
 def _suspicions(item: Item) -> list[str]:

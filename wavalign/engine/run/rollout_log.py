@@ -112,7 +112,8 @@ def bounded(metadata: Mapping[str, Any]) -> dict[str, Any]:
 def evaluation_line(item: Item, *, stage: str, step: int, split: str) -> dict[str, Any]:
     """A held-out answer and its verdict, without its sound."""
     line = {"stage": stage, "step": step, "split": split, "item": item.index}
-    return line | _said(item.group.dialogue, item.group.rollouts[0]) | _verdict(item.verdict)
+    line |= _said(item.group.dialogue, item.group.rollouts[0]) | _verdict(item.verdict)
+    return line | ({"points": dict(item.verdict.points)} if item.verdict.points else {})
 
 
 def _question(dialogue: Dialogue) -> Message | None:

@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from wavalign.engine.compile.plan import Operator
 from wavalign.engine.contracts.origins import guarded_block
@@ -16,10 +17,10 @@ from wavalign.engine.step import objective as objectives
 from wavalign.engine.step.batches import Column, MicroBatch, MicroBatches
 from wavalign.engine.step.executor import Run
 from wavalign.engine.step.schedule import learning_rate
-from wavalign.engine.step.selection import broken_values, nothing_selected
+from wavalign.engine.step.selection import all_left_out, broken_values, nothing_selected
 from wavalign.engine.step.stage import LiveStage
 from wavalign.engine.step.tallies import Denominators, Updated, kl_of, ratios_of, totals_of
-from wavalign.engine.step.terms import Tally, term_value, unit_valid, unit_weights
+from wavalign.engine.step.terms import LiveTerm, Tally, term_value, unit_valid, unit_weights, units
 from wavalign.engine.step.values import Made
 from wavalign.errors import NonFiniteError
 
@@ -49,29 +50,29 @@ def denominators(live: LiveStage, _: Operator) -> Run:
 
     def run(values: Values) -> Made:
         made: Sequence[MicroBatch] = values["micro_batches"].made
-        local = torch.stack(
-            [
-                sum(
-                    (
-                        objectives.count(unit_weights(term, mine), unit_valid(term, mine))
-                        for mine in (each.terms[term.plan.name] for each in made)
-                    ),
-                    start=torch.zeros(2, dtype=torch.float64),
-                )
-                for term in live.terms
-            ]
-        ).to(live.world.device)
+        local = torch.stack([_counted(term, made) for term in live.terms]).to(live.world.device)
         total = live.world.all_reduce_sum(local)
         names = [term.plan.name for term in live.terms]
         counted = dict(zip(names, total.tolist(), strict=True))
         for term in live.terms:
-            tokens, rows = counted[term.plan.name]
+            tokens, rows, there = counted[term.plan.name]
             if rows and not tokens and not term.plan.brought_by:  # a pull on tokens nobody said pulls on nothing
                 raise nothing_selected(term, int(rows), live.settings.where(values["step"]))
+            if there and not tokens and term.plan.leaves_out:
+                raise all_left_out(term, int(there), live.settings.where(values["step"]))
         length = sum(int(each.tokens.lengths.sum()) for each in made)
-        return {"denominators": Denominators(dict(zip(names, total, strict=True)), counted, length)}
+        return {"denominators": Denominators(dict(zip(names, total[:, :2], strict=True)), counted, length)}
 
     return run
+
+
+def _counted(term: LiveTerm, made: Sequence[MicroBatch]) -> Tensor:
+    """Of micro-batches what sums are divided by, and the units there are: float64 [N] of N = 3."""
+    total = torch.zeros(3, dtype=torch.float64)
+    for mine in (each.terms[term.plan.name] for each in made):
+        total[:2] += objectives.count(unit_weights(term, mine), unit_valid(term, mine))
+        total[2] += units(term, mine)
+    return total
 
 
 def forward(live: LiveStage, _: Operator) -> Run:

@@ -133,6 +133,8 @@ def _learned(live: LiveStage, given: Given, report: Report) -> None:
         report.ratios[f"loss/{name}"] = (f"term {name}", updates)
         report.values[f"share/{name}"] = term.plan.coefficient(gate) / term.plan.weight
         report.values[f"tokens/{name}"] = tokens / updates
+        if term.plan.leaves_out:
+            report.values[f"left_out/{name}"] = sum(each.left_out[name] for each in found) / updates
         for key in found[0].metrics[name]:
             report.sums[f"metric {name} {key}"] = sum(each.metrics[name].get(key, 0.0) for each in found)
             report.ratios[f"{name}/{key}"] = (f"metric {name} {key}", tokens)

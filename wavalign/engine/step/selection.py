@@ -7,11 +7,12 @@ from typing import final
 import torch
 from torch import Tensor
 
+from wavalign.engine.compile.operators import SCALARS
 from wavalign.engine.contracts.origins import origin, written_at
 from wavalign.engine.step.batches import Column, MicroBatch, Row, TermRows, collate_rows, with_columns
 from wavalign.engine.step.further_heads import further_heads, spread, with_further_heads
 from wavalign.engine.step.terms import LiveTerm
-from wavalign.errors import PluginError
+from wavalign.errors import DataError, PluginError
 from wavalign.plugins.batch import TokenSpace
 
 
@@ -64,7 +65,10 @@ class Selection:
 
     def _of_term(self, term: LiveTerm, batch: MicroBatch, roles: Tensor) -> TermRows:
         """What a term learns from in `batch`, whose streams have `roles` [B, S, T]."""
-        mine = torch.tensor([row.family == term.plan.family for row in batch.rows])
+        wanted = term.plan.members
+        mine = torch.tensor(
+            [row.family == term.plan.family and (not wanted or row.member in wanted) for row in batch.rows]
+        )
         weights = term.mask.weights(roles) * mine.view(-1, 1, 1)
         weights = spread(weights, self._space, self._further, further=term.plan.heads == "mtp")
         rows = mine.nonzero()[:, 0]
@@ -72,7 +76,7 @@ class Selection:
         groups = {group: number for number, group in enumerate(dict.fromkeys(group for _, group, _ in keys))}
         return TermRows(
             weights=weights,
-            valid=mine,
+            valid=mine & _in_whole_groups(batch.rows, weights, wanted) if term.plan.unit == "group" else mine,
             rows=None if len(rows) == len(mine) else rows,
             group=torch.tensor([groups[group] for _, group, _ in keys], dtype=torch.int64),
             member=torch.tensor([member for _, _, member in keys], dtype=torch.int64),
@@ -80,10 +84,20 @@ class Selection:
         )
 
 
+def _in_whole_groups(rows: Sequence[Row], weights: Tensor, members: Sequence[int]) -> Tensor:
+    """Bool [B]: rows whose group has all of `members`, each with a token that `weights` [B, S + E, T] weigh."""
+    has = [row.key for row, chosen in zip(rows, (weights > 0).flatten(1).any(dim=1).tolist(), strict=True) if chosen]
+    there = frozenset(has)
+    return torch.tensor(
+        [all((row.family, row.group, member) in there for member in members) for row in rows], dtype=torch.bool
+    )
+
+
 def idle(batch: MicroBatch, number: int) -> MicroBatch:
     """A micro-batch from which nothing is learned, where other ranks have one more."""
+    none = torch.zeros(0, dtype=torch.int64)
     nothing = {
-        name: replace(each, weights=torch.zeros_like(each.weights), valid=torch.zeros_like(each.valid))
+        name: TermRows(torch.zeros_like(each.weights), torch.zeros_like(each.valid), none, none, none, groups=0)
         for name, each in batch.terms.items()
     }
     return replace(batch, number=number, terms=nothing, sampled=torch.zeros_like(batch.sampled))
@@ -96,6 +110,18 @@ def nothing_selected(term: LiveTerm, rows: int, place: str) -> PluginError:
         f"{mask}: selects no token of {rows} rows at {place}, so that term `{term.plan.name}` learns nothing",
         hint="look at the term's `tokens` and at what the answers hold (rollouts.jsonl)",
         placed=True,
+    )
+
+
+def all_left_out(term: LiveTerm, count: int, place: str) -> DataError:
+    """The error of a term that could use none of a step's pairs, or of its rows of data."""
+    sides = f"each of the members {list(term.plan.members)}, with tokens of `tokens`" if term.plan.members else ""
+    named = ", ".join(each for each in term.plan.needs if each not in ("ref_logprobs", *SCALARS))
+    lacks = " and ".join(each for each in (sides, named) if each)
+    what = "groups" if term.plan.unit == "group" else "rows"
+    return DataError(
+        f"term `{term.plan.name}` can use none of {count} {what} of {term.plan.family} at {place}",
+        hint=f"it learns from {what} that have {lacks or 'tokens of its `tokens`'}",
     )
 
 

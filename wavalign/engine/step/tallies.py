@@ -23,7 +23,7 @@ class Denominators:
     by_term: Mapping[str, Tensor]
     """[2] float64: tokens with a weight, rows; of all ranks."""
     counted: Mapping[str, Sequence[float]]
-    """The same as numbers."""
+    """The same as numbers, and third the groups or rows that there are."""
     length: int
     """Tokens of this rank's rows, those that nobody weighs among them."""
 
@@ -41,6 +41,8 @@ class Totals:
     """By `term/name`; -inf where no token was seen."""
     tokens: Mapping[str, float]
     """By term, of all ranks."""
+    left_out: Mapping[str, float]
+    """By term, groups or rows that it could not use, of all ranks."""
     length: int
     """As in `Denominators`."""
 
@@ -140,6 +142,7 @@ def totals_of(
         },
         maxima={key: _largest([found[at] for at in places]) for key, places in most_at.items()},
         tokens={name: counted[0] for name, counted in denominators.counted.items()},
+        left_out={name: counted[2] - counted[0] for name, counted in denominators.counted.items()},
         length=denominators.length,
     )
     return totals, broken

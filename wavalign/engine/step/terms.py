@@ -86,6 +86,11 @@ def unit_valid(term: LiveTerm, mine: TermRows) -> Tensor:
     return mine.valid if term.plan.unit != "group" else ~_any_of_group(~mine.valid, mine)
 
 
+def units(term: LiveTerm, mine: TermRows) -> int:
+    """Groups or rows that there are for it, those that are left out among them."""
+    return mine.groups if term.plan.unit == "group" else len(mine.group)
+
+
 def _any_of_group(flags: Tensor, mine: TermRows) -> Tensor:
     """Bool [groups]: whether any of a group's rows has its flag in `flags` [B]."""
     own = flags if mine.rows is None else flags[mine.rows]

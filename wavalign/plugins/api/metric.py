@@ -28,6 +28,8 @@ class Measurement:
     the group was left out. Two runs are compared item by item; empty where that makes no sense."""
     details: Mapping[str, tuple[Detail, ...]] = field(default_factory=dict)
     """By name, what to show beside an item's outcome, aligned with the groups likewise."""
+    points: Mapping[str, tuple[tuple[float, float] | None, ...]] = field(default_factory=dict)
+    """Clouds in a plane by their names, each with a place for every group or None: a picture for the page."""
     says: str = ""
     """The value in one sentence, for people; without one, the class's docstring is shown."""
 
@@ -41,6 +43,7 @@ class Metric(Plugin):
 
     kind = "metric"
     needs: ClassVar[frozenset[str]]
+    """What of an answer it looks at: `text`, `waveform`, and `states`, the hidden states of answer and target."""
 
     def __init__(self, params: Any) -> None:
         self.params = params

@@ -142,6 +142,8 @@ class Regularizer:
     tokens: Any
     """Token selection as in a recipe; None means the tokens of the parent term."""
     weight: float
+    members: tuple[int, ...] = ()
+    """Members of a group that it is of, e.g. (0,) for the chosen one of a pair; empty for those of the parent term."""
 
 
 class Loss(Plugin):
@@ -156,6 +158,9 @@ class Loss(Plugin):
     """Whether it looks at `logprobs`; those that nobody looks at are not computed, and are 0."""
     whole_groups: ClassVar[bool] = False
     """Whether the rows of a group must meet in one micro-batch also where the unit is another."""
+    members: ClassVar[tuple[int, ...]] = ()
+    """Members of a group that it is given, e.g. (0, 1) for the two sides of a pair; empty for all there are. Where the
+    unit is the group, one in which a member is not there or holds no token of the term is left out and counted."""
 
     def __init__(self, params: Any) -> None:
         self.params = params

@@ -3,21 +3,37 @@
 import math
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+
 from wavalign.plugins.api import Detail, Measurement
 from wavalign.plugins.batch import Rollout, RolloutGroup
 
 _Z = 1.959963984540054
 """97.5 % quantile of the normal distribution."""
 
+RESAMPLES = 2000
+"""Draws of a bootstrap."""
 Details = Mapping[str, tuple[Detail, ...]]
+Points = Mapping[str, tuple[tuple[float, float] | None, ...]]
 
 
 def proportion(
     name: str, hits: Sequence[bool | None], *, details: Details | None = None, says: str = ""
 ) -> Measurement:
     """Share of `hits` with Wilson's interval (1927), None left out; NaN with the interval 0..1 where none is left."""
-    counted = [hit for hit in hits if hit is not None]
-    items = tuple(None if hit is None else float(hit) for hit in hits)
+    return share(name, [None if hit is None else float(hit) for hit in hits], details=details, says=says)
+
+
+def share(
+    name: str,
+    items: Sequence[float | None],
+    *,
+    details: Details | None = None,
+    points: Points | None = None,
+    says: str = "",
+) -> Measurement:
+    """The same of items that may be right in part, 0 to 1; their interval is too wide rather than too narrow."""
+    counted = [item for item in items if item is not None]
     count, value, low, high = len(counted), math.nan, 0.0, 1.0
     if count:
         value, square = sum(counted) / count, _Z * _Z
@@ -26,7 +42,9 @@ def proportion(
         # No hit and all hits end exactly at 0 and 1; the difference of two roundings does not.
         low = middle - half if value > 0 else 0.0
         high = middle + half if value < 1 else 1.0
-    return Measurement(name, value, low, high, count, items=items, details=details or {}, says=says)
+    return Measurement(
+        name, value, low, high, count, items=tuple(items), details=details or {}, points=points or {}, says=says
+    )
 
 
 def mean(name: str, values: Sequence[float | None], unit: str, *, says: str = "") -> Measurement:
@@ -39,6 +57,17 @@ def mean(name: str, values: Sequence[float | None], unit: str, *, says: str = ""
         deviation = math.sqrt(sum((value - centre) ** 2 for value in counted) / (count - 1))
         half = _Z * deviation / math.sqrt(count)
     return Measurement(name, centre, centre - half, centre + half, count, unit, items=tuple(values), says=says)
+
+
+def bootstrap_ratio(numerators: Sequence[float], denominators: Sequence[float]) -> tuple[float, float]:
+    """95 % of the ratios of sums when the items are resampled, always by the same draws; NaN below two items."""
+    count, draws = len(numerators), np.random.default_rng(0)
+    if count < 2:
+        return math.nan, math.nan
+    pairs = np.asarray([numerators, denominators], dtype=np.float64)
+    sums = np.stack([pairs[:, draws.integers(0, count, count)].sum(axis=1) for _ in range(RESAMPLES)])
+    low, high = np.quantile(sums[:, 0] / sums[:, 1], (0.025, 0.975))
+    return float(low), float(high)
 
 
 def broken_down(whole: Measurement, groups: Sequence[RolloutGroup], by: Sequence[str]) -> list[Measurement]:

@@ -19,6 +19,12 @@ def needs_reference(dialogue: Dialogue, key: str | None, *, or_target: bool) -> 
     return f"no right answer in metadata.{key}: set `reference` to one of its keys ({there}){other}"
 
 
+def needs_target_sound(dialogue: Dialogue) -> str | None:
+    """What is missing where the target should have sound."""
+    has = dialogue.target is not None and dialogue.target.audio is not None
+    return None if has else "no target with sound, which the answer's sound is compared with: give one"
+
+
 def needs_style(dialogue: Dialogue) -> str | None:
     """What is missing where a known style should stand under metadata `style`."""
     asked = dialogue.metadata.get("style")

@@ -1,0 +1,21 @@
+"""Word errors: the fewest insertions, deletions and substitutions that turn what was said into what was to be said."""
+
+from collections.abc import Hashable, Sequence
+
+import numpy as np
+
+
+def edit_distance(found: Sequence[Hashable], wanted: Sequence[Hashable]) -> int:
+    """Fewest changes of single elements that make `wanted` of `found` (Levenshtein, 1966), a row at a time.
+
+        d[i, j] = min(d[i-1, j-1] + (found[i] != wanted[j]), d[i-1, j] + 1, d[i, j-1] + 1)
+
+    The last of the three is a running minimum of d[i, j] - j.
+    """
+    numbers = {each: number for number, each in enumerate(dict.fromkeys((*found, *wanted)))}
+    others, places = np.asarray([numbers[each] for each in wanted], np.int64), np.arange(len(wanted) + 1)
+    row = places.copy()
+    for number, each in enumerate(found, start=1):
+        above = np.minimum(row[1:] + 1, row[:-1] + (others != numbers[each]))
+        row = np.minimum.accumulate(np.concatenate([[number], above]) - places) + places
+    return int(row[-1])
