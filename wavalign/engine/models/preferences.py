@@ -30,8 +30,8 @@ def preferences(margins: Tensor) -> dict[str, float]:
         said, came = float(sure[chosen].mean()), float(right[chosen].mean())
         gaps += pairs / count * abs(came - said)
         bin_ = f"calibration/{index}"
-        values |= {f"{bin_}/sure": said, f"{bin_}/right": came, f"{bin_}/pairs": float(pairs)}
-    return values | {"ece": gaps, "ece/count": float(count)}
+        values |= {f"{bin_}/sure": said, f"{bin_}/right": came, f"{bin_}/pairs": pairs}
+    return values | {"ece": gaps, "ece/count": count}
 
 
 def _right(margins: Tensor) -> Tensor:
@@ -49,11 +49,11 @@ def _share(name: str, value: float, count: int) -> dict[str, float]:
     middle = (value + square / (2 * count)) / (1 + square / count)
     half = _Z / (1 + square / count) * math.sqrt(value * (1 - value) / count + square / (4 * count * count))
     low, high = (middle - half if value > 0 else 0.0), (middle + half if value < 1 else 1.0)
-    return {name: value, f"{name}/low": low, f"{name}/high": high, f"{name}/count": float(count)}
+    return {name: value, f"{name}/low": low, f"{name}/high": high, f"{name}/count": count}
 
 
 def _mean(name: str, values: Tensor) -> dict[str, float]:
     """The mean of `values` [N] with its normal interval, which one value alone has none of."""
     count, centre = len(values), float(values.mean())
     half = _Z * float(values.std()) / math.sqrt(count) if count > 1 else 0.0
-    return {name: centre, f"{name}/low": centre - half, f"{name}/high": centre + half, f"{name}/count": float(count)}
+    return {name: centre, f"{name}/low": centre - half, f"{name}/high": centre + half, f"{name}/count": count}

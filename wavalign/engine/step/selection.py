@@ -116,7 +116,7 @@ def nothing_selected(term: LiveTerm, rows: int, place: str) -> PluginError:
 def all_left_out(term: LiveTerm, count: int, place: str) -> DataError:
     """The error of a term that could use none of a step's pairs, or of its rows of data."""
     sides = f"each of the members {list(term.plan.members)}, with tokens of `tokens`" if term.plan.members else ""
-    named = ", ".join(each for each in term.plan.needs if each not in ("ref_logprobs", *SCALARS))
+    named = ", ".join(each for each in term.plan.needs if each not in ("ref_logprobs", *SCALARS, *term.plan.scalars))
     lacks = " and ".join(each for each in (sides, named) if each)
     what = "groups" if term.plan.unit == "group" else "rows"
     return DataError(
