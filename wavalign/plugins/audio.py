@@ -110,6 +110,8 @@ def read(clip: AudioClip, *, sample_rate: int | None) -> Waveform:
 
 def read_bytes(clip: AudioClip) -> bytes:
     """The file as it is; raises DataError when it is missing, empty, too large or no file."""
+    if not clip.has_sound:
+        raise DataError(f"{clip.url}: it is there as codes alone", hint="give the record `audio` beside its `codes`")
     limits = _limits()
     most = int(limits.max_megabytes * _MEGABYTE)
     try:

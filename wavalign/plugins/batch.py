@@ -3,6 +3,7 @@
 Letters: P prompts, G group, B sequences, S streams, T tokens, H hidden, V vocabulary, K kept ids, N samples.
 """
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
@@ -50,12 +51,31 @@ class Waveform:
         return len(self.samples) / self.sample_rate
 
 
+CODES = "codes://"
+"""Begins the address of sound that is there as codes alone."""
+
+
 @final
 @dataclass(frozen=True, slots=True)
 class AudioClip:
     """Sound by address (a path or an fsspec URL); read when needed, see `plugins.audio.read`."""
 
     url: str
+    codes: tuple[int, ...] | None = None
+    """Flat codec ids that stand for it wherever tokens are asked for, of each frame those that the model writes: what a
+    model has said is learned as it was said, not as its sound would be encoded anew."""
+
+    @classmethod
+    def of_codes(cls, codes: Sequence[int], url: str | None = None) -> "AudioClip":
+        """Codes, and the address of their sound; without one they have a name of their own and cannot be read."""
+        found = tuple(codes)
+        digest = hashlib.sha256(np.array(found, dtype=np.int64).tobytes()).hexdigest()[:16]
+        return cls(f"{CODES}{digest}" if url is None else url, found)
+
+    @property
+    def has_sound(self) -> bool:
+        """Whether there is a sound behind the address."""
+        return not self.url.startswith(CODES)
 
 
 @final
@@ -84,6 +104,11 @@ class Dialogue:
     targets: tuple[Message, ...] = ()
     """Several answers to learn from together, in the order that a loss knows, e.g. the chosen and the rejected one of a
     pair; empty where there is `target` alone."""
+    members: tuple[int, ...] = ()
+    """Which member of its group each of `targets` is: 0 the chosen or desirable one, 1 the rejected or undesirable one;
+    empty for 0, 1, 2, ..."""
+    scores: tuple[float | None, ...] = ()
+    """What each of `targets` is worth, where that is known; empty where nothing is."""
 
     @property
     def answers(self) -> tuple[Message, ...]:
@@ -93,7 +118,13 @@ class Dialogue:
     @property
     def singles(self) -> "tuple[Dialogue, ...]":
         """A dialogue for each target, or this one where there is none or one."""
-        return tuple(replace(self, target=each, targets=()) for each in self.targets) or (self,)
+        alone = (replace(self, target=each, targets=(), members=(), scores=()) for each in self.targets)
+        return tuple(alone) or (self,)
+
+    @property
+    def numbered(self) -> "tuple[tuple[int, Dialogue], ...]":
+        """`singles`, each with its member number."""
+        return tuple(zip(self.members or range(len(self.singles)), self.singles, strict=True))
 
     @property
     def label(self) -> str:

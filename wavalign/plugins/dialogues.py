@@ -1,5 +1,6 @@
 """What every dialogue must hold, whoever read it."""
 
+import math
 from collections.abc import Iterator
 
 from wavalign.plugins.batch import Dialogue, Message
@@ -9,6 +10,8 @@ LONGEST_TEXT = 100_000
 """Characters of one turn; about two hours of speech."""
 LONGEST_DIALOGUE = 200_000
 """Characters of all its turns."""
+LARGEST_CODE = 2**31 - 1
+"""Largest id of a codec."""
 
 
 def flaws(dialogue: Dialogue) -> list[str]:
@@ -26,8 +29,20 @@ def _flaws(dialogue: Dialogue) -> Iterator[str]:
         yield f"messages: they have {said:,} characters, more than the {LONGEST_DIALOGUE:,} that a dialogue may have"
     for index, target in enumerate(dialogue.answers):
         yield from _message(target, f"targets.{index}" if dialogue.targets else "target")
+    yield from _numbers(dialogue)
     if wrong := flaw(dict(dialogue.metadata), "metadata") or flaw(dialogue.id, "id"):
         yield wrong
+
+
+def _numbers(dialogue: Dialogue) -> Iterator[str]:
+    """What stands beside the targets, one for each."""
+    for name, given in (("members", dialogue.members), ("scores", dialogue.scores)):
+        if given and len(given) != len(dialogue.targets):
+            yield f"{name}: {len(given)} for {len(dialogue.targets)} targets"
+    if len(set(dialogue.members)) < len(dialogue.members) or any(each < 0 for each in dialogue.members):
+        yield "members: they are distinct numbers from 0"
+    if any(each is not None and not math.isfinite(each) for each in dialogue.scores):
+        yield "scores: a score is a finite number"
 
 
 def _message(message: Message, place: str) -> Iterator[str]:
@@ -35,6 +50,11 @@ def _message(message: Message, place: str) -> Iterator[str]:
         yield wrong
     if len(message.text) > LONGEST_TEXT:
         yield f"{place}.text has {len(message.text):,} characters, more than the {LONGEST_TEXT:,} that a turn may have"
+    if message.audio is not None and message.audio.codes is not None:
+        if not message.audio.codes:
+            yield f"{place}.codes is empty: leave it out where there is no sound"
+        elif min(message.audio.codes) < 0 or max(message.audio.codes) > LARGEST_CODE:
+            yield f"{place}.codes: an id is a whole number from 0 to {LARGEST_CODE:,}"
     if message.audio is None and not message.text.strip():
         yield f"{place} is empty: it has neither words nor sound"
     elif message.text and not message.text.strip():

@@ -73,7 +73,7 @@ def test_a_record_says_where_it_comes_from(whole: Path) -> None:
 def test_answers_differ_within_a_group(whole: Path) -> None:
     said: dict[str, set[str]] = {}
     for each in records(whole):
-        said.setdefault(each["metadata"]["generated"]["prompt"], set()).add(each["target"]["text"])
+        said.setdefault(each["metadata"]["generated"]["prompt"], set()).add(json.dumps(each["target"]))
     assert any(len(texts) > 1 for texts in said.values())
 
 
@@ -138,6 +138,7 @@ def test_sound_lies_beside_the_record(tmp_path: Path) -> None:
         found = source.record(member)
         assert (found.id, found.messages) == (f"q#{member}", dialogue.messages)
         assert found.target is not None and found.target.text == "" and found.target.audio is not None
+        assert found.target.audio.codes == (1,)  # what was said, and not what its sound would be encoded as
         assert found.target.audio.url == str(tmp_path / f"sample/data/part-00000-of-00001/000007-{member}.wav")
         sound = audio.read(found.target.audio, sample_rate=None)
         assert sound.sample_rate == 16_000 and abs(float(sound.samples.mean()) - member / 10) < 1e-3

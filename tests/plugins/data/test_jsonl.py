@@ -32,6 +32,22 @@ def test_records_come_in_order_with_paths_counted_from_the_file(tmp_path: Path) 
     assert source.record(1).target is None and source.record(1).metadata == {"style": "sad", "n": [1]}
 
 
+def test_a_pair_has_two_sides_and_one_side_alone_keeps_its_number(tmp_path: Path) -> None:
+    asked = {"messages": [{"role": "user", "text": "hi"}]}
+    chosen, rejected = {"codes": [3, 1, 4], "audio": "a.wav", "score": 0.5}, {"text": "no", "codes": [1]}
+    lines = [asked | {"chosen": chosen, "rejected": rejected}, asked | {"rejected": rejected}]
+    pair, alone = (opened(tmp_path / "d.jsonl", *map(json.dumps, lines)).record(index) for index in (0, 1))
+    assert (pair.members, pair.scores, pair.target) == ((0, 1), (0.5, None), None)
+    assert pair.targets[0].audio == AudioClip(f"{tmp_path}/a.wav", (3, 1, 4))
+    assert pair.targets[1].audio == AudioClip.of_codes([1]) and not AudioClip.of_codes([1]).has_sound
+    assert [(member, single.target) for member, single in pair.numbered] == list(enumerate(pair.targets))
+    assert (alone.members, alone.scores, alone.targets[0].text) == ((1,), (), "no")
+    with pytest.raises(DataError, match=r"d.jsonl:1.*a record has a `target`, or a `chosen` and a `rejected` side"):
+        opened(tmp_path / "d.jsonl", json.dumps(GOOD | {"chosen": chosen}))
+    with pytest.raises(DataError, match=r"it is there as codes alone"):
+        audio.read(AudioClip.of_codes([1]), sample_rate=None)
+
+
 def test_addresses_stay_addresses(tmp_path: Path) -> None:
     remote = {"messages": [{"role": "user", "text": "", "audio": "s3://b/q.wav"}]}
     (tmp_path / "d.jsonl").write_text(json.dumps(GOOD | {"id": "x"}) + "\n" + json.dumps(remote))

@@ -69,6 +69,8 @@ def _message(found: object, what: str) -> None:
     if found.audio is not None:
         want(found.audio, AudioClip, f"the audio of {what}")
         want(found.audio.url, str, f"the url of the audio of {what}")
+        for code in found.audio.codes or ():
+            whole(code, f"a code of the audio of {what}", low=0)
 
 
 def _record(plugin: DataSource, own: Callable[[int], Any], index: int) -> Dialogue:

@@ -261,6 +261,8 @@ class Encoder:
 
     def codes(self, clip: AudioClip) -> Sequence[int]:
         """Codec ids of a clip."""
+        if clip.codes is not None:
+            return clip.codes
         with self.codec_lock:
             return self._encode_audio(clip)
 

@@ -252,7 +252,7 @@ class _Look:
             return
         sound = self._column(f"{role}.audio")
         sound.present += 1
-        for clip in clips if self._sounds else ():
+        for clip in (each for each in clips if self._sounds and each.has_sound):
             header = self._header(clip)
             if isinstance(header, DataError):
                 self._problem(where, f"{where}: {role}.audio: {header.message}", header.hint)
@@ -278,7 +278,8 @@ class _Look:
         """The prompt, by its words and by the content of its sound."""
         heard = []
         for turn in dialogue.messages:
-            header = self._header(turn.audio) if turn.audio is not None and self._sounds else None
+            heard_here = turn.audio is not None and turn.audio.has_sound and self._sounds
+            header = self._header(turn.audio) if heard_here and turn.audio is not None else None
             url = turn.audio.url if turn.audio is not None else ""
             heard.append(header.digest if isinstance(header, audio.SoundHeader) else url)
         words = tuple((turn.role, turn.text) for turn in dialogue.messages)

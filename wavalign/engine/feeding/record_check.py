@@ -152,6 +152,8 @@ class SoundFiles:
 
     def problem(self, clip: AudioClip) -> DataError | None:
         """What keeps a local file from being read, None for one that is there, or lies elsewhere."""
+        if not clip.has_sound:
+            return None
         if clip.url not in self._known:
             self._known[clip.url] = self._look(clip)
         return self._known[clip.url]

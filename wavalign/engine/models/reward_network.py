@@ -45,7 +45,7 @@ class RewardNetwork:
     def __init__(
         self, policy: Policy, space: TokenSpace, facets: Sequence[FacetHead], heads: Mapping[str, Tensor]
     ) -> None:
-        """`heads` are weights [1, H] and biases [1] by `FacetHead.module` and their own names."""
+        """`heads` are weights and biases [*] by `FacetHead.module` and their own names."""
         self.policy, self.space, self.facets = policy, space, tuple(facets)
         self._layers = [_layer(facet, heads) for facet in facets]
 
@@ -63,7 +63,7 @@ class RewardNetwork:
         return {facet.name: table[index] for index, facet in enumerate(self.facets)}
 
     def _of(self, rows: Sequence[TokenSequence]) -> Tensor:
-        """Rewards [facets, B] of rows that go through the network together."""
+        """Rewards [F, B] by facet of rows that go through the network together."""
         device = next(self.policy.parameters()).device
         batch = collate(rows, self.space).to(device)
         trunk = self.space.main_heads[0]
@@ -83,6 +83,7 @@ class RewardNetwork:
 
 
 def _layer(facet: FacetHead, heads: Mapping[str, Tensor]) -> ScalarLayer:
+    """The layer of a facet, of `heads` [*] by their names."""
     weight, bias = (heads[f"{facet.module}.{name}"] for name in ("weight", "bias"))
     layer = ScalarLayer(facet.head, weight.shape[1])
     layer.load_state_dict({"weight": weight, "bias": bias})

@@ -283,4 +283,4 @@ def _type_name(value: object) -> str:
 
 def _clips(dialogue: Dialogue) -> Iterator[str]:
     turns = [*dialogue.messages, *dialogue.answers]
-    yield from (turn.audio.url for turn in turns if turn.audio is not None)
+    yield from (turn.audio.url for turn in turns if turn.audio is not None and turn.audio.has_sound)

@@ -77,7 +77,7 @@ class RecordMaker:
         return line
 
     def _copied(self, key: str, clip: AudioClip | None, dialogue: Dialogue) -> Mapping[str, str]:
-        if clip is None:
+        if clip is None or not clip.has_sound:
             return {}
         path = self._path(f"{key}-{dialogue.id}-{_digest(clip.url)}")
         if not path.exists():

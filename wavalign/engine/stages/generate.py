@@ -131,7 +131,9 @@ class Part:
         for member, rollout in enumerate(group.rollouts):
             sound = self._sound(rollout, f"{place:06d}-{member}.wav")
             said = rollout.answer.text if rollout.answer.text.strip() else ""
-            target = Message("assistant", said, None if sound is None else AudioClip(sound))
+            codes = rollout.answer.codes
+            clip = AudioClip.of_codes(codes, sound) if codes else None if sound is None else AudioClip(sound)
+            target = Message("assistant", said, clip)
             if not self._usable(Dialogue(group.dialogue.id, group.dialogue.messages, target)):
                 self.counts["unusable"] += 1
                 continue
@@ -171,10 +173,14 @@ class Part:
         return f"{self.name}/{name}"
 
 
-def _turn(turn: Message) -> dict[str, str]:
+def _turn(turn: Message) -> dict[str, Any]:
     """A turn's words and sound, what is there of them."""
-    words = {"text": turn.text} if turn.text else {}
-    return words | ({"audio": turn.audio.url} if turn.audio is not None else {})
+    found: dict[str, Any] = {"text": turn.text} if turn.text else {}
+    if turn.audio is not None and turn.audio.has_sound:
+        found["audio"] = turn.audio.url
+    if turn.audio is not None and turn.audio.codes is not None:
+        found["codes"] = list(turn.audio.codes)
+    return found
 
 
 def _sum_up(cursor: Cursor, stage: StagePlan, part: Part, about: Mapping[str, Any]) -> None:

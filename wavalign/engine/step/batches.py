@@ -100,6 +100,20 @@ class RowColumn(Column):
 
 @final
 @dataclass(frozen=True, slots=True)
+class FamilyColumn(Column):
+    """One number for all rows of a family."""
+
+    numbers: Mapping[str, float]
+    """By family."""
+
+    @override
+    def of(self, row: Row) -> Tensor | None:
+        found = self.numbers.get(row.family)
+        return None if found is None else torch.tensor(found)
+
+
+@final
+@dataclass(frozen=True, slots=True)
 class TermRows:
     """What one term learns from in a micro-batch."""
 

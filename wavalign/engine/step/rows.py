@@ -29,12 +29,29 @@ def answer_rows(
 
 
 def data_rows(dialogues: Sequence[Dialogue], encoder: Encoder, space: TokenSpace, *, family: str) -> list[Row]:
-    """Every target behind its prompt; a dialogue with several is a group of them, in their order."""
+    """Every target behind its prompt; a dialogue with several is a group of them, numbered as it says."""
     rows = []
     for index, dialogue in enumerate(dialogues):
         prompt = encoder.prompt(dialogue)
-        for member, single in enumerate(dialogue.singles):
+        for member, single in dialogue.numbered:
             completion = encoder.target(single)
+            rows.append(Row(concatenate(prompt, completion, space), family, index, member))
+    return rows
+
+
+def mismatched_rows(
+    dialogues: Sequence[Dialogue], places: range, encoder: Encoder, space: TokenSpace, *, family: str
+) -> list[Row]:
+    """The rows that `data_rows` gives of the dialogues at `places`, each with the answer of the next dialogue's row.
+
+    Of the next one comes the answer of the same member, or its first; behind the last dialogue the first one is next.
+    """
+    rows = []
+    for index, place in enumerate(places):
+        dialogue, others = dialogues[place], dialogues[(place + 1) % len(dialogues)].singles
+        prompt = encoder.prompt(dialogue)
+        for member in range(len(dialogue.singles)):
+            completion = encoder.target(others[member if member < len(others) else 0])
             rows.append(Row(concatenate(prompt, completion, space), family, index, member))
     return rows
 

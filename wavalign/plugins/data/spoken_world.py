@@ -16,7 +16,7 @@ from wavalign.plugins.api import DataSource
 from wavalign.plugins.batch import Dialogue, Message
 from wavalign.plugins.data.dialogue_format import read_records
 from wavalign.plugins.speech.world.rendering import prepared, world_cache
-from wavalign.plugins.speech.world.script import MOST_RENDITIONS, Cue, Facts, Scene, Split
+from wavalign.plugins.speech.world.script import MOST_RENDITIONS, Cue, Facts, Reads, Scene, Split
 from wavalign.schema.base import MadePath, Params
 from wavalign.schema.bounds import MOST_STEPS, Seed
 
@@ -52,6 +52,9 @@ class SpokenWorldParams(Params):
     task: Literal["answer", "transcript", "reading"] = "answer"
     """What is wanted: the spoken answer; after a message that says so, the question's words alone; or, the user having
     written an answer's words, their sound alone."""
+    reads: Reads = "answers"
+    """What is read aloud in `task: reading`: the facts' answers (79 sentences, the same in every split), or their
+    questions (213 taught ones, and 32 others in `unseen_facts`), in the assistant's voice and styles."""
     instruction: Literal["system", "user"] = "system"
     """Who says that a transcript is wanted; some model families know no system messages."""
     world_seed: Seed = 0
@@ -63,6 +66,8 @@ class SpokenWorldParams(Params):
     def _has_facts(self) -> "SpokenWorldParams":
         if self.facts == "demonstrated" and self.split == "unseen_facts":
             raise ValueError("no unseen fact is demonstrated: take facts: all, or another split")
+        if self.reads == "questions" and self.task != "reading":
+            raise ValueError("questions are read aloud in task: reading alone")
         return self
 
 

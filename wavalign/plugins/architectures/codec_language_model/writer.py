@@ -171,12 +171,13 @@ class CodecLmWriter:
         codes, count = list(encode_audio(clip)), self.vocabulary.layout.num_codes
         if not codes:
             raise DataError(f"dialogue {name}: {clip.url} holds no sound")
-        if len(codes) % self.codes_per_frame:
+        size = self.codes_per_frame if clip.codes is None else self.codebooks
+        if len(codes) % size:
             raise DataError(
-                f"dialogue {name}: {clip.url} encodes to {len(codes)} ids, no multiple of {self.codes_per_frame}",
-                hint="codes_per_frame must be that of the codec",
+                f"dialogue {name}: {clip.url} encodes to {len(codes)} ids, no multiple of {size}",
+                hint="codes_per_frame must be that of the codec; a record's `codes` are the ids that the model writes",
             )
-        starts = range(0, len(codes), self.codes_per_frame)
+        starts = range(0, len(codes), size)
         frames = [codes[start : start + self.codebooks] for start in starts]
         if any(not 0 <= code < count for frame in frames for code in frame):
             raise DataError(

@@ -49,6 +49,12 @@ class Layout(ABC):
         """
 
 
+def clip_of(audio: str | None, codes: Sequence[int] | None, url: str, root: str | None = None) -> AudioClip | None:
+    """Sound by its path, by its codes, or by both; `audio` as in `clip`."""
+    found = clip(audio, url, root)
+    return found if codes is None else AudioClip.of_codes(codes, None if found is None else found.url)
+
+
 def clip(audio: str | None, url: str, root: str | None = None) -> AudioClip | None:
     """`audio` counted from the folder `root`, or else from the folder of `url`."""
     if audio is None:

@@ -21,6 +21,7 @@ from wavalign.plugins.speech.world.styles import ANSWER_JITTER, STYLES, TAUGHT_V
 Split = Literal["base", "train", "demonstrations", "heldout", "unseen_facts", "unseen_voices"]
 Cue = Literal["words", "prosody", "both"]
 Facts = Literal["all", "demonstrated"]
+Reads = Literal["answers", "questions"]
 MOST_RENDITIONS = 64
 _HANDS: dict[str, int] = {
     "base": 0, "train": 1, "demonstrations": 2, "heldout": 3, "unseen_facts": 4, "unseen_voices": 4,
@@ -53,6 +54,7 @@ class Scene:
     seed: int
     """Of the choice of demonstrations."""
     facts: Facts = "all"
+    reads: Reads = "answers"
 
 
 @final
@@ -120,7 +122,7 @@ def _line(scene: Scene, fact: Fact, style: Style, rendition: int) -> Line:
     name = f"{scene.split}-{fact.id}-{style.name}-{rendition}"
     draw = _generator(scene.world_seed, name)
     word = _word(scene, fact, draw)
-    answer = _answer(scene, fact.say(word), style, draw)
+    answer = _answer(scene, fact.say(word) if scene.reads == "answers" else fact.question, style, draw)
     metadata: dict[str, str | bool] = {
         "answer": fact.word, "reference": fact.answer, "style": style.name, "cue": cue, "fact": fact.id,
         "category": fact.category, "voice": voice, "misconceived": fact.id in world().misconceptions,
