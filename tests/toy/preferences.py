@@ -43,4 +43,6 @@ class Preferences(DataSource):
         question = (Message("user", f"{WORDS[a]} plus {WORDS[b]}"),)
         if self.params.single:
             return Dialogue(f"one-{a}-{b}", question, targets[0])
+        if self.params.part == "heldout":  # the numbers say which is which, not the order
+            return Dialogue(f"pair-{a}-{b}", question, targets=targets[::-1], members=(1, 0))
         return Dialogue(f"pair-{a}-{b}", question, targets=targets)

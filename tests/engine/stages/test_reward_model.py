@@ -122,7 +122,7 @@ class Opened:
     def answers(self) -> list[tuple[Rollout, Dialogue]]:
         """Chosen and rejected answers as if the policy had said them, in the order of the split."""
         source = toy.Preferences(toy.PreferencesParams(part="heldout"), seed=0)
-        singles = [single for index in range(len(source)) for single in source.record(index).singles]
+        singles = [single for index in range(len(source)) for single in source.record(index).singles[::-1]]
         groups = self.live.roller.gold(singles)
         return [(group.rollouts[0], group.dialogue) for group in groups]
 

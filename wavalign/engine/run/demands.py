@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 
 from pydantic import BaseModel
 
@@ -10,6 +11,7 @@ from wavalign.engine.compile.plan import StagePlan
 from wavalign.engine.compile.stage_links import codec_before
 from wavalign.engine.feeding.record_check import Ask, Demands, RecordsLook, check_records
 from wavalign.engine.run.builder import Builder
+from wavalign.engine.run.pair_evaluation import check_pair
 from wavalign.engine.run.reward_models import unfit_models
 from wavalign.errors import DataError, PreflightError
 from wavalign.plugins.api import Architecture, Codec, Metric, Reward
@@ -38,6 +40,7 @@ def demands_of(builder: Builder, stage: StagePlan, heading: str, architecture: A
         target_sound=heading != "prompts",
         words=architecture.check_words if architecture is not None else None,
         needs=list(_needs(builder, stage, heading)),
+        whole=partial(check_pair, heading=heading) if stage.kind.pairs and heading.startswith("evaluation.") else None,
         lengths=None if architecture is None else builder.lengths(stage, heading, architecture),
         enough=_enough(builder, stage) if heading == "demonstrations" and stage.kind.leaves == "codec" else None,
     )

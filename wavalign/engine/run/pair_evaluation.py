@@ -20,6 +20,7 @@ from wavalign.engine.step.waiting import Waiting, nobody
 from wavalign.errors import DataError
 from wavalign.plugins.api import Policy
 from wavalign.plugins.batch import Dialogue, TokenSequence
+from wavalign.plugins.pairs import PAIR
 
 Judged = Mapping[str, Tensor]
 """By facet, rewards [N, 2] of the chosen and the rejected answer of N pairs."""
@@ -43,17 +44,17 @@ def pair_evaluator(builder: Builder, live: LiveStage) -> "PairEvaluator":
     splits = {name: feed.all(stage.stage.evaluation.limit) for name, feed in feeds.items()}
     for name, dialogues in splits.items():
         for each in dialogues:
-            check_pair(each, name)
+            check_pair(each, heading=f"evaluation.{name}")
         builder.lengths(stage, f"evaluation.{name}", encoder.architecture, encoder).refuse(dialogues)
     return PairEvaluator(live, splits)
 
 
-def check_pair(dialogue: Dialogue, split: str) -> None:
+def check_pair(dialogue: Dialogue, *, heading: str) -> None:
     """Raise DataError for a held-out record that is no pair."""
-    if len(dialogue.targets) != 2:
-        found = "one answer" if dialogue.target is not None and not dialogue.targets else f"{len(dialogue.answers)}"
+    if sorted(member for member, _ in dialogue.numbered) != list(PAIR) or not dialogue.targets:
+        found = {0: "no answer", 1: "one answer"}.get(len(dialogue.answers), f"{len(dialogue.answers)} answers")
         raise DataError(
-            f"{dialogue.label}: data.evaluation.{split} of a reward_model stage holds pairs, and this has {found}",
+            f"{dialogue.label}: data.{heading} of a reward_model stage holds pairs, and this has {found}",
             hint="give it a chosen and a rejected answer; `evaluation: !replace {...}` leaves out what is shared",
         )
 
@@ -105,8 +106,8 @@ class PairEvaluator:
         """Rewards of every `size`-th pair of a split, from number `rank` on."""
         if split not in self._rows:
             encoder, space = self.live.roller.encoder, self.live.architecture.tokens
-            mine = self.splits[split][rank::size]
-            self._rows[split] = [row.tokens for row in data_rows(mine, encoder, space, family=split)]
+            rows = data_rows(self.splits[split][rank::size], encoder, space, family=split)
+            self._rows[split] = [row.tokens for row in sorted(rows, key=lambda row: (row.group, row.member))]
         found = network.rewards(self._rows[split], size=self.live.settings.geometry.micro_batch)
         return {name: each.reshape(len(each) // 2, 2) for name, each in found.items()}
 
