@@ -217,9 +217,10 @@ class StageChecks:
                 hint = "two or more: an answer is compared with what is said to other questions of the step"
                 message = f"term `{name}` needs a reference point, and a step has one dialogue of {term.family}"
                 self.note("bad_value", message, ("batch", "families", term.family), hint)
-            if "advantages" in term.needs and not self.stage.rewards:
+            asked = next((each for each in ("advantages", "returns") if each in term.needs), None)
+            if asked is not None and not self.stage.rewards:
                 hint = "add rewards, e.g. `rewards: {answer: {type: answer_match}}`"
-                message = f"term `{name}` needs advantages, and there are no rewards"
+                message = f"term `{name}` needs {asked}, and there are no rewards"
                 self.note("missing_section", message, path, hint)
 
     def _rollout(self) -> None:

@@ -64,10 +64,12 @@ class Builder(Parts):
         sampler = self.plugin(Sampler, section.rollout.sampler, "rollout.sampler")
         roller = Roller(architecture, encoder, sampler, codec, self.nar(stage, architecture, codec))
         objective, place = section.objective, "objective"
-        advantage = objective.advantage if objective is not None and stage.graph.gives("advantages") else None
+        learns = any(stage.graph.gives(each) for each in ("advantages", "returns"))
+        advantage = objective.advantage if objective is not None and learns else None
         gate = objective.gate if objective is not None and stage.graph.gives("gate") else None
         terms = [self._term(term) for term in stage.terms if term.name in stage.graph.made_for("term")]
-        settings, selection = self._settings(stage, architecture.tokens), Selection(terms, architecture.tokens)
+        settings, also = self._settings(stage, architecture.tokens), _asked_by_advantage(stage)
+        selection = Selection(terms, architecture.tokens, also)
         live = LiveStage(
             plan=stage,
             settings=settings,
@@ -168,6 +170,13 @@ class Builder(Parts):
             precision: Precision = "float32" if half else self.plan.runtime.precision
             return FrozenCopy(copied, device=self.world.device, precision=precision)
         return AdapterOff(policy) if stage.graph.gives("ref_logprobs") else None
+
+
+def _asked_by_advantage(stage: StagePlan) -> dict[str, frozenset[str]]:
+    """Columns that the advantage asks for wherever a term learns from it, with what such a term needs."""
+    learning = frozenset({"advantages", "returns"})
+    asked = next((each.needs for each in stage.graph.operators if each.function == "token_advantage"), ())
+    return dict.fromkeys(("advantages", *({"old_logprobs", "ref_logprobs"} & set(asked))), learning)
 
 
 def _remember(live: LiveStage) -> None:

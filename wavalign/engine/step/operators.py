@@ -6,6 +6,7 @@ entry there and one here. These are the operators that run once a step; `learnin
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar, final
 
 import torch
@@ -16,9 +17,11 @@ from wavalign.engine.compile.plan import Operator
 from wavalign.engine.contracts.origins import guarded_block, origin
 from wavalign.engine.state.seeds import generator
 from wavalign.engine.step import learning, references
-from wavalign.engine.step.batches import AnswerColumn, CompletionColumn, MicroBatches, RowColumn
+from wavalign.engine.step import token_operators as token_level
+from wavalign.engine.step.batches import AnswerColumn, CompletionColumn, MicroBatches, RowColumn, ScoreColumn
 from wavalign.engine.step.executor import LiveOperator, Run
 from wavalign.engine.step.metrics import step_result
+from wavalign.engine.step.reward_inputs import shown_to
 from wavalign.engine.step.rewards import collect_scores, hold_budget, judge_truncated
 from wavalign.engine.step.rows import answer_rows, data_rows
 from wavalign.engine.step.stage import LiveStage, there
@@ -107,7 +110,9 @@ def _decode_audio(live: LiveStage, _: Operator) -> Run:
 
 def _reward(live: LiveStage, plan: Operator) -> Run:
     (heard,), (given,) = plan.needs, plan.gives
-    return lambda values: {given: live.rewards.score(plan.of, values[heard])}
+    needs = next(each.reward.needs for each in live.rewards.rewards if each.name == plan.of)
+    shown = partial(shown_to, needs, architecture=live.architecture)
+    return lambda values: {given: live.rewards.score(plan.of, shown(values[heard]))}
 
 
 def _reward_progress(live: LiveStage, plan: Operator) -> Callable[[], tuple[str, int, int]]:
@@ -151,6 +156,18 @@ def _advantage(live: LiveStage, _: Operator) -> Run:
     return run
 
 
+def _token_advantage(live: LiveStage, plan: Operator) -> Run:
+    advantage = there(live.advantage)
+    run = token_level.token_advantage(live, plan, advantage)
+
+    def remembered(values: Values) -> Made:
+        made = run(values)
+        _show_state(advantage, values["step"])
+        return made
+
+    return remembered
+
+
 def _gate(live: LiveStage, plan: Operator) -> Run:
     gate, last = there(live.gate), max(1, live.settings.steps - 1)
 
@@ -186,6 +203,10 @@ def _data_rows(live: LiveStage, plan: Operator) -> Run:
 
 def _rows(_: LiveStage, plan: Operator) -> Run:
     return lambda values: {"rows": [row for name in plan.needs for row in values[name]]}
+
+
+def _target_scores(_live: LiveStage, _plan: Operator) -> Run:
+    return lambda _values: {"target_scores": ScoreColumn()}
 
 
 def _scored_batches(live: LiveStage, _: Operator) -> Run:
@@ -255,10 +276,14 @@ FUNCTIONS: dict[str, Function] = {
     "reward": Function(_reward, "rewards", _reward_progress),
     "aggregate": Function(_aggregate),
     "advantage": Function(_advantage),
+    "token_rewards": Function(token_level.token_rewards),
+    "old_values": Function(token_level.old_values, "values under the weights that sampled"),
+    "token_advantage": Function(_token_advantage),
     "gate": Function(_gate),
     "answer_rows": Function(_answer_rows),
     "data_rows": Function(_data_rows, "reading dialogues to learn from"),
     "rows": Function(_rows),
+    "target_scores": Function(_target_scores),
     "scored_batches": Function(_scored_batches),
     "reference": Function(references.reference, "the reference model"),
     "mismatched_rows": Function(references.mismatched),

@@ -33,9 +33,10 @@ def data_rows(dialogues: Sequence[Dialogue], encoder: Encoder, space: TokenSpace
     rows = []
     for index, dialogue in enumerate(dialogues):
         prompt = encoder.prompt(dialogue)
-        for member, single in dialogue.numbered:
+        scores = dialogue.scores or (None,) * len(dialogue.numbered)
+        for (member, single), score in zip(dialogue.numbered, scores, strict=True):
             completion = encoder.target(single)
-            rows.append(Row(concatenate(prompt, completion, space), family, index, member))
+            rows.append(Row(concatenate(prompt, completion, space), family, index, member, score=score))
     return rows
 
 
@@ -48,10 +49,10 @@ def mismatched_rows(
     """
     rows = []
     for index, place in enumerate(places):
-        dialogue, others = dialogues[place], dialogues[(place + 1) % len(dialogues)].singles
-        prompt = encoder.prompt(dialogue)
-        for member in range(len(dialogue.singles)):
-            completion = encoder.target(others[member if member < len(others) else 0])
+        dialogue, others = dialogues[place], dict(dialogues[(place + 1) % len(dialogues)].numbered)
+        prompt, first = encoder.prompt(dialogue), next(iter(others.values()))
+        for member, _ in dialogue.numbered:
+            completion = encoder.target(others.get(member, first))
             rows.append(Row(concatenate(prompt, completion, space), family, index, member))
     return rows
 

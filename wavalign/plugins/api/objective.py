@@ -9,6 +9,7 @@ from torch import Tensor
 
 from wavalign.errors import PluginError
 from wavalign.plugins.api.base import Plugin, Remembers
+from wavalign.plugins.api.steps import StepInputs, StepOutput
 from wavalign.plugins.ops import PADDED, Segments
 
 
@@ -34,16 +35,27 @@ class Mask(Plugin):
 
 
 class Advantage(Remembers):
-    """Rewards of a group to advantages."""
+    """Rewards to advantages: of whole answers, by `compute`, or of their steps, by `compute_steps`."""
 
     kind = "advantage"
+    unit: ClassVar[Literal["answer", "token"]] = "answer"
+    """What it works on, and so which of the two is called."""
 
     def __init__(self, params: Any) -> None:
         self.params = params
 
-    @abstractmethod
+    @property
+    def needs(self) -> frozenset[str]:
+        """What it reads beside rewards; of unit `token`: `old_values`, `ref_logprobs`."""
+        return frozenset()
+
     def compute(self, rewards: Tensor) -> tuple[Tensor, Tensor]:
         """`rewards` [P, G] float64, NaN where absent -> advantages [P, G] (0 where absent), validity bool [P, G]."""
+        raise PluginError(f"its unit is {self.unit}, and it has no `compute`")
+
+    def compute_steps(self, inputs: StepInputs) -> StepOutput:
+        """Advantages, returns and validity of every step of the answers of all ranks."""
+        raise PluginError(f"its unit is {self.unit}, and it has no `compute_steps`")
 
 
 @final
