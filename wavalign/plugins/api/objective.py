@@ -193,6 +193,8 @@ class Loss(Plugin):
     """What a value is of. Of a `group` all rows are in one micro-batch, and count where all of them are valid."""
     family: ClassVar[str]
     """Rows the loss is made for, e.g. `rollouts` or `demonstrations`; a term may name another family."""
+    reads_logprobs: ClassVar[bool] = True
+    """Whether it looks at `logprobs`; those that nobody looks at are not computed, and are 0."""
     whole_groups: ClassVar[bool] = False
     """Whether the rows of a group must meet in one micro-batch also where the unit is another."""
     members: ClassVar[tuple[int, ...]] = ()
