@@ -26,6 +26,7 @@ CATALOG: dict[tuple[str, str], str] = {
     ("sampler", "kv_cache"): "wavalign.plugins.samplers.kv_cache:KvCache",
     ("reward", "answer_match"): "wavalign.plugins.rewards.answer_match:AnswerMatch",
     ("reward", "asr_consistency"): "wavalign.plugins.rewards.asr_consistency:AsrConsistency",
+    ("reward", "reward_model"): "wavalign.plugins.rewards.reward_model:LearnedReward",
     ("reward", "speaking_style"): "wavalign.plugins.rewards.speaking_style:SpeakingStyle",
     ("reward", "speech_quality"): "wavalign.plugins.rewards.speech_quality:SpeechQuality",
     ("mask", "roles"): "wavalign.plugins.masks.roles:Roles",
