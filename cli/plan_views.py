@@ -8,6 +8,7 @@ from typing import Any, final
 from wavalign.engine.compile.adapter import adapter_line
 from wavalign.engine.compile.components import read_headings
 from wavalign.engine.compile.plan import Geometry, Graph, Memory, MemoryRow, Operator, Plan, StagePlan, TermPlan
+from wavalign.schema.pairs import rewards_asked
 
 _SCOPES = {"collect": "once a step", "update": "once an update", "micro_batch": "once a micro-batch"}
 
@@ -108,7 +109,20 @@ def _evaluate(plan: StagePlan) -> list[Branch]:
     return [Branch(f"measures  {metrics} on {splits}")]
 
 
-_KINDS: Mapping[str, Callable[[StagePlan], list[Branch]]] = {"generate": _generate, "evaluate": _evaluate}
+def _pairs(plan: StagePlan) -> list[Branch]:
+    """What a stage makes of answers."""
+    section = plan.stage.pairs
+    asked = ", ".join(rewards_asked(section, plan.stage.rewards))
+    said = f"{section.type}, ordered by {asked}" if asked else section.type
+    merged = "" if section.merge == "none" else f", with {section.merge} earlier rounds'"
+    return [Branch(f"pairs  {said}{merged}"), Branch(f"leaves  stages/{plan.name}/data")]
+
+
+_KINDS: Mapping[str, Callable[[StagePlan], list[Branch]]] = {
+    "generate": _generate,
+    "pairs": _pairs,
+    "evaluate": _evaluate,
+}
 """What is shown of a stage beside its graph."""
 
 

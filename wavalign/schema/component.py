@@ -46,5 +46,5 @@ class WeightedComponent(Component):
     weight: float = Field(default=1.0, gt=0, le=MOST_WEIGHT)
     """Share of draws from this source, relative to its neighbours."""
     stage: str | None = None
-    """Name of an earlier `generate` stage, in place of `path`: read the answers that it wrote (`{type: jsonl, stage:
+    """Name of an earlier `generate` or `pairs` stage, in place of `path`: read what it wrote (`{type: jsonl, stage:
     NAME}`)."""

@@ -17,6 +17,7 @@ from wavalign.plugins.registry import Registry
 from wavalign.schema.evaluation import Watched
 from wavalign.schema.marks import Path
 from wavalign.schema.model import AdapterSection
+from wavalign.schema.pairs import GoldenPairs, rewards_asked
 from wavalign.schema.reward import RewardSection
 from wavalign.schema.runtime import RuntimeSection
 from wavalign.schema.stage import Stage
@@ -174,6 +175,24 @@ class StageChecks:
             hint = "add data.prompts: what is answered, e.g. {type: jsonl, path: questions.jsonl}"
             self.note("missing_section", "generate needs data.prompts", ("data", "prompts"), hint)
 
+    def pairs(self) -> None:
+        """A stage that pairs answers."""
+        section, data = self.stage.pairs, self.stage.data
+        if not self._whole("pairs", "data", "rewards", "model"):
+            return
+        if data.samples is None:
+            hint = "add data.samples: answers to pair, e.g. {type: jsonl, stage: NAME} of a generate stage"
+            self.note("missing_section", "pairs needs data.samples", ("data", "samples"), hint)
+        if isinstance(section, GoldenPairs) and section.gold == "demonstrations" and data.demonstrations is None:
+            hint = "add them, or set gold: reference"
+            message = "golden answers are taken from data.demonstrations, and that is not there"
+            self.note("missing_section", message, ("data", "demonstrations"), hint)
+        if section.merge != "none" and self.stage.round is None:
+            message = f"merge: {section.merge} is of earlier rounds, and the stage is in no `repeat`"
+            self.note("conflict", message, ("pairs", "merge"), "leave it out, or put the stage into a repeat")
+        for name in rewards_asked(section, self.stage.rewards):
+            self._listens(name, self.stage.rewards[name])
+
     def evaluate(self) -> None:
         """A stage that measures."""
         if not self._whole("evaluation", "model", "data"):
@@ -252,14 +271,12 @@ class StageChecks:
             self.note("conflict", message, path, "set rollout.truncated: mask (or keep), or declare a finite range")
 
     def _rewards(self) -> None:
-        objective, codec = self.stage.objective, self.stage.model.codec
+        objective = self.stage.objective
         for name, reward in self.stage.rewards.items():
             plugin = self._plugin("reward", reward.type)
             if plugin is not None and issubclass(plugin, Reward):
                 self._range(name, reward, plugin)
-            if plugin is not None and issubclass(plugin, Reward) and "waveform" in plugin.needs and codec is None:
-                hint = "add model.codec, which turns audio tokens into sound"
-                self.note("missing_section", f"reward `{name}` listens, and there is no codec", ("rewards", name), hint)
+            self._listens(name, reward)
         if objective is None or objective.gate is None:
             return
         gate = self._plugin("gate", objective.gate.type)
@@ -270,6 +287,14 @@ class StageChecks:
                 hint = f"add {what}, or use {{type: fixed, value: 0.5}}"
                 message = f"the gate reads the rewards of rollouts, and {what} is not there"
                 self.note("missing_section", message, ("objective", "gate"), hint)
+
+    def _listens(self, name: str, reward: RewardSection) -> None:
+        """A reward that listens needs what makes sound of codes."""
+        plugin = self._plugin("reward", reward.type)
+        listens = plugin is not None and issubclass(plugin, Reward) and "waveform" in plugin.needs
+        if listens and self.stage.model.codec is None:
+            hint = "add model.codec, which turns audio tokens into sound"
+            self.note("missing_section", f"reward `{name}` listens, and there is no codec", ("rewards", name), hint)
 
     def _gate_is_used(self) -> bool:
         return any(term.share.moves and term.lives for term in self.terms)
@@ -305,6 +330,7 @@ _RULES: Mapping[str, Callable[[StageChecks], None]] = {
     "train": StageChecks.train,
     "fit_codec": StageChecks.fit_codec,
     "generate": StageChecks.generate,
+    "pairs": StageChecks.pairs,
     "reward_model": StageChecks.reward_model,
     "evaluate": StageChecks.evaluate,
 }
