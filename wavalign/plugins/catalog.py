@@ -28,6 +28,7 @@ CATALOG: dict[tuple[str, str], str] = {
     ("reward", "answer_match"): "wavalign.plugins.rewards.answer_match:AnswerMatch",
     ("reward", "asr_consistency"): "wavalign.plugins.rewards.asr_consistency:AsrConsistency",
     ("reward", "frame_quality"): "wavalign.plugins.rewards.frame_quality:FrameQuality",
+    ("reward", "reward_model"): "wavalign.plugins.rewards.reward_model:LearnedReward",
     ("reward", "speaking_style"): "wavalign.plugins.rewards.speaking_style:SpeakingStyle",
     ("reward", "speech_quality"): "wavalign.plugins.rewards.speech_quality:SpeechQuality",
     ("reward", "target_codes"): "wavalign.plugins.rewards.target_codes:TargetCodes",

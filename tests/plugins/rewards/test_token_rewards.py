@@ -53,7 +53,7 @@ def test_right_words_pay_and_wrong_ones_cost_where_they_stand() -> None:
     assert float(wrong.tokens.sum()) == pytest.approx(1)
     differs = (wrong.tokens != right.tokens).nonzero()[:, 1]
     assert float(wrong.tokens[0, differs].sum()) == pytest.approx(-1)
-    assert int(differs.min()) > 0.5 * answer.completion.length  # the last word is at the end
+    assert int(differs.min()) >= 0.5 * answer.completion.length  # the last word is at the end
     own = AlignedWords(AlignedWordsParams(reference=None))
     assert own.score(spoken(say("that is paris"), text="That is Paris!"), dialogue("that is rome")).value == 1
     assert own.score(spoken(say("that is paris")), dialogue()).blame == "answer"

@@ -188,6 +188,11 @@ class Backend(ABC):
     def full_parameters(self) -> AbstractContextManager[None]:
         """Inside, every parameter of `policy` is whole on this rank and computes in the training's precision."""
 
+    @property
+    @abstractmethod
+    def beside(self) -> Mapping[str, Tensor]:
+        """What is trained beside the policy, by its name in the module; whole [*] inside `full_parameters()`."""
+
     def weights(self) -> Iterator[tuple[str, Tensor]]:
         """Every lasting tensor [*] of `policy` by name, one whole at a time; every rank walks along to the end.
 

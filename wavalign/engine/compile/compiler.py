@@ -49,6 +49,14 @@ def _further(loaded: LoadedRecipe, cluster: Cluster) -> list[Problem]:
     return []
 
 
+def _without_answers(stage: Stage) -> Stage:
+    """A stage whose held-out splits are pairs, without what shared sections say of answers."""
+    if not KINDS[stage.type].pairs:
+        return stage
+    evaluation = stage.evaluation.model_copy(update={"metrics": {}})
+    return stage.model_copy(update={"evaluation": evaluation, "rewards": {}})
+
+
 def device_of(runtime: RuntimeSection, cluster: Cluster) -> str:
     """`cuda` or `cpu`."""
     return runtime.device if runtime.device != "auto" else ("cuda" if cluster.gpus else "cpu")
@@ -121,7 +129,7 @@ class _Compiler:
     def _stage(self, stage: Stage, index: int, first_step: int, runtime: RuntimeSection) -> StagePlan:
         path: TreePath = ("stages", index)
         before = len(self.resolver.problems)
-        stage = self.resolver.stage(stage, path)
+        stage = self.resolver.stage(_without_answers(stage), path)
         terms = TermPlanner(self.resolver, stage, path).plan() if stage.objective is not None else ()
         stage = self._objective(stage, path)
         note = self._note_at(path)

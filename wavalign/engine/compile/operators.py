@@ -114,6 +114,11 @@ def scalar_outputs(terms: Sequence[TermPlan]) -> dict[str, ScalarUnit]:
     return {**SCALARS, **{name: unit for term in terms for name, unit in term.scalars.items()}}
 
 
+def judged(term: TermPlan) -> list[str]:
+    """Scalar outputs that a term reads."""
+    return [name for name in term.needs if name in {**SCALARS, **term.scalars}]
+
+
 def known_columns() -> dict[str, str]:
     """What a loss may need beside log-probs, with the family whose rows have it; empty for all families, or `DATA`."""
     nobody = StageParts(own_network=False, advantage=AdvantageSays(unit="token"))
@@ -192,7 +197,7 @@ def _answer_level() -> Iterator[Candidate]:
         "advantage",
         "collect",
         "host",
-        needs=("rewards",),
+        needs=("rewards", "scores"),
         gives={"advantages": ANSWERS},
         counts_as="reward",
         asker="no term needs advantages",

@@ -1,5 +1,6 @@
 """A plan's stages as live objects."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import final
 
@@ -15,6 +16,7 @@ from wavalign.engine.models.reference import AdapterOff, FrozenCopy, Reference
 from wavalign.engine.models.stage_backend import stage_backend
 from wavalign.engine.run.evaluation import Evaluator
 from wavalign.engine.run.parts import Parts, used_rewards
+from wavalign.engine.run.reward_models import OpenModels
 from wavalign.engine.state.remembering import Remembered, Stateful
 from wavalign.engine.step.cutting import Cutter
 from wavalign.engine.step.dead_signal import SignalWatch
@@ -78,7 +80,7 @@ class Builder(Parts):
             roller=roller,
             provider=self.plugin(Provider, section.rollout.provider, "rollout.provider", sample=roller.sample),
             feeds=self._feeds(stage, encoder, look=start is not None),
-            rewards=self._rewards(stage),
+            rewards=self.rewards(stage, used_rewards(stage), roller),
             advantage=None if advantage is None else self.plugin(Advantage, advantage, f"{place}.advantage"),
             gate=None if gate is None else self.plugin(Gate, gate, f"{place}.gate"),
             terms=terms,
@@ -122,13 +124,14 @@ class Builder(Parts):
             feeds[name] = bounded_feed(sources, lengths, seed=seed, world=self.world, look=look)
         return feeds
 
-    def _rewards(self, stage: StagePlan) -> RewardPool:
-        live = [
-            LiveReward(
-                name, self.plugin(Reward, stage.stage.rewards[name], f"rewards.{name}"), stage.stage.rewards[name]
-            )
-            for name in used_rewards(stage)
-        ]
+    def rewards(self, stage: StagePlan, names: Sequence[str], roller: Roller) -> RewardPool:
+        """Rewards of a stage that score what `roller` draws."""
+        live, models = [], OpenModels(self, stage, roller)
+        for name in names:
+            section = stage.stage.rewards[name]
+            reward = self.plugin(Reward, section, f"rewards.{name}")
+            reward.prepare(models)
+            live.append(LiveReward(name, reward, section))
         return RewardPool(live, self.plan.runtime.reward_workers)
 
     def _term(self, term: TermPlan) -> LiveTerm:

@@ -29,6 +29,7 @@ from wavalign.engine.step.tallies import ratios_of_gaps
 from wavalign.engine.step.updates import cut_updates
 from wavalign.engine.step.values import Made
 from wavalign.errors import PluginError, RewardBudgetError
+from wavalign.plugins.api import AdvantageInputs
 from wavalign.plugins.api.base import Remembers
 from wavalign.plugins.batch import RolloutGroup
 
@@ -148,10 +149,18 @@ def _aggregate(live: LiveStage, plan: Operator) -> Run:
 def _advantage(live: LiveStage, _: Operator) -> Run:
     advantage = there(live.advantage)
 
+    weights = {each.name: each.section.weight for each in live.rewards.rewards}
+
     def run(values: Values) -> Made:
-        table, valid = advantage.compute(values["rewards"].table)
+        total: Tensor = values["rewards"].table
+        parts = values["scores"].judged_parts
+        # One gather of [P, G, 1 + R]: every rank computes the same of the same.
+        whole = live.world.all_gather_rows(torch.stack([total, *parts.values()], dim=2))
+        by_name = {name: whole[:, :, place].contiguous() for place, name in enumerate(parts, 1)}
+        found = advantage.compute(AdvantageInputs(whole[:, :, 0].contiguous(), by_name, weights))
         _show_state(advantage, values["step"])
-        return {"advantages": AnswerColumn(ROLLOUTS, table, valid)}
+        mine = slice(live.world.rank * len(total), (live.world.rank + 1) * len(total))
+        return {"advantages": AnswerColumn(ROLLOUTS, found.values[mine], found.valid[mine])}
 
     return run
 

@@ -39,11 +39,11 @@ class Selection:
         return replace(batch, terms=terms)
 
     def union(self, batch: MicroBatch, *, only: str | None = None) -> Tensor:
-        """Bool [B, S + E, T]: positions some term weighs (some term that needs `only`)."""
+        """Bool [B, S + E, T]: positions whose log-probs some term reads (some term that needs `only`)."""
         select = torch.zeros_like(batch.tokens.roles, dtype=torch.bool)
         wanted = frozenset() if only is None else self._also.get(only, frozenset()) | {only}
         for term in self._terms:
-            if only is None or wanted & term.needs:
+            if term.loss.reads_logprobs if only is None else wanted & term.needs:
                 select |= batch.terms[term.plan.name].weights > 0
         return select
 
@@ -121,7 +121,7 @@ def nothing_selected(term: LiveTerm, rows: int, place: str) -> PluginError:
 def all_left_out(term: LiveTerm, count: int, place: str) -> DataError:
     """The error of a term that could use none of a step's pairs, or of its rows of data."""
     sides = f"each of the members {list(term.plan.members)}, with tokens of `tokens`" if term.plan.members else ""
-    named = ", ".join(each for each in term.plan.needs if each not in ("ref_logprobs", *SCALARS))
+    named = ", ".join(each for each in term.plan.needs if each not in ("ref_logprobs", *SCALARS, *term.plan.scalars))
     lacks = " and ".join(each for each in (sides, named) if each)
     what = "groups" if term.plan.unit == "group" else "rows"
     return DataError(

@@ -73,6 +73,11 @@ class Reward(Remembers):
         return None
 
     @classmethod
+    def range_of(cls, params: Any) -> tuple[float, float] | None:
+        """Its range where options decide it, asked before a run starts; None where that of the class holds."""
+        return None
+
+    @classmethod
     def instrument(cls, params: Any) -> str:
         """What it measures with, and the settings that matter, in a few words; empty for a plain comparison.
 
