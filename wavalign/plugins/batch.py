@@ -266,6 +266,8 @@ class Rollout:
     """The decoded sound; None when no reward or metric listens."""
     version: int | None = None
     """Updates that the weights had seen which sampled it; None for an answer that no provider gave."""
+    pieces: tuple[str, ...] | None = None
+    """Text of every TEXT token, stream by stream, for rewards that say they need it; None for others."""
     state: Tensor | None = None
     """[H] float32 mean of the last hidden states at its positions of sound, under the policy that is measured; None
     where it has none, and where no metric asks for states."""
@@ -299,6 +301,9 @@ class Scored:
     """Facets worth showing, e.g. the transcript that was heard."""
     blame: Literal["reward", "answer"] = "reward"
     """Whose doing a missing value is."""
+    tokens: Tensor | None = field(default=None, compare=False)
+    """[S, Tc] of the completion: what single tokens and frames are worth, 0 where nothing is said of one. Each lies
+    between 0 and the ends of the reward's range. `plugins.token_rewards` lays out values of frames and words."""
 
     @classmethod
     def absent(cls, reason: str, details: Mapping[str, float | str] | None = None) -> "Scored":

@@ -1,5 +1,6 @@
 """A plan's stages as live objects."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import final
 
@@ -17,6 +18,7 @@ from wavalign.engine.models.reference_cache import FILE, ReferenceCache
 from wavalign.engine.models.stage_backend import stage_backend
 from wavalign.engine.run.evaluation import Evaluator
 from wavalign.engine.run.parts import Parts, used_rewards
+from wavalign.engine.run.reward_models import OpenModels
 from wavalign.engine.state.remembering import Remembered, Stateful
 from wavalign.engine.step.cutting import Cutter
 from wavalign.engine.step.dead_signal import SignalWatch
@@ -65,10 +67,12 @@ class Builder(Parts):
         sampler = self.plugin(Sampler, section.rollout.sampler, "rollout.sampler")
         roller = Roller(architecture, encoder, sampler, codec, self.nar(stage, architecture, codec))
         objective, place = section.objective, "objective"
-        advantage = objective.advantage if objective is not None and stage.graph.gives("advantages") else None
+        learns = any(stage.graph.gives(each) for each in ("advantages", "returns"))
+        advantage = objective.advantage if objective is not None and learns else None
         gate = objective.gate if objective is not None and stage.graph.gives("gate") else None
         terms = [self._term(term) for term in stage.terms if term.name in stage.graph.made_for("term")]
-        settings, selection = self._settings(stage, architecture.tokens), Selection(terms, architecture.tokens)
+        settings, also = self._settings(stage, architecture.tokens), _asked_by_advantage(stage)
+        selection = Selection(terms, architecture.tokens, also)
         live = LiveStage(
             plan=stage,
             settings=settings,
@@ -80,7 +84,7 @@ class Builder(Parts):
             roller=roller,
             provider=self.plugin(Provider, section.rollout.provider, "rollout.provider", sample=roller.sample),
             feeds=self._feeds(stage, encoder, look=start is not None),
-            rewards=self._rewards(stage),
+            rewards=self.rewards(stage, used_rewards(stage), roller),
             advantage=None if advantage is None else self.plugin(Advantage, advantage, f"{place}.advantage"),
             gate=None if gate is None else self.plugin(Gate, gate, f"{place}.gate"),
             terms=terms,
@@ -126,13 +130,14 @@ class Builder(Parts):
             feeds[name] = bounded_feed(sources, lengths, seed=seed, world=self.world, look=look)
         return feeds
 
-    def _rewards(self, stage: StagePlan) -> RewardPool:
-        live = [
-            LiveReward(
-                name, self.plugin(Reward, stage.stage.rewards[name], f"rewards.{name}"), stage.stage.rewards[name]
-            )
-            for name in used_rewards(stage)
-        ]
+    def rewards(self, stage: StagePlan, names: Sequence[str], roller: Roller) -> RewardPool:
+        """Rewards of a stage that score what `roller` draws."""
+        live, models = [], OpenModels(self, stage, roller)
+        for name in names:
+            section = stage.stage.rewards[name]
+            reward = self.plugin(Reward, section, f"rewards.{name}")
+            reward.prepare(models)
+            live.append(LiveReward(name, reward, section))
         return RewardPool(live, self.plan.runtime.reward_workers)
 
     def _term(self, term: TermPlan) -> LiveTerm:
@@ -192,6 +197,13 @@ class Builder(Parts):
             "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         }
         return ReferenceCache(cache_folder() / FILE, about=about)
+
+
+def _asked_by_advantage(stage: StagePlan) -> dict[str, frozenset[str]]:
+    """Columns that the advantage asks for wherever a term learns from it, with what such a term needs."""
+    learning = frozenset({"advantages", "returns"})
+    asked = next((each.needs for each in stage.graph.operators if each.function == "token_advantage"), ())
+    return dict.fromkeys(("advantages", *({"old_logprobs", "ref_logprobs"} & set(asked))), learning)
 
 
 def _remember(live: LiveStage) -> None:
