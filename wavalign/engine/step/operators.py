@@ -240,8 +240,8 @@ def _recompute(live: LiveStage, _: Operator) -> Run:
                     batch.tokens, select, temperature=batch.temperature, support=batch.support
                 ).cpu()
             for b, row in enumerate(batch.rows):
-                if (theirs := behaviour.of(row)) is None:
-                    continue
+                if (theirs := behaviour.of(row)) is None or row.key in old:
+                    continue  # idle batches, which come last, repeat rows and score none
                 ours, chosen = scored[b, : len(theirs), : row.tokens.length], select[b, : len(theirs)].cpu()
                 gap = torch.where(chosen[:, : row.tokens.length], ours - theirs, 0.0)
                 old[row.key], importance[row.key] = ours, gap.exp().clamp(max=cap)
