@@ -9,6 +9,7 @@ from tests.engine.step.test_invariance import assert_equal
 from tests.engine.step.test_openings import PAIRS
 from tests.toy.compiled import Change, compiled, only_stage, problems, put
 from tests.toy.live import live_stage, train, train_rank
+from tests.toy.world import PLUGINS
 from wavalign.engine.step.step import StepExecutor
 from wavalign.errors import DataError
 
@@ -66,23 +67,49 @@ def test_losses_move_the_margin(tmp_path: Path, loss: object, before: float | No
     assert lines[2]["loss/prefer"] < lines[0]["loss/prefer"]
 
 
+SCORED = Path(__file__).parents[2] / "toy" / "scored_pairs.py"
+
+
+def of(type_: str) -> tuple[Change, ...]:
+    """All 36 dialogues of a source in every step."""
+    files = [str(PLUGINS), str(SCORED)]
+    return (*PAIRS, put("plugins", files), put("data.families.pairs", {"type": type_}), put("batch.families.pairs", 36))
+
+
 def test_a_pair_without_a_side_is_left_out_and_counted(tmp_path: Path) -> None:
-    """As many of both kinds in a step of all 36 pairs: the others weigh what they weigh alone."""
-    everything = put("batch.families", {"pairs": 36})
-    lone = put("plugins", [*_plugins(tmp_path, "targets = targets if index % 3 else targets[:1]")])
-    line = train(compiled(tmp_path, *PAIRS, lone, everything, terms(prefer={"loss": "dpo"})), steps=1)[0][0]
-    assert (line["tokens/prefer"], line["left_out/prefer"]) == (24, 12)
+    line = train(compiled(tmp_path, *of("toy_lone_sides"), terms(prefer={"loss": "dpo"})), steps=1)[0][0]
+    assert (line["tokens/prefer"], line["left_out/prefer"]) == (12, 24)
     assert line["loss/prefer"] == pytest.approx(0.693147, abs=1e-5)
 
 
-def _plugins(folder: Path, change: str) -> list[str]:
-    """The toy plugins, with a line more behind the targets of a pair."""
-    here = Path(__file__).parents[2] / "toy"
-    text = (here / "openings.py").read_text()
-    at = text.index('        return Dialogue(f"pair-')
-    copy = folder / "openings_spoiled.py"
-    copy.write_text(f"{text[:at]}        {change}\n{text[at:]}")
-    return [str(here / "plugins.py"), str(copy)]
+def test_lone_sides_are_enough_for_kto(tmp_path: Path) -> None:
+    """Right answers of 12 odd indices that no three divides, wrong ones of 12 even ones, both of 12."""
+    lines, _ = train(compiled(tmp_path, *of("toy_lone_sides"), terms(prefer={"loss": "kto"})))
+    assert lines[0]["tokens/prefer"] == 48
+    assert lines[0]["left_out/prefer"] == 0
+    assert lines[0]["prefer/desirable"] == 0.5
+    assert lines[2]["prefer/margin"] > 0
+
+
+def test_stated_scores_reach_the_loss_and_pairs_without_are_left_out(tmp_path: Path) -> None:
+    """At the start the margin is 0: (0 - eta (index / 10 + 1))^2 of the 24 pairs whose index no three divides."""
+    squared = terms(prefer={"loss": {"type": "rpo", "distance": "squared", "eta": 0.1}})
+    plan = compiled(tmp_path, *of("toy_scored_pairs"), squared)
+    line = train(plan, steps=1)[0][0]
+    indices = [index for index in range(36) if index % 3]
+    assert (line["tokens/prefer"], line["left_out/prefer"]) == (24, 12)
+    assert line["loss/prefer"] == pytest.approx(sum((index / 100 + 0.1) ** 2 for index in indices) / 24, rel=1e-5)
+    assert line["prefer/stated_margin"] == pytest.approx(sum(index / 100 + 0.1 for index in indices) / 24, rel=1e-5)
+    cut = compiled(tmp_path, *of("toy_scored_pairs"), squared, put("batch.micro_batch", 5))
+    assert_equal(train(cut), train(plan))
+
+
+def test_pairs_without_any_score_are_told(tmp_path: Path) -> None:
+    live = live_stage(compiled(tmp_path, *PAIRS, terms(prefer={"loss": "rpo"})))
+    with pytest.raises(DataError, match="can use none of 6 groups of pairs") as caught:
+        StepExecutor(live).step(0)
+    live.close()
+    assert "target_scores" in caught.value.hint
 
 
 def test_a_side_without_a_token_of_the_term_is_none(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import final
 
 from wavalign.engine.compile.names import name_problems
-from wavalign.engine.compile.operators import DEMONSTRATIONS, ROLLOUTS
+from wavalign.engine.compile.operators import DEMONSTRATIONS, POINTS, ROLLOUTS
 from wavalign.engine.compile.plan import Cluster, TermPlan
 from wavalign.engine.contracts.rollouts import range_problem
 from wavalign.plugins.api import Gate, Metric, Reward
@@ -179,6 +179,10 @@ class StageChecks:
                 hint = f"add {heading}, e.g. {{type: jsonl, path: gold.jsonl}}"
                 message = f"term `{name}` learns from {term.family}, and {heading} is not there"
                 self.note("missing_section", message, path, hint)
+            if POINTS.keys() & set(term.needs) and self.stage.batch.families.get(term.family) == 1:
+                hint = "two or more: an answer is compared with what is said to other questions of the step"
+                message = f"term `{name}` needs a reference point, and a step has one dialogue of {term.family}"
+                self.note("bad_value", message, ("batch", "families", term.family), hint)
             if "advantages" in term.needs and not self.stage.rewards:
                 hint = "add rewards, e.g. `rewards: {answer: {type: answer_match}}`"
                 message = f"term `{name}` needs advantages, and there are no rewards"

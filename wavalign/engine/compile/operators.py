@@ -18,6 +18,10 @@ DEMONSTRATIONS = "demonstrations"
 ScalarUnit = Literal["token", "sequence"]
 SCALARS: Mapping[str, ScalarUnit] = {"values": "token", "row_values": "sequence"}
 """Scalar outputs that any policy could have: one at every position, or one a row."""
+DATA = "data"
+"""Stands for every family of rows that comes from data."""
+POINTS: Mapping[str, str] = {"reference_point": SCALAR, "mean_reference_point": SCALAR}
+"""The mean log-ratio of policy and reference on mismatched answers, at least 0: by sums over tokens, and by means."""
 Place = Literal["device", "threads", "host"]
 CountsAs = Literal["rollout", "reward", "learn"]
 Found = Collection[str]
@@ -37,7 +41,8 @@ class Candidate:
     follows: bool = False
     """Whether it is wanted wherever all that it needs is there, though no loss asks for it."""
     columns: Mapping[str, str] = field(default_factory=dict)
-    """Of what it gives, columns that a loss may need, with the family whose rows have them; empty for all families."""
+    """Of what it gives, columns that a loss may need, with the family whose rows have them; empty for all families,
+    `DATA` for those that come from data."""
     describe: Callable[[Found], str] | None = None
     """Its detail, where that hangs on what else is in the graph."""
 
@@ -93,7 +98,7 @@ def scalar_outputs(terms: Sequence[TermPlan]) -> dict[str, ScalarUnit]:
 
 
 def known_columns() -> dict[str, str]:
-    """What a loss may need beside log-probs, with the family whose rows have it; empty for all families."""
+    """What a loss may need beside log-probs, with the family whose rows have it; empty for all families, or `DATA`."""
     nobody = StageParts(own_network=False)
     return {name: family for each in candidates(nobody) for name, family in each.columns.items()}
 
@@ -190,12 +195,15 @@ def _rows(parts: StageParts) -> Iterator[Candidate]:
             "collect",
             "host",
             of=family,
-            gives={f"rows.{family}": ROWS},
+            gives={f"rows.{family}": ROWS, f"drawn.{family}": "[D]"},
             asker=f"no term looks at {family}",
         )
     used = {term.family for term in parts.terms}
     needs = tuple(f"rows.{family}" for family in (ROLLOUTS, *parts.families) if family in used)
     yield _one("rows", "collect", "host", needs=needs, gives={"rows": ROWS})
+    if not parts.terms or any("target_scores" in term.needs for term in parts.terms):
+        gives, columns = {"target_scores": ROWS}, {"target_scores": DATA}
+        yield _one("target_scores", "collect", "host", needs=("rows",), gives=gives, columns=columns)
 
 
 def _references(parts: StageParts) -> Iterator[Candidate]:
@@ -206,12 +214,31 @@ def _references(parts: StageParts) -> Iterator[Candidate]:
         "reference", "collect", "device", needs=("scored_batches",), gives={"ref_logprobs": TOKENS}, detail=own,
         asker="no term needs ref_logprobs, so no second model is loaded", columns={"ref_logprobs": ""},
     )  # fmt: skip
+    yield from _reference_points(parts)
     if not parts.own_network:
         yield _one(
             "recompute", "collect", "device", needs=("scored_batches", "behaviour_logprobs"),
             gives={"old_logprobs": TOKENS, "importance": TOKENS, "mismatch": SCALAR},
             columns={"old_logprobs": ROLLOUTS, "importance": ROLLOUTS}, detail="answers come from other weights",
         )  # fmt: skip
+
+
+def _reference_points(parts: StageParts) -> Iterator[Candidate]:
+    """What policy and reference say of answers to other questions, for losses that compare answers with it."""
+    families = sorted({term.family for term in parts.terms if set(term.needs) & POINTS.keys()})
+    if parts.terms and not families:
+        return
+    for family in families:
+        yield _one(
+            "mismatched_rows", "collect", "host", of=family, needs=(f"drawn.{family}",),
+            gives={f"mismatched.{family}": ROWS}, detail="every question with the answers to the next one",
+        )  # fmt: skip
+    rows = tuple(f"mismatched.{family}" for family in families)
+    yield _one("mismatched_reference", "collect", "device", needs=rows, gives={"mismatched_ref_logprobs": TOKENS})
+    yield _one(
+        "reference_point", "update", "device", needs=("updates", *rows, "mismatched_ref_logprobs"), gives=POINTS,
+        columns=dict.fromkeys(POINTS, DATA), detail="a forward without gradient of its own",
+    )  # fmt: skip
 
 
 def _updates(parts: StageParts) -> Iterator[Candidate]:

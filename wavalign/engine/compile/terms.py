@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, final
 
-from wavalign.engine.compile.operators import known_columns, scalar_outputs
+from wavalign.engine.compile.operators import DATA, ROLLOUTS, known_columns, scalar_outputs
 from wavalign.engine.compile.plan import TermPlan
 from wavalign.engine.compile.resolve import Resolver
 from wavalign.engine.contracts.construct import construct
@@ -116,7 +116,8 @@ class TermPlanner:
             if name in known_columns() or scalar_outputs(self.terms).get(name, unit) != unit:
                 message = f"loss '{type_}' has a scalar output of its own named `{name}`, which is another column"
                 raise PluginError(message, hint="give it another name; two of one name are of one unit")
-        known = {name for name, whose in known_columns().items() if whose in ("", family)} | set(loss.scalars)
+        mine = ("", family) if family == ROLLOUTS else ("", family, DATA)
+        known = {name for name, whose in known_columns().items() if whose in mine} | set(loss.scalars)
         if not loss.needs <= known:
             unknown = ", ".join(sorted(loss.needs - known))
             message = f"loss '{type_}' needs {unknown}, which {family} do not have"

@@ -29,6 +29,8 @@ class Row:
     """[S] that the streams of an answer were sampled at; None for one that was not sampled, whose temperature is 1."""
     support: Tensor | None = None
     """[S, T, K] int32 kept ids, -1 in the prompt; None where nothing was cut."""
+    score: float | None = None
+    """What its record says that the answer is worth; None where it does not."""
 
     @property
     def key(self) -> tuple[str, int, int]:
@@ -96,6 +98,30 @@ class RowColumn(Column):
     @override
     def of(self, row: Row) -> Tensor | None:
         return self.tokens.get(row.key)
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class ScoreColumn(Column):
+    """What records say that their answers are worth."""
+
+    @override
+    def of(self, row: Row) -> Tensor | None:
+        return None if row.score is None else torch.tensor(row.score)
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class FamilyColumn(Column):
+    """One number for all rows of a family."""
+
+    numbers: Mapping[str, float]
+    """By family."""
+
+    @override
+    def of(self, row: Row) -> Tensor | None:
+        found = self.numbers.get(row.family)
+        return None if found is None else torch.tensor(found)
 
 
 @final

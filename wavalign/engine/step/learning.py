@@ -82,7 +82,7 @@ def forward(live: LiveStage, _: Operator) -> Run:
         batch: MicroBatch = values["micro_batches"]
         select = live.selection.union(batch)
         names = ("dropout", values["step"], *_further(values["updates"].number), batch.number)
-        with guarded_block(live.architecture, "the forward pass"), _dropout(live, *names):
+        with guarded_block(live.architecture, "the forward pass"), dropout(live, *names):
             output = live.backend.forward(batch.tokens, select, temperature=batch.temperature, support=batch.support)
         return {"logprobs": output.logprobs, **output.scalars}
 
@@ -220,7 +220,7 @@ def _further(update: int) -> tuple[int, ...]:
     return (update,) if update else ()
 
 
-def _dropout(live: LiveStage, *names: str | int) -> AbstractContextManager[None]:
+def dropout(live: LiveStage, *names: str | int) -> AbstractContextManager[None]:
     """Inside, what an adapter's dropout drops depends on the run's seed, `names` and the rank, and on nothing else."""
     if not live.settings.dropout:
         return nullcontext()

@@ -14,21 +14,20 @@ from torch import Tensor
 from wavalign.engine.compile.operators import ROLLOUTS
 from wavalign.engine.compile.plan import Operator
 from wavalign.engine.contracts.origins import guarded_block, origin
-from wavalign.engine.models.scored_policy import score_batch
 from wavalign.engine.state.seeds import generator
-from wavalign.engine.step import learning
-from wavalign.engine.step.batches import AnswerColumn, CompletionColumn, MicroBatches, RowColumn
+from wavalign.engine.step import learning, references
+from wavalign.engine.step.batches import AnswerColumn, CompletionColumn, MicroBatches, RowColumn, ScoreColumn
 from wavalign.engine.step.executor import LiveOperator, Run
 from wavalign.engine.step.metrics import step_result
 from wavalign.engine.step.rewards import collect_scores, hold_budget, judge_truncated
 from wavalign.engine.step.rows import answer_rows, data_rows
-from wavalign.engine.step.stage import LiveStage
+from wavalign.engine.step.stage import LiveStage, there
 from wavalign.engine.step.tallies import ratios_of_gaps
 from wavalign.engine.step.updates import cut_updates
 from wavalign.engine.step.values import Made
 from wavalign.errors import PluginError, RewardBudgetError
 from wavalign.plugins.api.base import Remembers
-from wavalign.plugins.batch import Dialogue, RolloutGroup
+from wavalign.plugins.batch import RolloutGroup
 
 Values = Mapping[str, Any]
 T = TypeVar("T")
@@ -63,7 +62,8 @@ def _prompts(live: LiveStage, _: Operator) -> Run:
     sizes = live.settings.geometry
 
     def run(_values: Values) -> Made:
-        return {"prompts": _slice(live, live.feeds["prompts"].next(sizes.prompts))}
+        drawn = live.feeds["prompts"].next(sizes.prompts)
+        return {"prompts": drawn[live.share(len(drawn))]}
 
     return run
 
@@ -141,7 +141,7 @@ def _aggregate(live: LiveStage, plan: Operator) -> Run:
 
 
 def _advantage(live: LiveStage, _: Operator) -> Run:
-    advantage = _there(live.advantage)
+    advantage = there(live.advantage)
 
     def run(values: Values) -> Made:
         table, valid = advantage.compute(values["rewards"].table)
@@ -152,7 +152,7 @@ def _advantage(live: LiveStage, _: Operator) -> Run:
 
 
 def _gate(live: LiveStage, plan: Operator) -> Run:
-    gate, last = _there(live.gate), max(1, live.settings.steps - 1)
+    gate, last = there(live.gate), max(1, live.settings.steps - 1)
 
     def run(values: Values) -> Made:
         rewards = live.world.all_gather_rows(values["rewards"].table) if plan.needs else None
@@ -174,11 +174,12 @@ def _answer_rows(live: LiveStage, plan: Operator) -> Run:
 
 def _data_rows(live: LiveStage, plan: Operator) -> Run:
     size = next(each.groups for each in live.settings.geometry.families if each.name == plan.of)
-    (given,) = plan.gives
 
     def run(_values: Values) -> Made:
-        dialogues = _slice(live, live.feeds[plan.of].next(size))
-        return {given: data_rows(dialogues, live.roller.encoder, live.architecture.tokens, family=plan.of)}
+        drawn = live.feeds[plan.of].next(size)
+        mine = drawn[live.share(len(drawn))]
+        rows = data_rows(mine, live.roller.encoder, live.architecture.tokens, family=plan.of)
+        return {f"rows.{plan.of}": rows, f"drawn.{plan.of}": drawn}
 
     return run
 
@@ -187,26 +188,13 @@ def _rows(_: LiveStage, plan: Operator) -> Run:
     return lambda values: {"rows": [row for name in plan.needs for row in values[name]]}
 
 
+def _target_scores(_live: LiveStage, _plan: Operator) -> Run:
+    return lambda _values: {"target_scores": ScoreColumn()}
+
+
 def _scored_batches(live: LiveStage, _: Operator) -> Run:
     def run(values: Values) -> Made:
         return {"scored_batches": MicroBatches(live.cutter.cut(values["rows"]), live.world.device)}
-
-    return run
-
-
-def _reference(live: LiveStage, _: Operator) -> Run:
-    reference, space = _there(live.reference), live.architecture.tokens
-
-    def run(values: Values) -> Made:
-        tokens: dict[tuple[str, int, int], Tensor] = {}
-        with reference.scoring() as policy, guarded_block(live.architecture, "the reference"):
-            for batch in values["scored_batches"]:
-                select = live.selection.union(batch, only="ref_logprobs")
-                scored = score_batch(
-                    policy, batch.tokens, select, space, temperature=batch.temperature, support=batch.support
-                ).cpu()
-                tokens |= {row.key: scored[b, :, : row.tokens.length] for b, row in enumerate(batch.rows)}
-        return {"ref_logprobs": RowColumn(tokens)}
 
     return run
 
@@ -254,19 +242,6 @@ def _updates(live: LiveStage, _: Operator) -> Run:
     return run
 
 
-def _slice(live: LiveStage, dialogues: Sequence[Dialogue]) -> list[Dialogue]:
-    """This rank's share of a step's dialogues."""
-    share = len(dialogues) // live.world.size
-    return list(dialogues[live.world.rank * share : (live.world.rank + 1) * share])
-
-
-def _there(part: T | None) -> T:
-    """A part that the builder made because an operator of the plan wants it."""
-    if part is None:
-        raise RuntimeError("the plan has an operator whose part was not built")
-    return part
-
-
 def _show_state(plugin: Remembers, index: int) -> None:
     """Ask for a state in the first step: one that no checkpoint can hold shows now, not when the first is written."""
     if index == 0:
@@ -288,8 +263,12 @@ FUNCTIONS: dict[str, Function] = {
     "answer_rows": Function(_answer_rows),
     "data_rows": Function(_data_rows, "reading dialogues to learn from"),
     "rows": Function(_rows),
+    "target_scores": Function(_target_scores),
     "scored_batches": Function(_scored_batches),
-    "reference": Function(_reference, "the reference model"),
+    "reference": Function(references.reference, "the reference model"),
+    "mismatched_rows": Function(references.mismatched),
+    "mismatched_reference": Function(references.mismatched_reference),
+    "reference_point": Function(references.reference_point),
     "recompute": Function(_recompute, "log-probs under the weights that learn"),
     "updates": Function(_updates),
     "micro_batches": Function(learning.micro_batches, "learning"),

@@ -33,8 +33,26 @@ def data_rows(dialogues: Sequence[Dialogue], encoder: Encoder, space: TokenSpace
     rows = []
     for index, dialogue in enumerate(dialogues):
         prompt = encoder.prompt(dialogue)
-        for member, single in dialogue.numbered:
+        scores = dialogue.scores or (None,) * len(dialogue.numbered)
+        for (member, single), score in zip(dialogue.numbered, scores, strict=True):
             completion = encoder.target(single)
+            rows.append(Row(concatenate(prompt, completion, space), family, index, member, score=score))
+    return rows
+
+
+def mismatched_rows(
+    dialogues: Sequence[Dialogue], places: range, encoder: Encoder, space: TokenSpace, *, family: str
+) -> list[Row]:
+    """The rows that `data_rows` gives of the dialogues at `places`, each with the answer of the next dialogue's row.
+
+    Of the next one comes the answer of the same member, or its first; behind the last dialogue the first one is next.
+    """
+    rows = []
+    for index, place in enumerate(places):
+        dialogue, others = dialogues[place], dict(dialogues[(place + 1) % len(dialogues)].numbered)
+        prompt, first = encoder.prompt(dialogue), next(iter(others.values()))
+        for member, _ in dialogue.numbered:
+            completion = encoder.target(others.get(member, first))
             rows.append(Row(concatenate(prompt, completion, space), family, index, member))
     return rows
 

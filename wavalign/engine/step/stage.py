@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import final
+from typing import TypeVar, final
 
 from wavalign.engine.backends.base import Backend
 from wavalign.engine.compile.plan import Geometry, StagePlan
@@ -20,6 +20,8 @@ from wavalign.engine.step.terms import LiveTerm
 from wavalign.plugins.api import Advantage, Architecture, Gate, Provider, SamplingOptions
 from wavalign.schema.optim import OptimSection
 
+T = TypeVar("T")
+
 
 def _nothing() -> None:
     """Nobody asked to be called."""
@@ -36,6 +38,13 @@ class WeightsClock:
     """Called on every rank when the first gradients of a step are complete and the weights have not moved."""
     together: bool = False
     """Whether the error that a step raised was raised on every rank."""
+
+
+def there(part: T | None) -> T:
+    """A part that the builder made because an operator of the plan wants it."""
+    if part is None:
+        raise RuntimeError("the plan has an operator whose part was not built")
+    return part
 
 
 @final
@@ -96,6 +105,11 @@ class LiveStage:
     def close(self) -> None:
         """Free threads, processes and files."""
         close_all((self.rewards.close, *self.closing, self.provider.close, self.backend.close))
+
+    def share(self, count: int) -> slice:
+        """This rank's part of `count` dialogues of a step."""
+        each = count // self.world.size
+        return slice(self.world.rank * each, (self.world.rank + 1) * each)
 
     def term(self, name: str) -> LiveTerm:
         """The term of that name."""
