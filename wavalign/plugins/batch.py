@@ -89,6 +89,10 @@ class Message:
     audio: AudioClip | None = None
 
 
+SIDES = ("chosen", "rejected")
+"""What the members 0 and 1 of a dialogue with stated members are called."""
+
+
 @final
 @dataclass(frozen=True, slots=True)
 class Dialogue:
@@ -125,6 +129,14 @@ class Dialogue:
     def numbered(self) -> "tuple[tuple[int, Dialogue], ...]":
         """`singles`, each with its member number."""
         return tuple(zip(self.members or range(len(self.singles)), self.singles, strict=True))
+
+    @property
+    def named_answers(self) -> tuple[tuple[str, Message], ...]:
+        """All targets, by the names that people know them under."""
+        if not self.targets:
+            return tuple(("target", each) for each in self.answers)
+        names = [SIDES[m] if 0 <= m < len(SIDES) else f"targets.{m}" for m in self.members]
+        return tuple(zip(names or [f"targets.{m}" for m in range(len(self.targets))], self.targets, strict=False))
 
     @property
     def label(self) -> str:
@@ -266,6 +278,8 @@ class Rollout:
     """The decoded sound; None when no reward or metric listens."""
     version: int | None = None
     """Updates that the weights had seen which sampled it; None for an answer that no provider gave."""
+    pieces: tuple[str, ...] | None = None
+    """Text of every TEXT token, stream by stream, for rewards that say they need it; None for others."""
     state: Tensor | None = None
     """[H] float32 mean of the last hidden states at its positions of sound, under the policy that is measured; None
     where it has none, and where no metric asks for states."""
@@ -299,6 +313,9 @@ class Scored:
     """Facets worth showing, e.g. the transcript that was heard."""
     blame: Literal["reward", "answer"] = "reward"
     """Whose doing a missing value is."""
+    tokens: Tensor | None = field(default=None, compare=False)
+    """[S, Tc] of the completion: what single tokens and frames are worth, 0 where nothing is said of one. Each lies
+    between 0 and the ends of the reward's range. `plugins.token_rewards` lays out values of frames and words."""
 
     @classmethod
     def absent(cls, reason: str, details: Mapping[str, float | str] | None = None) -> "Scored":

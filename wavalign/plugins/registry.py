@@ -41,10 +41,10 @@ KINDS: dict[str, type[api.Plugin]] = {
 
 DECLARED = ("needs", "range", "family", "unit")
 """Of a class, what is worth showing."""
-SOUND = frozenset({"text", "waveform"})
 WORDS: dict[str, dict[str, frozenset[str]]] = {
-    "reward": {"needs": SOUND},
-    "metric": {"needs": SOUND | {"states"}},
+    "reward": {"needs": api.SHOWN},
+    "metric": {"needs": frozenset({"text", "waveform", "states"})},
+    "advantage": {"unit": frozenset({"answer", "token"})},
     "loss": {"unit": frozenset({"token", "sequence", "group"})},
 }
 """By kind and name, the words that a class attribute may hold."""

@@ -23,6 +23,9 @@ class RewardSection(Component):
     on_absent: Literal["lowest", "drop_sample", "drop_group"] = "lowest"
     """When the answer has nothing to score (no sound, no text, silence): it gets the lowest value of the scale, for
     that is the policy's doing; or drop the sample, or its whole group. Not counted as a failure."""
+    stage: str | None = Field(default=None, exclude_if=lambda stage: stage is None)
+    """Name of an earlier `reward_model` stage, in place of `model`: score with what it learned (`{type: reward_model,
+    stage: NAME}`)."""
     timeout: float = Field(default=60.0, ge=0.001, le=7 * DAY)
     """Seconds after which a call counts as failed."""
 

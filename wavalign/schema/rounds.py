@@ -1,7 +1,7 @@
 """Entries of `stages` as single stages: the body of a `repeat` once for every round, under names of its own.
 
-References within the body (`start`, `stage` of a data source) name a stage of the same round, references from outside
-(`REPEAT.STAGE`) that of the last round; with `stop_early` a run takes the best round in its place.
+References within the body (`start`, `stage` of a data source or a reward) name a stage of the same round, references
+from outside (`REPEAT.STAGE`) that of the last round; with `stop_early` a run takes the best round in its place.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -39,8 +39,9 @@ class Entry:
             items["round"] = self.round
         if "start" in items:
             items["start"] = _named(items["start"], self.names)
-        if "data" in items:
-            items["data"] = _sources(items["data"], self.names)
+        for section in ("data", "rewards"):
+            if section in items:
+                items[section] = _sources(items[section], self.names)
         return replace(merged, value=items)
 
 
@@ -111,7 +112,7 @@ def _named(node: Node, names: Mapping[str, str]) -> Node:
 
 
 def _sources(node: Node, names: Mapping[str, str]) -> Node:
-    """Data sources below `node` with the stages that they name."""
+    """Data sources or rewards below `node` with the stages that they name."""
     if isinstance(node.value, list):
         return replace(node, value=[_sources(item, names) for item in node.value])
     if not isinstance(node.value, dict):

@@ -1,9 +1,9 @@
 """A stage: its own sections over the recipe's shared ones; and stages that are repeated in rounds."""
 
 from collections.abc import Mapping
-from typing import Literal, final
+from typing import Any, Literal, final
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from wavalign.schema.base import Section
 from wavalign.schema.bounds import MOST_ROUNDS, MOST_ROWS, MOST_STEPS, Name, StageName
@@ -14,6 +14,10 @@ from wavalign.schema.objective import ObjectiveSection
 from wavalign.schema.optim import OptimSection
 from wavalign.schema.reward import RewardSection
 from wavalign.schema.rollout import BatchSection, RolloutSection
+from wavalign.schema.stage_kinds import KINDS
+
+PREFERENCE: Mapping[str, Any] = {"terms": {"preference": {"loss": {"type": "bradley_terry"}}}}
+"""The objective of a `reward_model` stage that states none."""
 
 
 @final
@@ -44,7 +48,7 @@ class StageSections(Section):
     rewards: Mapping[Name, RewardSection] = Field(default_factory=dict)
     """Reward plugins by name."""
     objective: ObjectiveSection | None = None
-    """Terms, gate, advantage; a `train` stage needs it."""
+    """Terms, gate, advantage; a `train` stage needs it, a `reward_model` stage has one term `bradley_terry` without."""
     optim: OptimSection = OptimSection()
     """Optimiser."""
     evaluation: EvaluationSection = EvaluationSection()
@@ -77,9 +81,10 @@ class Stage(StageSections):
 
     name: StageName
     """Its name; folders, `start` and data sources refer to it."""
-    type: Literal["train", "fit_codec", "generate", "evaluate"] = "train"
+    type: Literal["train", "fit_codec", "generate", "reward_model", "evaluate"] = "train"
     """`train` optimises the objective; `fit_codec` fits `model.codec` on the sound of `data.demonstrations`; `generate`
-    writes the policy's answers to `data.prompts` as a data set that later stages read; `evaluate` measures
+    writes the policy's answers to `data.prompts` as a data set that later stages read;
+    `reward_model` learns which of two answers is preferred, for rewards that name it; `evaluate` measures
     `data.evaluation` with `evaluation.metrics` and leaves nothing to start from."""
     start: str | None = None
     """Name of the earlier stage whose weights (or codec) it starts from; omitted, the last one before that left any, or
@@ -87,6 +92,19 @@ class Stage(StageSections):
     """
     round: Round | None = None
     """Set by `repeat`: the round that the stage belongs to."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _preference(cls, value: Any) -> Any:
+        if isinstance(value, Mapping) and value.get("type") == "reward_model" and value.get("objective") is None:
+            return {**value, "objective": PREFERENCE}
+        return value
+
+    @property
+    def measures(self) -> bool:
+        """Whether anything is measured on its held-out splits."""
+        kind = KINDS[self.type]
+        return kind.measures and (kind.pairs or bool(self.evaluation.metrics))
 
 
 @final

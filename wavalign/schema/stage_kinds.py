@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, final
 
-Artifact = Literal["weights", "codec", "dataset"]
+Artifact = Literal["weights", "codec", "dataset", "reward_model"]
 
 
 @final
@@ -22,6 +22,10 @@ class StageKind:
     """Whether it optimises the objective, over `steps`."""
     measures: bool = False
     """Whether it measures the held-out splits."""
+    pairs: bool = False
+    """Whether those are pairs, measured by which answer it prefers; else prompts, measured by the metrics."""
+    rewards: bool = False
+    """Whether it may ask rewards: what shared sections say of them is of no concern to others."""
 
     @property
     def is_start(self) -> bool:
@@ -36,8 +40,17 @@ KINDS: Mapping[str, StageKind] = {
         network=True,
         learns=True,
         measures=True,
+        rewards=True,
     ),
     "fit_codec": StageKind("codec", frozenset({"demonstrations"}), network=False),
     "generate": StageKind("dataset", frozenset({"prompts"}), network=True),
-    "evaluate": StageKind(None, frozenset({"evaluation"}), network=True, measures=True),
+    "reward_model": StageKind(
+        "reward_model",
+        frozenset({"demonstrations", "families", "evaluation"}),
+        network=True,
+        learns=True,
+        measures=True,
+        pairs=True,
+    ),
+    "evaluate": StageKind(None, frozenset({"evaluation"}), network=True, measures=True, rewards=True),
 }

@@ -1,4 +1,4 @@
-"""Names of stages, and what refers to them: `start`, and data sources that read what a stage wrote."""
+"""Names of stages, and what refers to them: `start`, data sources that read what a stage wrote, rewards of one."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -8,6 +8,9 @@ from wavalign.schema.composer import Path, dotted
 from wavalign.schema.marks import Source
 from wavalign.schema.stage_kinds import KINDS, StageKind
 from wavalign.schema.translation import did_you_mean
+
+_DOES: Mapping[str | None, str] = {"dataset": "writes answers", "reward_model": "learns a reward"}
+"""By what it leaves, what a stage does that leaves no weights."""
 
 
 def stage_problems(source: Source) -> list[Problem]:
@@ -23,6 +26,9 @@ def stage_problems(source: Source) -> list[Problem]:
             found += _of_start(source, index, stage, earlier)
         for path in _references(stage.get("data"), ("stages", index, "data"), _kind(stage).headings):
             found += _of_source(source, path, stage, earlier)
+        rewards = stage.get("rewards") if _kind(stage).rewards else None
+        for path in _named(rewards, ("stages", index, "rewards")):
+            found += _of_reward(source, path, stage, earlier)
         if isinstance(stage.get("name"), str):
             earlier[stage["name"]] = stage
     # A mistake in a body is one, whatever the rounds' names are.
@@ -50,7 +56,7 @@ def _of_start(
         message = f"`{quoted(start)}` is not an earlier stage"
         yield _problem(source, path, message, did_you_mean(start, left) or _earlier(left, earlier))
     elif start not in left:
-        what = "writes answers" if _kind(earlier[start]).leaves == "dataset" else "measures"
+        what = _DOES.get(_kind(earlier[start]).leaves, "measures")
         message = f"stage `{quoted(start)}` {what} and leaves no weights to start from"
         hint = f"leave `start` out for the last weights before, or name one of: {_listed(left)}"
         yield _problem(source, path, message, hint)
@@ -74,6 +80,20 @@ def _of_source(
         yield _problem(source, path, f"`{quoted(name)}` {what}", hint)
     else:
         yield from _one_round(source, path, stage, earlier[name])
+
+
+def _of_reward(
+    source: Source, path: Path, stage: Mapping[str, Any], earlier: Mapping[str, Mapping[str, Any]]
+) -> Iterator[Problem]:
+    """A reward at `path` that names a stage."""
+    name = str(_at(source.tree, path))
+    learned = [each for each, other in earlier.items() if _kind(other).leaves == "reward_model"]
+    if name in learned:
+        yield from _one_round(source, path, stage, earlier[name])
+        return
+    what = "leaves no reward model" if name in earlier else "is not an earlier stage"
+    hint = did_you_mean(name, learned) or f"earlier `reward_model` stages: {_listed(learned)}"
+    yield _problem(source, path, f"`{quoted(name)}` {what}", hint)
 
 
 def _one_round(source: Source, path: Path, stage: Mapping[str, Any], named: Mapping[str, Any]) -> Iterator[Problem]:

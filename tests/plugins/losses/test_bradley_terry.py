@@ -68,7 +68,7 @@ def test_values_of_the_mean_over_the_terms_tokens() -> None:
     chosen = np.array([rewards[5], rewards[6], rewards[7], rewards[8], rewards[9]])
     rejected = np.array([rewards[1], rewards[2], rewards[0], rewards[4], rewards[3]])
     np.testing.assert_allclose(output.metrics["margin"].numpy(), chosen - rejected, rtol=1e-12)
-    np.testing.assert_allclose(output.metrics["chosen"].numpy(), chosen, rtol=1e-12)
+    np.testing.assert_allclose(output.metrics["chosen_reward"].numpy(), chosen, rtol=1e-12)
     np.testing.assert_array_equal(output.metrics["accuracy"].numpy(), (chosen > rejected).astype(float))
 
 
@@ -103,6 +103,16 @@ def their_loss(rewards: Tensor, *, margin: float, center: float) -> Tensor:
     theirs: Any = RewardTrainer
     loss: Tensor = theirs.compute_loss(trainer, lambda **_: SimpleNamespace(logits=rewards[:, None]), batch)
     return loss
+
+
+def test_the_data_may_say_how_much_better_a_side_is() -> None:
+    loss = BradleyTerry(BradleyTerryParams(margin=0.1, scores=0.5))
+    assert loss.needs == {"row_values", "target_scores"}
+    rewards = drawn()[1]
+    stated = torch.arange(10, dtype=torch.float64).view(-1, 1, 1)
+    given = inputs(row_values=rewards, target_scores=stated)
+    wanted = by_hand((rewards - 0.5 * stated.flatten()).numpy(), given, margin=0.1)
+    np.testing.assert_allclose(loss.compute(given).values.numpy(), wanted, rtol=1e-12)
 
 
 @pytest.mark.parametrize("pooling", ["last", "mean"])

@@ -121,12 +121,18 @@ class Backend(ABC):
     def score(
         self, batch: TokenBatch, select: Tensor, *, temperature: float | Tensor, support: Tensor | None = None
     ) -> Tensor:
-        """Log-probs [B, S, T] of `forward`, to the last bit, without gradient; any number between two updates.
+        """Log-probs [B, S, T] of `evaluate`."""
+        return self.evaluate(batch, select, temperature=temperature, support=support).logprobs
+
+    def evaluate(
+        self, batch: TokenBatch, select: Tensor, *, temperature: float | Tensor, support: Tensor | None = None
+    ) -> PolicyOutput:
+        """What `forward` gives, [B, S, T] and scalars, to the last bit, without gradient; any number between updates.
 
         The network stays in its mode: who wants an adapter's dropout as in the update seeds both alike.
         """
         with torch.no_grad():
-            return self.forward(batch, select, temperature=temperature, support=support).logprobs
+            return self.forward(batch, select, temperature=temperature, support=support)
 
     def begin_update(self, num_micro_batches: int) -> None:
         """Start an update of so many micro-batches: equal on all ranks, free from update to update.
@@ -181,6 +187,11 @@ class Backend(ABC):
     @abstractmethod
     def full_parameters(self) -> AbstractContextManager[None]:
         """Inside, every parameter of `policy` is whole on this rank and computes in the training's precision."""
+
+    @property
+    @abstractmethod
+    def beside(self) -> Mapping[str, Tensor]:
+        """What is trained beside the policy, by its name in the module; whole [*] inside `full_parameters()`."""
 
     def weights(self) -> Iterator[tuple[str, Tensor]]:
         """Every lasting tensor [*] of `policy` by name, one whole at a time; every rank walks along to the end.

@@ -86,9 +86,9 @@ class DeepSpeedBackend(Backend):
         `module` must take `heads` (indices to walk through beyond those of its selection) in its forward pass.
         """
         self._policy, self._ranks = policy, ranks
-        extra = beside(module, policy)
-        self._named = dict(policy.named_parameters()) | extra
-        for parameter in extra.values():
+        self._beside = beside(module, policy)
+        self._named = dict(policy.named_parameters()) | self._beside
+        for parameter in self._beside.values():
             # The library does not convert and move what stands beside weights that were partitioned while read.
             parameter.data = parameter.data.to(ranks.device, _dtype(config))
         self._stage = int(config["zero_optimization"]["stage"])
@@ -146,6 +146,10 @@ class DeepSpeedBackend(Backend):
             norm = self._checked_norm() if self._stage == 0 else None
             self._engine.step()
             return finite_norm(float(self._engine.get_global_grad_norm())) if norm is None else norm
+
+    @property
+    def beside(self) -> Mapping[str, Tensor]:
+        return {name: parameter.data for name, parameter in self._beside.items()}
 
     def full_parameters(self) -> AbstractContextManager[None]:
         if self._stage == 3 and not self._whole:

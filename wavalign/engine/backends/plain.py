@@ -6,7 +6,7 @@ bfloat16 would need less memory in the forward pass but lets small updates vanis
 who need the memory have the DeepSpeed backend.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import final
@@ -92,6 +92,10 @@ class PlainBackend(Backend):
         finally:
             self._optimizer.zero_grad(set_to_none=True)
         return value
+
+    @property
+    def beside(self) -> Mapping[str, Tensor]:
+        return {name: parameter.data for name, parameter in self._heads.items()}
 
     def full_parameters(self) -> AbstractContextManager[None]:
         return autocast(self._ranks.device, self._precision)

@@ -5,11 +5,14 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import final
 
+from pydantic import ValidationError
+
 from wavalign.engine.compile.names import name_problems
-from wavalign.engine.compile.operators import DEMONSTRATIONS, POINTS, ROLLOUTS
+from wavalign.engine.compile.operators import DEMONSTRATIONS, POINTS, ROLLOUTS, judged
 from wavalign.engine.compile.plan import Cluster, TermPlan
 from wavalign.engine.contracts.rollouts import range_problem
 from wavalign.plugins.api import Gate, Metric, Reward
+from wavalign.plugins.guard import Guard, origin_of
 from wavalign.plugins.registry import Registry
 from wavalign.schema.evaluation import Watched
 from wavalign.schema.marks import Path
@@ -30,7 +33,7 @@ WHOLE_GROUPS = ("embed", "text_head", "audio_head")
 def watch_problem(watched: Watched, stage: Stage) -> str:
     """Why a stage does not measure a value between its steps; empty where it does."""
     split = watched.metric.split("/", 1)[0]
-    if not stage.evaluation.metrics or split not in stage.data.evaluation:
+    if not stage.measures or split not in stage.data.evaluation:
         return f"`{watched.metric}` is of the split `{split}`, and nothing is measured on it"
     return "" if stage.evaluation.every else f"`{watched.metric}` is watched, and nothing is measured between steps"
 
@@ -40,7 +43,7 @@ def measured_in_round(watched: Watched, stage: Stage) -> bool:
     evaluation, split = stage.evaluation, watched.metric.split("/", 1)[0]
     kind = KINDS[stage.type]
     when = evaluation.at_end or evaluation.every > 0 or stage.steps == 0 or not kind.learns
-    return kind.measures and bool(evaluation.metrics) and split in stage.data.evaluation and when
+    return stage.measures and split in stage.data.evaluation and when
 
 
 @final
@@ -86,6 +89,37 @@ class StageChecks:
             self._rewards()
         if self._whole("evaluation", "model", "data"):
             self._evaluation()
+
+    def reward_model(self) -> None:
+        """A stage that learns which answers are preferred."""
+        if self.stage.steps == 0 and self._whole("steps"):
+            message = "a reward_model stage without steps learns nothing, and leaves no reward model"
+            self.note("bad_value", message, ("steps",), "raise steps")
+            return
+        if self._whole("data") and not self.stage.data.evaluation:
+            message = "a reward_model stage needs data.evaluation: held-out pairs that say how often it is right"
+            hint = "add splits of pairs, e.g. `evaluation: {golden: {type: jsonl, path: heldout.jsonl}}`"
+            self.note("missing_section", message, ("data", "evaluation"), hint)
+        if self._whole("objective", "data"):
+            self._judges()
+        self.train()
+
+    def _judges(self) -> None:
+        """Of a reward model's terms each learns from data alone, and those that judge read one scalar output."""
+        heads = 0
+        for term in self.terms:
+            path: Path = ("objective", "terms", term.brought_by or term.name)
+            if term.family == ROLLOUTS:
+                message = f"term `{term.name}` learns from rollouts, and a reward_model stage samples none"
+                hint = "state its own terms: objective: !replace {terms: {preference: {loss: {type: bradley_terry}}}}"
+                self.note("conflict", message, path, hint)
+            heads += len(judged(term)) if term.lives else 0
+            if len(judged(term)) > 1:
+                message = f"term `{term.name}` reads {', '.join(judged(term))}; a facet of a reward model is one"
+                self.note("conflict", message, path, "make a term of each")
+        if self.terms and not heads:
+            message = "no term of the reward_model stage reads a scalar output, so that it learns no reward"
+            self.note("bad_value", message, ("objective", "terms"), "add a term `{loss: {type: bradley_terry}}`")
 
     def _only_measures(self) -> None:
         """A stage without steps."""
@@ -183,9 +217,10 @@ class StageChecks:
                 hint = "two or more: an answer is compared with what is said to other questions of the step"
                 message = f"term `{name}` needs a reference point, and a step has one dialogue of {term.family}"
                 self.note("bad_value", message, ("batch", "families", term.family), hint)
-            if "advantages" in term.needs and not self.stage.rewards:
+            asked = next((each for each in ("advantages", "returns") if each in term.needs), None)
+            if asked is not None and not self.stage.rewards:
                 hint = "add rewards, e.g. `rewards: {answer: {type: answer_match}}`"
-                message = f"term `{name}` needs advantages, and there are no rewards"
+                message = f"term `{name}` needs {asked}, and there are no rewards"
                 self.note("missing_section", message, path, hint)
 
     def _rollout(self) -> None:
@@ -201,7 +236,7 @@ class StageChecks:
 
     def _range(self, name: str, reward: RewardSection, plugin: type[Reward]) -> None:
         """What a reward's class says it can give, and whether a scale can map it; an object's shows when it is made."""
-        declared = inspect.getattr_static(plugin, "range", None)
+        declared = _range_of(reward, plugin) or inspect.getattr_static(plugin, "range", None)
         if not isinstance(declared, tuple | list) or len(declared) != 2:
             return
         path: Path = ("rewards", name)
@@ -255,10 +290,22 @@ class StageChecks:
         return self.registry.get(kind, type_) if type_ in self.registry.types(kind) else None
 
 
+def _range_of(reward: RewardSection, plugin: type[Reward]) -> tuple[float, float] | None:
+    """The range that its options give it; None where they do not decide it, or are wrong, which is noted elsewhere."""
+    with Guard(origin_of(plugin, "reward", reward.type), "options", passes=(ValidationError,)):
+        try:
+            params = plugin.Params.model_validate(dict(reward.params))
+        except ValidationError:
+            return None
+    with Guard(origin_of(plugin, "reward", reward.type), "range_of"):
+        return plugin.range_of(params)
+
+
 _RULES: Mapping[str, Callable[[StageChecks], None]] = {
     "train": StageChecks.train,
     "fit_codec": StageChecks.fit_codec,
     "generate": StageChecks.generate,
+    "reward_model": StageChecks.reward_model,
     "evaluate": StageChecks.evaluate,
 }
 """What a kind of stage demands of its sections."""

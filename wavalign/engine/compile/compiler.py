@@ -1,8 +1,9 @@
 """Recipe to Plan: the passes in order, every problem collected."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import final
 
+from wavalign.engine.compile.advantage_checks import advantage_problems
 from wavalign.engine.compile.checks import StageChecks, check_runtime, measured_in_round, watch_problem
 from wavalign.engine.compile.geometry import only_measuring, plan_geometry
 from wavalign.engine.compile.graph import build_graph
@@ -10,7 +11,7 @@ from wavalign.engine.compile.instruments import shared_instruments
 from wavalign.engine.compile.lowering import deepspeed_config
 from wavalign.engine.compile.operators import scalar_outputs
 from wavalign.engine.compile.parts import left_out, stage_parts
-from wavalign.engine.compile.plan import Cluster, Graph, Plan, StagePlan, Warned
+from wavalign.engine.compile.plan import Cluster, Graph, Plan, StagePlan, TermPlan, Warned
 from wavalign.engine.compile.resolve import Resolver
 from wavalign.engine.compile.stage_links import start_of
 from wavalign.engine.compile.terms import TermPlanner
@@ -48,6 +49,14 @@ def _further(loaded: LoadedRecipe, cluster: Cluster) -> list[Problem]:
     return []
 
 
+def _without_answers(stage: Stage) -> Stage:
+    """A stage whose held-out splits are pairs, without what shared sections say of answers."""
+    if not KINDS[stage.type].pairs:
+        return stage
+    evaluation = stage.evaluation.model_copy(update={"metrics": {}})
+    return stage.model_copy(update={"evaluation": evaluation, "rewards": {}})
+
+
 def device_of(runtime: RuntimeSection, cluster: Cluster) -> str:
     """`cuda` or `cpu`."""
     return runtime.device if runtime.device != "auto" else ("cuda" if cluster.gpus else "cpu")
@@ -61,6 +70,13 @@ def _follows(problem: Problem, broken: Broken) -> bool:
         or (problem.code == "missing_gate" and bool(lacks & {"gate", "objective"}))
         or (problem.code == "unknown_type" and "plugins" in lacks)
     )
+
+
+def scalar_heads(graph: Graph, terms: Sequence[TermPlan]) -> tuple[ScalarHead, ...]:
+    """Heads beside the network that somebody reads; those whose earlier word is needed are there whoever learns."""
+    read = {name for name in scalar_outputs(terms) if graph.gives(name)}
+    read |= {"values"} if graph.gives("old_values") else set()
+    return tuple(ScalarHead(name, unit) for name, unit in scalar_outputs(terms).items() if name in read)
 
 
 @final
@@ -113,7 +129,7 @@ class _Compiler:
     def _stage(self, stage: Stage, index: int, first_step: int, runtime: RuntimeSection) -> StagePlan:
         path: TreePath = ("stages", index)
         before = len(self.resolver.problems)
-        stage = self.resolver.stage(stage, path)
+        stage = self.resolver.stage(_without_answers(stage), path)
         terms = TermPlanner(self.resolver, stage, path).plan() if stage.objective is not None else ()
         stage = self._objective(stage, path)
         note = self._note_at(path)
@@ -122,6 +138,10 @@ class _Compiler:
         learned = terms if KINDS[stage.type].learns else ()
         plan = StagePlan(name=stage.name, first_step=first_step, stage=stage, terms=learned)
         if len(self.resolver.problems) > before or not KINDS[stage.type].learns or broken & READ_BY_GEOMETRY:
+            return plan
+        for where, message, hint in advantage_problems(stage, learned, self.registry):
+            note("conflict", message, where, hint)
+        if len(self.resolver.problems) > before:
             return plan
         if stage.steps:
             parts = stage_parts(stage, terms, self.registry)
@@ -141,9 +161,7 @@ class _Compiler:
                 processes=self.processes,
                 device=self.device,
             )
-        scalars = tuple(
-            ScalarHead(name, unit) for name, unit in scalar_outputs(plan.terms).items() if graph.gives(name)
-        )
+        scalars = scalar_heads(graph, plan.terms)
         decided = {"graph": graph, "geometry": geometry, "deepspeed": lowered, "scalars": scalars}
         plan = plan.model_copy(update=decided)
         return plan.model_copy(update={"warnings": tuple(self._warnings(plan, path))})

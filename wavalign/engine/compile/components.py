@@ -61,7 +61,7 @@ def read_headings(stage: StagePlan) -> dict[str, Sequence[WeightedComponent]]:
         found |= {name: sources for name, sources in data.learned.items() if name in made}
     elif data.demonstrations is not None and "demonstrations" in kind.headings:
         found["demonstrations"] = data.demonstrations
-    if "evaluation" in kind.headings and stage.stage.evaluation.metrics:
+    if "evaluation" in kind.headings and stage.stage.measures:
         found |= {f"evaluation.{name}": sources for name, sources in data.evaluation.items()}
     return found
 
@@ -92,6 +92,11 @@ def written_by_stages(stage: StagePlan) -> list[str]:
     """Names of the stages whose answers a stage reads."""
     found = (each.stage for sources in read_headings(stage).values() for each in sources)
     return list(dict.fromkeys(name for name in found if name is not None))
+
+
+def reward_links(stage: StagePlan) -> list[str]:
+    """Names of the stages whose reward models a stage scores with."""
+    return list(dict.fromkeys(each.stage for each in stage.stage.rewards.values() if each.stage is not None))
 
 
 def used_sources(plan: Plan) -> list[tuple[str, Sequence[WeightedComponent]]]:

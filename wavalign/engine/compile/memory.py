@@ -148,7 +148,7 @@ def _networks(case: _Case, stage: StagePlan) -> Iterator[MemoryRow]:
         whole = case.width * case.weights.held
         live = min(whole, case.width * LIVE)
         yield MemoryRow(name="gathered", bytes=live, note="layers in use and those to come", phase="learn")
-        if stage.graph.gives("rollouts") or stage.stage.evaluation.metrics or adapter is not None:
+        if stage.graph.gives("rollouts") or stage.stage.measures or adapter is not None:
             note = "the whole network, while sampling, evaluating or merging"
             yield MemoryRow(name="gathered", bytes=whole, note=note, phase="collect")
 

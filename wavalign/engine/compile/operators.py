@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal, final
 
 from wavalign.engine.compile.plan import Operator, Scope, TermPlan
+from wavalign.plugins.api import text_is_enough
 
 ANSWERS, ROWS, TOKENS, SCALAR = "[P, G]", "[N]", "[B, S, T]", "[]"
 ROLLOUTS = "rollouts"
@@ -58,6 +59,22 @@ class RewardNeeds:
 
 @final
 @dataclass(frozen=True, slots=True)
+class AdvantageSays:
+    """What an advantage says about itself."""
+
+    type: str = ""
+    unit: Literal["answer", "token"] = "answer"
+    needs: frozenset[str] = frozenset()
+    """Values beside rewards."""
+
+    @property
+    def columns(self) -> frozenset[str]:
+        """Columns of rows that it needs and that are shown in metrics beside those of terms."""
+        return frozenset({"old_logprobs", "ref_logprobs"}) if "ref_logprobs" in self.needs else frozenset()
+
+
+@final
+@dataclass(frozen=True, slots=True)
 class StageParts:
     """What a stage's components say about themselves: all that its operators are made of."""
 
@@ -68,6 +85,7 @@ class StageParts:
     wants_sound: Mapping[str, bool] = field(default_factory=dict)
     """By term on rollouts, whether its mask may look at more than text."""
     rewards: Mapping[str, RewardNeeds] = field(default_factory=dict)
+    advantage: AdvantageSays = AdvantageSays()
     gate: str | None = None
     """Type of the gate that some share follows."""
     gate_reads_rewards: bool = False
@@ -81,8 +99,7 @@ class StageParts:
 
     def reasons_for_sound(self, found: Found) -> list[str]:
         """Who needs more of an answer than its text."""
-        # One that says of nothing that it needs it may look at anything.
-        rewards = [f"reward.{name}" for name, each in self.rewards.items() if each.needs != frozenset({"text"})]
+        rewards = [f"reward.{name}" for name, each in self.rewards.items() if not text_is_enough(each.needs)]
         terms = [f"term.{name}" for name, wants in self.wants_sound.items() if wants]
         return [name for name in (*rewards, *terms) if name in found]
 
@@ -97,9 +114,14 @@ def scalar_outputs(terms: Sequence[TermPlan]) -> dict[str, ScalarUnit]:
     return {**SCALARS, **{name: unit for term in terms for name, unit in term.scalars.items()}}
 
 
+def judged(term: TermPlan) -> list[str]:
+    """Scalar outputs that a term reads."""
+    return [name for name in term.needs if name in {**SCALARS, **term.scalars}]
+
+
 def known_columns() -> dict[str, str]:
     """What a loss may need beside log-probs, with the family whose rows have it; empty for all families, or `DATA`."""
-    nobody = StageParts(own_network=False)
+    nobody = StageParts(own_network=False, advantage=AdvantageSays(unit="token"))
     return {name: family for each in candidates(nobody) for name, family in each.columns.items()}
 
 
@@ -162,21 +184,39 @@ def _rewards(parts: StageParts) -> Iterator[Candidate]:
         asker=why,
         columns={"rewards": ROLLOUTS},
     )
-    yield _one(
-        "advantage",
-        "collect",
-        "host",
-        needs=("rewards",),
-        gives={"advantages": ANSWERS},
-        counts_as="reward",
-        asker="no term needs advantages",
-        columns={"advantages": ROLLOUTS},
-    )
+    yield from _token_level(parts) if parts.advantage.unit == "token" else _answer_level()
     if parts.gate is not None:
         needs = ("rewards",) if parts.gate_reads_rewards else ()
         yield _one(
             "gate", "collect", "host", needs=needs, gives={"gate": SCALAR}, counts_as="reward", detail=parts.gate
         )
+
+
+def _answer_level() -> Iterator[Candidate]:
+    yield _one(
+        "advantage",
+        "collect",
+        "host",
+        needs=("rewards", "scores"),
+        gives={"advantages": ANSWERS},
+        counts_as="reward",
+        asker="no term needs advantages",
+        columns={"advantages": ROLLOUTS},
+    )
+
+
+def _token_level(parts: StageParts) -> Iterator[Candidate]:
+    says, why = parts.advantage, "no term needs advantages or returns"
+    yield _one(
+        "token_rewards", "collect", "host", needs=("rollouts", "scores"), gives={"token_rewards": TOKENS},
+        counts_as="reward", asker=why,
+    )  # fmt: skip
+    needs = ("rollouts", "scores", "token_rewards", "scored_batches", *sorted(says.needs | says.columns))
+    gives = {"advantages": TOKENS, "returns": TOKENS, "advantage_metrics": SCALAR}
+    yield _one(
+        "token_advantage", "collect", "host", needs=needs, gives=gives, counts_as="reward", detail=says.type, asker=why,
+        columns={"advantages": ROLLOUTS, "returns": ROLLOUTS},
+    )  # fmt: skip
 
 
 def _rows(parts: StageParts) -> Iterator[Candidate]:
@@ -214,6 +254,10 @@ def _references(parts: StageParts) -> Iterator[Candidate]:
         "reference", "collect", "device", needs=("scored_batches",), gives={"ref_logprobs": TOKENS}, detail=own,
         asker="no term needs ref_logprobs, so no second model is loaded", columns={"ref_logprobs": ""},
     )  # fmt: skip
+    yield _one(
+        "old_values", "collect", "device", needs=("scored_batches",), gives={"old_values": TOKENS},
+        asker="nobody needs values under the weights that sampled", columns={"old_values": ROLLOUTS},
+    )  # fmt: skip
     yield from _reference_points(parts)
     if not parts.own_network:
         yield _one(
@@ -221,6 +265,12 @@ def _references(parts: StageParts) -> Iterator[Candidate]:
             gives={"old_logprobs": TOKENS, "importance": TOKENS, "mismatch": SCALAR},
             columns={"old_logprobs": ROLLOUTS, "importance": ROLLOUTS}, detail="answers come from other weights",
         )  # fmt: skip
+
+
+def _shown_columns(parts: StageParts) -> frozenset[str]:
+    """Columns that are in the metrics because the advantage needs them."""
+    learns = any({"advantages", "returns"} & set(term.needs) for term in parts.terms)
+    return parts.advantage.columns if learns else frozenset()
 
 
 def _reference_points(parts: StageParts) -> Iterator[Candidate]:
@@ -244,7 +294,8 @@ def _reference_points(parts: StageParts) -> Iterator[Candidate]:
 def _updates(parts: StageParts) -> Iterator[Candidate]:
     detail = f"{parts.epochs} x {parts.mini_batches} mini-batches" if parts.epochs * parts.mini_batches > 1 else ""
     yield _one("updates", "collect", "host", needs=("rows",), gives={"updates": "[U]"}, detail=detail)
-    columns = sorted({need for term in parts.terms for need in term.needs} - set(scalar_outputs(parts.terms)))
+    needs = {need for term in parts.terms for need in term.needs}
+    columns = sorted(needs - set(scalar_outputs(parts.terms)) | _shown_columns(parts))
     if "old_logprobs" in columns and not parts.own_network:
         columns.append("importance")
     yield _one("micro_batches", "update", "host", needs=("updates", *columns), gives={"micro_batches": "[M]"})

@@ -2,12 +2,13 @@
 
 from collections.abc import Sequence
 
-from wavalign.engine.compile.operators import ROLLOUTS, RewardNeeds, StageParts
+from wavalign.engine.compile.operators import ROLLOUTS, AdvantageSays, RewardNeeds, StageParts
 from wavalign.engine.compile.plan import Pruned, TermPlan
 from wavalign.engine.contracts.construct import construct
-from wavalign.plugins.api import Gate, Loss, Mask, Provider, Reward
+from wavalign.plugins.api import Advantage, Gate, Loss, Mask, Provider, Reward
 from wavalign.plugins.guard import origin_of
 from wavalign.plugins.registry import Registry
+from wavalign.schema.component import Component
 from wavalign.schema.stage import Stage
 
 
@@ -24,6 +25,7 @@ def stage_parts(stage: Stage, terms: Sequence[TermPlan], registry: Registry) -> 
         rewards={
             name: RewardNeeds(each.type, _reward_needs(each.type, registry)) for name, each in stage.rewards.items()
         },
+        advantage=AdvantageSays() if objective is None else advantage_says(objective.advantage, registry),
         gate=None if gate is None else gate.type,
         gate_reads_rewards=gate is not None and _reads_rewards(gate.type, registry),
         families=tuple(stage.data.learned),
@@ -40,6 +42,13 @@ def left_out(stage: Stage, terms: Sequence[TermPlan], parts: StageParts) -> list
     if stage.objective is not None and stage.objective.gate is not None and parts.gate is None:
         found.append(Pruned(what="gate", why="no term's share is `gate` or `1 - gate`"))
     return found
+
+
+def advantage_says(component: Component, registry: Registry) -> AdvantageSays:
+    """What an advantage with its options works on and needs."""
+    plugin = registry.get("advantage", component.type)
+    made = construct(Advantage, plugin, origin_of(plugin, "advantage", component.type), component.params, {})
+    return AdvantageSays(component.type, made.unit, made.needs)
 
 
 def _detail(loss: Loss, type_: str, *, once: bool) -> str:

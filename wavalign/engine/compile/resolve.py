@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, TypeVar, final
 
-from wavalign.engine.compile.stage_links import WRITTEN
+from wavalign.engine.compile.stage_links import WRITTEN, writer_of
 from wavalign.errors import Problem, quoted
 from wavalign.plugins.api import Architecture
 from wavalign.plugins.guard import Guard, origin_of
@@ -12,9 +12,15 @@ from wavalign.schema.component import Component, WeightedComponent
 from wavalign.schema.loading import read_params
 from wavalign.schema.marks import Path, Source
 from wavalign.schema.model import ModelSection
+from wavalign.schema.reward import RewardSection
 from wavalign.schema.stage import Stage
 
 C = TypeVar("C", bound=Component)
+_LINKED: Mapping[str, tuple[str, str]] = {
+    "data": ("source", "use {type: jsonl, stage: NAME}"),
+    "reward": ("reward", "use {type: reward_model, stage: NAME}"),
+}
+"""By kind, what names a stage in words, and how it is to be written."""
 
 
 @final
@@ -86,7 +92,9 @@ class Resolver:
                 "model": model,
                 "data": data,
                 "rollout": stage.rollout.model_copy(update=sampling),
-                "rewards": self.mapping("reward", stage.rewards, (*path, "rewards")),
+                "rewards": {
+                    name: self._reward(reward, (*path, "rewards", name)) for name, reward in stage.rewards.items()
+                },
                 "evaluation": stage.evaluation.model_copy(update={"metrics": metrics}),
             }
         )
@@ -108,21 +116,30 @@ class Resolver:
 
     def _source(self, source: WeightedComponent, path: Path) -> WeightedComponent:
         """A data source; one that names a stage has its `path` from there."""
-        if source.stage is None:
-            return self.component("data", source, path)
-        address = f"{WRITTEN}{source.stage}"
-        if source.params.get("path", address) != address:  # a resolved recipe has the address
-            message = "the source has a `path` and names a `stage`"
+        return self.component("data", self._linked("data", source, "path", path), path)
+
+    def _reward(self, reward: RewardSection, path: Path) -> RewardSection:
+        """A reward; one that names a stage has its `model` from there."""
+        return self.component("reward", self._linked("reward", reward, "model", path), path)
+
+    def _linked(self, kind: str, component: C, key: str, path: Path) -> C:
+        """The component with the address of what the stage that it names leaves, as its option `key`."""
+        stage = writer_of(component)
+        if stage is None:
+            return component
+        what, remedy = _LINKED[kind]
+        address = f"{WRITTEN}{stage}"
+        if component.params.get(key, address) != address:  # a resolved recipe has the address
+            message = f"the {what} has a `{key}` and names a `stage`"
             hint = "remove one of the two (`!replace` before a mapping leaves out what is shared)"
             self.problems.append(self.problem("conflict", message, (*path, "stage"), hint))
-            return source
-        known = source.type in self.registry.types("data")
-        if known and "path" not in self.registry.get("data", source.type).Params.model_fields:
-            message, hint = f"a source of type {source.type} reads no files", "use {type: jsonl, stage: NAME}"
-            self.problems.append(self.problem("conflict", message, (*path, "stage"), hint))
-            return source
-        params = {**source.params, "path": address}
-        return self.component("data", source.model_copy(update={"params": params}), path)
+            return component
+        known = component.type in self.registry.types(kind)
+        if known and key not in self.registry.get(kind, component.type).Params.model_fields:
+            message = f"a {what} of type {component.type} reads {'no files' if kind == 'data' else 'no reward model'}"
+            self.problems.append(self.problem("conflict", message, (*path, "stage"), remedy))
+            return component
+        return component.model_copy(update={"params": {**component.params, key: address}})
 
     def problem(self, code: str, message: str, path: Path, hint: str = "") -> Problem:
         """A problem at `path`, named by the path its author wrote."""

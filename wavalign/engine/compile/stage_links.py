@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from wavalign.engine.compile.plan import StagePlan
 from wavalign.schema.component import Component, WeightedComponent
+from wavalign.schema.reward import RewardSection
 from wavalign.schema.stage import Stage
 from wavalign.schema.stage_kinds import KINDS
 
@@ -28,5 +29,5 @@ def codec_before(stages: Sequence[StagePlan], stage: StagePlan) -> bool:
 
 
 def writer_of(component: Component) -> str | None:
-    """Name of the stage whose answers a data source reads; None for one that reads what is there before the run."""
-    return component.stage if isinstance(component, WeightedComponent) else None
+    """Name of the stage whose work a data source or reward takes up; None for what is there before the run."""
+    return component.stage if isinstance(component, WeightedComponent | RewardSection) else None

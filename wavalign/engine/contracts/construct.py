@@ -15,7 +15,7 @@ from typing import Any, TypeVar, cast
 
 from pydantic import ValidationError
 
-from wavalign.engine.contracts import data, model, objective, rollouts
+from wavalign.engine.contracts import data, model, objective, rollouts, steps
 from wavalign.engine.contracts.origins import ATTRIBUTE
 from wavalign.plugins.api import Plugin, Remembers
 from wavalign.plugins.guard import Broken, Guard, Origin
@@ -28,6 +28,7 @@ AROUND: Mapping[tuple[str, str], Callable[..., Any]] = {
     **data.AROUND,
     **objective.AROUND,
     **rollouts.AROUND,
+    **steps.AROUND,
 }
 """By kind and name: called with the object, the plugin's own (for a property without arguments) and the arguments."""
 MADE: Mapping[str, Callable[[Any], None]] = {**model.MADE, **objective.MADE, **rollouts.MADE}

@@ -11,6 +11,7 @@ from torch import Generator, Tensor
 
 from wavalign.engine.contracts.model import answer, token_sequence
 from wavalign.engine.contracts.origins import guarded_block, origin
+from wavalign.engine.contracts.token_rewards import LARGEST_REWARD, token_values
 from wavalign.engine.contracts.values import (
     exact,
     json_value,
@@ -24,15 +25,29 @@ from wavalign.engine.contracts.values import (
     want,
     whole,
 )
-from wavalign.plugins.api import Architecture, Measurement, Metric, Policy, Reward, Sampler, SamplingOptions
-from wavalign.plugins.batch import Dialogue, Rollout, RolloutGroup, Scored, TokenSequence, TokenSpace, Waveform
+from wavalign.plugins.api import (
+    Architecture,
+    Measurement,
+    Metric,
+    Policy,
+    Reward,
+    Sampler,
+    SamplingOptions,
+)
+from wavalign.plugins.batch import (
+    Dialogue,
+    Rollout,
+    RolloutGroup,
+    Scored,
+    TokenSequence,
+    TokenSpace,
+    Waveform,
+)
 from wavalign.plugins.guard import Broken
 
 _OF_THE_LINE = ("stage", "step", "split", "time", "evaluation_seconds")
 _BESIDE = ("low", "high", "count", "ceiling", "ceiling_low", "ceiling_high")
 """Keys of an evaluation's line that are no value's name."""
-LARGEST_REWARD = 1e12
-"""Sums and variances of rewards stay finite, also in 32 bits."""
 TOLERANCE = 1e-4
 """How far above 0 rounding may lift a log-prob."""
 _FEWEST = 2
@@ -141,6 +156,8 @@ def _measurement(found: object, groups: int) -> Measurement:
     if low > high:
         raise Broken(f"gave {found.name} the interval from {low:g} to {high:g}; the lower bound comes first")
     want(found.unit, str, f"the unit of {found.name}")
+    if found.better not in ("more", "less"):
+        raise Broken(f"says that {shown(found.better)} of {found.name} is better; it is more or less")
     want(found.says, str, f"what {found.name} says")
     want(found.details, Mapping, f"the details of {found.name}")
     want(found.points, Mapping, f"the points of {found.name}")
@@ -198,8 +215,11 @@ def _column(found: object, what: str, length: int, *, may_be_empty: bool = False
 # --- rewards ----------------------------------------------------------------------------------------------------------
 
 
-def scored(found: object, low: float, high: float) -> Scored:
-    """A reward's result as plain numbers and text; what is no value in its range becomes None with the reason."""
+def scored(found: object, low: float, high: float, *, completion: TokenSequence | None = None) -> Scored:
+    """A reward's result as plain numbers and text; what is no value in its range becomes None with the reason.
+
+    Values of single tokens are those of `completion`; without one they are left out.
+    """
     if not isinstance(found, Scored):
         return Scored(None, f"gave {type(found).__name__} instead of Scored")
     said = details(found.details)
@@ -213,7 +233,13 @@ def scored(found: object, low: float, high: float) -> Scored:
         return Scored(None, f"gave {exact(value)}; rewards go up to {LARGEST_REWARD:g}", said)
     if not low <= value <= high:
         return Scored(None, f"gave {exact(value)}, outside its range {exact(low)} to {exact(high)}", said)
-    return Scored(value, text(found.reason), said)
+    if found.tokens is None or completion is None:
+        return Scored(value, text(found.reason), said)
+    try:
+        tokens = token_values(found.tokens, completion, low, high)
+    except Broken as broken:
+        return Scored(None, broken.text, said)
+    return Scored(value, text(found.reason), said, tokens=tokens)
 
 
 def details(found: object) -> dict[str, float | str]:
@@ -249,7 +275,7 @@ def range_problem(low: object, high: object) -> str:
 
 
 def _reward_made(reward: Reward) -> None:
-    _needs_of_sound(reward.needs)
+    _needs_of_sound(reward.needs, "pieces")
     declared = reward.range
     if not isinstance(declared, tuple | list) or len(declared) != 2:
         raise Broken(f"left {shown(declared)} as `range`, which is the lowest and the highest value")

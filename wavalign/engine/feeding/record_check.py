@@ -37,6 +37,8 @@ class Demands:
     """Raises DataError where the architecture cannot write them; None where it is not known yet."""
     needs: Sequence[tuple[str, Ask]]
     """Rewards and metrics by name."""
+    whole: Callable[[Dialogue], None] | None = None
+    """Raises DataError for a record whose targets are not those that are asked for."""
     lengths: Lengths | None = None
     """Bounds on them; None where it is not known yet what they are as tokens."""
     enough: Callable[[Sequence[float]], str | None] | None = None
@@ -108,6 +110,8 @@ def _judged(source: DataSource, index: int, demands: Demands, files: "SoundFiles
     """The first thing wrong with a record, and whether it is left out instead."""
     try:
         dialogue = source.record(index)
+        if demands.whole is not None:
+            demands.whole(dialogue)
         found = (problem for single in dialogue.singles for problem in _problems(single, demands, files))
         problem = next(found, None)
         if problem is not None or demands.lengths is None:

@@ -1,5 +1,6 @@
 """A plan's stages as live objects."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import final
 
@@ -15,6 +16,7 @@ from wavalign.engine.models.reference import AdapterOff, FrozenCopy, Reference
 from wavalign.engine.models.stage_backend import stage_backend
 from wavalign.engine.run.evaluation import Evaluator
 from wavalign.engine.run.parts import Parts, used_rewards
+from wavalign.engine.run.reward_models import OpenModels
 from wavalign.engine.state.remembering import Remembered, Stateful
 from wavalign.engine.step.cutting import Cutter
 from wavalign.engine.step.dead_signal import SignalWatch
@@ -62,10 +64,12 @@ class Builder(Parts):
         sampler = self.plugin(Sampler, section.rollout.sampler, "rollout.sampler")
         roller = Roller(architecture, encoder, sampler, codec, self.nar(stage, architecture, codec))
         objective, place = section.objective, "objective"
-        advantage = objective.advantage if objective is not None and stage.graph.gives("advantages") else None
+        learns = any(stage.graph.gives(each) for each in ("advantages", "returns"))
+        advantage = objective.advantage if objective is not None and learns else None
         gate = objective.gate if objective is not None and stage.graph.gives("gate") else None
         terms = [self._term(term) for term in stage.terms if term.name in stage.graph.made_for("term")]
-        settings, selection = self._settings(stage, architecture.tokens), Selection(terms, architecture.tokens)
+        settings, also = self._settings(stage, architecture.tokens), _asked_by_advantage(stage)
+        selection = Selection(terms, architecture.tokens, also)
         live = LiveStage(
             plan=stage,
             settings=settings,
@@ -76,7 +80,7 @@ class Builder(Parts):
             roller=roller,
             provider=self.plugin(Provider, section.rollout.provider, "rollout.provider", sample=roller.sample),
             feeds=self._feeds(stage, encoder, look=start is not None),
-            rewards=self._rewards(stage),
+            rewards=self.rewards(stage, used_rewards(stage), roller),
             advantage=None if advantage is None else self.plugin(Advantage, advantage, f"{place}.advantage"),
             gate=None if gate is None else self.plugin(Gate, gate, f"{place}.gate"),
             terms=terms,
@@ -120,13 +124,14 @@ class Builder(Parts):
             feeds[name] = bounded_feed(sources, lengths, seed=seed, world=self.world, look=look)
         return feeds
 
-    def _rewards(self, stage: StagePlan) -> RewardPool:
-        live = [
-            LiveReward(
-                name, self.plugin(Reward, stage.stage.rewards[name], f"rewards.{name}"), stage.stage.rewards[name]
-            )
-            for name in used_rewards(stage)
-        ]
+    def rewards(self, stage: StagePlan, names: Sequence[str], roller: Roller) -> RewardPool:
+        """Rewards of a stage that score what `roller` draws."""
+        live, models = [], OpenModels(self, stage, roller)
+        for name in names:
+            section = stage.stage.rewards[name]
+            reward = self.plugin(Reward, section, f"rewards.{name}")
+            reward.prepare(models)
+            live.append(LiveReward(name, reward, section))
         return RewardPool(live, self.plan.runtime.reward_workers)
 
     def _term(self, term: TermPlan) -> LiveTerm:
@@ -165,6 +170,13 @@ class Builder(Parts):
             precision: Precision = "float32" if half else self.plan.runtime.precision
             return FrozenCopy(copied, device=self.world.device, precision=precision)
         return AdapterOff(policy) if stage.graph.gives("ref_logprobs") else None
+
+
+def _asked_by_advantage(stage: StagePlan) -> dict[str, frozenset[str]]:
+    """Columns that the advantage asks for wherever a term learns from it, with what such a term needs."""
+    learning = frozenset({"advantages", "returns"})
+    asked = next((each.needs for each in stage.graph.operators if each.function == "token_advantage"), ())
+    return dict.fromkeys(("advantages", *({"old_logprobs", "ref_logprobs"} & set(asked))), learning)
 
 
 def _remember(live: LiveStage) -> None:

@@ -7,6 +7,7 @@ from wavalign.engine.run.builder import Builder
 from wavalign.engine.run.checkpointing import RunCheckpoints
 from wavalign.engine.run.measuring import Measuring
 from wavalign.engine.run.observers import Observer
+from wavalign.engine.run.pair_evaluation import held_out
 from wavalign.engine.run.rollout_log import RecordMaker
 from wavalign.engine.run.run_log import RunLog
 from wavalign.engine.run.stopping import StopSignals
@@ -33,7 +34,7 @@ class StepClock:
     def begin(self, live: LiveStage) -> int:
         """Give the steps that the stage has seen, those of its checkpoint where the run goes on from one of it."""
         stage, checkpoint = live.plan, self.resumed
-        self.measuring.begin(live, self.builder.evaluator(live.plan, live.roller))
+        self.measuring.begin(live, held_out(self.builder, live))
         self.checkpoints.begin(stage)
         if checkpoint is None or checkpoint.step < stage.first_step or checkpoint.meta["stage"] != stage.name:
             return 0

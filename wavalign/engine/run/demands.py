@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 
 from pydantic import BaseModel
 
@@ -10,6 +11,8 @@ from wavalign.engine.compile.plan import StagePlan
 from wavalign.engine.compile.stage_links import codec_before
 from wavalign.engine.feeding.record_check import Ask, Demands, RecordsLook, check_records
 from wavalign.engine.run.builder import Builder
+from wavalign.engine.run.pair_evaluation import check_pair
+from wavalign.engine.run.reward_models import unfit_models
 from wavalign.errors import DataError, PreflightError
 from wavalign.plugins.api import Architecture, Codec, Metric, Reward
 from wavalign.plugins.batch import Dialogue
@@ -37,6 +40,7 @@ def demands_of(builder: Builder, stage: StagePlan, heading: str, architecture: A
         target_sound=heading != "prompts",
         words=architecture.check_words if architecture is not None else None,
         needs=list(_needs(builder, stage, heading)),
+        whole=partial(check_pair, heading=heading) if stage.kind.pairs and heading.startswith("evaluation.") else None,
         lengths=None if architecture is None else builder.lengths(stage, heading, architecture),
         enough=_enough(builder, stage) if heading == "demonstrations" and stage.kind.leaves == "codec" else None,
     )
@@ -145,6 +149,7 @@ def _known(builder: Builder, stage: StagePlan) -> Architecture | None:
 
 def missing_files(builder: Builder, stage: StagePlan) -> Iterator[tuple[str, str]]:
     """Files that options of the stage's plugins name and that are not there, with what to do."""
+    yield from unfit_models(builder, stage, _known(builder, stage) if _scores_by_model(stage) else None)
     for kind, name, component in _components(stage):
         plugin = builder.registry.get(kind, component.type)
         for place, path in _paths(plugin.Params, component.params):
@@ -154,6 +159,10 @@ def missing_files(builder: Builder, stage: StagePlan) -> Iterator[tuple[str, str
             if "://" in plain or _PATTERN & set(plain) or plain.startswith("${env:") or os.path.exists(plain):
                 continue
             yield f"{name}.{place}: no file {path}", "check the path; relative ones count from the recipe"
+
+
+def _scores_by_model(stage: StagePlan) -> bool:
+    return any(each.type == "reward_model" for each in stage.stage.rewards.values())
 
 
 def _paths(params: type[BaseModel], content: Mapping[str, object]) -> Iterator[tuple[str, str]]:

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from numbers import Real
-from typing import Any, final
+from typing import Any, Protocol, final
 
 from wavalign.engine.contracts.origins import close_all
 from wavalign.engine.report.suspicion import suspicions
@@ -62,6 +62,23 @@ class SplitResult:
     """Those to be kept with sound: the same ones every time, and of the others the first suspicious ones."""
     measures: Mapping[str, Mapping[str, str]]
     """By value: the metric that gave it, its unit, and what it says in a sentence."""
+
+
+class Measurer(Protocol):
+    """What measures a network on held-out splits."""
+
+    def run(
+        self,
+        policy: Policy,
+        progress: Callable[[str, int, int], None],
+        waiting: Waiting = nobody,
+        *,
+        ranks: Ranks = ALONE,
+    ) -> Iterator[SplitResult]:
+        """Measure one split after the other; the first rank alone gives results, and all come to the end."""
+
+    def close(self) -> None:
+        """Free what it holds; called once."""
 
 
 @final
@@ -233,7 +250,9 @@ class Evaluator:
         for name, each in measured.found.items():
             metric = measured.origin[name]
             says = each.says or _first_line(self.metrics[metric].__doc__)
-            said[name] = {"metric": metric, "unit": each.unit, "says": says if "/" not in name else ""}
+            shown = says if "/" not in name else ""
+            said[name] = {"metric": metric, "unit": each.unit, "says": shown}
+            said[name] |= {"better": each.better} if each.better == "less" else {}
         return said
 
     def close(self) -> None:
@@ -254,7 +273,11 @@ def _suspicions(item: Item) -> list[str]:
     answer = item.group.rollouts[0].answer if item.group.rollouts else None
     if answer is None:
         return []
-    return suspicions(answer.text, finished=answer.finished, values=item.verdict.values, details=item.verdict.details)
+    target, verdict = item.group.dialogue.target, item.verdict
+    reference = None if target is None else target.text
+    return suspicions(
+        answer.text, finished=answer.finished, values=verdict.values, details=verdict.details, reference=reference
+    )
 
 
 def _aligned(

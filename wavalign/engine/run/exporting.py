@@ -123,7 +123,7 @@ def find_model(place: Path, name: str | None) -> tuple[Plan, StagePlan, Path]:
             f"{place} is no run's folder", hint="give the folder that holds plan.json, or one of its stages"
         )
     plan = planned(RunFolder(run))
-    trained = {stage.name: stage for stage in plan.stages if stage.kind.learns}
+    trained = {stage.name: stage for stage in plan.stages if stage.kind.leaves == "weights"}
     ready = [each for each in trained if (run / "stages" / each / "complete.json").is_file()]
     if name is None and len(ready) == len(trained):
         last = last_model(plan, RunFolder(run))

@@ -7,7 +7,7 @@ from typing import Any, final
 
 from wavalign.engine.compile.plan import StagePlan
 from wavalign.engine.run.checkpointing import RunCheckpoints
-from wavalign.engine.run.evaluation import Evaluator, SplitResult
+from wavalign.engine.run.evaluation import Measurer, SplitResult
 from wavalign.engine.run.observers import Observer
 from wavalign.engine.run.rollout_log import RecordMaker, evaluation_line
 from wavalign.engine.run.run_log import RunLog
@@ -73,7 +73,7 @@ class Subject:
 
     stage: StagePlan
     policy: Policy
-    evaluator: Evaluator
+    evaluator: Measurer
     opened: Callable[[], AbstractContextManager[Any]] = nullcontext
     """Inside, the policy's parameters are whole on every rank."""
 
@@ -89,9 +89,9 @@ class Measuring:
         self.world, self.folder, self.observer = checkpoints.world, checkpoints.folder, observer
         self.together = False
         """Whether every rank meets the error that ends the run."""
-        self._evaluator: Evaluator | None = None
+        self._evaluator: Measurer | None = None
 
-    def begin(self, live: LiveStage, evaluator: Evaluator) -> None:
+    def begin(self, live: LiveStage, evaluator: Measurer) -> None:
         """A stage begins; `evaluator` is freed with it."""
         self._evaluator = evaluator
         live.closing.append(evaluator.close)
@@ -111,7 +111,7 @@ class Measuring:
         if watches is not None and values and watches.see(values, step):
             self.checkpoints.keep_best()
 
-    def measure(self, stage: StagePlan, policy: Policy, evaluator: Evaluator) -> None:
+    def measure(self, stage: StagePlan, policy: Policy, evaluator: Measurer) -> None:
         """Measure `policy`, which is whole on every rank, in a stage that does nothing else."""
         self._together(Subject(stage, policy, evaluator), 0, None)
 

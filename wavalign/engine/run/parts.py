@@ -53,6 +53,10 @@ class Parts:
         self._sources: dict[str, DataSource] = {}
         self.made: Mapping[str, Path] = {}
         """Folders of the answers that the present stage reads, by the names of the stages that wrote them."""
+        self.reward_models: Mapping[str, Path] = {}
+        """Those that the present stage scores with, by the names of the stages that left them."""
+        self.opened: dict[tuple[str, str], object] = {}
+        """Reward models that are loaded, by stage and address."""
 
     def plugin(self, base: type[P], component: Component, name: str = "", **runtime: object) -> P:
         """Construct a plugin, guarded: its Params and the runtime objects its kind names; `name` is the recipe's."""

@@ -4,7 +4,7 @@ import shutil
 from pathlib import Path
 from typing import Any, final
 
-from wavalign.engine.compile.components import written_by_stages
+from wavalign.engine.compile.components import reward_links, written_by_stages
 from wavalign.engine.compile.plan import Plan, StagePlan
 from wavalign.engine.compile.stage_links import start_in_plan
 from wavalign.engine.run.answering import answerer, answering
@@ -16,7 +16,9 @@ from wavalign.engine.run.hand_over import leave_model
 from wavalign.engine.run.inputs import check_read
 from wavalign.engine.run.measuring import Measuring
 from wavalign.engine.run.observers import Observer
+from wavalign.engine.run.pair_evaluation import pair_evaluator
 from wavalign.engine.run.progress import is_complete
+from wavalign.engine.run.reward_artifact import REWARD_MODEL, leave_reward_model
 from wavalign.engine.run.rollout_log import RecordMaker
 from wavalign.engine.run.rounds import Rounds, last_model
 from wavalign.engine.run.run_log import RunLog
@@ -74,6 +76,9 @@ class Trainer:
             self.complete(stage, skipped=True)
             return
         self.builder.made = {name: self.rounds.folder_of(name, stage) / DATA for name in written_by_stages(stage)}
+        self.builder.reward_models = {
+            name: self.rounds.folder_of(name, stage) / REWARD_MODEL for name in reward_links(stage)
+        }
         check_made(self.builder, stage)
         RUN[stage.stage.type](stage, self)
 
@@ -110,7 +115,11 @@ class Trainer:
         holds: dict[str, Any] = {"step": step}
         if best is not None and best.step:
             holds |= {"metric": best.watched.metric, "mode": best.watched.mode, "value": best.best}
-        leave_model(live, folder / "model")
+        if live.plan.kind.leaves == "reward_model":
+            evaluator, reached_by = pair_evaluator(self.builder, live), step - live.plan.first_step
+            leave_reward_model(live, evaluator, folder / REWARD_MODEL, recipe=self.plan.name, steps=reached_by)
+        else:
+            leave_model(live, folder / "model")
         if self.world.is_first and start is not None and (start / "codec.safetensors").exists():
             with storage_errors(str(folder)):
                 shutil.copy2(start / "codec.safetensors", folder / "codec.safetensors")

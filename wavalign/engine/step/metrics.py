@@ -18,6 +18,7 @@ from wavalign.engine.step.executor import Clock
 from wavalign.engine.step.rewards import Scores, cut_off
 from wavalign.engine.step.stage import LiveStage
 from wavalign.engine.step.tallies import KL, Ratios, Totals, Updated, kl_sums, ratio_sums
+from wavalign.engine.step.token_level import StepColumn
 from wavalign.errors import PluginError
 from wavalign.plugins.api import GateReading, Loss
 from wavalign.plugins.batch import RolloutGroup
@@ -68,7 +69,7 @@ def step_result(live: LiveStage, given: Given, clock: Clock) -> StepResult:
     metrics |= _seconds(clock, metrics.pop(LENGTH))
     metrics = {key: value for key, value in metrics.items() if not math.isnan(value)}
     more, notes = live.signal.step(metrics)
-    advantages: AnswerColumn | None = given.get("advantages")
+    advantages: AnswerColumn | StepColumn | None = given.get("advantages")
     return StepResult(
         metrics={**metrics, **more},
         groups=given.get("waveforms", given.get("rollouts", ())),
@@ -173,9 +174,15 @@ def _answers(live: LiveStage, given: Given, report: Report) -> None:
 
 
 def _advantages(_: LiveStage, given: Given, report: Report) -> None:
-    column: AnswerColumn = given["advantages"]
+    column: AnswerColumn | StepColumn = given["advantages"]
     report.sums["nonzero advantages"] = nonzero(column.table)
     report.ratios["nonzero_advantages"] = ("nonzero advantages", "rollouts")
+
+
+def _advantage_metrics(_: LiveStage, given: Given, report: Report) -> None:
+    """What the advantage says, equal on all ranks."""
+    found: Mapping[str, float] = given["advantage_metrics"]
+    report.values |= {f"advantage/{name}": value for name, value in found.items()}
 
 
 def _rewards(live: LiveStage, given: Given, report: Report) -> None:
@@ -232,6 +239,7 @@ REPORTERS: dict[str, Callable[[LiveStage, Given, Report], None]] = {
     "waveforms": _silent,
     "scores": _rewards,
     "advantages": _advantages,
+    "advantage_metrics": _advantage_metrics,
     "gate": _gate,
     "mismatch": _mismatch,
     "totals": _learned,

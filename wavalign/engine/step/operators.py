@@ -6,6 +6,7 @@ entry there and one here. These are the operators that run once a step; `learnin
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar, final
 
 import torch
@@ -16,9 +17,11 @@ from wavalign.engine.compile.plan import Operator
 from wavalign.engine.contracts.origins import guarded_block, origin
 from wavalign.engine.state.seeds import generator
 from wavalign.engine.step import learning, references
+from wavalign.engine.step import token_operators as token_level
 from wavalign.engine.step.batches import AnswerColumn, CompletionColumn, MicroBatches, RowColumn, ScoreColumn
 from wavalign.engine.step.executor import LiveOperator, Run
 from wavalign.engine.step.metrics import step_result
+from wavalign.engine.step.reward_inputs import shown_to
 from wavalign.engine.step.rewards import collect_scores, hold_budget, judge_truncated
 from wavalign.engine.step.rows import answer_rows, data_rows
 from wavalign.engine.step.stage import LiveStage, there
@@ -26,6 +29,7 @@ from wavalign.engine.step.tallies import ratios_of_gaps
 from wavalign.engine.step.updates import cut_updates
 from wavalign.engine.step.values import Made
 from wavalign.errors import PluginError, RewardBudgetError
+from wavalign.plugins.api import AdvantageInputs
 from wavalign.plugins.api.base import Remembers
 from wavalign.plugins.batch import RolloutGroup
 
@@ -107,7 +111,9 @@ def _decode_audio(live: LiveStage, _: Operator) -> Run:
 
 def _reward(live: LiveStage, plan: Operator) -> Run:
     (heard,), (given,) = plan.needs, plan.gives
-    return lambda values: {given: live.rewards.score(plan.of, values[heard])}
+    needs = next(each.reward.needs for each in live.rewards.rewards if each.name == plan.of)
+    shown = partial(shown_to, needs, architecture=live.architecture)
+    return lambda values: {given: live.rewards.score(plan.of, shown(values[heard]))}
 
 
 def _reward_progress(live: LiveStage, plan: Operator) -> Callable[[], tuple[str, int, int]]:
@@ -143,12 +149,32 @@ def _aggregate(live: LiveStage, plan: Operator) -> Run:
 def _advantage(live: LiveStage, _: Operator) -> Run:
     advantage = there(live.advantage)
 
+    weights = {each.name: each.section.weight for each in live.rewards.rewards}
+
     def run(values: Values) -> Made:
-        table, valid = advantage.compute(values["rewards"].table)
+        total: Tensor = values["rewards"].table
+        parts = values["scores"].judged_parts
+        # One gather of [P, G, 1 + R]: every rank computes the same of the same.
+        whole = live.world.all_gather_rows(torch.stack([total, *parts.values()], dim=2))
+        by_name = {name: whole[:, :, place].contiguous() for place, name in enumerate(parts, 1)}
+        found = advantage.compute(AdvantageInputs(whole[:, :, 0].contiguous(), by_name, weights))
         _show_state(advantage, values["step"])
-        return {"advantages": AnswerColumn(ROLLOUTS, table, valid)}
+        mine = slice(live.world.rank * len(total), (live.world.rank + 1) * len(total))
+        return {"advantages": AnswerColumn(ROLLOUTS, found.values[mine], found.valid[mine])}
 
     return run
+
+
+def _token_advantage(live: LiveStage, plan: Operator) -> Run:
+    advantage = there(live.advantage)
+    run = token_level.token_advantage(live, plan, advantage)
+
+    def remembered(values: Values) -> Made:
+        made = run(values)
+        _show_state(advantage, values["step"])
+        return made
+
+    return remembered
 
 
 def _gate(live: LiveStage, plan: Operator) -> Run:
@@ -259,6 +285,9 @@ FUNCTIONS: dict[str, Function] = {
     "reward": Function(_reward, "rewards", _reward_progress),
     "aggregate": Function(_aggregate),
     "advantage": Function(_advantage),
+    "token_rewards": Function(token_level.token_rewards),
+    "old_values": Function(token_level.old_values, "values under the weights that sampled"),
+    "token_advantage": Function(_token_advantage),
     "gate": Function(_gate),
     "answer_rows": Function(_answer_rows),
     "data_rows": Function(_data_rows, "reading dialogues to learn from"),

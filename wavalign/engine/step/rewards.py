@@ -23,7 +23,7 @@ from wavalign.engine.contracts.rollouts import lent_dialogue, lent_rollout, scor
 from wavalign.engine.contracts.values import text
 from wavalign.engine.state.distributed import World
 from wavalign.errors import PluginError, RewardBudgetError
-from wavalign.plugins.api import Reward
+from wavalign.plugins.api import Reward, text_is_enough
 from wavalign.plugins.batch import Answer, Dialogue, Rollout, RolloutGroup, Scored
 from wavalign.plugins.guard import left_changed, words
 from wavalign.plugins.settings import Settings
@@ -83,6 +83,14 @@ class Scores:
     """Per reward the calls that failed; an answer with nothing to score is none."""
     absent: Mapping[str, Tensor] = field(default_factory=dict)
     """Per reward bool [P, G]: the answer had nothing to score."""
+    judged: Mapping[str, Tensor] = field(default_factory=dict)
+    """As `parts`, with the lowest value for answers that count so because they were cut off; empty where none do."""
+
+    @property
+    def judged_parts(self) -> dict[str, Tensor]:
+        """Per reward [P, G] what answers with a total are to be learned from; NaN where there is no value."""
+        gone = self.total.isnan()
+        return {name: part.masked_fill(gone, math.nan) for name, part in (self.judged or self.parts).items()}
 
 
 @final
@@ -175,7 +183,10 @@ def _scored(calls: Sequence[Call]) -> list[Scored]:
     """The reward's word on each of what it is asked together, held against its contract."""
     try:
         span = calls[0].live.reward.range
-        return [scored(found, *span) for found in _asked(calls)]
+        return [
+            scored(found, *span, completion=call.rollout.completion)
+            for call, found in zip(calls, _asked(calls), strict=True)
+        ]
     except BaseException as error:  # somebody else's code: its failure is a missing value, counted and shown
         for call in calls:
             call.error = error
@@ -239,6 +250,14 @@ def scale(values: Tensor, live: LiveReward) -> Tensor:
     return to_low + (values - low) * (to_high - to_low) / (high - low)
 
 
+def slope(live: LiveReward) -> float:
+    """What the recipe's `scale` multiplies a difference of values by; values of single tokens, whose 0 stays 0, too."""
+    if live.section.scale is None:
+        return 1.0
+    (low, high), (to_low, to_high) = live.reward.range, live.section.scale
+    return (to_high - to_low) / (high - low)
+
+
 def lowest(live: LiveReward, otherwise: str) -> float:
     """The lowest value of a reward on the recipe's scale; PluginError where it has none."""
     low = live.reward.range[0] if live.section.scale is None else live.section.scale[0]
@@ -273,7 +292,7 @@ def cut_off(answer: Answer, rewards: Sequence[LiveReward]) -> bool:
 
     So what the sound is sampled for beside them, such as a KL, changes no reward.
     """
-    reads_text_alone = all(frozenset(live.reward.needs) == {"text"} for live in rewards)
+    reads_text_alone = all(text_is_enough(live.reward.needs) for live in rewards)
     return not (answer.text_finished if reads_text_alone else answer.finished)
 
 
@@ -282,12 +301,14 @@ def judge_truncated(scores: Scores, rewards: Sequence[LiveReward], groups: Seque
     cut = torch.tensor([[cut_off(rollout.answer, rewards) for rollout in group.rollouts] for group in groups])
     if rule == "keep" or not cut.any():
         return scores
-    worth = math.nan
-    if rule == "lowest":
-        weights = [live.section.weight for live in rewards]
-        least = [lowest(live, "rollout.truncated: mask") * live.section.weight for live in rewards]
-        worth = sum(least) / sum(weights)
-    return replace(scores, total=torch.where(cut & ~scores.total.isnan(), worth, scores.total))
+    cut &= ~scores.total.isnan()
+    if rule == "mask":
+        return replace(scores, total=scores.total.masked_fill(cut, math.nan))
+    least = {live.name: lowest(live, "rollout.truncated: mask") for live in rewards}
+    weights = [live.section.weight for live in rewards]
+    worth = sum(least[live.name] * live.section.weight for live in rewards) / sum(weights)
+    judged = {name: part.masked_fill(cut, least[name]) for name, part in scores.parts.items()}
+    return replace(scores, total=torch.where(cut, worth, scores.total), judged=judged)
 
 
 def hold_budget(

@@ -20,8 +20,11 @@ from wavalign.plugins.batch import TokenSpace
 class Selection:
     """What the terms of a stage look at."""
 
-    def __init__(self, terms: Sequence[LiveTerm], space: TokenSpace) -> None:
-        self._terms, self._space = terms, space
+    def __init__(
+        self, terms: Sequence[LiveTerm], space: TokenSpace, also: Mapping[str, frozenset[str]] | None = None
+    ) -> None:
+        """`also` says of a column whose positions are asked for which further needs of terms count as needing it."""
+        self._terms, self._space, self._also = terms, space, also or {}
         wants_further = any(term.plan.heads == "mtp" for term in terms)
         self._further = further_heads(space) if wants_further else ()
 
@@ -36,10 +39,11 @@ class Selection:
         return replace(batch, terms=terms)
 
     def union(self, batch: MicroBatch, *, only: str | None = None) -> Tensor:
-        """Bool [B, S + E, T]: positions some term weighs (some term that needs `only`)."""
+        """Bool [B, S + E, T]: positions whose log-probs some term reads (some term that needs `only`)."""
         select = torch.zeros_like(batch.tokens.roles, dtype=torch.bool)
+        wanted = frozenset() if only is None else self._also.get(only, frozenset()) | {only}
         for term in self._terms:
-            if only is None or only in term.needs:
+            if term.loss.reads_logprobs if only is None else wanted & term.needs:
                 select |= batch.terms[term.plan.name].weights > 0
         return select
 
@@ -100,7 +104,8 @@ def idle(batch: MicroBatch, number: int) -> MicroBatch:
         name: TermRows(torch.zeros_like(each.weights), torch.zeros_like(each.valid), none, none, none, groups=0)
         for name, each in batch.terms.items()
     }
-    return replace(batch, number=number, terms=nothing, sampled=torch.zeros_like(batch.sampled))
+    rows = tuple(replace(row, family="") for row in batch.rows)  # nobody's: what is said of them is of no row
+    return replace(batch, number=number, rows=rows, terms=nothing, sampled=torch.zeros_like(batch.sampled))
 
 
 def nothing_selected(term: LiveTerm, rows: int, place: str) -> PluginError:
@@ -116,7 +121,7 @@ def nothing_selected(term: LiveTerm, rows: int, place: str) -> PluginError:
 def all_left_out(term: LiveTerm, count: int, place: str) -> DataError:
     """The error of a term that could use none of a step's pairs, or of its rows of data."""
     sides = f"each of the members {list(term.plan.members)}, with tokens of `tokens`" if term.plan.members else ""
-    named = ", ".join(each for each in term.plan.needs if each not in ("ref_logprobs", *SCALARS))
+    named = ", ".join(each for each in term.plan.needs if each not in ("ref_logprobs", *SCALARS, *term.plan.scalars))
     lacks = " and ".join(each for each in (sides, named) if each)
     what = "groups" if term.plan.unit == "group" else "rows"
     return DataError(

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from wavalign.errors import PluginError
 from wavalign.plugins.api.base import Plugin, Remembers
+from wavalign.plugins.api.steps import StepInputs, StepOutput
 from wavalign.plugins.ops import PADDED, Segments
 
 
@@ -33,17 +34,55 @@ class Mask(Plugin):
         return False
 
 
+@final
+@dataclass(frozen=True, slots=True)
+class AdvantageInputs:
+    """What a step's answers were worth, of all ranks in their order. Prompts P, group G."""
+
+    rewards: Tensor
+    """[P, G] float64: the total; NaN where absent."""
+    parts: Mapping[str, Tensor] = field(default_factory=dict)
+    """By reward [P, G] float64 on the common scale; NaN where it has no value or the answer has no total."""
+    weights: Mapping[str, float] = field(default_factory=dict)
+    """By reward, how much it counts beside the others; the total is the mean of the parts by these."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class AdvantageOutput:
+    """How much better than expected, and where that can be said."""
+
+    values: Tensor
+    """[P, G]; 0 where not valid."""
+    valid: Tensor
+    """Bool [P, G]: answers to learn from; never one whose reward is absent."""
+
+
 class Advantage(Remembers):
-    """Rewards of a group to advantages."""
+    """Rewards to advantages: of whole answers, by `compute`, or of their steps, by `compute_steps`.
+
+    Sees the answers of all ranks, so that what it remembers is equal on all of them.
+    """
 
     kind = "advantage"
+    unit: ClassVar[Literal["answer", "token"]] = "answer"
+    """What it works on, and so which of the two is called."""
 
     def __init__(self, params: Any) -> None:
         self.params = params
 
-    @abstractmethod
-    def compute(self, rewards: Tensor) -> tuple[Tensor, Tensor]:
-        """`rewards` [P, G] float64, NaN where absent -> advantages [P, G] (0 where absent), validity bool [P, G]."""
+    @property
+    def needs(self) -> frozenset[str]:
+        """What it reads beside rewards; of unit `token`: `old_values`, `ref_logprobs`."""
+        return frozenset()
+
+    def compute(self, inputs: AdvantageInputs) -> AdvantageOutput:
+        """Advantages of every answer of the step."""
+        raise PluginError(f"its unit is {self.unit}, and it has no `compute`")
+
+    def compute_steps(self, inputs: StepInputs) -> StepOutput:
+        """Advantages, returns and validity of every step of the answers of all ranks."""
+        raise PluginError(f"its unit is {self.unit}, and it has no `compute_steps`")
 
 
 @final
@@ -154,6 +193,8 @@ class Loss(Plugin):
     """What a value is of. Of a `group` all rows are in one micro-batch, and count where all of them are valid."""
     family: ClassVar[str]
     """Rows the loss is made for, e.g. `rollouts` or `demonstrations`; a term may name another family."""
+    reads_logprobs: ClassVar[bool] = True
+    """Whether it looks at `logprobs`; those that nobody looks at are not computed, and are 0."""
     whole_groups: ClassVar[bool] = False
     """Whether the rows of a group must meet in one micro-batch also where the unit is another."""
     members: ClassVar[tuple[int, ...]] = ()

@@ -1,12 +1,21 @@
 """Rewards: a score per rollout."""
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol, final
 
 from wavalign.plugins.api.base import Remembers
 from wavalign.plugins.batch import Dialogue, Rollout, Scored
+
+SHOWN = frozenset({"text", "waveform", "pieces"})
+"""What of an answer somebody may need."""
+
+
+def text_is_enough(needs: Collection[str]) -> bool:
+    """Whether who has these needs may be shown answers that were sampled no further than their text."""
+    # One that says of nothing that it needs it may look at anything.
+    return set(needs) - {"pieces"} == {"text"}
 
 
 @final
@@ -42,8 +51,9 @@ class Reward(Remembers):
 
     kind = "reward"
     needs: ClassVar[frozenset[str]]
-    """Subset of {"text", "waveform"}: `waveform` makes the engine decode the answer's sound. A reward that needs the
-    text alone may be shown answers that were sampled no further than their text."""
+    """Subset of {"text", "waveform", "pieces"}: `waveform` makes the engine decode the answer's sound, `pieces` fill in
+    the text of every text token. A reward that needs the text alone, or with its pieces, may be shown answers that were
+    sampled no further than their text."""
     range: ClassVar[tuple[float, float]]
     """Lowest and highest value `score` can give; a recipe's `scale` maps it linearly."""
     batch_size: int = 1
@@ -62,6 +72,11 @@ class Reward(Remembers):
         return None
 
     @classmethod
+    def range_of(cls, params: Any) -> tuple[float, float] | None:
+        """Its range where options decide it, asked before a run starts; None where that of the class holds."""
+        return None
+
+    @classmethod
     def instrument(cls, params: Any) -> str:
         """What it measures with, and the settings that matter, in a few words; empty for a plain comparison.
 
@@ -71,7 +86,7 @@ class Reward(Remembers):
 
     @abstractmethod
     def score(self, rollout: Rollout, dialogue: Dialogue) -> Scored:
-        """Score one answer; must not invent a number.
+        """Score one answer; must not invent a number. `Scored.tokens` may say what its single tokens are worth.
 
         `Scored.absent(reason)` where the answer has nothing to score, `Scored(None, reason)` where the reward failed.
         """

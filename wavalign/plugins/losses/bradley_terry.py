@@ -10,12 +10,12 @@ margin is that of Llama 2 (arXiv 2307.09288, Eq. 2), the centring that of arXiv 
 from collections.abc import Mapping
 from typing import Literal, final
 
-import torch
 from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
 
 from wavalign.plugins.api import Loss, LossInputs, LossOutput
+from wavalign.plugins.pairs import PAIR, sides
 from wavalign.schema.base import Params
 
 NAMES: Mapping[str, str] = {"last": "row_values", "mean": "values"}
@@ -33,6 +33,8 @@ class BradleyTerryParams(Params):
     """Name of a scalar head of this term's own, for one facet among several; empty takes the policy's common one."""
     margin: float = Field(default=0.0, ge=0, le=1e6)
     """How much better the chosen answer is to be at least."""
+    scores: float = Field(default=0.0, ge=0, le=1e6)
+    """Added to the margin for every point by which the data scores the chosen answer higher (`score` of its sides)."""
     center: float = Field(default=0.0, ge=0, le=1e6)
     """Weight of (r_chosen + r_rejected)^2, which keeps rewards near 0; differences alone leave their level free."""
 
@@ -44,11 +46,13 @@ class BradleyTerry(Loss):
     Params = BradleyTerryParams
     family = "pairs"
     unit = "group"
+    members = PAIR
+    reads_logprobs = False
     params: BradleyTerryParams
 
     @property
     def needs(self) -> frozenset[str]:
-        return frozenset({self._head})
+        return frozenset({self._head, "target_scores"} if self.params.scores else {self._head})
 
     @property
     def scalars(self) -> Mapping[str, Literal["token", "sequence"]]:
@@ -56,18 +60,24 @@ class BradleyTerry(Loss):
         return {self._head: "sequence" if self.params.pooling == "last" else "token"} if self.params.head else {}
 
     def compute(self, inputs: LossInputs) -> LossOutput:
-        rewards = self._rewards(inputs)
-        chosen, rejected = (_of_member(rewards, inputs, member) for member in (0, 1))
-        margin = chosen - rejected
-        values = -functional.logsigmoid(margin - self.params.margin)
+        rewards = sides(inputs, self._rewards(inputs))
+        values = -functional.logsigmoid(rewards.gap - self._margin(inputs))
         if self.params.center:
-            values = values + self.params.center * (chosen + rejected).square()
-        logged = {"accuracy": (margin > 0).to(margin.dtype), "margin": margin, "chosen": chosen, "rejected": rejected}
-        return LossOutput(values, {name: each.detach() for name, each in logged.items()})
+            values = values + self.params.center * (rewards.chosen + rewards.rejected).square()
+        chosen, rejected = rewards.chosen.detach(), rewards.rejected.detach()
+        right = (chosen > rejected).to(chosen.dtype)
+        logged = {"margin": chosen - rejected, "chosen_reward": chosen, "rejected_reward": rejected}
+        return LossOutput(values, {"accuracy": right, **logged})
 
     @property
     def _head(self) -> str:
         return self.params.head or NAMES[self.params.pooling]
+
+    def _margin(self, inputs: LossInputs) -> Tensor | float:
+        """How far apart the sides are to be, [groups] where the data says it."""
+        if not self.params.scores:
+            return self.params.margin
+        return self.params.margin + self.params.scores * sides(inputs, inputs.column("target_scores").flatten()).gap
 
     def _rewards(self, inputs: LossInputs) -> Tensor:
         """Rewards [B] of the rows."""
@@ -75,9 +85,3 @@ class BradleyTerry(Loss):
         if self.params.pooling == "last":
             return values
         return inputs.segments.mean(values[:, None], inputs.mask.any(dim=1, keepdim=True))
-
-
-def _of_member(rewards: Tensor, inputs: LossInputs, member: int) -> Tensor:
-    """Rewards [groups] of the rows [B] that are `member` of their group."""
-    own = torch.where(inputs.member == member, rewards, 0.0)
-    return rewards.new_zeros(inputs.groups).index_add(0, inputs.group, own)

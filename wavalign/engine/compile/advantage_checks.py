@@ -1,0 +1,33 @@
+"""Rules between the advantage of a stage and the terms that learn from it."""
+
+from collections.abc import Iterator, Sequence
+
+from wavalign.engine.compile.parts import advantage_says
+from wavalign.engine.compile.plan import TermPlan
+from wavalign.plugins.registry import Registry
+from wavalign.schema.marks import Path
+from wavalign.schema.stage import Stage
+
+LEARN_FROM_REWARDS = frozenset({"advantages", "returns"})
+_TOKEN_LEVEL = "return_to_go or gae"
+
+
+def advantage_problems(stage: Stage, terms: Sequence[TermPlan], registry: Registry) -> Iterator[tuple[Path, str, str]]:
+    """Place, message and hint of whatever an advantage does not give that terms need, and the other way round."""
+    objective, live = stage.objective, [term for term in terms if term.lives]
+    if objective is None:
+        return
+    learning = [term for term in live if LEARN_FROM_REWARDS & set(term.needs)]
+    says = advantage_says(objective.advantage, registry)
+    name, place = objective.advantage.type, ("objective", "advantage")
+    for term in learning:
+        path: Path = ("objective", "terms", term.brought_by or term.name)
+        if says.unit == "answer" and "returns" in term.needs:
+            message = f"term `{term.name}` needs returns, which advantage '{name}' does not give"
+            yield path, message, f"take a token-level advantage: {_TOKEN_LEVEL}"
+        elif says.unit == "token" and term.unit != "token" and "advantages" in term.needs:
+            message = f"term `{term.name}` has one value a {term.unit}, and advantage '{name}' gives one a token"
+            yield path, message, "take a loss of unit token, e.g. grpo, or an advantage of unit answer"
+    if learning and "old_values" in says.needs and not any("values" in term.needs for term in live):
+        message = f"advantage '{name}' compares with the values of a critic, and no term trains one"
+        yield place, message, "add e.g. `value: {loss: value, weight: 0.5}` under objective.terms"
