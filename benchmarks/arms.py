@@ -23,7 +23,7 @@ from wavalign.plugins.speech.world.script import Scene, lines
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # so that it can be run as a file
 
-from benchmarks.runs import difference, interval, run_recipe, spread  # noqa: E402
+from benchmarks.runs import difference, interval, run_recipe, spread
 
 START = "start"
 """The run that measures the model all arms start from, and the gold tokens."""

@@ -23,7 +23,7 @@ from wavalign.engine.report.paired import PairedDifference, holm
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # so that it can be run as a file
 
-from benchmarks.runs import difference, interval, run_recipe, spread  # noqa: E402
+from benchmarks.runs import difference, interval, run_recipe, spread
 
 SHOWN = {
     "word_error_rate": "WER",
