@@ -17,6 +17,7 @@ from tests.loss_inputs import loss_inputs
 from wavalign.engine.models.scored_policy import selected_logprobs
 from wavalign.engine.step.objective import combine, count, term_loss
 from wavalign.plugins.advantages.group_normalized import GroupNormalized, GroupNormalizedParams
+from wavalign.plugins.api import AdvantageInputs
 from wavalign.plugins.batch import Role
 from wavalign.plugins.gates.rollout_adaptive import RolloutAdaptive, RolloutAdaptiveParams
 from wavalign.plugins.losses.cross_entropy import CrossEntropy, CrossEntropyParams
@@ -70,7 +71,8 @@ def rl_loss(case: Case, logprobs: Tensor) -> Tensor:
     coefficient = case.case["text_beta"]
     assert coefficient == case.case["speech_beta"]
     loss = GRPO(GRPOParams.model_validate({"clip": None, "kl": {"coefficient": coefficient, "estimator": "k3"}}))
-    advantages, valid = GroupNormalized(GroupNormalizedParams()).compute(case.rewards)
+    found = GroupNormalized(GroupNormalizedParams()).compute(AdvantageInputs(case.rewards))
+    advantages, valid = found.values, found.valid
     inputs = loss_inputs(
         logprobs,
         old_logprobs=logprobs.detach(),  # for the log alone: that code takes one step per batch and no ratio

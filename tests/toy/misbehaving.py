@@ -10,6 +10,8 @@ from torch import Tensor
 from tests.toy.plugins import Sums, SumsParams
 from wavalign.plugins.api import (
     Advantage,
+    AdvantageInputs,
+    AdvantageOutput,
     Architecture,
     Codec,
     DataSource,
@@ -146,10 +148,11 @@ class BadAdvantage(Advantage):
         super().__init__(params)
         trip(params, "constructor")
 
-    def compute(self, rewards: Tensor) -> tuple[Tensor, Tensor]:
+    def compute(self, inputs: AdvantageInputs) -> AdvantageOutput:
         trip(self.params, "compute")
+        rewards = inputs.rewards
         valid = ~rewards.isnan()
-        return torch.where(valid, rewards - rewards.nanmean(), 0.0), valid
+        return AdvantageOutput(torch.where(valid, rewards - rewards.nanmean(), 0.0), valid)
 
 
 @final

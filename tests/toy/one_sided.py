@@ -5,7 +5,7 @@ import os
 from collections.abc import Sequence
 from typing import Any, ClassVar, final
 
-from wavalign.plugins.api import Advantage, Measurement, Metric, Reward
+from wavalign.plugins.api import Advantage, AdvantageInputs, AdvantageOutput, Measurement, Metric, Reward
 from wavalign.plugins.batch import Dialogue, Rollout, RolloutGroup, Scored
 from wavalign.schema.base import Params
 
@@ -123,7 +123,7 @@ class SidedAdvantage(Advantage, Sided):
         super().__init__(params)
         self._construct()
 
-    def compute(self, rewards: Any) -> Any:
+    def compute(self, inputs: AdvantageInputs) -> AdvantageOutput:
         """Raise after so many steps."""
         self._trip()
-        return rewards, ~rewards.isnan()
+        return AdvantageOutput(inputs.rewards, ~inputs.rewards.isnan())

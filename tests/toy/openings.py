@@ -7,7 +7,18 @@ from typing import Any, final
 
 import torch
 
-from wavalign.plugins.api import Advantage, DataSource, Loss, LossInputs, LossOutput, Policy, Provider, SamplingOptions
+from wavalign.plugins.api import (
+    Advantage,
+    AdvantageInputs,
+    AdvantageOutput,
+    DataSource,
+    Loss,
+    LossInputs,
+    LossOutput,
+    Policy,
+    Provider,
+    SamplingOptions,
+)
 from wavalign.plugins.batch import Dialogue, Message, RolloutGroup
 
 WORDS = ("zero", "one", "two", "three", "four", "five")
@@ -98,13 +109,14 @@ class Baseline(Advantage):
         super().__init__(params)
         self._mean, self._count = 0.0, 0
 
-    def compute(self, rewards: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def compute(self, inputs: AdvantageInputs) -> AdvantageOutput:
         """Of each answer that has a reward."""
+        rewards = inputs.rewards
         valid = ~rewards.isnan()
         advantages = torch.where(valid, rewards - self._mean, 0.0)
         self._count += 1
         self._mean += (float(rewards[valid].mean()) - self._mean) / self._count
-        return advantages, valid
+        return AdvantageOutput(advantages, valid)
 
     def state_dict(self) -> dict[str, Any]:
         """The mean and what it is of."""

@@ -30,6 +30,8 @@ from wavalign.engine.step.step import StepExecutor
 from wavalign.errors import PluginError
 from wavalign.plugins.api import (
     Advantage,
+    AdvantageInputs,
+    AdvantageOutput,
     Codec,
     DataSource,
     Gate,
@@ -315,32 +317,52 @@ def test_a_single_row_may_be_empty(tmp_path: Path) -> None:
 # --- advantages and gates ---------------------------------------------------------------------------------------------
 
 REWARDS = torch.tensor([[1.0, 2.0, NAN]], dtype=torch.float64)
+PARTS = {"exact": torch.tensor([[0.5, 1.0, NAN]], dtype=torch.float64)}
+Out = AdvantageOutput
 ADVANTAGES: dict[str, tuple[Callable[[Tensor], Any], str]] = {
-    "fine": (lambda r: (r.nan_to_num(), ~r.isnan()), ""),
-    "one tensor": (lambda r: r.nan_to_num(), "gave Tensor instead of advantages and validity"),
-    "shape": (lambda r: (r[0], ~r.isnan()), "gave advantages of shape [3], which is to be [1, 3]"),
-    "validity": (lambda r: (r.nan_to_num(), (~r.isnan()).long()), "gave validity of int64, which is to be bool"),
-    "nan": (lambda r: (r * NAN, ~r.isnan()), "gave nan in advantages at [0, 0]"),
-    "absent": (lambda r: (r.nan_to_num(), r == r.clone()), ""),
-    "absent and valid": (lambda r: (r.nan_to_num(), r.nan_to_num() >= 0), "calls an advantage valid whose reward is"),
-    "not 0": (lambda r: (r.nan_to_num(), r > 1), "gave an advantage other than 0 that it does not call valid"),
-    "in place": (lambda r: (r.nan_to_num_(), ~r.isnan()), "changed `rewards` in place"),
-    "past 32 bits": (lambda r: (r.nan_to_num() * 1e300, ~r.isnan()), "gave inf in advantages, as the 32 bits"),
-    "past 16 bits": (lambda r: ((r.nan_to_num() * 1e6).half(), ~r.isnan()), "gave inf in advantages at [0, 0]"),
-    "elsewhere": (lambda r: (r.nan_to_num().to("meta"), ~r.isnan()), "gave advantages on meta, the rewards are on cpu"),
-    "with a gradient": (lambda r: (r.nan_to_num().requires_grad_(), ~r.isnan()), ""),
+    "fine": (lambda r: Out(r.nan_to_num(), ~r.isnan()), ""),
+    "one tensor": (lambda r: r.nan_to_num(), "gave Tensor instead of an AdvantageOutput"),
+    "a tuple": (lambda r: (r.nan_to_num(), ~r.isnan()), "gave tuple instead of an AdvantageOutput"),
+    "shape": (lambda r: Out(r[0], ~r.isnan()), "gave advantages of shape [3], which is to be [1, 3]"),
+    "validity": (lambda r: Out(r.nan_to_num(), (~r.isnan()).long()), "gave validity of int64, which is to be bool"),
+    "nan": (lambda r: Out(r * NAN, ~r.isnan()), "gave nan in advantages at [0, 0]"),
+    "absent": (lambda r: Out(r.nan_to_num(), r == r.clone()), ""),
+    "absent and valid": (
+        lambda r: Out(r.nan_to_num(), r.nan_to_num() >= 0),
+        "calls an advantage valid whose reward is",
+    ),
+    "not 0": (lambda r: Out(r.nan_to_num(), r > 1), "gave an advantage other than 0 that it does not call valid"),
+    "in place": (lambda r: Out(r.nan_to_num_(), ~r.isnan()), "changed `rewards` in place"),
+    "past 32 bits": (lambda r: Out(r.nan_to_num() * 1e300, ~r.isnan()), "gave inf in advantages, as the 32 bits"),
+    "past 16 bits": (lambda r: Out((r.nan_to_num() * 1e6).half(), ~r.isnan()), "gave inf in advantages at [0, 0]"),
+    "elsewhere": (
+        lambda r: Out(r.nan_to_num().to("meta"), ~r.isnan()),
+        "gave advantages on meta, the rewards are on cpu",
+    ),
+    "with a gradient": (lambda r: Out(r.nan_to_num().requires_grad_(), ~r.isnan()), ""),
 }
 
 
 @pytest.mark.parametrize("name", ADVANTAGES)
 def test_advantages(name: str) -> None:
     give, said = ADVANTAGES[name]
-    advantage = made(Advantage, compute=lambda _self, rewards: give(rewards))
+    advantage = made(Advantage, compute=lambda _self, inputs: give(inputs.rewards))
     if said:
-        assert said in broken(lambda: advantage.compute(REWARDS.clone()))
+        assert said in broken(lambda: advantage.compute(AdvantageInputs(REWARDS.clone())))
     else:
-        advantages = advantage.compute(REWARDS)[0]
+        advantages = advantage.compute(AdvantageInputs(REWARDS)).values
         assert advantages.tolist() == [[1, 2, 0]] and not advantages.requires_grad
+
+
+def test_an_advantage_does_not_write_into_the_parts_of_the_reward() -> None:
+    inputs = AdvantageInputs(REWARDS, {name: part.clone() for name, part in PARTS.items()}, {"exact": 1.0})
+
+    def write(_self: object, inputs: AdvantageInputs) -> AdvantageOutput:
+        inputs.parts["exact"].zero_()
+        return AdvantageOutput(inputs.rewards.nan_to_num(), ~inputs.rewards.isnan())
+
+    assert "changed `parts['exact']` in place" in broken(lambda: made(Advantage, compute=write).compute(inputs))
+    assert torch.equal(inputs.parts["exact"].nan_to_num(), PARTS["exact"].nan_to_num())
 
 
 def gate(give: Callable[[], Any], state: Callable[[], Any] = dict) -> Gate:

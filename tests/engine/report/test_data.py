@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from tests.engine.report import synthetic
-from wavalign.engine.report.data import Pruned, read_run
+from wavalign.engine.report.data import read_run
+from wavalign.engine.report.stages import Pruned
 from wavalign.errors import DataError
 
 

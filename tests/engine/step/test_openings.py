@@ -70,6 +70,15 @@ def test_pairs_beside_rollouts_and_demonstrations(tmp_path: Path) -> None:
         assert line[f"loss/{name}"] == pytest.approx(without[f"loss/{name}"], rel=1e-5, abs=1e-7)
 
 
+def test_an_advantage_sees_the_answers_of_all_ranks(tmp_path: Path) -> None:
+    """A baseline over the whole step is the same on one process and on two; each rank learns from its own answers."""
+    baseline = (CHECKSUM, OPENINGS, put("objective.advantage", {"type": "toy_baseline"}))
+    whole = train(compiled(tmp_path, *baseline))
+    assert whole[0][1]["loss/rl"] != 0
+    for found in run_ranks(train_rank, 2, compiled(tmp_path, *baseline, put("runtime.processes", 2)).to_json()):
+        assert_equal(found, whole)
+
+
 def test_a_term_may_learn_from_another_family_than_its_losses_own(tmp_path: Path) -> None:
     """Cross entropy on both answers of every pair."""
     terms = {"imitate": {"loss": "cross_entropy", "family": "pairs"}}

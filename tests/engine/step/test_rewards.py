@@ -370,6 +370,19 @@ def test_what_an_answer_is_worth_that_was_cut_off(rule: str, expected: list[floa
     torch.testing.assert_close(judged.total, torch.tensor([expected], dtype=torch.float64), equal_nan=True)
 
 
+@pytest.mark.parametrize(
+    ("rule", "expected"),
+    [("keep", [1.0, 2.0, 3.0, NAN]), ("lowest", [0.0, 2.0, 0.0, NAN]), ("mask", [NAN, 2.0, NAN, NAN])],
+)
+def test_what_single_rewards_of_an_answer_are_worth_that_was_cut_off(rule: str, expected: list[float]) -> None:
+    """What advantages see of each reward agrees with the total; what is logged of it stays what the reward said."""
+    total = torch.tensor([[1.0, 2.0, 2.0, NAN]], dtype=torch.float64)
+    part = torch.tensor([[1.0, 2.0, 3.0, 4.0]], dtype=torch.float64)
+    judged = judge_truncated(Scores(total, {"a": part}, {}), [live("a")], cut_off(False, True, False, False), rule)
+    torch.testing.assert_close(judged.judged_parts["a"], torch.tensor([expected], dtype=torch.float64), equal_nan=True)
+    assert judged.parts["a"] is part
+
+
 def test_a_reward_that_reads_text_minds_the_text_alone() -> None:
     """Whether sound is sampled beside it, for a KL say, changes no reward; one that listens minds the whole answer."""
 

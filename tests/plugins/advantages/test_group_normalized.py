@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from wavalign.plugins.advantages.group_normalized import GroupNormalized, GroupNormalizedParams
+from wavalign.plugins.api import AdvantageInputs
 
 NAN = float("nan")
 VECTORS = [
@@ -20,7 +21,8 @@ VECTORS = [
 
 def compute(*groups: tuple[float, ...], **options: object) -> tuple[torch.Tensor, torch.Tensor]:
     plugin = GroupNormalized(GroupNormalizedParams.model_validate(options))
-    return plugin.compute(torch.tensor(groups, dtype=torch.float64))
+    found = plugin.compute(AdvantageInputs(torch.tensor(groups, dtype=torch.float64)))
+    return found.values, found.valid
 
 
 @pytest.mark.parametrize(("group", "expected"), VECTORS)

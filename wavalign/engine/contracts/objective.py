@@ -24,6 +24,8 @@ from wavalign.engine.contracts.values import (
 from wavalign.errors import PluginError
 from wavalign.plugins.api import (
     Advantage,
+    AdvantageInputs,
+    AdvantageOutput,
     Gate,
     GateReading,
     Loss,
@@ -64,16 +66,19 @@ def _weights(plugin: Mask, own: Callable[[Tensor], Tensor], roles: Tensor) -> Te
     raise Broken(f"weighs role {int(roles[place])} at {list(place)}, which is never scored", hint=hint)
 
 
-def _compute_advantages(plugin: Advantage, own: Callable[[Tensor], Any], rewards: Tensor) -> tuple[Tensor, Tensor]:
-    """Advantages and their validity of `rewards`, all [P, G]."""
-    handed = _handed(plugin, rewards)
-    lent = Unchanged({"rewards": handed})
-    found = own(handed)
+def _compute_advantages(
+    plugin: Advantage, own: Callable[[AdvantageInputs], Any], inputs: AdvantageInputs
+) -> AdvantageOutput:
+    rewards = inputs.rewards
+    parts = {name: _handed(plugin, part) for name, part in inputs.parts.items()}
+    inputs = replace(inputs, rewards=_handed(plugin, rewards), parts=parts)
+    lent = Unchanged({"rewards": inputs.rewards, **{f"parts['{name}']": part for name, part in parts.items()}})
+    found = own(inputs)
     lent.check()
-    if not isinstance(found, tuple | list) or len(found) != 2:
-        raise Broken(f"gave {named(found)} instead of advantages and validity")
-    advantages = tensor(found[0], "advantages", shape=rewards.shape).detach()
-    valid = tensor(found[1], "validity", shape=rewards.shape, dtype=torch.bool)
+    if not isinstance(found, AdvantageOutput):
+        raise Broken(f"gave {named(found)} instead of an AdvantageOutput")
+    advantages = tensor(found.values, "advantages", shape=rewards.shape).detach()
+    valid = tensor(found.valid, "validity", shape=rewards.shape, dtype=torch.bool)
     for each, what in ((advantages, "advantages"), (valid, "validity")):
         same_device(each, rewards, what, "the rewards are")
     finite(advantages, "advantages", where=valid)
@@ -82,7 +87,7 @@ def _compute_advantages(plugin: Advantage, own: Callable[[Tensor], Any], rewards
         raise Broken("calls an advantage valid whose reward is absent (NaN)")
     if bool((torch.where(valid, 0.0, advantages) != 0).any()):
         raise Broken("gave an advantage other than 0 that it does not call valid")
-    return advantages, valid
+    return AdvantageOutput(advantages, valid)
 
 
 def _update(plugin: Gate, own: Callable[..., Any], rewards: Tensor | None, *, progress: float) -> GateReading:

@@ -156,6 +156,8 @@ def _measurement(found: object, groups: int) -> Measurement:
     if low > high:
         raise Broken(f"gave {found.name} the interval from {low:g} to {high:g}; the lower bound comes first")
     want(found.unit, str, f"the unit of {found.name}")
+    if found.better not in ("more", "less"):
+        raise Broken(f"says that {shown(found.better)} of {found.name} is better; it is more or less")
     want(found.says, str, f"what {found.name} says")
     want(found.details, Mapping, f"the details of {found.name}")
     want(found.points, Mapping, f"the points of {found.name}")
@@ -273,7 +275,7 @@ def range_problem(low: object, high: object) -> str:
 
 
 def _reward_made(reward: Reward) -> None:
-    _needs_of_sound(reward.needs, "pieces")
+    _needs_of_sound(reward.needs, "pieces", "target_codes")
     declared = reward.range
     if not isinstance(declared, tuple | list) or len(declared) != 2:
         raise Broken(f"left {shown(declared)} as `range`, which is the lowest and the highest value")

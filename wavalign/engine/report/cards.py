@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import final
 
-from wavalign.engine.report.data import RunData, Sample
+from wavalign.engine.report.data import Measure, RunData, Sample
 from wavalign.engine.report.outcomes import Outcome
 from wavalign.engine.report.suspicion import suspicions
 
@@ -68,7 +68,7 @@ def before_and_after(run: RunData) -> list[Card]:
         whole = first.keys() | last.keys()
         kept = {key for end in (first, last) for key, given in end.items() if given.sample is not None}
         for key in sorted(whole, key=_place):
-            card = _card(key, (first.get(key), last.get(key)))
+            card = _card(key, (first.get(key), last.get(key)), run.measures)
             if key in kept or "worse" in card.tags:
                 cards.append(card)
     return sorted(cards, key=_weight)
@@ -80,12 +80,13 @@ def side_by_side(runs: Sequence[RunData]) -> list[Card]:
         {_common(key): given for split in _splits(run) for key, given in _newest(run, split).items()} for run in runs
     ]
     keys = list(dict.fromkeys(key for end in ends for key in end))
+    measures = {name: each for run in runs for name, each in run.measures.items()}
     cards = []
     for key in keys:
         answers = tuple(end.get(key) for end in ends)
         there = [answer for answer in answers if answer is not None]
         if len(there) > 1 and any(answer.sample is not None for answer in there):
-            cards.append(_compared(key, answers))
+            cards.append(_compared(key, answers, measures))
     return sorted(cards, key=_weight)
 
 
@@ -170,14 +171,14 @@ def _sampled(each: Sample) -> Given:
     return Given(each.step, each.question, each.text, each.reference, each.finished, each.values, shown, sample=each)
 
 
-def _card(key: Key, answers: tuple[Given | None, Given | None]) -> Card:
+def _card(key: Key, answers: tuple[Given | None, Given | None], measures: Mapping[str, Measure]) -> Card:
     before, after = answers
     judged = after or before
     assert judged is not None, "a card has an answer"
     reasons = _reasons(judged)
-    tags = _judged(judged)
+    tags = _judged(judged, measures)
     if before is not None and after is not None:
-        risen, fallen = _moves(before, after)
+        risen, fallen = _moves(before, after, measures)
         heard = [name for name in fallen if name.startswith("heard")]
         other = [name for name in risen if not name.startswith("heard")]
         reasons += [f"{other[0]} up, {heard[0]} down"] if heard and other else []
@@ -185,13 +186,13 @@ def _card(key: Key, answers: tuple[Given | None, Given | None]) -> Card:
     return _tagged(key, answers, reasons, tags)
 
 
-def _compared(key: Key, answers: tuple[Given | None, ...]) -> Card:
+def _compared(key: Key, answers: tuple[Given | None, ...], measures: Mapping[str, Measure]) -> Card:
     there = [answer for answer in answers if answer is not None]
     reasons = list(dict.fromkeys(reason for answer in there for reason in _reasons(answer)))
-    judged = [_judged(answer) for answer in there]
+    judged = [_judged(answer, measures) for answer in there]
     tags = {"right"} if all("right" in each for each in judged) else set()
     tags |= {"wrong"} if all("wrong" in each for each in judged) else set()
-    tags |= {"apart"} if len({frozenset(_binary(answer.values).items()) for answer in there}) > 1 else set()
+    tags |= {"apart"} if len({frozenset(_binary(answer.values, measures).items()) for answer in there}) > 1 else set()
     return _tagged(key, answers, reasons, tags)
 
 
@@ -201,21 +202,31 @@ def _tagged(key: Key, answers: tuple[Given | None, ...], reasons: Sequence[str],
 
 
 def _reasons(given: Given) -> list[str]:
-    return suspicions(given.text, finished=given.finished, values=given.values, details=given.shown)
+    return suspicions(
+        given.text, finished=given.finished, values=given.values, details=given.shown, reference=given.reference
+    )
 
 
-def _judged(given: Given) -> set[str]:
-    verdicts = _binary(given.values).values()
+def _judged(given: Given, measures: Mapping[str, Measure]) -> set[str]:
+    verdicts = _binary(given.values, measures).values()
     return set() if not verdicts else {"right"} if all(verdicts) else {"wrong"}
 
 
-def _binary(values: Mapping[str, float | None]) -> dict[str, float]:
-    return {name: value for name, value in mains(values).items() if value is not None and value in (0.0, 1.0)}
+def verdict(value: float | None, measure: Measure | None) -> float | None:
+    """1 where an item's value says right, 0 where it says wrong, None where it is a number or there is none."""
+    if value not in (0.0, 1.0) or (measure is not None and measure.unit):
+        return None
+    return 1.0 - value if measure is not None and measure.less else value
 
 
-def _moves(before: Given, after: Given) -> tuple[list[str], list[str]]:
+def _binary(values: Mapping[str, float | None], measures: Mapping[str, Measure]) -> dict[str, float]:
+    found = {name: verdict(value, measures.get(name)) for name, value in mains(values).items()}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _moves(before: Given, after: Given, measures: Mapping[str, Measure]) -> tuple[list[str], list[str]]:
     """Names of what rose and of what fell among right and wrong, and of the reward."""
-    early, late = _binary(before.values), _binary(after.values)
+    early, late = _binary(before.values, measures), _binary(after.values, measures)
     changes = {name: late[name] - early[name] for name in late if name in early}
     if before.sample is not None and after.sample is not None:
         rewards = before.sample.reward, after.sample.reward

@@ -16,6 +16,7 @@ from wavalign.engine.report.outcomes import compare
 from wavalign.engine.report.page import card_views, duration, environment, filters, section_views, sound_note
 from wavalign.engine.report.paired import PairedDifference, holm, sentence
 from wavalign.engine.report.plots import Chart, Curve, Interval, interval_strip
+from wavalign.engine.report.preferences import OWN
 from wavalign.engine.report.sides import Column
 from wavalign.engine.report.sound import SoundBox
 from wavalign.engine.report.summary import Row, decimals, rows
@@ -26,10 +27,11 @@ CURVES = {
     "Reward": ("reward", "reward/"),
     "Gate": ("gate", "gate/", "share/"),
     "Loss": ("loss", "loss/"),
+    "Preferences": tuple(f"*/{name}" for name in ("margin", "accuracy", *sorted(OWN - {"margin", "accuracy"}))),
     "By token kind": ("kl/",),
     "Answers and speed": ("rollout_length", "truncated", "grad_norm", "tokens_per_second"),
 }
-"""Heading -> keys, or beginnings of keys where they end in a slash."""
+"""Heading -> keys, beginnings of keys where they end in a slash, or ends of keys behind a star."""
 MOST_CROSSED = 4
 """Arms that are compared each with each."""
 SMOOTH = ("reward", "loss", "tokens_per_second")
@@ -242,7 +244,10 @@ def _sections(listing: Sequence[Listed]) -> list[Section]:
 def _is_wanted(key: str, wanted: Sequence[str]) -> bool:
     if key.endswith(("/failed", "/absent")):
         return False
-    return any(key == name or (name.endswith("/") and key.startswith(name)) for name in wanted)
+    return any(
+        key == name or (name.endswith("/") and key.startswith(name)) or (name[0] == "*" and key.endswith(name[1:]))
+        for name in wanted
+    )
 
 
 def _chart(key: str, listing: Sequence[Listed]) -> Chart:

@@ -6,6 +6,7 @@ from typing import final
 
 from wavalign.engine.report.data import RunData
 from wavalign.engine.report.plots import Chart, Curve
+from wavalign.engine.report.preferences import CHARTS, OWN, preference_terms
 from wavalign.engine.report.summary import interval, measured
 
 KINDS = {"text": "text", "audio": "audio", "marks": "marks"}
@@ -42,6 +43,7 @@ def sections(run: RunData) -> list[Section]:
         ("Gate", builder.gate(keys)),
         ("Loss", builder.loss(keys)),
         ("By token kind", builder.by_kind(keys)),
+        ("Preferences", builder.preferences(keys)),
         ("Inside the losses", builder.terms(keys)),
         ("Answers and tokens", builder.lengths(keys)),
         ("Optimiser and speed", builder.speed(keys)),
@@ -124,10 +126,30 @@ class _Builder:
     def terms(self, keys: Sequence[str]) -> list[Chart]:
         """One chart per `<term>/<metric>` that a loss logged."""
         own = [key for key in keys if "/" in key and key.split("/", 1)[0] not in NAMED and _kind(key) not in KINDS]
+        pairs = preference_terms(keys)
+        own = [key for key in own if key.rsplit("/", 1)[0] not in pairs or _kind(key) not in OWN]
         return [
             self.chart(key.replace("/", ": ", 1), "logged by the loss", [self.curve(key, _kind(key), "c1")])
             for key in own
         ]
+
+    def preferences(self, keys: Sequence[str]) -> list[Chart]:
+        """Of every term on pairs how far its sides moved and whether they are told apart."""
+        charts = []
+        for term in preference_terms(keys):
+            for shown in CHARTS:
+                both = len(shown.names) > 1
+                curves = [
+                    self.curve(f"{term}/{name}", name.split("_")[0] if both else name, colour)
+                    for name, colour in zip(shown.names, ("c2", "c3"), strict=False)
+                ]
+                title = f"{term}: {shown.title}"
+                charts.append(
+                    self.fraction(title, shown.caption, curves)
+                    if shown.is_share
+                    else self.chart(title, shown.caption, curves, smooth=True)
+                )
+        return charts
 
     def by_kind(self, keys: Sequence[str]) -> list[Chart]:
         """Every `<prefix>/<text|audio|marks>`: one chart per prefix, one fixed colour per token kind."""

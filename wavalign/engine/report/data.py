@@ -9,24 +9,20 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, final
+from typing import final
 
 import yaml
 
 from wavalign.engine.report.outcomes import Ends, details_of, number, read_outcomes, values_of
+from wavalign.engine.report.reading import Json, objects_in, read_object, whole
+from wavalign.engine.report.stages import StageSummary, stage_summary
 from wavalign.engine.state.folder import RunFolder
 from wavalign.errors import DataError
 from wavalign.redaction import REDACTOR
 from wavalign.schema.environment import remember, secret_names
-from wavalign.schema.stage_kinds import KINDS
-
-Json = Mapping[str, Any]
-"""An object of a file the engine wrote; keys as in the file."""
 
 LABELS = frozenset({"stage", "step", "split", "time"})
 """Keys of a metrics line that are not values."""
-_MOST = 10**15
-"""No run has as many steps, stages or items."""
 
 
 @final
@@ -81,26 +77,6 @@ class Sample:
 
 @final
 @dataclass(frozen=True, slots=True)
-class Pruned:
-    """Something the compiled graph does without, and why."""
-
-    stage: str
-    what: str
-    why: str
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class StageSummary:
-    """A stage of the plan."""
-
-    name: str
-    steps: int
-    pruned: tuple[Pruned, ...] = ()
-
-
-@final
-@dataclass(frozen=True, slots=True)
 class Measure:
     """What a held-out value is."""
 
@@ -109,6 +85,8 @@ class Measure:
     unit: str
     says: str
     """In one sentence; empty where nobody said."""
+    less: bool = False
+    """Whether less of it is better."""
 
 
 @final
@@ -171,10 +149,10 @@ def read_run(folder: Path) -> RunData:
             hint="name the folder of one run, e.g. runs/<recipe>/<time>-<id>",
         )
     notes: list[str] = []
-    plan = _read_object(place.plan, notes)
+    plan = read_object(place.plan, notes)
     remember(secret_names(plan), os.environ)
     lines = _last_of_each(_metric_lines(place.metrics, notes), notes)
-    planned = _objects_in(plan.get("stages"), "stages of plan.json", notes)
+    planned = objects_in(plan.get("stages"), "stages of plan.json", notes)
     notes += [note for stage in planned for note in _warnings(stage)]
     recipe = place.recipe.read_text(encoding="utf-8", errors="replace") if place.recipe.is_file() else ""
     recipe = REDACTOR.text(recipe)
@@ -182,14 +160,14 @@ def read_run(folder: Path) -> RunData:
         folder=folder,
         name=str(plan.get("name", folder.name)),
         description=_described(plan, recipe, notes),
-        seed=_whole(plan.get("seed")),
+        seed=whole(plan.get("seed")),
         fingerprint=str(plan.get("fingerprint", "")),
-        stages=tuple(_stage(stage) for stage in planned),
+        stages=tuple(stage_summary(stage, place) for stage in planned),
         lines=lines,
         samples=tuple(_sample(record, folder) for record in _objects(place.rollouts, notes)),
         outcomes=read_outcomes(folder, notes),
         measures=_measures(place.measures, notes),
-        environment=tuple(_flatten(_read_object(place.environment, notes))),
+        environment=tuple(_flatten(read_object(place.environment, notes))),
         recipe=recipe,
         complete=place.is_finished,
         notes=tuple(notes),
@@ -197,9 +175,14 @@ def read_run(folder: Path) -> RunData:
 
 
 def _measures(path: Path, notes: list[str]) -> dict[str, Measure]:
-    found = _read_object(path, notes) if path.is_file() else {}
+    found = read_object(path, notes) if path.is_file() else {}
     return {
-        name: Measure(*(str(each.get(key, "")) for key in ("metric", "unit", "says")))
+        name: Measure(
+            str(each.get("metric", "")),
+            str(each.get("unit", "")),
+            str(each.get("says", "")),
+            each.get("better") == "less",
+        )
         for name, each in found.items()
         if isinstance(each, dict)
     }
@@ -217,30 +200,6 @@ def _described(plan: Json, recipe: str, notes: list[str]) -> str:
     return str(tree.get("description") or "") if isinstance(tree, dict) else ""
 
 
-def _read_object(path: Path, notes: list[str]) -> Json:
-    if not path.is_file():
-        notes.append(f"{path.name} is not there.")
-        return {}
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        notes.append(f"{path.name} cannot be read: {error}.")
-        return {}
-    if not isinstance(value, dict):
-        notes.append(f"{path.name} does not hold an object.")
-        return {}
-    return dict(REDACTOR.tree(value))
-
-
-def _objects_in(found: object, what: str, notes: list[str]) -> list[Json]:
-    """The objects of a list; what is none is left out, with a note where `what` is said."""
-    items = found if isinstance(found, list) else []
-    objects: list[Json] = [each for each in items if isinstance(each, dict)]
-    if what and (not isinstance(found, list | None) or len(objects) < len(items)):
-        notes.append(f"{what} are no list of objects; what is none was left out.")
-    return objects
-
-
 def _objects(path: Path, notes: list[str]) -> Iterator[Json]:
     """Objects of a JSON-lines file; a line that is not one (torn by a crash) is skipped with a note."""
     if not path.is_file():
@@ -254,7 +213,7 @@ def _objects(path: Path, notes: list[str]) -> Iterator[Json]:
                 value = json.loads(line)
             except (ValueError, RecursionError):
                 value = None
-            if isinstance(value, dict) and _whole(value.get("step", 0)) is not None:
+            if isinstance(value, dict) and whole(value.get("step", 0)) is not None:
                 yield REDACTOR.tree(value)
             elif isinstance(value, dict):
                 notes.append(f"{path.name}, line {place} has no step; it was left out.")
@@ -299,21 +258,9 @@ def _last_of_each(lines: Iterator[MetricLine], notes: list[str]) -> tuple[Metric
     return tuple(sorted(latest.values(), key=lambda line: line.step))
 
 
-def _stage(stage: Json) -> StageSummary:
-    """A stage of plan.json; its steps may stand beside its name or in its section; only `train` has any."""
-    name = str(stage.get("name", ""))
-    graph, section = stage.get("graph"), stage.get("stage")
-    inner: Json = section if isinstance(section, dict) else stage
-    kind = KINDS.get(str(inner.get("type", "train")))
-    steps = _whole(inner.get("steps")) or 0 if kind is None or kind.learns else 0
-    items = _objects_in(graph.get("pruned"), "", []) if isinstance(graph, dict) else []
-    pruned = tuple(Pruned(name, str(item.get("what", "")), str(item.get("why", ""))) for item in items)
-    return StageSummary(name, steps, pruned)
-
-
 def _warnings(stage: Json) -> Iterator[str]:
     """What the plan warns of in a stage."""
-    for each in _objects_in(stage.get("warnings"), "", []):
+    for each in objects_in(stage.get("warnings"), "", []):
         yield f"{each.get('path', '')}: {each.get('message', '')}; {each.get('hint', '')}."
 
 
@@ -326,8 +273,8 @@ def _sample(record: Json, folder: Path) -> Sample:
         step=int(record.get("step", 0)),
         split=str(record.get("split", "train")),
         dialogue=str(record.get("dialogue", "")),
-        item=_whole(record.get("item")),
-        group=_whole(record.get("group")),
+        item=whole(record.get("item")),
+        group=whole(record.get("group")),
         question=str(record.get("question") or ""),
         text=str(record.get("text") or ""),
         reference=str(record["reference"]) if record.get("reference") is not None else None,
@@ -364,10 +311,6 @@ def _inside(folder: Path, relative: object) -> Path | None:
     except (OSError, ValueError):  # no name of a file
         return None
     return path if path.is_relative_to(folder.resolve()) else None
-
-
-def _whole(value: object) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) and abs(value) < _MOST else None
 
 
 def _text(value: object) -> str:

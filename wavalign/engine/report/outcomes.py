@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, final
 
@@ -30,6 +30,8 @@ class Outcome:
     finished: bool | None
     values: Mapping[str, float | None]
     details: Mapping[str, str | float | None]
+    points: Mapping[str, Mapping[str, tuple[float, float]]] = field(default_factory=dict)
+    """By value and cloud, its place in the plane of a picture."""
 
 
 Split = Mapping[Key, Outcome]
@@ -43,21 +45,29 @@ class Ends:
 
     first: Split
     last: Split
+    by_stage: Mapping[str, Split] = field(default_factory=dict)
+    """The last evaluation of every stage that measured it, in order."""
 
 
 def read_outcomes(folder: Path, notes: list[str]) -> dict[str, Ends]:
     """First and last evaluation of every split in a run's `folder`; what cannot be read is left out with a note."""
     first: dict[str, list[Outcome]] = {}
-    last: dict[str, list[Outcome]] = {}
+    last: dict[str, dict[str, list[Outcome]]] = {}
     for each in _outcomes(RunFolder(folder).evaluation, notes):
         known = first.setdefault(each.split, [])
         if not known or _when(known[0]) == _when(each):
             known.append(each)
-        newest = last.setdefault(each.split, [])
+        stages = last.setdefault(each.split, {})
+        newest = stages.pop(each.stage, [])
         if newest and _when(newest[0]) != _when(each):
-            newest.clear()
+            newest = []
         newest.append(each)
-    return {split: Ends(_keyed(first[split]), _keyed(last[split])) for split in first}
+        stages[each.stage] = newest  # the stage that was seen last stands last
+    ends = {}
+    for split, stages in last.items():
+        keyed = {stage: _keyed(found) for stage, found in stages.items()}
+        ends[split] = Ends(_keyed(first[split]), list(keyed.values())[-1], keyed)
+    return ends
 
 
 def compare(a: Sequence[Split], b: Sequence[Split], value: str) -> PairedDifference | None:
@@ -105,6 +115,7 @@ def _outcome(line: str) -> Outcome | None:
             finished=record.get("finished") if isinstance(record.get("finished"), bool) else None,
             values=values_of(record.get("values")),
             details=details_of(record.get("details")),
+            points=_points(record.get("points")),
         )
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return None
@@ -114,6 +125,19 @@ def values_of(found: Any) -> dict[str, float | None]:
     """The `values` of a line: finite numbers or None."""
     items = found.items() if isinstance(found, dict) else ()
     return {str(name): number(value) for name, value in items}
+
+
+def _points(found: Any) -> dict[str, dict[str, tuple[float, float]]]:
+    """The `points` of a line; raises ValueError or TypeError where a place is not two finite numbers."""
+    items = found.items() if isinstance(found, dict) else ()
+    return {str(name): {str(cloud): _place(at) for cloud, at in dict(clouds).items()} for name, clouds in items}
+
+
+def _place(at: Any) -> tuple[float, float]:
+    x, y = map(number, at)
+    if x is None or y is None:
+        raise ValueError("a place is two finite numbers")
+    return x, y
 
 
 def number(value: object) -> float | None:

@@ -15,7 +15,9 @@ from wavalign.engine.report.cards import Card, before_and_after
 from wavalign.engine.report.curves import Section, sections
 from wavalign.engine.report.data import Measure, RunData, read_run
 from wavalign.engine.report.paired import said_p
+from wavalign.engine.report.pictures import picture_rows
 from wavalign.engine.report.plots import SMOOTH_FROM, Chart, digits, interval_strip, line_chart, number
+from wavalign.engine.report.rounds import all_rounds
 from wavalign.engine.report.sides import CardMaker, CardView, Column
 from wavalign.engine.report.sound import SoundBox
 from wavalign.engine.report.summary import fixed, headline, rows, verdict
@@ -60,6 +62,8 @@ class ChartView:
     svg: Markup
     legend: tuple[LegendItem, ...]
     last_step: str
+    unit: str = "step"
+    """What the axis counts."""
 
 
 @final
@@ -105,6 +109,8 @@ def render_report(run: RunData) -> str:
             strip=lambda row: interval_strip(row.before, row.after, row.drawn_ceiling),
             cards=cards,
             filters=filters(cards),
+            rounds=[(each, [chart_view(chart) for chart in each.charts]) for each in all_rounds(run)],
+            pictures=picture_rows(run),
             rollouts=rollouts,
             sound_note=sound_note(box),
             sections=section_views(sections(run)),
@@ -130,6 +136,7 @@ def environment() -> Environment:
     )
     made.filters["fixed"] = fixed
     made.filters["number"] = number
+    made.filters["counted"] = _counted
     made.filters["said_p"] = said_p
     return made
 
@@ -164,6 +171,11 @@ def _without_secrets(value: object) -> object:
     return REDACTOR.text(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
+def _counted(value: float | None) -> str:
+    """Whole numbers whole."""
+    return f"{value:,.0f}" if value is not None and value == int(value) else number(value)
+
+
 def section_views(groups: Iterable[Section]) -> list[SectionView]:
     """Draw every chart."""
     return [SectionView(group.title, tuple(chart_view(chart) for chart in group.charts)) for group in groups]
@@ -175,7 +187,7 @@ def chart_view(chart: Chart) -> ChartView:
     places = digits([value for curve in curves for _, value in curve.points])
     legend = tuple(LegendItem(c.label, c.colour, c.dashed, number(c.points[-1][1], places)) for c in curves)
     last = max((step for curve in curves for step, _ in curve.points), default=0)
-    return ChartView(chart.title, chart.caption, line_chart(chart), legend, f"{last:,.0f}")
+    return ChartView(chart.title, chart.caption, line_chart(chart), legend, f"{last:,.0f}", chart.unit)
 
 
 def highlighted(recipe: str) -> Markup:

@@ -59,6 +59,8 @@ class Chart:
     smooth: bool = False
     marks: Sequence[tuple[float, str]] = ()
     """Vertical lines with a name: where a stage begins."""
+    unit: str = "step"
+    """What the axis counts."""
 
 
 @final
@@ -159,19 +161,20 @@ def line_chart(chart: Chart) -> Markup:
     body = [_axes(x, y, y_ticks), _marks(x, chart.marks), *(_curve(curve, chart, x, y) for curve in curves)]
     body.append(f'<line class="cursor" y1="{TOP}" y2="{HEIGHT - BOTTOM}" x1="-9" x2="-9"/>')
     places = digits([value for curve in curves for _, value in curve.points])
-    said = f"{chart.title}, steps {number(x.low)} to {number(x.high)}: " + "; ".join(
+    said = f"{chart.title}, {chart.unit}s {number(x.low)} to {number(x.high)}: " + "; ".join(
         f"{curve.label} from {number(curve.points[0][1], places)} to {number(curve.points[-1][1], places)}"
         for curve in curves
     )
     data = [[[step, float(f"{value:.{places + 2}g}")] for step, value in thin(curve.points)] for curve in curves]
     return Markup(
         '<svg class="chart" viewBox="0 0 {w} {h}" role="img" tabindex="0" aria-label="{said}" data-x="{x}" '
-        'data-digits="{places}" data-series="{data}"><title>{said}</title>{body}</svg>'
+        'data-unit="{unit}" data-digits="{places}" data-series="{data}"><title>{said}</title>{body}</svg>'
     ).format(
         w=WIDTH,
         h=HEIGHT,
         said=said,
         places=places,
+        unit=chart.unit,
         x=json.dumps([x.low, x.high, x.start, x.end]),
         data=json.dumps(data),
         body=Markup("".join(body)),

@@ -31,7 +31,7 @@
       const x = high === low ? start : start + ((step - low) / (high - low)) * (end - start);
       cursor.setAttribute("x1", x);
       cursor.setAttribute("x2", x);
-      at.textContent = `step ${step.toLocaleString("en")}`;
+      at.textContent = `${svg.dataset.unit} ${step.toLocaleString("en")}`;
       outputs.forEach((output, i) => { output.textContent = say(nearest(series[i], step)[1], digits); });
     };
     const hide = () => {

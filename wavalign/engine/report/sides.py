@@ -8,10 +8,11 @@ from typing import final
 
 from markupsafe import Markup, escape
 
-from wavalign.engine.report.cards import Card, Given, mains
+from wavalign.engine.report.cards import Card, Given, mains, verdict
 from wavalign.engine.report.data import Measure, Sample
 from wavalign.engine.report.plots import number
 from wavalign.engine.report.sound import Player, SoundBox
+from wavalign.engine.report.suspicion import is_wordless
 
 STYLE = ("style_asked", "style_measured")
 """Details that are shown in words of their own."""
@@ -94,11 +95,13 @@ class CardMaker:
 
     def __init__(self, box: SoundBox, measures: Mapping[str, Measure], cards: Sequence[Card]) -> None:
         self.box, self.measures = box, measures
-        found: dict[str, set[float | None]] = {}
+        found: dict[str, set[bool]] = {}
         for given in (answer for card in cards for answer in card.answers if answer is not None):
             for name, value in given.values.items():
-                found.setdefault(name, set()).add(value)
-        self.quiet = {name for name, kinds in found.items() if kinds <= {1.0, None}} if len(cards) > 1 else set()
+                # What is no verdict is told always.
+                told = value is None or verdict(value, measures.get(name)) == 1.0
+                found.setdefault(name, set()).add(told)
+        self.quiet = {name for name, kinds in found.items() if kinds == {True}} if len(cards) > 1 else set()
 
     def view(self, card: Card, columns: Sequence[Column]) -> CardView:
         """One card, its answers in `columns`, the reference last."""
@@ -143,7 +146,7 @@ class CardMaker:
             cut=given.finished is False,
             sound=sound,
             sound_note="No sound." if silent else note,
-            heard=marked(given.shown.get("heard"), given.text),
+            heard=marked(given.shown.get("heard"), _wanted(given)),
             style=_style(given.shown),
             others=_others(given.shown, sample),
             badges=self._badges(given.values),
@@ -161,7 +164,7 @@ class CardMaker:
             cut=False,
             sound=sound,
             sound_note="The sound of this reference is not in this page." if missing else "",
-            heard=marked(heard.get("heard"), shown.reference or ""),
+            heard=marked(heard.get("heard"), shown.reference or _wanted(shown)),
             style=_style(heard),
             others=_others(heard, None),
             badges=self._badges({} if sample is None else sample.reference_values),
@@ -175,8 +178,9 @@ class CardMaker:
     def _badge(self, name: str, value: float) -> Badge:
         measure = self.measures.get(name)
         unit, says = (measure.unit, measure.says) if measure is not None else ("", "")
-        if value in (0.0, 1.0) and not unit:
-            return Badge(name, "right" if value else "wrong", "", says)
+        said = verdict(value, measure)
+        if said is not None:
+            return Badge(name, "right" if said else "wrong", "", says)
         return Badge(name, "", f"{number(value)} {unit}".strip(), says)
 
 
@@ -201,6 +205,11 @@ def marked(heard: str | float | None, text: str) -> Markup | None:
     return Markup(" ").join(parts)
 
 
+def _wanted(given: Given) -> str:
+    """The words that should be heard: those that are written, or, where no words are owed, those that were given."""
+    return given.question if is_wordless(given.reference) and not given.text.strip() else given.text
+
+
 def _style(shown: Mapping[str, str | float | None]) -> tuple[str, str] | None:
     asked, measured = (_text(shown.get(key)) for key in STYLE)
     return (asked, measured or "not to be told") if asked else None
@@ -208,7 +217,13 @@ def _style(shown: Mapping[str, str | float | None]) -> tuple[str, str] | None:
 
 def _others(shown: Mapping[str, str | float | None], sample: Sample | None) -> tuple[tuple[str, str], ...]:
     """What else metrics and rewards showed."""
-    found = [(key, _text(value)) for key, value in shown.items() if key not in ("heard", *STYLE) and value is not None]
+    heard = shown.get("heard")
+    found = [
+        (key.replace("_", " "), _text(value))
+        for key, value in shown.items()
+        # Two metrics that listen hear the same.
+        if key not in ("heard", *STYLE) and value is not None and not (key.endswith(".heard") and value == heard)
+    ]
     for key, text in ({} if sample is None else sample.details).items():
         reward, _, name = key.rpartition("/")
         if text != shown.get("heard"):

@@ -65,7 +65,8 @@ class Row:
     @property
     def gold_fails(self) -> bool:
         """Not one gold answer counts as right: whatever that says, it is nothing an answer could reach at most."""
-        return self.is_share and self.ceiling is not None and self.ceiling.value == 0
+        wrong = 1.0 if self.measure is not None and self.measure.less else 0.0
+        return self.is_share and self.ceiling is not None and self.ceiling.value == wrong
 
     @property
     def drawn_ceiling(self) -> Interval | None:

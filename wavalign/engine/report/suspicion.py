@@ -20,13 +20,18 @@ LONGEST, MOST_WORDS = 4000, 400
 
 
 def suspicions(
-    text: str, *, finished: bool | None, values: Mapping[str, float | None], details: Mapping[str, Detail]
+    text: str,
+    *,
+    finished: bool | None,
+    values: Mapping[str, float | None],
+    details: Mapping[str, Detail],
+    reference: str | None = None,
 ) -> list[str]:
-    """Reasons to listen to an answer, in words; empty for none."""
+    """Reasons to listen to an answer, in words; empty for none. Where the reference has no words none are owed."""
     found = []
     if finished is False:
         found.append("cut off")
-    if not text.strip():
+    if not text.strip() and not is_wordless(reference):
         found.append("no text")
     if repeats(text):
         found.append("repeats itself")
@@ -42,6 +47,11 @@ def suspicions(
     ):
         found.append("heard differs from the text" if heard.strip() else "nothing is heard")
     return found
+
+
+def is_wordless(reference: str | None) -> bool:
+    """Whether the right answer is sound alone."""
+    return reference is not None and not reference.strip()
 
 
 def repeats(text: str) -> bool:

@@ -7,6 +7,7 @@ from typing import final
 from markupsafe import Markup
 
 from wavalign.engine.report.data import RunData, Sample
+from wavalign.engine.report.preferences import preference_worries
 from wavalign.engine.report.sides import Score, marked, scores
 from wavalign.engine.report.sound import Player, SoundBox
 from wavalign.engine.report.summary import Row
@@ -91,6 +92,7 @@ def worries(run: RunData, found: Sequence[Row]) -> list[str]:
             f"At the end {sum(late) / len(late):.0%} of the training answers were cut off at the token limit: their "
             "rewards are those of unfinished answers."
         )
+    said += preference_worries(run)
     for row in found:
         if row.gold_fails and not row.is_part:
             said.append(

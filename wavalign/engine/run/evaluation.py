@@ -271,7 +271,9 @@ class Evaluator:
         for name, each in measured.found.items():
             metric = measured.origin[name]
             says = each.says or _first_line(self.metrics[metric].__doc__)
-            said[name] = {"metric": metric, "unit": each.unit, "says": says if "/" not in name else ""}
+            shown = says if "/" not in name else ""
+            said[name] = {"metric": metric, "unit": each.unit, "says": shown}
+            said[name] |= {"better": each.better} if each.better == "less" else {}
         return said
 
     def close(self) -> None:
@@ -293,7 +295,11 @@ def _suspicions(item: Item) -> list[str]:
     answer = item.group.rollouts[0].answer if item.group.rollouts else None
     if answer is None:
         return []
-    return suspicions(answer.text, finished=answer.finished, values=item.verdict.values, details=item.verdict.details)
+    target, verdict = item.group.dialogue.target, item.verdict
+    reference = None if target is None else target.text
+    return suspicions(
+        answer.text, finished=answer.finished, values=verdict.values, details=verdict.details, reference=reference
+    )
 
 
 def _aligned(

@@ -29,6 +29,7 @@ from wavalign.engine.step.tallies import ratios_of_gaps
 from wavalign.engine.step.updates import cut_updates
 from wavalign.engine.step.values import Made
 from wavalign.errors import PluginError, RewardBudgetError
+from wavalign.plugins.api import AdvantageInputs
 from wavalign.plugins.api.base import Remembers
 from wavalign.plugins.batch import RolloutGroup
 
@@ -111,7 +112,7 @@ def _decode_audio(live: LiveStage, _: Operator) -> Run:
 def _reward(live: LiveStage, plan: Operator) -> Run:
     (heard,), (given,) = plan.needs, plan.gives
     needs = next(each.reward.needs for each in live.rewards.rewards if each.name == plan.of)
-    shown = partial(shown_to, needs, architecture=live.architecture)
+    shown = partial(shown_to, needs, encoder=live.roller.encoder)
     return lambda values: {given: live.rewards.score(plan.of, shown(values[heard]))}
 
 
@@ -148,10 +149,18 @@ def _aggregate(live: LiveStage, plan: Operator) -> Run:
 def _advantage(live: LiveStage, _: Operator) -> Run:
     advantage = there(live.advantage)
 
+    weights = {each.name: each.section.weight for each in live.rewards.rewards}
+
     def run(values: Values) -> Made:
-        table, valid = advantage.compute(values["rewards"].table)
+        total: Tensor = values["rewards"].table
+        parts = values["scores"].judged_parts
+        # One gather of [P, G, 1 + R]: every rank computes the same of the same.
+        whole = live.world.all_gather_rows(torch.stack([total, *parts.values()], dim=2))
+        by_name = {name: whole[:, :, place].contiguous() for place, name in enumerate(parts, 1)}
+        found = advantage.compute(AdvantageInputs(whole[:, :, 0].contiguous(), by_name, weights))
         _show_state(advantage, values["step"])
-        return {"advantages": AnswerColumn(ROLLOUTS, table, valid)}
+        mine = slice(live.world.rank * len(total), (live.world.rank + 1) * len(total))
+        return {"advantages": AnswerColumn(ROLLOUTS, found.values[mine], found.valid[mine])}
 
     return run
 
@@ -231,8 +240,8 @@ def _recompute(live: LiveStage, _: Operator) -> Run:
                     batch.tokens, select, temperature=batch.temperature, support=batch.support
                 ).cpu()
             for b, row in enumerate(batch.rows):
-                if (theirs := behaviour.of(row)) is None:
-                    continue
+                if (theirs := behaviour.of(row)) is None or row.key in old:
+                    continue  # idle batches, which come last, repeat rows and score none
                 ours, chosen = scored[b, : len(theirs), : row.tokens.length], select[b, : len(theirs)].cpu()
                 gap = torch.where(chosen[:, : row.tokens.length], ours - theirs, 0.0)
                 old[row.key], importance[row.key] = ours, gap.exp().clamp(max=cap)

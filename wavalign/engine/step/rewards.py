@@ -83,6 +83,14 @@ class Scores:
     """Per reward the calls that failed; an answer with nothing to score is none."""
     absent: Mapping[str, Tensor] = field(default_factory=dict)
     """Per reward bool [P, G]: the answer had nothing to score."""
+    judged: Mapping[str, Tensor] = field(default_factory=dict)
+    """As `parts`, with the lowest value for answers that count so because they were cut off; empty where none do."""
+
+    @property
+    def judged_parts(self) -> dict[str, Tensor]:
+        """Per reward [P, G] what answers with a total are to be learned from; NaN where there is no value."""
+        gone = self.total.isnan()
+        return {name: part.masked_fill(gone, math.nan) for name, part in (self.judged or self.parts).items()}
 
 
 @final
@@ -293,12 +301,14 @@ def judge_truncated(scores: Scores, rewards: Sequence[LiveReward], groups: Seque
     cut = torch.tensor([[cut_off(rollout.answer, rewards) for rollout in group.rollouts] for group in groups])
     if rule == "keep" or not cut.any():
         return scores
-    worth = math.nan
-    if rule == "lowest":
-        weights = [live.section.weight for live in rewards]
-        least = [lowest(live, "rollout.truncated: mask") * live.section.weight for live in rewards]
-        worth = sum(least) / sum(weights)
-    return replace(scores, total=torch.where(cut & ~scores.total.isnan(), worth, scores.total))
+    cut &= ~scores.total.isnan()
+    if rule == "mask":
+        return replace(scores, total=scores.total.masked_fill(cut, math.nan))
+    least = {live.name: lowest(live, "rollout.truncated: mask") for live in rewards}
+    weights = [live.section.weight for live in rewards]
+    worth = sum(least[live.name] * live.section.weight for live in rewards) / sum(weights)
+    judged = {name: part.masked_fill(cut, least[name]) for name, part in scores.parts.items()}
+    return replace(scores, total=torch.where(cut, worth, scores.total), judged=judged)
 
 
 def hold_budget(

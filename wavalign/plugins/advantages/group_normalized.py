@@ -8,9 +8,8 @@ from typing import Annotated, Literal, final
 
 import torch
 from pydantic import Field
-from torch import Tensor
 
-from wavalign.plugins.api import Advantage
+from wavalign.plugins.api import Advantage, AdvantageInputs, AdvantageOutput
 from wavalign.schema.base import Params
 
 
@@ -31,19 +30,20 @@ class GroupNormalized(Advantage):
     Params = GroupNormalizedParams
     params: GroupNormalizedParams
 
-    def compute(self, rewards: Tensor) -> tuple[Tensor, Tensor]:
+    def compute(self, inputs: AdvantageInputs) -> AdvantageOutput:
         """NaN rewards are absent: from mean, deviation and, being invalid, from the loss and its denominators.
 
         A single present reward has nothing to be compared with, so its group is invalid too. A group of equal rewards
         is valid with advantage 0.
         """
+        rewards = inputs.rewards
         present = ~rewards.isnan()
         count = present.sum(dim=1, keepdim=True)
         valid = present & (count >= 2)
         centred = rewards - torch.where(present, rewards, 0.0).sum(dim=1, keepdim=True) / count.clamp(min=1)
         centred = torch.where(valid, centred, 0.0)
         if self.params.std == "none":
-            return centred, valid
+            return AdvantageOutput(centred, valid)
         freedom = count - 1 if self.params.std == "sample" else count
         deviation = (centred.square().sum(dim=1, keepdim=True) / freedom.clamp(min=1)).sqrt()
-        return centred / (deviation + self.params.eps), valid
+        return AdvantageOutput(centred / (deviation + self.params.eps), valid)

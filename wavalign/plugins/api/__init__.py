@@ -10,7 +10,18 @@ from wavalign.plugins.api.codec import Codec, Nar
 from wavalign.plugins.api.data import DataSource, StreamPosition, StreamRecord, StreamSource
 from wavalign.plugins.api.metric import Detail, Measurement, Metric
 from wavalign.plugins.api.model import Architecture, DecodingState, Dimensions, EncodeAudio, ModelSource, Policy
-from wavalign.plugins.api.objective import Advantage, Gate, GateReading, Loss, LossInputs, LossOutput, Mask, Regularizer
+from wavalign.plugins.api.objective import (
+    Advantage,
+    AdvantageInputs,
+    AdvantageOutput,
+    Gate,
+    GateReading,
+    Loss,
+    LossInputs,
+    LossOutput,
+    Mask,
+    Regularizer,
+)
 from wavalign.plugins.api.reward import SHOWN, Facet, Reward, RewardModel, RewardModels, text_is_enough
 from wavalign.plugins.api.rollout import Distribution, Provider, Sample, Sampler, SamplingOptions
 from wavalign.plugins.api.steps import StepInputs, StepOutput
@@ -19,6 +30,8 @@ from wavalign.plugins.api.tracker import Tracker
 __all__ = [
     "SHOWN",
     "Advantage",
+    "AdvantageInputs",
+    "AdvantageOutput",
     "Architecture",
     "Codec",
     "DataSource",

@@ -3,7 +3,7 @@
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, final
+from typing import Any, ClassVar, Literal, final
 
 from wavalign.plugins.api.base import Plugin
 from wavalign.plugins.batch import Dialogue, RolloutGroup
@@ -30,6 +30,8 @@ class Measurement:
     """By name, what to show beside an item's outcome, aligned with the groups likewise."""
     points: Mapping[str, tuple[tuple[float, float] | None, ...]] = field(default_factory=dict)
     """Clouds in a plane by their names, each with a place for every group or None: a picture for the page."""
+    better: Literal["more", "less"] = "more"
+    """Whether more or less of it is better; of a share that is less, an item's 1 is what went wrong."""
     says: str = ""
     """The value in one sentence, for people; without one, the class's docstring is shown."""
 

@@ -34,8 +34,35 @@ class Mask(Plugin):
         return False
 
 
+@final
+@dataclass(frozen=True, slots=True)
+class AdvantageInputs:
+    """What a step's answers were worth, of all ranks in their order. Prompts P, group G."""
+
+    rewards: Tensor
+    """[P, G] float64: the total; NaN where absent."""
+    parts: Mapping[str, Tensor] = field(default_factory=dict)
+    """By reward [P, G] float64 on the common scale; NaN where it has no value or the answer has no total."""
+    weights: Mapping[str, float] = field(default_factory=dict)
+    """By reward, how much it counts beside the others; the total is the mean of the parts by these."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class AdvantageOutput:
+    """How much better than expected, and where that can be said."""
+
+    values: Tensor
+    """[P, G]; 0 where not valid."""
+    valid: Tensor
+    """Bool [P, G]: answers to learn from; never one whose reward is absent."""
+
+
 class Advantage(Remembers):
-    """Rewards to advantages: of whole answers, by `compute`, or of their steps, by `compute_steps`."""
+    """Rewards to advantages: of whole answers, by `compute`, or of their steps, by `compute_steps`.
+
+    Sees the answers of all ranks, so that what it remembers is equal on all of them.
+    """
 
     kind = "advantage"
     unit: ClassVar[Literal["answer", "token"]] = "answer"
@@ -49,8 +76,8 @@ class Advantage(Remembers):
         """What it reads beside rewards; of unit `token`: `old_values`, `ref_logprobs`."""
         return frozenset()
 
-    def compute(self, rewards: Tensor) -> tuple[Tensor, Tensor]:
-        """`rewards` [P, G] float64, NaN where absent -> advantages [P, G] (0 where absent), validity bool [P, G]."""
+    def compute(self, inputs: AdvantageInputs) -> AdvantageOutput:
+        """Advantages of every answer of the step."""
         raise PluginError(f"its unit is {self.unit}, and it has no `compute`")
 
     def compute_steps(self, inputs: StepInputs) -> StepOutput:

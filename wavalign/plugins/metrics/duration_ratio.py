@@ -57,4 +57,7 @@ class DurationRatio(Metric):
         most = self.params.tolerance
         far = [None if ratio is None else not 1 / most <= ratio <= most for ratio in observed]
         says = f"The answer's sound is longer or shorter than the gold sound by more than a factor of {most:g}."
-        return [mean("duration_ratio", observed, "x", says=_RATIO), proportion("duration_far", far, says=says)]
+        return [
+            mean("duration_ratio", observed, "x", says=_RATIO),
+            proportion("duration_far", far, better="less", says=says),
+        ]

@@ -2,13 +2,13 @@
 
     state        last hidden states behind prompt + codes, mean over the positions of sound     [H], of gold and sampled
     golden_distance   share of states that logistic regression, fitted on other dialogues, puts on the right side
-    golden_gap        |mean of gold - mean of sampled| / root of the mean squared distance of states to their own mean
+    golden_gap        |mean of gold - mean of sampled| without noise's part / root mean square distance to the own mean
 
 0.5 is what guessing gives: the two cannot be told apart; 1 is two clouds apart. Both sides of a dialogue are in one
-fold. The gap goes on where the share is at its end; of N dialogues from one cloud it comes to some sqrt(2 / N). The
-states are those of the policy that is measured, so that before and after are two measurements by two networks.
-SpeechAlign (arXiv 2404.05600, section 2.2) shows such states of its supervised model as a picture, and does not say
-which network the one after alignment is of. Answers without sound are left out.
+fold. The gap goes on where the share is at its end, and is about 0 where both are from one cloud. The states are those
+of the policy that is measured, so that before and after are two measurements by two networks. SpeechAlign (arXiv
+2404.05600, section 2.2) shows such states of its supervised model as a picture, and does not say which network the one
+after alignment is of. Answers without sound are left out.
 """
 
 import math
@@ -66,8 +66,8 @@ class GoldenDistance(Metric):
         if len(kept) < 2:
             nothing = (None,) * len(groups)
             return [
-                Measurement("golden_distance", math.nan, 0.0, 1.0, 0, items=nothing, says=_SHARE),
-                Measurement("golden_gap", math.nan, math.nan, math.nan, 0, says=_GAP),
+                Measurement("golden_distance", math.nan, 0.0, 1.0, 0, items=nothing, better="less", says=_SHARE),
+                Measurement("golden_gap", math.nan, math.nan, math.nan, 0, better="less", says=_GAP),
             ]
         keys = [groups[place].dialogue.id for place in kept]
         hits = held_out_hits(gold, sampled, keys, folds=self.params.folds, strength=self.params.strength).mean(axis=1)
@@ -75,32 +75,38 @@ class GoldenDistance(Metric):
         for place, hit in zip(kept, hits.tolist(), strict=True):
             items[place] = None if math.isnan(hit) else hit
         return [
-            share("golden_distance", items, says=_SHARE, points=_clouds(gold, sampled, kept, len(groups))),
+            share(
+                "golden_distance",
+                items,
+                points=_clouds(gold, sampled, kept, len(groups)),
+                better="less",
+                unit="told apart",
+                says=_SHARE,
+            ),
             gap(gold, sampled),
         ]
 
 
 def gap(gold: Array, sampled: Array) -> Measurement:
-    """The gap of two clouds [N, H], with a bootstrap interval over dialogues."""
+    """The gap of two clouds [N, H], with a bootstrap interval over dialogues; NaN where neither has a spread.
+
+    With d = gold - sampled of a dialogue, the squared distance of the means is the mean of d_i d_j over pairs i != j: a
+    dialogue's own length |d_i|^2, which noise alone makes large, is left out, also where a draw holds it twice.
+    """
     count, draws = len(gold), np.random.default_rng(0)
-    counts = np.stack([np.bincount(draws.integers(0, count, count), minlength=count) for _ in range(RESAMPLES)])
-    weights = np.concatenate([np.ones((1, count)), counts]) / count
-    middle = np.concatenate([gold, sampled]).mean(axis=0)
-    gold, sampled = gold - middle, sampled - middle
-
-    def product(one: Array, other: Array) -> Array:
-        """Of every draw the inner product of the two means."""
-        return np.asarray(((weights @ (one @ other.T)) * weights).sum(axis=1))
-
-    own = [product(cloud, cloud) for cloud in (gold, sampled)]
-    apart = own[0] + own[1] - 2 * product(gold, sampled)
-    # The unit is the spread of all dialogues: a draw of one dialogue alone has none.
+    drawn = [np.bincount(draws.integers(0, count, count), minlength=count) for _ in range(RESAMPLES)]
+    weights = np.stack([np.ones(count), *(each.astype(np.float64) for each in drawn)])
+    products = (gold - sampled) @ (gold - sampled).T
+    np.fill_diagonal(products, 0.0)
+    pairs = count**2 - (weights**2).sum(axis=1)
     spread = float(sum((cloud - cloud.mean(axis=0)) ** 2 for cloud in (gold, sampled)).sum() / (2 * count))
     if spread == 0:
-        return Measurement("golden_gap", math.nan, math.nan, math.nan, 0, says=_GAP)
+        return Measurement("golden_gap", math.nan, math.nan, math.nan, 0, better="less", says=_GAP)
+    apart = ((weights @ products) * weights).sum(axis=1)[pairs > 0] / pairs[pairs > 0]
     gaps = np.sqrt(np.maximum(apart, 0.0) / spread)
     low, high = np.quantile(gaps[1:], (0.025, 0.975))
-    return Measurement("golden_gap", float(gaps[0]), float(low), float(high), count, "spreads", says=_GAP)
+    value, low, high = float(gaps[0]), float(low), float(high)
+    return Measurement("golden_gap", value, low, high, count, "spreads", better="less", says=_GAP)
 
 
 def _clouds(

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import numpy as np
 
@@ -11,6 +12,7 @@ from wavalign.plugins.batch import Rollout, RolloutGroup
 _Z = 1.959963984540054
 """97.5 % quantile of the normal distribution."""
 
+Better = Literal["more", "less"]
 RESAMPLES = 2000
 """Draws of a bootstrap."""
 Details = Mapping[str, tuple[Detail, ...]]
@@ -18,10 +20,15 @@ Points = Mapping[str, tuple[tuple[float, float] | None, ...]]
 
 
 def proportion(
-    name: str, hits: Sequence[bool | None], *, details: Details | None = None, says: str = ""
+    name: str,
+    hits: Sequence[bool | None],
+    *,
+    details: Details | None = None,
+    better: Better = "more",
+    says: str = "",
 ) -> Measurement:
     """Share of `hits` with Wilson's interval (1927), None left out; NaN with the interval 0..1 where none is left."""
-    return share(name, [None if hit is None else float(hit) for hit in hits], details=details, says=says)
+    return share(name, [None if hit is None else float(hit) for hit in hits], details=details, better=better, says=says)
 
 
 def share(
@@ -30,6 +37,8 @@ def share(
     *,
     details: Details | None = None,
     points: Points | None = None,
+    better: Better = "more",
+    unit: str = "",
     says: str = "",
 ) -> Measurement:
     """The same of items that may be right in part, 0 to 1; their interval is too wide rather than too narrow."""
@@ -43,7 +52,17 @@ def share(
         low = middle - half if value > 0 else 0.0
         high = middle + half if value < 1 else 1.0
     return Measurement(
-        name, value, low, high, count, items=tuple(items), details=details or {}, points=points or {}, says=says
+        name,
+        value,
+        low,
+        high,
+        count,
+        unit,
+        items=tuple(items),
+        details=details or {},
+        points=points or {},
+        better=better,
+        says=says,
     )
 
 

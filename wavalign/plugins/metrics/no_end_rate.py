@@ -23,4 +23,6 @@ class NoEndRate(Metric):
 
     def measure(self, groups: Sequence[RolloutGroup]) -> list[Measurement]:
         cut = [None if rollout is None else not rollout.answer.finished for rollout in first_rollouts(groups)]
-        return [proportion("no_end_rate", cut, says="The token limit cut the answer off; less is better.")]
+        return [
+            proportion("no_end_rate", cut, better="less", says="The token limit cut the answer off; less is better.")
+        ]

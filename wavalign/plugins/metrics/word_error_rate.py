@@ -107,10 +107,12 @@ def error_rate(counts: Sequence[tuple[int, int] | None], heard: Sequence[str | N
         low,
         high,
         len(known),
+        "errors a word",
         items=tuple(None if pair is None else pair[0] / typical for pair in counts),
         details={
             "heard": tuple(heard),
             "word_errors": tuple(None if pair is None else f"{pair[0]} of {pair[1]}" for pair in counts),
         },
+        better="less",
         says=_SAYS,
     )
