@@ -150,6 +150,14 @@ def test_without_it_no_reward_is_asked(tmp_path: Path) -> None:
         ((put("evaluation.sampling", {"temperature": 0}),), "evaluation.best_of.n", "at temperature 0 all of them are"),
         ((put("evaluation.best_of.reward", "exatc"),), "evaluation.best_of.reward", "there is no reward `exatc`"),
         ((put("rewards", {}),), "evaluation.best_of", "there are no rewards"),
+        (
+            (
+                put("rewards.exact", {"type": "reward_model", "model": "/x", "output": "raw"}),
+                put("rollout.truncated", "lowest"),
+            ),
+            "rewards.exact",
+            "has no lowest value",
+        ),
         ((put("evaluation.best_of.n", 1),), "evaluation.best_of.n", "must be at least 2"),
     ],
 )

@@ -306,9 +306,12 @@ class StageChecks:
         elif best.reward is not None and best.reward not in stage.rewards:
             hint = did_you_mean(best.reward, tuple(stage.rewards)) or f"there are: {', '.join(stage.rewards)}"
             self.note("unknown_key", f"there is no reward `{best.reward}`", (*path, "reward"), hint)
+        if KINDS[stage.type].learns and stage.steps:
+            return  # they are looked at with those of the steps
         for name in (each for each in stage.choosing if each in stage.rewards):
             plugin = self._plugin("reward", stage.rewards[name].type)
-            if plugin is not None and issubclass(plugin, Reward) and stage.steps == 0:
+            if plugin is not None and issubclass(plugin, Reward):
+                self._range(name, stage.rewards[name], plugin)
                 self._listens(name, plugin)
 
     def _plugin(self, kind: str, type_: str) -> type | None:

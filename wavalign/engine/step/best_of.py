@@ -59,7 +59,7 @@ class BestOf:
         rewards = self.pool.rewards
         heard = roller.with_sound(groups) if any("waveform" in each.reward.needs for each in rewards) else list(groups)
         calls = {
-            each.name: self.pool.score(each.name, shown_to(each.reward.needs, heard, roller.architecture))
+            each.name: self.pool.score(each.name, shown_to(each.reward.needs, heard, roller.encoder))
             for each in rewards
         }
         scores = collect_scores(rewards, calls, (len(groups), self.n))
