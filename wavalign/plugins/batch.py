@@ -89,6 +89,10 @@ class Message:
     audio: AudioClip | None = None
 
 
+SIDES = ("chosen", "rejected")
+"""What the members 0 and 1 of a dialogue with stated members are called."""
+
+
 @final
 @dataclass(frozen=True, slots=True)
 class Dialogue:
@@ -125,6 +129,14 @@ class Dialogue:
     def numbered(self) -> "tuple[tuple[int, Dialogue], ...]":
         """`singles`, each with its member number."""
         return tuple(zip(self.members or range(len(self.singles)), self.singles, strict=True))
+
+    @property
+    def named_answers(self) -> tuple[tuple[str, Message], ...]:
+        """All targets, by the names that people know them under."""
+        if not self.targets:
+            return tuple(("target", each) for each in self.answers)
+        names = [SIDES[m] if 0 <= m < len(SIDES) else f"targets.{m}" for m in self.members]
+        return tuple(zip(names or [f"targets.{m}" for m in range(len(self.targets))], self.targets, strict=False))
 
     @property
     def label(self) -> str:

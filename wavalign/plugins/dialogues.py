@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from itertools import combinations
 
 from wavalign.plugins.batch import Dialogue, Message
 from wavalign.storage.strict_json import flaw
@@ -27,11 +28,20 @@ def _flaws(dialogue: Dialogue) -> Iterator[str]:
     said = sum(len(message.text) for message in dialogue.messages)
     if said > LONGEST_DIALOGUE:
         yield f"messages: they have {said:,} characters, more than the {LONGEST_DIALOGUE:,} that a dialogue may have"
-    for index, target in enumerate(dialogue.answers):
-        yield from _message(target, f"targets.{index}" if dialogue.targets else "target")
+    for name, target in dialogue.named_answers:
+        yield from _message(target, name)
+    for (one, earlier), (other, later) in combinations(dialogue.named_answers, 2):
+        if same_answer(earlier, later):
+            yield f"{one} and {other} are the same answer: there is nothing to prefer"
     yield from _numbers(dialogue)
     if wrong := flaw(dict(dialogue.metadata), "metadata") or flaw(dialogue.id, "id"):
         yield wrong
+
+
+def same_answer(one: Message, other: Message) -> bool:
+    """Whether two answers are learned alike: by words and codes, or by words and file."""
+    sounds = [None if each.audio is None else (each.audio.codes or each.audio.url) for each in (one, other)]
+    return one.text == other.text and sounds[0] == sounds[1]
 
 
 def _numbers(dialogue: Dialogue) -> Iterator[str]:

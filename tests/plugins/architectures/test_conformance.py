@@ -17,6 +17,7 @@ from tests.plugins.architectures.codec_lm_helpers import small_codec_lm
 from tests.plugins.architectures.kimi_helpers import hearing_kimi, small_kimi, write_clip
 from tests.plugins.architectures.vita_helpers import NUM_CODES, codes_of, hearing_vita, small_vita, spoken
 from wavalign.engine.models.scored_policy import score_batch
+from wavalign.errors import DataError
 from wavalign.plugins.api import Architecture, ModelSource, Policy, SamplingOptions
 from wavalign.plugins.batch import (
     SCORED_ROLES,
@@ -431,3 +432,36 @@ def test_saving_and_loading_is_the_identity(specimen: Specimen, tmp_path: Path) 
         assert len(ours.sounds) == len(theirs.sounds)
         for one, other in zip(ours.sounds, theirs.sounds, strict=True):
             assert (one.start, one.length) == (other.start, other.length) and torch.equal(one.values, other.values)
+
+
+def test_codes_are_learned_as_they_stand(specimen: Specimen) -> None:
+    """What an answer decodes to, given as a record, is that answer: no file is read and nothing is merged."""
+
+    def stated(clip: AudioClip) -> Sequence[int]:
+        assert clip.codes is not None
+        return clip.codes
+
+    for _, completion in specimen.demonstrations():
+        answer = specimen.architecture.decode_completion(completion)
+        said = Message("assistant", answer.text, AudioClip.of_codes(answer.codes, "gone.wav"))
+        again = specimen.architecture.encode_answer(Dialogue("d", (Message("user", "w1"),), said), said, stated)
+        assert torch.equal(again.ids, completion.ids) and torch.equal(again.roles, completion.roles)
+
+
+def test_codes_without_place_are_refused(specimen: Specimen) -> None:
+    asked, spoken_of = (Message("user", "w1"),), AudioClip.of_codes((0, NUM_CODES))
+    known = rf"codes\[1\] is {NUM_CODES}, and the model has the ids 0\.\.{NUM_CODES - 1}"
+    with pytest.raises(DataError, match=f"dialogue d: the answer: {known}"):
+        specimen.architecture.check_words(Dialogue("d", asked, Message("assistant", "", spoken_of)))
+    turns = (*asked, Message("assistant", "", spoken_of), *asked)
+    with pytest.raises(DataError, match=rf"dialogue d: messages\.1: {known}"):
+        specimen.architecture.check_words(Dialogue("d", turns))
+
+
+def test_a_part_of_a_frame_is_refused_and_repeats_stay(tmp_path: Path) -> None:
+    said, asked = Message("assistant", "", AudioClip.of_codes((1, 1, 2))), (Message("user", "w1"),)
+    with pytest.raises(DataError, match="dialogue d: the answer: 3 codes are no whole frames of 2"):
+        small_codec_lm(tmp_path, delays=(0, 1)).check_words(Dialogue("d", asked, said))
+    merging = small_codec_lm(tmp_path, merge_repeats=True)
+    answer = merging.decode_completion(merging.encode_answer(Dialogue("d", asked, said), said, lambda clip: (1, 1, 2)))
+    assert answer.codes == (1, 1, 2)

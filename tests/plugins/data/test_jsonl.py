@@ -71,6 +71,13 @@ def test_addresses_stay_addresses(tmp_path: Path) -> None:
         ('{"messages": [{"role": "user", "text": "  "}]}', r"messages\.0 is empty"),
         ('{"messages": [{"role": "user", "text": "a"}], "target": {"text": ""}}', "target is empty"),
         (
+            '{"messages": [{"role": "user", "text": "a"}], "chosen": {"codes": [1]}, "rejected": {"codes": [1]}}',
+            "chosen and rejected are the same answer: there is nothing to prefer",
+        ),
+        ('{"messages": [{"role": "user", "text": "a"}], "chosen": {"text": "a"}, "rejected": {}}', "rejected is empty"),
+        ('{"messages": [{"role": "user", "text": "a"}], "rejected": {"codes": []}}', r"rejected\.codes: List should"),
+        ('{"messages": [{"role": "user", "text": "a"}], "target": {"codes": [3, -1]}}', r"target\.codes: an id is"),
+        (
             '{"messages": [{"role": "user", "text": "a"}], "target": {"text": " ", "audio": "a.wav"}}',
             "target.text is blank",
         ),

@@ -12,7 +12,7 @@ from wavalign.engine.feeding.lengths import Lengths
 from wavalign.errors import DataError, quoted
 from wavalign.plugins import audio
 from wavalign.plugins.api import DataSource
-from wavalign.plugins.batch import AudioClip, Dialogue, Message
+from wavalign.plugins.batch import SIDES, AudioClip, Dialogue, Message
 
 ALWAYS = ("user.text", "user.audio", "target.text", "target.audio")
 """Columns that are reported also where no record has them."""
@@ -71,7 +71,7 @@ class ColumnLook:
 
     name: str
     unit: str
-    """Of `spread`: characters, seconds, tokens; empty for metadata."""
+    """Of `spread`: characters, seconds, codes, tokens; empty for metadata."""
     present: int
     missing: int
     spread: Spread | None
@@ -175,6 +175,7 @@ class _Look:
         self._headers: dict[str, audio.SoundHeader | DataError] = {}
         self._unasked, self._silent, self._doubted = list[str](), list[str](), list[str]()
         self._records = self._left_out = self._repeated = self._long = 0
+        self._imitable = self._answers = self._speechless = 0
         self._bad: set[tuple[str, str]] = set()
 
     def source(self, label: str, source: DataSource, limit: int | None) -> None:
@@ -222,7 +223,10 @@ class _Look:
     def _record(self, where: str, dialogue: Dialogue) -> None:
         self._records += 1
         turns = [(turn.role, turn) for turn in dialogue.messages]
-        turns += [("target", target) for target in dialogue.answers]
+        turns += dialogue.named_answers
+        self._imitable += bool(dialogue.answers)
+        self._answers += len(dialogue.answers)
+        self._speechless += sum(answer.audio is None for answer in dialogue.answers)
         self._roles.update(role for role, _ in turns)
         for role in dict.fromkeys(role for role, _ in turns):
             self._turns(where, role, [turn for each, turn in turns if each == role])
@@ -249,6 +253,12 @@ class _Look:
         text.values += lengths
         clips = [turn.audio for turn in turns if turn.audio is not None]
         if not clips:
+            return
+        codes = [len(clip.codes) for clip in clips if clip.codes is not None]
+        if codes:
+            column = self._column(f"{role}.codes")
+            column.present, column.values = column.present + 1, [*column.values, *codes]
+        if not any(clip.has_sound for clip in clips):
             return
         sound = self._column(f"{role}.audio")
         sound.present += 1
@@ -331,12 +341,10 @@ class _Look:
             remarks.append(f"sound files that their decoder finds odd: {len(self._doubted)}, first {self._doubted[0]}")
         if self._repeated:
             remarks.append(f"prompts that stood before: {self._repeated}")
-        targets = self._roles["target"]
-        silent = targets - self._columns["target.audio"].present
-        if 0 < silent < targets:
-            remarks.append(f"{silent} of {targets} targets have no sound")
-        if 0 < targets < self._records and not self._imitated:
-            remarks.append(f"{self._records - targets} of {self._records} records have no target")
+        if 0 < self._speechless < self._answers:
+            remarks.append(f"{self._speechless} of {self._answers} targets have no sound")
+        if 0 < self._imitable < self._records and not self._imitated:
+            remarks.append(f"{self._records - self._imitable} of {self._records} records have no target")
         rates = {rate for name in self._columns for rate in self._columns[name].rates}
         if len(rates) > 1:
             remarks.append("sound comes at several rates; it is resampled to the codec's when it is read")
@@ -352,16 +360,16 @@ class _Look:
 def _unit(column: str) -> str:
     if column.startswith("metadata."):
         return ""
-    return {"text": "characters", "audio": "seconds", "tokens": "tokens"}[column.rpartition(".")[2]]
+    return {"text": "characters", "audio": "seconds", "codes": "codes", "tokens": "tokens"}[column.rpartition(".")[2]]
 
 
 def _order(column: str) -> tuple[int, str]:
     """Messages, target, tokens, metadata."""
-    names = ("system", "user", "assistant", "target")
+    names = ("system", "user", "assistant", "target", *SIDES)
     first = column.partition(".")[0]
     if column.endswith(".tokens") and not column.startswith("metadata."):
         return len(names), column
-    kind = {"text": "0", "audio": "1"}.get(column.rpartition(".")[2], "")
+    kind = {"text": "0", "audio": "1", "codes": "2"}.get(column.rpartition(".")[2], "")
     return (names.index(first), kind) if first in names else (len(names) + 1, column)
 
 

@@ -21,6 +21,8 @@ SPARE = 512
 """Tokens allowed for what a layout puts around the words."""
 PER_BYTE = 2
 """Tokens of a byte of UTF-8 at most; tokenizers of bytes make one or fewer."""
+PER_CODE = 3
+"""Tokens of a codec id at most: itself, and marks where a layout cuts sound into chunks."""
 PER_SECOND = 1600
 """Tokens of a second of sound at most: 75 frames of 8 books, twice over and more."""
 
@@ -108,11 +110,13 @@ class Lengths:
     def _may_pass(self, dialogue: Dialogue) -> bool:
         bounds = self.bounds
         turns = (*dialogue.messages, *([dialogue.target] if bounds.imitated and dialogue.target is not None else []))
-        clips = [turn.audio for turn in turns if turn.audio is not None]
+        sounds = [turn.audio for turn in turns if turn.audio is not None]
+        clips = [clip for clip in sounds if clip.codes is None]
         if clips and not self._sounds:
             return False
         least = min(bound for bound in (bounds.prompt, bounds.target, bounds.positions) if bound is not None)
         count = SPARE + PER_BYTE * sum(len(turn.text.encode()) for turn in turns)
+        count += PER_CODE * sum(len(clip.codes) for clip in sounds if clip.codes is not None)
         for clip in clips:
             if count > least:
                 break

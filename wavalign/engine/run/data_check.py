@@ -74,8 +74,9 @@ def _token_counter(builder: Builder, stage: StagePlan, plan: Plan) -> CountToken
     encoder = tools.encoder(stage, tools.architecture(stage))
 
     def count(dialogue: Dialogue) -> Mapping[str, int]:
-        lengths = {"prompt": encoder.prompt(dialogue).length}
-        return lengths | ({"target": encoder.target(dialogue).length} if dialogue.target is not None else {})
+        names = [name for name, _ in dialogue.named_answers]
+        targets = {name: encoder.target(each).length for name, each in zip(names, dialogue.singles, strict=False)}
+        return {"prompt": encoder.prompt(dialogue.singles[0]).length, **targets}
 
     return count
 

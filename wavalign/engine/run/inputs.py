@@ -270,8 +270,13 @@ def _of_records(source: DataSource) -> dict[str, Any]:
 def _plain(dialogue: Dialogue) -> dict[str, Any]:
     """A dialogue without the folders its sound lies in, which may be a cache."""
     plain = asdict(dialogue)
+    for key in ("members", "scores"):  # the sum of records without them is what it was before there were any
+        if not plain[key]:
+            del plain[key]
     for turn in [*plain["messages"], *plain["targets"], *([plain["target"]] if plain["target"] is not None else [])]:
         if turn["audio"] is not None:
+            codes = turn["audio"]["codes"]
+            turn |= {"codes": list(codes)} if codes is not None else {}
             turn["audio"] = os.path.basename(turn["audio"]["url"])
     return plain
 

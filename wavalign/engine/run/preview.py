@@ -15,7 +15,7 @@ from wavalign.engine.run.preflight_tools import PreflightTools
 from wavalign.engine.state.distributed import World
 from wavalign.errors import UsageError
 from wavalign.plugins.api import Architecture, Mask
-from wavalign.plugins.batch import Dialogue, Role, TokenSequence, concatenate
+from wavalign.plugins.batch import Dialogue, Message, Role, TokenSequence, concatenate
 from wavalign.schema.component import WeightedComponent
 
 
@@ -103,19 +103,19 @@ class _Rows:
         """`count` dialogues, spread over the heading."""
         dialogues, _ = self._tools.head(sources, count)
         rows = self._tools.rows(self._stage, self._architecture, dialogues)
-        singles = (single for each in dialogues for single in each.singles)
-        return [self._view(each, *row) for each, row in zip(singles, rows, strict=True)]
+        singles = [(name, single) for each in dialogues for name, single in _named(each)]
+        return [self._view(name, each, *row) for (name, each), row in zip(singles, rows, strict=True)]
 
-    def _view(self, dialogue: Dialogue, prompt: TokenSequence, target: TokenSequence | None) -> RowView:
+    def _view(self, name: str, dialogue: Dialogue, prompt: TokenSequence, target: TokenSequence | None) -> RowView:
         space = self._architecture.tokens
         row = prompt if target is None else concatenate(prompt, target, space)
         weights = {term.name: mask.weights(row.roles[None])[0] for term, mask in self._masks}
         turns = [(turn.role, turn) for turn in dialogue.messages]
-        turns += [("target", dialogue.target)] if dialogue.target is not None else []
+        turns += [(name, dialogue.target)] if dialogue.target is not None else []
         return RowView(
             heading=self._heading,
             dialogue=dialogue.id,
-            messages=tuple((role, turn.text, turn.audio.url if turn.audio else None) for role, turn in turns),
+            messages=tuple((role, turn.text, _sound(turn)) for role, turn in turns),
             prompt_length=prompt.length,
             target_length=None if target is None else target.length,
             heard=tuple((each.start, each.length) for each in row.sounds),
@@ -169,3 +169,16 @@ def _wanted(known: Mapping[str, Sequence[WeightedComponent]], asked: Sequence[st
             raise UsageError(f"the stage has no data.{name}", hint=f"it has: {', '.join(known)}")
         found += mine
     return found or [name for name in known if not name.startswith("evaluation.")]
+
+
+def _named(dialogue: Dialogue) -> list[tuple[str, Dialogue]]:
+    """A dialogue for each target, by its name; the dialogue itself where there is none."""
+    names = [name for name, _ in dialogue.named_answers] or ["target"]
+    return list(zip(names, dialogue.singles, strict=True))
+
+
+def _sound(turn: Message) -> str | None:
+    """What a turn sounds like, for people: its file, else how many codes it has."""
+    if turn.audio is None or turn.audio.has_sound:
+        return turn.audio.url if turn.audio is not None else None
+    return f"{len(turn.audio.codes or ())} codes"

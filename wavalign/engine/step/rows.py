@@ -32,7 +32,8 @@ def data_rows(dialogues: Sequence[Dialogue], encoder: Encoder, space: TokenSpace
     """Every target behind its prompt; a dialogue with several is a group of them, numbered as it says."""
     rows = []
     for index, dialogue in enumerate(dialogues):
-        prompt = encoder.prompt(dialogue)
+        # Of a target: a layout may announce in the prompt whether the answer is spoken.
+        prompt = encoder.prompt(dialogue.singles[0])
         scores = dialogue.scores or (None,) * len(dialogue.numbered)
         for (member, single), score in zip(dialogue.numbered, scores, strict=True):
             completion = encoder.target(single)
@@ -50,7 +51,7 @@ def mismatched_rows(
     rows = []
     for index, place in enumerate(places):
         dialogue, others = dialogues[place], dict(dialogues[(place + 1) % len(dialogues)].numbered)
-        prompt, first = encoder.prompt(dialogue), next(iter(others.values()))
+        prompt, first = encoder.prompt(dialogue.singles[0]), next(iter(others.values()))
         for member, _ in dialogue.numbered:
             completion = encoder.target(others.get(member, first))
             rows.append(Row(concatenate(prompt, completion, space), family, index, member))

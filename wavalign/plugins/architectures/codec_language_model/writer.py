@@ -16,6 +16,7 @@ from wavalign.errors import DataError
 from wavalign.plugins.architectures.codec_language_model.layout import Column
 from wavalign.plugins.architectures.codec_language_model.templates import BEGIN_SPEECH, END_SPEECH
 from wavalign.plugins.architectures.codec_language_model.vocabulary import CodecLmVocabulary
+from wavalign.plugins.architectures.stated_codes import check_codes
 from wavalign.plugins.batch import AudioClip, Dialogue, Message, Role, TokenSequence
 
 EncodeAudio = Callable[[AudioClip], Sequence[int]]
@@ -61,13 +62,14 @@ class CodecLmWriter:
         return TokenSequence(ids, torch.full_like(ids, int(Role.PROMPT), dtype=torch.int8))
 
     def check_words(self, dialogue: Dialogue) -> None:
-        """Raise DataError where roles or words cannot be written; no sound is looked at."""
+        """Raise DataError where roles, words or stated codes cannot be written; no sound is looked at."""
         name = f"dialogue {dialogue.id}"
         for message in dialogue.messages:
             if message.role not in ("system", "user", "assistant"):
                 raise DataError(f"{name}: role {message.role!r} is not one of system, user, assistant")
             if message.text and (message.role != "user" or message.audio is None or self.feed_user_text):
                 self.vocabulary.checked(message.text, what=name, strict=False)
+        check_codes(dialogue, num_codes=self.vocabulary.layout.num_codes, frame=self.codebooks)
         target = dialogue.target
         if target is not None:
             heard = self.says_transcript and target.audio is not None and target.text
@@ -184,6 +186,6 @@ class CodecLmWriter:
                 f"dialogue {name}: {clip.url} encodes to ids outside 0..{count - 1}",
                 hint="the codec and the architecture must agree on num_codes and codes_per_frame",
             )
-        if self.merge_repeats:
+        if self.merge_repeats and clip.codes is None:  # what a model has said stands as it is
             frames = frames[:1] + [later for earlier, later in pairwise(frames) if later != earlier]
         return list(frames)

@@ -19,6 +19,7 @@ from torch import Tensor
 from wavalign.errors import DataError
 from wavalign.plugins.architectures.kimi_audio.layout import AUDIO, KimiLayout
 from wavalign.plugins.architectures.kimi_audio.vocabulary import KimiVocabulary
+from wavalign.plugins.architectures.stated_codes import check_codes
 from wavalign.plugins.batch import AudioClip, Dialogue, Message, Role, SoundSegment, TokenSequence
 
 EncodeAudio = Callable[[AudioClip], Sequence[int]]
@@ -85,6 +86,7 @@ class DialogueWriter:
             _check_role(message, name)
             if message.text and (message.role != "user" or message.audio is None or self.feed_user_text):
                 self.vocabulary.encode(message.text, what=name, strict=False)
+        check_codes(dialogue, num_codes=self.layout.num_codes)
         target = dialogue.target
         if target is None:
             return

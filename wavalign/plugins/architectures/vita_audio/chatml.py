@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from wavalign.errors import DataError
+from wavalign.plugins.architectures.stated_codes import check_codes
 from wavalign.plugins.architectures.vita_audio.encoder import QUERIES
 from wavalign.plugins.architectures.vita_audio.vocabulary import VitaVocabulary
 from wavalign.plugins.batch import AudioClip, Dialogue, Message, Role, SoundSegment, TokenSequence
@@ -72,6 +73,7 @@ class ChatWriter:
             unheard = message.role == "user" and message.audio is not None and not self.feed_user_text
             if message.text and not unheard:
                 self.vocabulary.encode(message.text, what=name, strict=message.role == "assistant")
+        check_codes(dialogue, num_codes=self.vocabulary.layout.num_codes)
         if dialogue.target is not None and dialogue.target.text:
             self.vocabulary.encode(dialogue.target.text, what=name, strict=True)
 
