@@ -173,7 +173,7 @@ def test_a_reference_for_demonstrations_alone(tmp_path: Path) -> None:
     assert found.gives("ref_logprobs")
     assert not found.gives("rollouts")
     assert operator(found, "rows").needs == ("rows.demonstrations",)
-    assert operator(found, "reference").needs == ("scored_batches",)
+    assert operator(found, "reference").needs == ("rows",)
     assert operator(found, "micro_batches").needs == ("updates", "ref_logprobs")
     assert "logprobs" in operator(found, "term.pull").needs
 

@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from wavalign.engine.compile.names import name_problems
 from wavalign.engine.compile.operators import DEMONSTRATIONS, POINTS, ROLLOUTS, judged
+from wavalign.engine.compile.pair_checks import check_pairs
 from wavalign.engine.compile.plan import Cluster, TermPlan
 from wavalign.engine.contracts.rollouts import range_problem
 from wavalign.plugins.api import Gate, Metric, Reward
@@ -17,7 +18,7 @@ from wavalign.plugins.registry import Registry
 from wavalign.schema.evaluation import Watched
 from wavalign.schema.marks import Path
 from wavalign.schema.model import AdapterSection
-from wavalign.schema.pairs import GoldenPairs, rewards_asked
+from wavalign.schema.pairs import rewards_asked
 from wavalign.schema.reward import RewardSection
 from wavalign.schema.runtime import RuntimeSection
 from wavalign.schema.stage import Stage
@@ -177,21 +178,13 @@ class StageChecks:
 
     def pairs(self) -> None:
         """A stage that pairs answers."""
-        section, data = self.stage.pairs, self.stage.data
         if not self._whole("pairs", "data", "rewards", "model"):
             return
-        if data.samples is None:
-            hint = "add data.samples: answers to pair, e.g. {type: jsonl, stage: NAME} of a generate stage"
-            self.note("missing_section", "pairs needs data.samples", ("data", "samples"), hint)
-        if isinstance(section, GoldenPairs) and section.gold == "demonstrations" and data.demonstrations is None:
-            hint = "add them, or set gold: reference"
-            message = "golden answers are taken from data.demonstrations, and that is not there"
-            self.note("missing_section", message, ("data", "demonstrations"), hint)
-        if section.merge != "none" and self.stage.round is None:
-            message = f"merge: {section.merge} is of earlier rounds, and the stage is in no `repeat`"
-            self.note("conflict", message, ("pairs", "merge"), "leave it out, or put the stage into a repeat")
-        for name in rewards_asked(section, self.stage.rewards):
-            self._listens(name, self.stage.rewards[name])
+        check_pairs(self.stage, self.note)
+        for name in rewards_asked(self.stage.pairs, self.stage.rewards):
+            plugin = self._plugin("reward", self.stage.rewards[name].type)
+            if plugin is not None and issubclass(plugin, Reward):
+                self._listens(name, plugin)
 
     def evaluate(self) -> None:
         """A stage that measures."""
@@ -276,7 +269,7 @@ class StageChecks:
             plugin = self._plugin("reward", reward.type)
             if plugin is not None and issubclass(plugin, Reward):
                 self._range(name, reward, plugin)
-            self._listens(name, reward)
+                self._listens(name, plugin)
         if objective is None or objective.gate is None:
             return
         gate = self._plugin("gate", objective.gate.type)
@@ -288,11 +281,8 @@ class StageChecks:
                 message = f"the gate reads the rewards of rollouts, and {what} is not there"
                 self.note("missing_section", message, ("objective", "gate"), hint)
 
-    def _listens(self, name: str, reward: RewardSection) -> None:
-        """A reward that listens needs what makes sound of codes."""
-        plugin = self._plugin("reward", reward.type)
-        listens = plugin is not None and issubclass(plugin, Reward) and "waveform" in plugin.needs
-        if listens and self.stage.model.codec is None:
+    def _listens(self, name: str, plugin: type[Reward]) -> None:
+        if "waveform" in plugin.needs and self.stage.model.codec is None:
             hint = "add model.codec, which turns audio tokens into sound"
             self.note("missing_section", f"reward `{name}` listens, and there is no codec", ("rewards", name), hint)
 
@@ -301,6 +291,7 @@ class StageChecks:
 
     def _evaluation(self) -> None:
         stage = self.stage
+        self._best_of()
         if stage.evaluation.metrics and not stage.data.evaluation:
             hint = "add data.evaluation, or remove the metrics"
             self.note("missing_section", "there are metrics and no data.evaluation", ("evaluation", "metrics"), hint)
@@ -310,6 +301,30 @@ class StageChecks:
             if listens and stage.model.codec is None:
                 path: Path = ("evaluation", "metrics", name)
                 self.note("missing_section", f"metric `{name}` listens, and there is no codec", path, "add model.codec")
+
+    def _best_of(self) -> None:
+        """Of what several answers are drawn for."""
+        stage, best = self.stage, self.stage.evaluation.best_of
+        if best is None or not self._whole("rewards"):
+            return
+        path: Path = ("evaluation", "best_of")
+        sampling = stage.evaluation.sampling
+        if not any((sampling.temperature, *(each.temperature or 0 for each in sampling.streams.values()))):
+            message = f"the best of {best.n} answers is asked for, and at temperature 0 all of them are the same"
+            self.note("bad_value", message, (*path, "n"), "set evaluation.sampling.temperature, e.g. 0.8")
+        if not stage.rewards:
+            message, hint = "the best answer is that of the highest reward, and there are no rewards", "add rewards"
+            self.note("missing_section", message, path, f"{hint}, e.g. {{judge: {{type: reward_model, stage: NAME}}}}")
+        elif best.reward is not None and best.reward not in stage.rewards:
+            hint = did_you_mean(best.reward, tuple(stage.rewards)) or f"there are: {', '.join(stage.rewards)}"
+            self.note("unknown_key", f"there is no reward `{best.reward}`", (*path, "reward"), hint)
+        if KINDS[stage.type].learns and stage.steps:
+            return  # they are looked at with those of the steps
+        for name in (each for each in stage.choosing if each in stage.rewards):
+            plugin = self._plugin("reward", stage.rewards[name].type)
+            if plugin is not None and issubclass(plugin, Reward):
+                self._range(name, stage.rewards[name], plugin)
+                self._listens(name, plugin)
 
     def _plugin(self, kind: str, type_: str) -> type | None:
         return self.registry.get(kind, type_) if type_ in self.registry.types(kind) else None

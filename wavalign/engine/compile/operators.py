@@ -66,6 +66,8 @@ class AdvantageSays:
     unit: Literal["answer", "token"] = "answer"
     needs: frozenset[str] = frozenset()
     """Values beside rewards."""
+    compares_answers: bool = True
+    """Whether a prompt must have two answers or more."""
 
     @property
     def columns(self) -> frozenset[str]:
@@ -249,9 +251,12 @@ def _rows(parts: StageParts) -> Iterator[Candidate]:
 def _references(parts: StageParts) -> Iterator[Candidate]:
     scored = "nothing is scored before the updates"
     yield _one("scored_batches", "collect", "host", needs=("rows",), gives={"scored_batches": ROWS}, asker=scored)
-    own = "the policy with its adapter off" if parts.adapter else ""
+    referring = {term.family for term in parts.terms if "ref_logprobs" in term.needs}
+    answers = ("scored_batches",) if ROLLOUTS in referring else ()
+    once = "rows of data once each, kept in the cache folder" if referring - {ROLLOUTS} else ""
+    detail = "; ".join(each for each in ("the policy with its adapter off" if parts.adapter else "", once) if each)
     yield _one(
-        "reference", "collect", "device", needs=("scored_batches",), gives={"ref_logprobs": TOKENS}, detail=own,
+        "reference", "collect", "device", needs=("rows", *answers), gives={"ref_logprobs": TOKENS}, detail=detail,
         asker="no term needs ref_logprobs, so no second model is loaded", columns={"ref_logprobs": ""},
     )  # fmt: skip
     yield _one(

@@ -4,7 +4,6 @@ Every rank draws the same dialogues and takes its own slice, so that a step sees
 """
 
 import hashlib
-import sqlite3
 import threading
 from array import array
 from collections import OrderedDict
@@ -20,10 +19,11 @@ import torch
 from wavalign.engine.contracts.origins import origin
 from wavalign.engine.feeding.streams import ShuffledStream
 from wavalign.engine.state.seeds import derive, generator
-from wavalign.errors import DataError, PluginError, StorageError
+from wavalign.errors import DataError, PluginError
 from wavalign.plugins import audio
 from wavalign.plugins.api import Architecture, Codec, DataSource
 from wavalign.plugins.batch import AudioClip, Dialogue, TokenSequence
+from wavalign.storage.cache import BlobCache
 
 CLIPS_AT_HAND = 65_536
 """Clips whose codes stay in memory (about 1 KB for ten seconds); others are found again by their content."""
@@ -193,14 +193,9 @@ class CodeCache:
     """Codec ids of audio files, computed once and kept by content, safe for several processes."""
 
     def __init__(self, codec: Codec, path: Path) -> None:
-        self.codec, self._fingerprint, self._path = codec, codec.fingerprint(), path
+        self.codec, self._fingerprint = codec, codec.fingerprint()
         self._memory: OrderedDict[str, array[int]] = OrderedDict()
-        with _cache_errors(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._database = sqlite3.connect(path, timeout=60, isolation_level=None, check_same_thread=False)
-            self._database.execute("PRAGMA journal_mode=WAL")
-            self._database.execute("PRAGMA synchronous=OFF")  # a lost entry is computed again
-            self._database.execute("CREATE TABLE IF NOT EXISTS codes (key TEXT PRIMARY KEY, ids BLOB)")
+        self._kept = BlobCache(path, table="codes", column="ids", what="codes")
 
     def __call__(self, clip: AudioClip) -> Sequence[int]:
         """Ids of a clip."""
@@ -213,24 +208,12 @@ class CodeCache:
 
     def _look_up(self, clip: AudioClip) -> "array[int]":
         key = f"{self._fingerprint}:{hashlib.sha256(audio.read_bytes(clip)).hexdigest()}"
-        with _cache_errors(self._path):
-            row = self._database.execute("SELECT ids FROM codes WHERE key = ?", (key,)).fetchone()
-        if row is not None:
-            return array("i", row[0])
+        found = self._kept.get(key)
+        if found is not None:
+            return array("i", found)
         ids = array("i", self.codec.encode(audio.read(clip, sample_rate=self.codec.sample_rate)))
-        with _cache_errors(self._path):
-            self._database.execute("INSERT OR REPLACE INTO codes VALUES (?, ?)", (key, ids.tobytes()))
+        self._kept.put(key, ids.tobytes())
         return ids
-
-
-@contextmanager
-def _cache_errors(path: Path) -> Iterator[None]:
-    """A full disk or a damaged cache as a StorageError that says what may be removed."""
-    try:
-        yield
-    except (sqlite3.Error, OSError) as error:
-        hint = "it can be made again: remove it, free some space, or set WAVALIGN_CACHE to another folder"
-        raise StorageError(f"the cache of codes {path} cannot be used: {error}", hint=hint) from error
 
 
 def no_codec(clip: AudioClip) -> Sequence[int]:

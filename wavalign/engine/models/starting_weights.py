@@ -5,6 +5,7 @@ each tensor gets its memory, is copied from the mapped file and is handed to the
 it whole or a part of it. Buffers that a network computes when it is made (rotary frequencies) are real from the start.
 """
 
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, final
@@ -40,6 +41,18 @@ class StartingWeights:
     def __init__(self, architecture: Architecture, *, folder: str | None, seed: int, pickles: bool = False) -> None:
         """Take the checkpoint in `folder`, or draw by `seed` where there is none; `pickles` may be read."""
         self._architecture, self._folder, self._seed, self._pickles = architecture, folder, seed, pickles
+
+    def fingerprint(self) -> str:
+        """Sum of what the weights come from: a checkpoint's files and its config, or the draw."""
+        if self._folder is None:
+            return f"drawn by {self._seed}"
+        files = {stored.file for stored in read_checkpoint(self._folder, pickles=self._pickles).values()}
+        digest = hashlib.sha256()
+        for path in (*sorted(Path(file) for file in files), Path(self._folder) / "config.json"):
+            if path.is_file():
+                with path.open("rb") as file:
+                    digest.update(path.name.encode() + hashlib.file_digest(file, "sha256").digest())
+        return digest.hexdigest()
 
     def policy(self, placement: Placement) -> Policy:
         """The network, its weights placed; raises CheckpointError where they do not fit."""

@@ -8,16 +8,19 @@ import torch
 
 from wavalign.engine.backends.base import Placement, Precision
 from wavalign.engine.compile.geometry import only_measuring
+from wavalign.engine.compile.operators import ROLLOUTS
 from wavalign.engine.compile.plan import StagePlan, TermPlan
 from wavalign.engine.contracts.origins import guarded_block
 from wavalign.engine.feeding.feeds import Encoder, Feed, feed_seed
 from wavalign.engine.feeding.lengths import bounded_feed
 from wavalign.engine.models.reference import AdapterOff, FrozenCopy, Reference
+from wavalign.engine.models.reference_cache import FILE, ReferenceCache
 from wavalign.engine.models.stage_backend import stage_backend
 from wavalign.engine.run.evaluation import Evaluator
 from wavalign.engine.run.parts import Parts, used_rewards
 from wavalign.engine.run.reward_models import OpenModels
 from wavalign.engine.state.remembering import Remembered, Stateful
+from wavalign.engine.step.best_of import BestOf
 from wavalign.engine.step.cutting import Cutter
 from wavalign.engine.step.dead_signal import SignalWatch
 from wavalign.engine.step.rewards import LiveReward, RewardPool
@@ -39,6 +42,7 @@ from wavalign.plugins.api import (
     Sampler,
 )
 from wavalign.plugins.batch import TokenSpace
+from wavalign.storage.cache import cache_folder
 
 
 @final
@@ -77,6 +81,7 @@ class Builder(Parts):
             architecture=architecture,
             backend=backend,
             reference=reference,
+            reference_cache=self._reference_cache(stage, architecture),
             roller=roller,
             provider=self.plugin(Provider, section.rollout.provider, "rollout.provider", sample=roller.sample),
             feeds=self._feeds(stage, encoder, look=start is not None),
@@ -90,6 +95,8 @@ class Builder(Parts):
             remembered=Remembered(),
         )
         _remember(live)
+        if live.reference_cache is not None:
+            live.closing.append(live.reference_cache.close)
         return live
 
     def _settings(self, stage: StagePlan, space: TokenSpace) -> StepSettings:
@@ -160,7 +167,16 @@ class Builder(Parts):
             metrics,
             section=section.evaluation,
             max_new_tokens=section.rollout.max_new_tokens,
+            best=self._best_of(stage, roller),
         )
+
+    def _best_of(self, stage: StagePlan, roller: Roller) -> BestOf | None:
+        """What chooses among held-out answers; with rewards of its own, for those of a step may remember."""
+        section, names = stage.stage, stage.stage.choosing
+        if section.evaluation.best_of is None or not names:
+            return None
+        pool, budget = self.rewards(stage, names, roller), self.plan.runtime.reward_failure_budget
+        return BestOf(section.evaluation.best_of.n, pool, section.rollout.truncated, budget)
 
     def _reference(self, stage: StagePlan, architecture: Architecture, policy: Policy) -> Reference | None:
         if stage.copies_reference:
@@ -170,6 +186,27 @@ class Builder(Parts):
             precision: Precision = "float32" if half else self.plan.runtime.precision
             return FrozenCopy(copied, device=self.world.device, precision=precision)
         return AdapterOff(policy) if stage.graph.gives("ref_logprobs") else None
+
+    def _reference_cache(self, stage: StagePlan, architecture: Architecture) -> ReferenceCache | None:
+        """Where the reference's log-probs of rows of data are kept; None where it scores none."""
+        used = [term for term in stage.terms if term.name in stage.graph.made_for("term")]
+        if not any("ref_logprobs" in term.needs and term.family != ROLLOUTS for term in used):
+            return None
+        self.waiting("reading what the reference is made of", 0, 0)
+        weights = self.starting_weights(stage, architecture)
+        made_of = self.world.broadcast(weights.fingerprint() if self.world.is_first else "")
+        device, model = self.world.device, stage.stage.model
+        about = {
+            "weights": made_of,
+            "network": model.architecture.model_dump(mode="json"),
+            "preset": model.preset,
+            "plugins": self.plan.plugin_digests,
+            "precision": self.plan.runtime.precision,
+            "adapter": None if model.adapter is None else model.adapter.model_dump(mode="json"),
+            "deepspeed": stage.deepspeed is not None,
+            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        }
+        return ReferenceCache(cache_folder() / FILE, about=about)
 
 
 def _asked_by_advantage(stage: StagePlan) -> dict[str, frozenset[str]]:

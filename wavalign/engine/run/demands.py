@@ -52,6 +52,8 @@ def _needs(builder: Builder, stage: StagePlan, heading: str) -> Iterator[tuple[s
         for name in used_rewards(stage):
             yield f"rewards.{name}", _ask(builder, "reward", stage.stage.rewards[name], f"rewards.{name}")
     elif heading.startswith("evaluation."):
+        for name in stage.stage.choosing:
+            yield f"rewards.{name}", _ask(builder, "reward", stage.stage.rewards[name], f"rewards.{name}")
         for name, metric in stage.stage.evaluation.metrics.items():
             yield f"evaluation.metrics.{name}", _ask(builder, "metric", metric, f"evaluation.metrics.{name}")
 
@@ -183,8 +185,8 @@ def _components(stage: StagePlan) -> Iterator[tuple[str, str, Component]]:
     ):
         if one is not None and not (kind == "codec" and stage.kind.leaves == "codec"):
             yield kind, name, one
-    if stage.kind.learns or stage.stage.type == "pairs":
-        asked = section.rewards if stage.kind.learns else used_rewards(stage)
+    if stage.kind.learns or stage.stage.choosing or stage.stage.type == "pairs":
+        asked = used_rewards(stage) if stage.stage.type == "pairs" else section.rewards
         yield from (("reward", f"rewards.{name}", section.rewards[name]) for name in asked)
     if stage.kind.measures:
         yield from (("metric", f"evaluation.metrics.{name}", each) for name, each in section.evaluation.metrics.items())

@@ -154,8 +154,7 @@ def _rolled(sample: Sample, roller: Roller, *, listens: bool) -> RolloutGroup:
 
 def _asked(pool: RewardPool, groups: Sequence[RolloutGroup], roller: Roller) -> Scores:
     calls = {
-        live.name: pool.score(live.name, shown_to(live.reward.needs, groups, roller.architecture))
-        for live in pool.rewards
+        live.name: pool.score(live.name, shown_to(live.reward.needs, groups, roller.encoder)) for live in pool.rewards
     }
     return collect_scores(pool.rewards, calls, (len(groups), 1))
 

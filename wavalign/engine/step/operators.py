@@ -112,7 +112,7 @@ def _decode_audio(live: LiveStage, _: Operator) -> Run:
 def _reward(live: LiveStage, plan: Operator) -> Run:
     (heard,), (given,) = plan.needs, plan.gives
     needs = next(each.reward.needs for each in live.rewards.rewards if each.name == plan.of)
-    shown = partial(shown_to, needs, architecture=live.architecture)
+    shown = partial(shown_to, needs, encoder=live.roller.encoder)
     return lambda values: {given: live.rewards.score(plan.of, shown(values[heard]))}
 
 
@@ -240,8 +240,8 @@ def _recompute(live: LiveStage, _: Operator) -> Run:
                     batch.tokens, select, temperature=batch.temperature, support=batch.support
                 ).cpu()
             for b, row in enumerate(batch.rows):
-                if (theirs := behaviour.of(row)) is None:
-                    continue
+                if (theirs := behaviour.of(row)) is None or row.key in old:
+                    continue  # idle batches, which come last, repeat rows and score none
                 ours, chosen = scored[b, : len(theirs), : row.tokens.length], select[b, : len(theirs)].cpu()
                 gap = torch.where(chosen[:, : row.tokens.length], ours - theirs, 0.0)
                 old[row.key], importance[row.key] = ours, gap.exp().clamp(max=cap)

@@ -1,7 +1,8 @@
 """What the reference says of a step's rows, and of mismatched ones."""
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, final
 
 import torch
 from torch import Tensor
@@ -25,19 +26,62 @@ Key = tuple[str, int, int]
 """`Row.key`."""
 
 
-def reference(live: LiveStage, _: Operator) -> Run:
-    """Log-probs of a step's rows under the network the stage started from."""
-    network = there(live.reference)
+def reference(live: LiveStage, plan: Operator) -> Run:
+    """Log-probs of a step's rows under the network the stage started from.
+
+    Answers are scored in micro-batches; rows of data, which come again, one by one and then kept.
+    """
+    network, answers = there(live.reference), "scored_batches" in plan.needs
 
     def run(values: Values) -> Made:
-        tokens: dict[Key, Tensor] = {}
+        tokens, missing = _kept(live, values["rows"])
+        if not (answers or live.world.any_true(bool(missing))):  # every rank enters, or none
+            return {"ref_logprobs": RowColumn(tokens)}
         with network.scoring() as policy, guarded_block(live.architecture, "the reference"):
-            for batch in values["scored_batches"]:
-                scored = _scored(live, policy, batch, live.selection.union(batch, only="ref_logprobs"))
-                tokens |= {row.key: scored[b, :, : row.tokens.length] for b, row in enumerate(batch.rows)}
+            for batch in values["scored_batches"] if answers else ():
+                select = live.selection.union(batch, only="ref_logprobs") & batch.sampled.view(-1, 1, 1)
+                if bool(select.any()):
+                    _add(tokens, batch, _scored(live, policy, batch, select))
+            for each in missing:
+                found = _scored(live, policy, each.batch.to(live.world.device), each.select.to(live.world.device))[0]
+                there(live.reference_cache).put(each.key, found, each.select)
+                tokens[each.batch.rows[0].key] = found
         return {"ref_logprobs": RowColumn(tokens)}
 
     return run
+
+
+def _add(tokens: dict[Key, Tensor], batch: MicroBatch, scored: Tensor) -> None:
+    """Note `scored` [B, S + E, T] of a batch's rows; idle batches, which come last, repeat rows and score none."""
+    for b, row in enumerate(batch.rows):
+        tokens.setdefault(row.key, scored[b, :, : row.tokens.length])
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class _Missing:
+    """A row of data that no cache has log-probs of, alone."""
+
+    batch: MicroBatch
+    select: Tensor
+    """Bool [1, S + E, T]."""
+    key: str
+
+
+def _kept(live: LiveStage, rows: Sequence[Row]) -> tuple[dict[Key, Tensor], list[_Missing]]:
+    """Log-probs [S + E, T] of rows of data that are kept, by row, and the other rows that some term wants scored."""
+    found: dict[Key, Tensor] = {}
+    missing: list[_Missing] = []
+    for row in (row for row in rows if not row.sampled and row.family in live.referring):
+        batch = live.selection.collate([row], number=0)
+        select = live.selection.union(batch, only="ref_logprobs")
+        key = there(live.reference_cache).key(batch.tokens, select)
+        scored = there(live.reference_cache).get(key, select)
+        if scored is None:
+            missing.append(_Missing(batch, select, key))
+        else:
+            found[row.key] = scored
+    return found, missing
 
 
 def _scored(live: LiveStage, policy: Policy, batch: MicroBatch, select: Tensor) -> Tensor:
@@ -81,8 +125,7 @@ def mismatched_reference(live: LiveStage, plan: Operator) -> Run:
         batches = MicroBatches(cutter.cut([row for name in plan.needs for row in values[name]]), live.world.device)
         with network.scoring() as policy, guarded_block(live.architecture, "the reference"):
             for batch in batches:
-                scored = _scored(live, policy, batch, _weighed(live, batch))
-                tokens |= {row.key: scored[b, :, : row.tokens.length] for b, row in enumerate(batch.rows)}
+                _add(tokens, batch, _scored(live, policy, batch, _weighed(live, batch)))
         return {"mismatched_ref_logprobs": RowColumn(tokens)}
 
     return run

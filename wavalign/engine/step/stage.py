@@ -9,6 +9,7 @@ from wavalign.engine.compile.plan import Geometry, StagePlan
 from wavalign.engine.contracts.origins import close_all
 from wavalign.engine.feeding.feeds import Feed
 from wavalign.engine.models.reference import Reference
+from wavalign.engine.models.reference_cache import ReferenceCache
 from wavalign.engine.state.distributed import World
 from wavalign.engine.state.remembering import Remembered
 from wavalign.engine.step.cutting import Cutter
@@ -85,6 +86,8 @@ class LiveStage:
     architecture: Architecture
     backend: Backend
     reference: Reference | None
+    reference_cache: ReferenceCache | None
+    """Where there are rows of data that it scores."""
     roller: Roller
     provider: Provider
     feeds: Mapping[str, Feed]
@@ -105,6 +108,11 @@ class LiveStage:
     def close(self) -> None:
         """Free threads, processes and files."""
         close_all((self.rewards.close, *self.closing, self.provider.close, self.backend.close))
+
+    @property
+    def referring(self) -> frozenset[str]:
+        """Families of which some term needs the reference's log-probs."""
+        return frozenset(term.plan.family for term in self.terms if "ref_logprobs" in term.needs)
 
     def share(self, count: int) -> slice:
         """This rank's part of `count` dialogues of a step."""
