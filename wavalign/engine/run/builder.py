@@ -166,7 +166,14 @@ class Builder(Parts):
             metrics,
             section=section.evaluation,
             max_new_tokens=section.rollout.max_new_tokens,
+            start=lambda: self._first_policy(stage),
         )
+
+    def _first_policy(self, stage: StagePlan) -> Policy:
+        """The network of what `model` names, whatever stages came between; whole on this rank and not to be trained."""
+        dtype = torch.bfloat16 if self.plan.runtime.precision == "bf16" else torch.float32
+        weights = self.starting_weights(stage, self.architecture(stage, None))
+        return weights.policy(Placement(self.world.device, dtype=dtype)).requires_grad_(False)
 
     def _reference(self, stage: StagePlan, architecture: Architecture, policy: Policy) -> Reference | None:
         if stage.copies_reference:
