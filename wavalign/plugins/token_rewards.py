@@ -48,6 +48,25 @@ def over_frames(rollout: Rollout, values: Sequence[float], *, codes_per_frame: i
     return _laid_out(_frame_numbers(rollout, codes_per_frame), values)
 
 
+def over_codes(rollout: Rollout, values: Sequence[float]) -> Tensor:
+    """`values` of the answer's codes (`rollout.answer.codes`) where they stand, [S, Tc].
+
+    Codes of several streams are counted frame by frame, an incomplete last frame is left out. Raises ValueError where
+    there are not as many values.
+    """
+    sounds = rollout.completion.roles == Role.AUDIO
+    streams = [row.nonzero()[:, 0].tolist() for row in sounds]
+    spoken = [(stream, places) for stream, places in enumerate(streams) if places]
+    whole = zip(*([(stream, place) for place in places] for stream, places in spoken), strict=False)
+    places = [place for frame in whole for place in frame]
+    if len(values) != len(places):
+        raise ValueError(f"{len(values)} values for {len(places)} codes")
+    found = torch.zeros(sounds.shape, dtype=torch.float64)
+    for place, value in zip(places, values, strict=True):
+        found[place] = value
+    return found
+
+
 def over_spans(rollout: Rollout, spans: Iterable[Span], *, codes_per_frame: int = 1) -> Tensor:
     """Values of stretches of the sound at the codes of the frames whose middle lies in them, [S, Tc].
 

@@ -275,7 +275,7 @@ def range_problem(low: object, high: object) -> str:
 
 
 def _reward_made(reward: Reward) -> None:
-    _needs_of_sound(reward.needs, "pieces")
+    _needs_of_sound(reward.needs, "pieces", "target_codes")
     declared = reward.range
     if not isinstance(declared, tuple | list) or len(declared) != 2:
         raise Broken(f"left {shown(declared)} as `range`, which is the lowest and the highest value")

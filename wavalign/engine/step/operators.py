@@ -112,7 +112,7 @@ def _decode_audio(live: LiveStage, _: Operator) -> Run:
 def _reward(live: LiveStage, plan: Operator) -> Run:
     (heard,), (given,) = plan.needs, plan.gives
     needs = next(each.reward.needs for each in live.rewards.rewards if each.name == plan.of)
-    shown = partial(shown_to, needs, architecture=live.architecture)
+    shown = partial(shown_to, needs, encoder=live.roller.encoder)
     return lambda values: {given: live.rewards.score(plan.of, shown(values[heard]))}
 
 

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Protocol, final
 from wavalign.plugins.api.base import Remembers
 from wavalign.plugins.batch import Dialogue, Rollout, Scored
 
-SHOWN = frozenset({"text", "waveform", "pieces"})
+SHOWN = frozenset({"text", "waveform", "pieces", "target_codes"})
 """What of an answer somebody may need."""
 
 
@@ -51,9 +51,10 @@ class Reward(Remembers):
 
     kind = "reward"
     needs: ClassVar[frozenset[str]]
-    """Subset of {"text", "waveform", "pieces"}: `waveform` makes the engine decode the answer's sound, `pieces` fill in
-    the text of every text token. A reward that needs the text alone, or with its pieces, may be shown answers that were
-    sampled no further than their text."""
+    """Subset of {"text", "waveform", "pieces", "target_codes"}: `waveform` makes the engine decode the answer's sound,
+    `pieces` fill in the text of every text token, `target_codes` the codec's codes of the target's sound
+    (`dialogue.target.audio.codes`). A reward that needs the text alone, or with its pieces, may be shown answers that
+    were sampled no further than their text."""
     range: ClassVar[tuple[float, float]]
     """Lowest and highest value `score` can give; a recipe's `scale` maps it linearly."""
     batch_size: int = 1

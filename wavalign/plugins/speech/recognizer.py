@@ -17,6 +17,7 @@ import tempfile
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import final
@@ -26,12 +27,23 @@ import soxr
 
 from wavalign.errors import DataError, PluginError
 from wavalign.plugins.batch import Waveform
-from wavalign.plugins.speech.recognizer_process import SAMPLE_RATE, write_model
+from wavalign.plugins.speech.recognizer_process import FRAMES_PER_SECOND, SAMPLE_RATE, TIMED, write_model
 
 MAX_SECONDS = 8.0
 """Only so much of a waveform is listened to: bounds the time of a call."""
 _MINIMUM_SECONDS = 0.1
 """Below this there is nothing to look at."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class HeardWord:
+    """A word and where it is."""
+
+    word: str
+    start: float
+    """Seconds from the beginning of the sound."""
+    end: float
 
 
 @final
@@ -52,6 +64,18 @@ class Recognizer:
 
     def recognize(self, waveform: Waveform) -> str:
         """Words of the first `MAX_SECONDS` of `waveform`, separated by spaces; empty where there is no sound."""
+        return self._listen(waveform, timed=False)
+
+    def words(self, waveform: Waveform) -> list[HeardWord]:
+        """The same words with the place of each."""
+        found = []
+        for each in self._listen(waveform, timed=True).split():
+            word, first, last = each.rsplit(":", 2)
+            found.append(HeardWord(word, int(first) / FRAMES_PER_SECOND, (int(last) + 1) / FRAMES_PER_SECOND))
+        return found
+
+    def _listen(self, waveform: Waveform, *, timed: bool) -> str:
+        """A worker's line."""
         if waveform.seconds < _MINIMUM_SECONDS:
             return ""
         samples = waveform.samples[: int(MAX_SECONDS * waveform.sample_rate)]
@@ -60,7 +84,7 @@ class Recognizer:
         data = (np.clip(samples, -1.0, 1.0) * 32767.0).astype("<i2").tobytes()
         worker = self._take()
         try:
-            words = _ask(worker, data)
+            words = _ask(worker, data, timed=timed)
         except PluginError:
             worker = self._replace(worker)  # else the callers that wait for it would wait for ever
             raise
@@ -122,12 +146,12 @@ def _end(worker: "subprocess.Popen[bytes]") -> None:
                 pipe.close()
 
 
-def _ask(worker: "subprocess.Popen[bytes]", samples: bytes) -> str:
+def _ask(worker: "subprocess.Popen[bytes]", samples: bytes, *, timed: bool) -> str:
     stdin, stdout = worker.stdin, worker.stdout
     if stdin is None or stdout is None:
         raise PluginError("the listening process has no pipes")
     try:
-        stdin.write(struct.pack("<I", len(samples)) + samples)
+        stdin.write(struct.pack("<I", len(samples) | (TIMED if timed else 0)) + samples)
         stdin.flush()
         line = stdout.readline()
     except BrokenPipeError:
