@@ -38,7 +38,7 @@ class ReferenceCache:
         self._common = json.dumps(common, sort_keys=True).encode()
 
     def key(self, batch: TokenBatch, select: Tensor) -> str:
-        """Of one row: `batch` of it alone, `select` bool [B, S + E, T] of B = 1 the positions to score, both on the host."""
+        """Of one row: `batch` of it alone, `select` bool [B, S + E, T] of B = 1 what is scored, both on the host."""
         digest = hashlib.sha256(self._common)
         for each in (batch.ids, batch.roles, batch.sources, select):
             digest.update(f"{tuple(each.shape)} {each.dtype}".encode())
