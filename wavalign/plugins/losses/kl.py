@@ -1,8 +1,8 @@
 """Stay near the reference: L_t = an estimate of KL(policy || reference) from the sampled token alone.
 
 With d = log pi_ref(y_t) - log pi(y_t): k1 = -d, k2 = d^2 / 2, k3 = exp(d) - d - 1. `unbiased` multiplies each by
-pi(y_t) / pi_old(y_t), through which the gradient passes too: of k1 and k3 it is then that of the divergence at the token,
-also where answers come from earlier weights.
+pi(y_t) / pi_old(y_t), through which the gradient passes too: of k1 and k3 it is then that of the divergence at the
+token, also where answers come from earlier weights.
 Sources: Schulman, "Approximating KL divergence" (2020); the penalty of GRPO (arXiv 2402.03300, Eq. 4) is k3; weighed by
 the ratio in DeepSeek-V3.2 (arXiv 2512.02556).
 """
