@@ -252,14 +252,12 @@ class StageChecks:
             self.note("conflict", message, path, "set rollout.truncated: mask (or keep), or declare a finite range")
 
     def _rewards(self) -> None:
-        objective, codec = self.stage.objective, self.stage.model.codec
+        objective = self.stage.objective
         for name, reward in self.stage.rewards.items():
             plugin = self._plugin("reward", reward.type)
             if plugin is not None and issubclass(plugin, Reward):
                 self._range(name, reward, plugin)
-            if plugin is not None and issubclass(plugin, Reward) and "waveform" in plugin.needs and codec is None:
-                hint = "add model.codec, which turns audio tokens into sound"
-                self.note("missing_section", f"reward `{name}` listens, and there is no codec", ("rewards", name), hint)
+                self._listens(name, plugin)
         if objective is None or objective.gate is None:
             return
         gate = self._plugin("gate", objective.gate.type)
@@ -271,11 +269,17 @@ class StageChecks:
                 message = f"the gate reads the rewards of rollouts, and {what} is not there"
                 self.note("missing_section", message, ("objective", "gate"), hint)
 
+    def _listens(self, name: str, plugin: type[Reward]) -> None:
+        if "waveform" in plugin.needs and self.stage.model.codec is None:
+            hint = "add model.codec, which turns audio tokens into sound"
+            self.note("missing_section", f"reward `{name}` listens, and there is no codec", ("rewards", name), hint)
+
     def _gate_is_used(self) -> bool:
         return any(term.share.moves and term.lives for term in self.terms)
 
     def _evaluation(self) -> None:
         stage = self.stage
+        self._best_of()
         if stage.evaluation.metrics and not stage.data.evaluation:
             hint = "add data.evaluation, or remove the metrics"
             self.note("missing_section", "there are metrics and no data.evaluation", ("evaluation", "metrics"), hint)
@@ -285,6 +289,30 @@ class StageChecks:
             if listens and stage.model.codec is None:
                 path: Path = ("evaluation", "metrics", name)
                 self.note("missing_section", f"metric `{name}` listens, and there is no codec", path, "add model.codec")
+
+    def _best_of(self) -> None:
+        """Of what several answers are drawn for."""
+        stage, best = self.stage, self.stage.evaluation.best_of
+        if best is None or not self._whole("rewards"):
+            return
+        path: Path = ("evaluation", "best_of")
+        sampling = stage.evaluation.sampling
+        if not any((sampling.temperature, *(each.temperature or 0 for each in sampling.streams.values()))):
+            message = f"the best of {best.n} answers is asked for, and at temperature 0 all of them are the same"
+            self.note("bad_value", message, (*path, "n"), "set evaluation.sampling.temperature, e.g. 0.8")
+        if not stage.rewards:
+            message, hint = "the best answer is that of the highest reward, and there are no rewards", "add rewards"
+            self.note("missing_section", message, path, f"{hint}, e.g. {{judge: {{type: reward_model, stage: NAME}}}}")
+        elif best.reward is not None and best.reward not in stage.rewards:
+            hint = did_you_mean(best.reward, tuple(stage.rewards)) or f"there are: {', '.join(stage.rewards)}"
+            self.note("unknown_key", f"there is no reward `{best.reward}`", (*path, "reward"), hint)
+        if KINDS[stage.type].learns and stage.steps:
+            return  # they are looked at with those of the steps
+        for name in (each for each in stage.choosing if each in stage.rewards):
+            plugin = self._plugin("reward", stage.rewards[name].type)
+            if plugin is not None and issubclass(plugin, Reward):
+                self._range(name, stage.rewards[name], plugin)
+                self._listens(name, plugin)
 
     def _plugin(self, kind: str, type_: str) -> type | None:
         return self.registry.get(kind, type_) if type_ in self.registry.types(kind) else None

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from typing import final
 
-from wavalign.engine.compile.advantage_checks import advantage_problems
+from wavalign.engine.compile.advantage_checks import advantage_problems, compares
 from wavalign.engine.compile.checks import StageChecks, check_runtime, measured_in_round, watch_problem
 from wavalign.engine.compile.geometry import only_measuring, plan_geometry
 from wavalign.engine.compile.graph import build_graph
@@ -53,7 +53,7 @@ def _without_answers(stage: Stage) -> Stage:
     """A stage whose held-out splits are pairs, without what shared sections say of answers."""
     if not KINDS[stage.type].pairs:
         return stage
-    evaluation = stage.evaluation.model_copy(update={"metrics": {}})
+    evaluation = stage.evaluation.model_copy(update={"metrics": {}, "best_of": None})
     return stage.model_copy(update={"evaluation": evaluation, "rewards": {}})
 
 
@@ -146,6 +146,8 @@ class _Compiler:
         if stage.steps:
             parts = stage_parts(stage, terms, self.registry)
             graph = build_graph(parts, left_out(stage, terms, parts))
+            if graph.gives("rollouts") and stage.rollout.group_size < 2 and (message := compares(graph, parts)):
+                note("geometry", message, ("rollout", "group_size"), "2 or more; the papers use 4 and 8")
             geometry = plan_geometry(stage, graph, terms, self.processes, note)
         else:
             graph, geometry = Graph(operators=()), only_measuring(self.processes)

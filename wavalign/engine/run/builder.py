@@ -20,6 +20,7 @@ from wavalign.engine.run.evaluation import Evaluator
 from wavalign.engine.run.parts import Parts, used_rewards
 from wavalign.engine.run.reward_models import OpenModels
 from wavalign.engine.state.remembering import Remembered, Stateful
+from wavalign.engine.step.best_of import BestOf
 from wavalign.engine.step.cutting import Cutter
 from wavalign.engine.step.dead_signal import SignalWatch
 from wavalign.engine.step.rewards import LiveReward, RewardPool
@@ -166,7 +167,16 @@ class Builder(Parts):
             metrics,
             section=section.evaluation,
             max_new_tokens=section.rollout.max_new_tokens,
+            best=self._best_of(stage, roller),
         )
+
+    def _best_of(self, stage: StagePlan, roller: Roller) -> BestOf | None:
+        """What chooses among held-out answers; with rewards of its own, for those of a step may remember."""
+        section, names = stage.stage, stage.stage.choosing
+        if section.evaluation.best_of is None or not names:
+            return None
+        pool, budget = self.rewards(stage, names, roller), self.plan.runtime.reward_failure_budget
+        return BestOf(section.evaluation.best_of.n, pool, section.rollout.truncated, budget)
 
     def _reference(self, stage: StagePlan, architecture: Architecture, policy: Policy) -> Reference | None:
         if stage.copies_reference:

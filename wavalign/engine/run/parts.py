@@ -222,7 +222,8 @@ def _silent(what: str, done: int, total: int) -> None:
 def _listeners(registry: Registry, stage: StagePlan) -> list[str]:
     """Rewards and metrics of the stage that need the sound of answers."""
     rewards, metrics = stage.stage.rewards, stage.stage.evaluation.metrics
-    plugins = {f"reward `{x}`": registry.get("reward", rewards[x].type) for x in used_rewards(stage)}
+    asked = {*used_rewards(stage), *stage.stage.choosing}
+    plugins = {f"reward `{x}`": registry.get("reward", rewards[x].type) for x in rewards if x in asked}
     plugins |= {f"metric `{x}`": registry.get("metric", each.type) for x, each in metrics.items()}
     return [x for x, each in plugins.items() if issubclass(each, Reward | Metric) and "waveform" in each.needs]
 
