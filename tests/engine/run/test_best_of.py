@@ -150,6 +150,7 @@ def test_without_it_no_reward_is_asked(tmp_path: Path) -> None:
         ((put("evaluation.sampling", {"temperature": 0}),), "evaluation.best_of.n", "at temperature 0 all of them are"),
         ((put("evaluation.best_of.reward", "exatc"),), "evaluation.best_of.reward", "there is no reward `exatc`"),
         ((put("rewards", {}),), "evaluation.best_of", "there are no rewards"),
+        ((put("evaluation.sampling.group_size", 3),), "evaluation.best_of", "group_size shows several"),
         (
             (
                 put("rewards.exact", {"type": "reward_model", "model": "/x", "output": "raw"}),

@@ -1,19 +1,22 @@
 """Pass 2: rules between sections, each with a place and a remedy."""
 
-import inspect
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import final
 
-from pydantic import ValidationError
-
 from wavalign.engine.compile.names import name_problems
-from wavalign.engine.compile.operators import DEMONSTRATIONS, POINTS, ROLLOUTS, judged
+from wavalign.engine.compile.operators import DEMONSTRATIONS, POINTS, ROLLOUTS
 from wavalign.engine.compile.pair_checks import check_pairs
 from wavalign.engine.compile.plan import Cluster, TermPlan
+from wavalign.engine.compile.reward_checks import (
+    Noted,
+    best_of_problems,
+    declared_range,
+    held_out_problems,
+    judging_problems,
+)
 from wavalign.engine.contracts.rollouts import range_problem
 from wavalign.plugins.api import Gate, Metric, Reward
-from wavalign.plugins.guard import Guard, origin_of
 from wavalign.plugins.registry import Registry
 from wavalign.schema.evaluation import Watched
 from wavalign.schema.marks import Path
@@ -98,30 +101,15 @@ class StageChecks:
             message = "a reward_model stage without steps learns nothing, and leaves no reward model"
             self.note("bad_value", message, ("steps",), "raise steps")
             return
-        if self._whole("data") and not self.stage.data.evaluation:
-            message = "a reward_model stage needs data.evaluation: held-out pairs that say how often it is right"
-            hint = "add splits of pairs, e.g. `evaluation: {golden: {type: jsonl, path: heldout.jsonl}}`"
-            self.note("missing_section", message, ("data", "evaluation"), hint)
+        if self._whole("data"):
+            self._noted(held_out_problems(self.stage))
         if self._whole("objective", "data"):
-            self._judges()
+            self._noted(judging_problems(self.terms))
         self.train()
 
-    def _judges(self) -> None:
-        """Of a reward model's terms each learns from data alone, and those that judge read one scalar output."""
-        heads = 0
-        for term in self.terms:
-            path: Path = ("objective", "terms", term.brought_by or term.name)
-            if term.family == ROLLOUTS:
-                message = f"term `{term.name}` learns from rollouts, and a reward_model stage samples none"
-                hint = "state its own terms: objective: !replace {terms: {preference: {loss: {type: bradley_terry}}}}"
-                self.note("conflict", message, path, hint)
-            heads += len(judged(term)) if term.lives else 0
-            if len(judged(term)) > 1:
-                message = f"term `{term.name}` reads {', '.join(judged(term))}; a facet of a reward model is one"
-                self.note("conflict", message, path, "make a term of each")
-        if self.terms and not heads:
-            message = "no term of the reward_model stage reads a scalar output, so that it learns no reward"
-            self.note("bad_value", message, ("objective", "terms"), "add a term `{loss: {type: bradley_terry}}`")
+    def _noted(self, problems: Iterable[Noted]) -> None:
+        for code, message, path, hint in problems:
+            self.note(code, message, path, hint)
 
     def _only_measures(self) -> None:
         """A stage without steps."""
@@ -248,7 +236,7 @@ class StageChecks:
 
     def _range(self, name: str, reward: RewardSection, plugin: type[Reward]) -> None:
         """What a reward's class says it can give, and whether a scale can map it; an object's shows when it is made."""
-        declared = _range_of(reward, plugin) or inspect.getattr_static(plugin, "range", None)
+        declared = declared_range(reward, plugin)
         if not isinstance(declared, tuple | list) or len(declared) != 2:
             return
         path: Path = ("rewards", name)
@@ -303,23 +291,13 @@ class StageChecks:
                 self.note("missing_section", f"metric `{name}` listens, and there is no codec", path, "add model.codec")
 
     def _best_of(self) -> None:
-        """Of what several answers are drawn for."""
-        stage, best = self.stage, self.stage.evaluation.best_of
-        if best is None or not self._whole("rewards"):
+        """Rewards that choose are looked at with those of the steps, where there are any."""
+        stage = self.stage
+        if not self._whole("rewards"):
             return
-        path: Path = ("evaluation", "best_of")
-        sampling = stage.evaluation.sampling
-        if not any((sampling.temperature, *(each.temperature or 0 for each in sampling.streams.values()))):
-            message = f"the best of {best.n} answers is asked for, and at temperature 0 all of them are the same"
-            self.note("bad_value", message, (*path, "n"), "set evaluation.sampling.temperature, e.g. 0.8")
-        if not stage.rewards:
-            message, hint = "the best answer is that of the highest reward, and there are no rewards", "add rewards"
-            self.note("missing_section", message, path, f"{hint}, e.g. {{judge: {{type: reward_model, stage: NAME}}}}")
-        elif best.reward is not None and best.reward not in stage.rewards:
-            hint = did_you_mean(best.reward, tuple(stage.rewards)) or f"there are: {', '.join(stage.rewards)}"
-            self.note("unknown_key", f"there is no reward `{best.reward}`", (*path, "reward"), hint)
+        self._noted(best_of_problems(stage))
         if KINDS[stage.type].learns and stage.steps:
-            return  # they are looked at with those of the steps
+            return
         for name in (each for each in stage.choosing if each in stage.rewards):
             plugin = self._plugin("reward", stage.rewards[name].type)
             if plugin is not None and issubclass(plugin, Reward):
@@ -328,17 +306,6 @@ class StageChecks:
 
     def _plugin(self, kind: str, type_: str) -> type | None:
         return self.registry.get(kind, type_) if type_ in self.registry.types(kind) else None
-
-
-def _range_of(reward: RewardSection, plugin: type[Reward]) -> tuple[float, float] | None:
-    """The range that its options give it; None where they do not decide it, or are wrong, which is noted elsewhere."""
-    with Guard(origin_of(plugin, "reward", reward.type), "options", passes=(ValidationError,)):
-        try:
-            params = plugin.Params.model_validate(dict(reward.params))
-        except ValidationError:
-            return None
-    with Guard(origin_of(plugin, "reward", reward.type), "range_of"):
-        return plugin.range_of(params)
 
 
 _RULES: Mapping[str, Callable[[StageChecks], None]] = {
