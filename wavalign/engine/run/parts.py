@@ -8,6 +8,7 @@ from typing import TypeVar
 from wavalign.engine.compile.plan import Plan, StagePlan
 from wavalign.engine.compile.stage_links import codec_before, writer_of
 from wavalign.engine.contracts.construct import construct
+from wavalign.engine.feeding.asking import asking
 from wavalign.engine.feeding.feeds import CodeCache, Encoder, Feed
 from wavalign.engine.feeding.lengths import Lengths, bounds_of
 from wavalign.engine.models.adapters import attach
@@ -152,9 +153,9 @@ class Parts:
             )
         return nar
 
-    def source(self, component: Component) -> DataSource:
-        """A data source, not prepared."""
-        return self.plugin(DataSource, self._located(component), seed=self.plan.seed)
+    def source(self, component: WeightedComponent) -> DataSource:
+        """A data source, not prepared, with its questions asked as the recipe says."""
+        return asking(self.plugin(DataSource, self._located(component), seed=self.plan.seed), component.ask)
 
     def _located(self, component: C) -> C:
         """One that reads what a stage wrote finds it in the run's folder; raises UsageError outside a run."""
