@@ -161,7 +161,7 @@ class Builder(Parts):
                 name: self.plugin(Metric, each, f"evaluation.metrics.{name}")
                 for name, each in section.evaluation.metrics.items()
             }
-        return Evaluator(
+        made = Evaluator(
             roller,
             splits,
             metrics,
@@ -169,6 +169,14 @@ class Builder(Parts):
             max_new_tokens=section.rollout.max_new_tokens,
             best=self._best_of(stage, roller),
         )
+        made.make_start = lambda: self._first_policy(stage)
+        return made
+
+    def _first_policy(self, stage: StagePlan) -> Policy:
+        """The network of what `model` names, whatever stages came between; whole on this rank and not to be trained."""
+        dtype = torch.bfloat16 if self.plan.runtime.precision == "bf16" else torch.float32
+        weights = self.starting_weights(stage, self.architecture(stage, None))
+        return weights.policy(Placement(self.world.device, dtype=dtype)).requires_grad_(False)
 
     def _best_of(self, stage: StagePlan, roller: Roller) -> BestOf | None:
         """What chooses among held-out answers; with rewards of its own, for those of a step may remember."""

@@ -9,6 +9,7 @@ from typing import Any, Protocol, final
 
 from wavalign.engine.contracts.origins import close_all
 from wavalign.engine.report.suspicion import suspicions
+from wavalign.engine.run.divergences import with_divergences
 from wavalign.engine.run.shares import Alone, Ranks, Share, own_places, to_first
 from wavalign.engine.run.states import with_states
 from wavalign.engine.state.seeds import generator
@@ -119,7 +120,11 @@ class Evaluator:
         self.best = best
         self.roller, self.splits, self.metrics, self.section = roller, splits, metrics, section
         self.options = evaluation_options(section.sampling, max_new_tokens=max_new_tokens)
-        self._states = any("states" in metric.needs for metric in metrics.values())
+        self._needs = {need for metric in metrics.values() for need in metric.needs}
+        self.make_start: Callable[[], Policy] | None = None
+        """Makes the network that the run started from, for metrics that look at it."""
+        self._start: Policy | None = None
+        """What the run started from, while somebody looks at it."""
         self._waiting: Waiting = nobody
         self._now = ""
         """What is being measured, for who waits."""
@@ -138,11 +143,15 @@ class Evaluator:
         Each of the `ranks` answers its share; the first alone gives results, and all come to the end.
         """
         self._waiting = waiting
+        if "start" in self._needs and self.make_start is not None:
+            waiting("building the network that the run started from", 0, 0)
+            self._start = self.make_start()
         for number, (split, dialogues) in enumerate(self.splits.items()):
             progress("measuring", number, len(self.splits))
             result = self._split(policy, split, dialogues, ranks=ranks)
             if result is not None:
                 yield result
+        self._start = None  # its memory is for learning
         progress("measuring", len(self.splits), len(self.splits))
 
     def _split(self, policy: Policy, split: str, dialogues: Sequence[Dialogue], *, ranks: Ranks) -> SplitResult | None:
@@ -182,12 +191,15 @@ class Evaluator:
                 groups = self.roller.sample(policy, mine, self.options, generator(0, "evaluation"))
             self._waiting(f"{self._now}: decoding the sound of answers", 0, 0)
             groups = self._with_states(policy, self.roller.with_sound(groups))
+            if self._start is not None and groups:
+                self._waiting(f"{self._now}: answers under the network that the run started from", 0, 0)
+                groups = with_divergences(policy, self._start, self.roller, groups)
         share = self._observed(places, groups)
         return share if self.best is None else replace(share, observed={**share.observed, BEST: told})
 
     def _with_states(self, policy: Policy, groups: list[RolloutGroup]) -> list[RolloutGroup]:
         """The same groups, with hidden states where a metric looks at them."""
-        if not self._states or not groups:
+        if "states" not in self._needs or not groups:
             return groups
         self._waiting(f"{self._now}: hidden states of answers", 0, 0)
         return with_states(policy, self.roller, groups)
