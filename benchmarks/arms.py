@@ -9,9 +9,7 @@ arms compared item by item (`wavalign.engine.report.paired`). The start and the 
 
 import argparse
 import json
-import os
 import statistics
-import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,10 +18,13 @@ from pathlib import Path
 from typing import Any, final
 
 from wavalign.engine.report.outcomes import Split, compare, read_outcomes
-from wavalign.engine.report.paired import PairedDifference, holm, said_p
+from wavalign.engine.report.paired import PairedDifference, holm
 from wavalign.plugins.speech.world.script import Scene, lines
 
-ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # so that it can be run as a file
+
+from benchmarks.runs import difference, interval, run_recipe, spread
+
 START = "start"
 """The run that measures the model all arms start from, and the gold tokens."""
 SHOWN = {
@@ -125,15 +126,7 @@ def main() -> None:
 
 def run(arm: str, seed: int, folder: Path) -> str:
     """One run, unless it is complete already; says what went wrong, nothing where all went well."""
-    target = folder / f"{arm}-{seed}"
-    if (target / "finished.json").exists():
-        return ""
-    command = [sys.executable, "-m", "wavalign_cli", "run", *arguments(arm, seed), "--quiet"]
-    command += ["--set", f"runtime.folder={target.resolve()}", "--set", "runtime.report=false"]
-    command += ["--resume"] if (target / "plan.json").exists() else []
-    done = subprocess.run(command, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
-    print(f"{arm}, seed {seed}: {'done' if done.returncode == 0 else 'failed'}", file=sys.stderr, flush=True)
-    return f"{arm}, seed {seed}: {done.stderr.strip() or done.stdout.strip()}" if done.returncode else ""
+    return run_recipe(f"{arm}, seed {seed}", arguments(arm, seed), folder / f"{arm}-{seed}")
 
 
 def arguments(arm: str, seed: int) -> list[str]:
@@ -205,13 +198,13 @@ def means(found: Runs) -> Iterator[str]:
     yield f"|---|---|{'---|' * (len(SHOWN) + 2)}"
     start = of_arm(found, START).get(0)
     if start is not None:
-        yield f"| *start* | | {' | '.join(_interval(start.last, name) for name in SHOWN)} | | |"
+        yield f"| *start* | | {' | '.join(interval(start.last, name) for name in SHOWN)} | | |"
     for arm in ARMS:
         if runs := list(of_arm(found, arm).values()):
-            cells = " | ".join(_spread([each.last[name] for each in runs]) for name in SHOWN)
+            cells = " | ".join(spread([each.last[name] for each in runs]) for name in SHOWN)
             gates = [each.gate for each in runs if each.gate is not None]
             seconds = f"{min(each.seconds for each in runs):.0f} to {max(each.seconds for each in runs):.0f}"
-            yield f"| {arm} | {len(runs)} | {cells} | {_spread(gates) if gates else ''} | {seconds} |"
+            yield f"| {arm} | {len(runs)} | {cells} | {spread(gates) if gates else ''} | {seconds} |"
     if start is not None and f"{COMPARED[0]}/ceiling" in start.last:
         yield f"| *gold tokens* | | {' | '.join(format(start.last[f'{name}/ceiling'], '.3f') for name in SHOWN)} | | |"
 
@@ -232,7 +225,7 @@ def pairs(found: Runs, edges: Sequence[tuple[str, str, str]]) -> Iterator[str]:
     known = [one for _, row in rows for one in row if one is not None]
     corrected = {id(one): p for one, p in zip(known, holm([one.p for one in known]), strict=True)}
     for lead, row in rows:
-        yield f"{lead} {' | '.join(_difference(one, corrected) for one in row)} |"
+        yield f"{lead} {' | '.join(difference(one, corrected) for one in row)} |"
 
 
 def by_demonstration(found: Runs) -> Iterator[str]:
@@ -245,7 +238,7 @@ def by_demonstration(found: Runs) -> Iterator[str]:
     for arm, runs in {**arms, **{arm: of_arm(found, arm) for arm in ARMS}}.items():
         shares = [_shares(each.items, demonstrated(seed)) for seed, each in runs.items() if each is not None]
         if shares:
-            yield f"| {arm} | {len(shares)} | {' | '.join(_spread(column) for column in zip(*shares, strict=True))} |"
+            yield f"| {arm} | {len(shares)} | {' | '.join(spread(column) for column in zip(*shares, strict=True))} |"
 
 
 def every(found: Runs) -> Iterator[str]:
@@ -254,7 +247,7 @@ def every(found: Runs) -> Iterator[str]:
     yield f"|---|---|{'---|' * (len(SHOWN) + 2)}"
     for arm in ARMS:
         for seed, each in of_arm(found, arm).items():
-            cells = " | ".join(_interval(each.last, name) for name in SHOWN)
+            cells = " | ".join(interval(each.last, name) for name in SHOWN)
             gate = "" if each.gate is None else f"{each.gate:.3f}"
             yield f"| {arm} | {seed} | {cells} | {gate} | {each.seconds:.0f} |"
 
@@ -275,22 +268,6 @@ def _shares(items: Split, facts: frozenset[str]) -> tuple[float, float]:
         fact = dialogue.removeprefix("heldout-").rsplit("-", 2)[0]
         right[0 if fact in facts else 1].append(outcome.values["text_accuracy"] or 0.0)
     return statistics.mean(right[0]), statistics.mean(right[1])
-
-
-def _difference(found: PairedDifference | None, corrected: Mapping[int, float]) -> str:
-    if found is None:
-        return ""
-    p = corrected[id(found)]
-    text = f"{found.difference:+.3f} [{found.low:+.3f}, {found.high:+.3f}], p {said_p(p)}"
-    return f"**{text}**" if found.shown(p=p) else text
-
-
-def _interval(line: Mapping[str, Any], name: str) -> str:
-    return f"{line[name]:.3f} ({line[f'{name}/low']:.2f}-{line[f'{name}/high']:.2f})"
-
-
-def _spread(values: Sequence[float]) -> str:
-    return f"{statistics.mean(values):.3f} ({min(values):.3f} to {max(values):.3f})"
 
 
 if __name__ == "__main__":

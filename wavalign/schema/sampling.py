@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import final
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from wavalign.schema.base import Section
 from wavalign.schema.bounds import MOST_TOKENS, Temperature, TopK
@@ -37,3 +37,12 @@ class EvaluationSampling(Section):
     """Keep the smallest set of ids with this much probability."""
     streams: Mapping[str, StreamSampling] = Field(default_factory=dict)
     """What differs in single token streams, by their names: `mix` of vita; `text` and `audio` of kimi."""
+    group_size: int = Field(default=1, ge=1, le=4096, exclude_if=lambda size: size == 1)
+    """Answers to each dialogue. Metrics judge the first one, but for those that compare the answers of a group."""
+
+    @model_validator(mode="after")
+    def _draws(self) -> "EvaluationSampling":
+        drawn = [self.temperature if each.temperature is None else each.temperature for each in self.streams.values()]
+        if self.group_size > 1 and not max((self.temperature, *drawn)):
+            raise ValueError("at temperature 0 all answers of a group are the same: raise it, or leave group_size at 1")
+        return self

@@ -194,6 +194,18 @@ RULES: dict[str, tuple[tuple[Change, ...], str, str, str, str]] = {
         "3 demonstrations do not divide by 4 processes",
         "divide: 4;",
     ),
+    "a group of one whose answers are paired": (
+        (
+            put("rollout.group_size", 1),
+            put("plugins", [str(PLUGINS), str(PLUGINS.parent / "openings.py")]),
+            put("objective.terms.rl.loss", "toy_pairwise"),
+            put("objective.terms.rl.family", "rollouts"),
+        ),
+        "geometry",
+        "rollout.group_size",
+        "term `rl` prefers one answer to another",
+        "2 or more",
+    ),
     "a group of one": (
         (put("rollout.group_size", 1),),
         "geometry",

@@ -61,9 +61,13 @@ def test_all_that_may_remember_is_registered(tmp_path: Path) -> None:
     live.close()
 
 
-def test_an_advantage_that_remembers_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("advantage", ["toy_baseline", "moving_baseline"])
+def test_an_advantage_that_remembers_goes_on_where_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, advantage: str
+) -> None:
     """Killed between two checkpoints and resumed, the run equals one that was never stopped, to the last bit."""
-    whole = run(tmp_path / "whole", *BASELINE)
+    changes = (*BASELINE, put("objective.advantage", {"type": advantage}))
+    whole = run(tmp_path / "whole", *changes)
     step, calls = StepExecutor.step, []
 
     def killed(self: StepExecutor, index: int) -> Any:
@@ -74,7 +78,7 @@ def test_an_advantage_that_remembers_goes_on_where_it_was(tmp_path: Path, monkey
 
     monkeypatch.setattr(StepExecutor, "step", killed)
     with pytest.raises(Stop):
-        run(tmp_path / "cut", *BASELINE)
+        run(tmp_path / "cut", *changes)
     monkeypatch.undo()
     assert calls == [0, 1, 2, 3]
-    assert_same_run(run(tmp_path / "cut", *BASELINE, resume=True), whole)
+    assert_same_run(run(tmp_path / "cut", *changes, resume=True), whole)

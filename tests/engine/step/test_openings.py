@@ -70,9 +70,19 @@ def test_pairs_beside_rollouts_and_demonstrations(tmp_path: Path) -> None:
         assert line[f"loss/{name}"] == pytest.approx(without[f"loss/{name}"], rel=1e-5, abs=1e-7)
 
 
-def test_an_advantage_sees_the_answers_of_all_ranks(tmp_path: Path) -> None:
-    """A baseline over the whole step is the same on one process and on two; each rank learns from its own answers."""
-    baseline = (CHECKSUM, OPENINGS, put("objective.advantage", {"type": "toy_baseline"}))
+@pytest.mark.parametrize(
+    "advantage",
+    [
+        {"type": "toy_baseline"},
+        {"type": "moving_baseline", "whiten": True},
+        {"type": "group_normalized", "per_reward": True, "whiten": True},
+    ],
+    ids=lambda advantage: str(advantage["type"]),
+)
+def test_an_advantage_sees_the_answers_of_all_ranks(tmp_path: Path, advantage: dict[str, object]) -> None:
+    """Over the whole step it is the same on one process and on two; each rank learns from its own answers."""
+    exact = put("rewards.exact", {"type": "toy_exact", "on_failure": "renormalize", "misbehave": "sometimes"})
+    baseline = (exact, CHECKSUM, OPENINGS, put("objective.advantage", advantage))
     whole = train(compiled(tmp_path, *baseline))
     assert whole[0][1]["loss/rl"] != 0
     for found in run_ranks(train_rank, 2, compiled(tmp_path, *baseline, put("runtime.processes", 2)).to_json()):

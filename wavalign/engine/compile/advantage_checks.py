@@ -2,8 +2,9 @@
 
 from collections.abc import Iterator, Sequence
 
+from wavalign.engine.compile.operators import ROLLOUTS, StageParts
 from wavalign.engine.compile.parts import advantage_says
-from wavalign.engine.compile.plan import TermPlan
+from wavalign.engine.compile.plan import Graph, TermPlan
 from wavalign.plugins.registry import Registry
 from wavalign.schema.marks import Path
 from wavalign.schema.stage import Stage
@@ -31,3 +32,12 @@ def advantage_problems(stage: Stage, terms: Sequence[TermPlan], registry: Regist
     if learning and "old_values" in says.needs and not any("values" in term.needs for term in live):
         message = f"advantage '{name}' compares with the values of a critic, and no term trains one"
         yield place, message, "add e.g. `value: {loss: value, weight: 0.5}` under objective.terms"
+
+
+def compares(graph: Graph, parts: StageParts) -> str:
+    """Why a prompt must have more than one answer; empty where one is enough."""
+    says, pairing = parts.advantage, (term for term in parts.terms if term.unit == "group" and term.family == ROLLOUTS)
+    if graph.gives("advantages") and says.compares_answers:
+        return f"a group of 1 has no advantage: `{says.type}` would have it compared with itself"
+    term = next(pairing, None)
+    return "" if term is None else f"term `{term.name}` prefers one answer to another, and a group has 1"

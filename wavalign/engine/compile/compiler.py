@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from typing import final
 
-from wavalign.engine.compile.advantage_checks import advantage_problems
+from wavalign.engine.compile.advantage_checks import advantage_problems, compares
 from wavalign.engine.compile.checks import StageChecks, check_runtime, measured_in_round, watch_problem
 from wavalign.engine.compile.geometry import only_measuring, plan_geometry
 from wavalign.engine.compile.graph import build_graph
@@ -146,6 +146,8 @@ class _Compiler:
         if stage.steps:
             parts = stage_parts(stage, terms, self.registry)
             graph = build_graph(parts, left_out(stage, terms, parts))
+            if graph.gives("rollouts") and stage.rollout.group_size < 2 and (message := compares(graph, parts)):
+                note("geometry", message, ("rollout", "group_size"), "2 or more; the papers use 4 and 8")
             geometry = plan_geometry(stage, graph, terms, self.processes, note)
         else:
             graph, geometry = Graph(operators=()), only_measuring(self.processes)

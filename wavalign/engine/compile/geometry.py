@@ -47,9 +47,6 @@ def plan_geometry(stage: Stage, graph: Graph, terms: Sequence[TermPlan], process
     families = {name: _groups(stage, name) for name in graph.made_for("data_rows")}
     for name, count in (("prompts", prompts), *families.items()):
         _check_division(count, name, processes, batch.mini_batches, note)
-    if prompts and group < 2 and graph.gives("advantages"):
-        message = "a group of 1 has no advantage: it is compared with itself"
-        note("geometry", message, ("rollout", "group_size"), "2 or more; the papers use 4 and 8")
     rows = prompts // processes * group + sum(count // processes for count in families.values())
     _check_products(stage, rows, note)
     an_update = ceil(rows / batch.mini_batches)

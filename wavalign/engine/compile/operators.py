@@ -66,6 +66,8 @@ class AdvantageSays:
     unit: Literal["answer", "token"] = "answer"
     needs: frozenset[str] = frozenset()
     """Values beside rewards."""
+    compares_answers: bool = True
+    """Whether a prompt must have two answers or more."""
 
     @property
     def columns(self) -> frozenset[str]:

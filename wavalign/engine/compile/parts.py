@@ -48,7 +48,7 @@ def advantage_says(component: Component, registry: Registry) -> AdvantageSays:
     """What an advantage with its options works on and needs."""
     plugin = registry.get("advantage", component.type)
     made = construct(Advantage, plugin, origin_of(plugin, "advantage", component.type), component.params, {})
-    return AdvantageSays(component.type, made.unit, made.needs)
+    return AdvantageSays(component.type, made.unit, made.needs, made.compares_answers)
 
 
 def _detail(loss: Loss, type_: str, *, once: bool) -> str:

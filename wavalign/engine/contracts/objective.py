@@ -199,6 +199,12 @@ def _text_alone(_plugin: Mask, own: Callable[[], Any]) -> bool:
     return bool(said)
 
 
+def _compares_answers(_plugin: Advantage, own: Callable[[], Any]) -> bool:
+    said = own()
+    want(said, bool, "compares_answers")
+    return bool(said)
+
+
 def _inert(_plugin: Loss, own: Callable[[], Any]) -> str:
     said = own()
     want(said, str, "inert_on_policy")
@@ -216,6 +222,7 @@ AROUND: Mapping[tuple[str, str], Callable[..., Any]] = {
     ("mask", "weights"): _weights,
     ("mask", "text_alone"): _text_alone,
     ("advantage", "compute"): _compute_advantages,
+    ("advantage", "compares_answers"): _compares_answers,
     ("gate", "update"): _update,
     **{(kind, "state_dict"): _state_dict for kind in ("advantage", "gate", "provider", "reward")},
     ("loss", "needs"): _needs,

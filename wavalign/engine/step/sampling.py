@@ -31,9 +31,15 @@ def rollout_options(section: RolloutSection, *, text_only: bool) -> SamplingOpti
 
 
 def evaluation_options(section: EvaluationSampling, *, max_new_tokens: int) -> SamplingOptions:
-    """How held-out answers are sampled: one each, and whole, for they are listened to."""
+    """How held-out answers are sampled: whole, for they are listened to."""
     return SamplingOptions(
-        1, section.temperature, section.top_k, section.top_p, max_new_tokens, "all", distributions(section)
+        section.group_size,
+        section.temperature,
+        section.top_k,
+        section.top_p,
+        max_new_tokens,
+        "all",
+        distributions(section),
     )
 
 

@@ -53,6 +53,10 @@ class Gae(Advantage):
     def needs(self) -> frozenset[str]:
         return self._penalty.needs | {"old_values"}
 
+    @property
+    def compares_answers(self) -> bool:
+        return False
+
     def compute_steps(self, inputs: StepInputs) -> StepOutput:
         """Absent answers have no advantage and are in no mean."""
         if inputs.values is None:

@@ -48,6 +48,10 @@ class ReturnToGo(Advantage):
     def needs(self) -> frozenset[str]:
         return self._penalty.needs
 
+    @property
+    def compares_answers(self) -> bool:
+        return self.params.baseline != "none"
+
     def compute_steps(self, inputs: StepInputs) -> StepOutput:
         """Absent answers are in no mean; with a baseline an answer that is alone in its group is invalid."""
         rewards, logged = self._penalty.take(inputs)

@@ -76,6 +76,11 @@ class Advantage(Remembers):
         """What it reads beside rewards; of unit `token`: `old_values`, `ref_logprobs`."""
         return frozenset()
 
+    @property
+    def compares_answers(self) -> bool:
+        """Whether answers to one prompt are compared with one another, so that there must be two or more."""
+        return True
+
     def compute(self, inputs: AdvantageInputs) -> AdvantageOutput:
         """Advantages of every answer of the step."""
         raise PluginError(f"its unit is {self.unit}, and it has no `compute`")
