@@ -252,7 +252,7 @@ def _references(parts: StageParts) -> Iterator[Candidate]:
     scored = "nothing is scored before the updates"
     yield _one("scored_batches", "collect", "host", needs=("rows",), gives={"scored_batches": ROWS}, asker=scored)
     referring = {term.family for term in parts.terms if "ref_logprobs" in term.needs}
-    answers = ("scored_batches",) if ROLLOUTS in referring else ()
+    answers = ("scored_batches",) if ROLLOUTS in referring or "ref_logprobs" in _shown_columns(parts) else ()
     once = "rows of data once each, kept in the cache folder" if referring - {ROLLOUTS} else ""
     detail = "; ".join(each for each in ("the policy with its adapter off" if parts.adapter else "", once) if each)
     yield _one(

@@ -60,7 +60,10 @@ class Builder(Parts):
             policy = self.policy(stage, architecture)
         reference = self._reference(stage, architecture, policy)
         with guarded_block(architecture, "its network's heads"):
-            backend = stage_backend(self.plan, stage, policy, architecture=architecture, world=self.world)
+            critic = self.critic(stage, architecture)
+            backend = stage_backend(
+                self.plan, stage, policy, architecture=architecture, world=self.world, critic=critic
+            )
         if isinstance(reference, AdapterOff):
             reference.follow(backend)
         encoder = Encoder(architecture, self._codes(codec))
