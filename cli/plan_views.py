@@ -68,6 +68,7 @@ def _stage(plan: StagePlan, trained: Mapping[str, str]) -> Branch:
     parts = _read(plan)
     parts += [Branch("terms", tuple(_term(term) for term in plan.terms))] if plan.terms else []
     parts += _KINDS[plan.stage.type](plan) if plan.stage.type in _KINDS else []
+    parts += _best_of(plan)
     if plan.stage.model.adapter is not None and plan.kind.learns:
         parts.append(Branch(f"trained  {trained.get(plan.name, adapter_line(plan.stage.model.adapter))}"))
     if plan.geometry is not None:
@@ -108,7 +109,29 @@ def _evaluate(plan: StagePlan) -> list[Branch]:
     return [Branch(f"measures  {metrics} on {splits}")]
 
 
-_KINDS: Mapping[str, Callable[[StagePlan], list[Branch]]] = {"generate": _generate, "evaluate": _evaluate}
+def _reward_model(plan: StagePlan) -> list[Branch]:
+    """What a stage measures and leaves."""
+    splits = ", ".join(plan.stage.data.evaluation)
+    return [
+        Branch(f"measures  accuracy and calibration on the pairs of {splits}"),
+        Branch(f"leaves  stages/{plan.name}/reward_model"),
+    ]
+
+
+def _best_of(plan: StagePlan) -> list[Branch]:
+    """What measuring the best of several answers costs."""
+    best, names = plan.stage.evaluation.best_of, plan.stage.choosing
+    if best is None or not names:
+        return []
+    cost = f"{best.n} times the sampling, and {best.n} calls of each reward a dialogue"
+    return [Branch(f"measures the best of {best.n} answers by {', '.join(names)}: {cost}")]
+
+
+_KINDS: Mapping[str, Callable[[StagePlan], list[Branch]]] = {
+    "generate": _generate,
+    "evaluate": _evaluate,
+    "reward_model": _reward_model,
+}
 """What is shown of a stage beside its graph."""
 
 

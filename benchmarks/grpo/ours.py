@@ -1,6 +1,7 @@
 """Our side: a recipe, compiled and run whole, metrics file included; an observer holds the watch."""
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, final
@@ -16,6 +17,7 @@ from benchmarks.grpo.point import (
     Measured,
     Point,
     Stopwatch,
+    Timed,
 )
 from wavalign.engine.api import compile_recipe, run
 from wavalign.engine.run.observers import Observer, RunInfo
@@ -38,7 +40,7 @@ def recipe(point: Point, world: Path, folder: Path) -> dict[str, Any]:
             "temperature": 1.0,
             "max_new_tokens": point.completion_length,
         },
-        "batch": {"prompts": point.prompts},
+        "batch": {"prompts": point.prompts, "epochs": point.epochs, "mini_batches": point.mini_batches},
         "rewards": {"ids": {"type": "replay_ids"}},
         "objective": {
             "advantage": {"type": "group_normalized", "std": "sample", "eps": ADVANTAGE_EPSILON},
@@ -72,16 +74,16 @@ def measure(point: Point, world: Path, folder: Path) -> tuple[Measured, Path]:
     folder.mkdir(parents=True)
     path = folder / "recipe.yaml"
     path.write_text(json.dumps(recipe(point, world, folder / "run")), encoding="utf-8")
-    observer = _Watching(point)
+    observer = Watching(point)
     finished = run(compile_recipe(load_recipe(str(path))), observer=observer)
     return observer.measured, finished / "model" / "model.safetensors"
 
 
 @final
-class _Watching(Observer):
+class Watching(Observer):
     """Writes down what every step says of itself."""
 
-    def __init__(self, point: Point) -> None:
+    def __init__(self, point: Timed) -> None:
         self.measured = Measured()
         self._watch = Stopwatch(point, self.measured)
 
@@ -94,7 +96,7 @@ class _Watching(Observer):
     def step(self, values: Mapping[str, float], steps_done: int) -> None:
         self.measured.losses.append(values["loss"])
         self.measured.grad_norms.append(values["grad_norm"])
-        self.measured.new_tokens.append(values["rollout_length"])
+        self.measured.new_tokens.append(values.get("rollout_length", math.nan))
         self._watch.tick()
 
     def evaluation(self, split: str, values: Mapping[str, float], when: str) -> None:

@@ -3,7 +3,7 @@
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Self, final
+from typing import Any, Literal, Protocol, Self, final
 
 Contender = Literal["ours", "trl", "research"]
 CONTENDERS: tuple[Contender, ...] = ("ours", "trl", "research")
@@ -42,10 +42,19 @@ class Point:
     steps: int = 4
     """Measured steps, after those of the warm-up."""
     threads: int = 1
+    epochs: int = 1
+    """Times that the rows of a step are learned from."""
+    mini_batches: int = 1
+    """Updates an epoch."""
 
     @property
     def total_steps(self) -> int:
         return self.warm_up + self.steps
+
+    @property
+    def updates(self) -> int:
+        """Of a step."""
+        return self.epochs * self.mini_batches
 
     @property
     def rows(self) -> int:
@@ -75,6 +84,18 @@ def reward_of(ids: list[int]) -> float:
     return sum(ids) % 97 / 97
 
 
+class Timed(Protocol):
+    """What a stopwatch reads of a point."""
+
+    @property
+    def warm_up(self) -> int:
+        """Steps before those that are measured."""
+
+    @property
+    def total_steps(self) -> int:
+        """All of them."""
+
+
 @final
 @dataclass(slots=True)
 class Measured:
@@ -99,7 +120,7 @@ class Measured:
 class Stopwatch:
     """Called after every step: stamps time, and memory at the beginning and the end."""
 
-    def __init__(self, point: Point, measured: Measured) -> None:
+    def __init__(self, point: Timed, measured: Measured) -> None:
         self._warm_up, self._last, self.measured, self._step = point.warm_up, point.total_steps, measured, 0
         self._wall = self._cpu = 0.0
 

@@ -5,16 +5,18 @@ compute itself: both are inputs that its own loss reads.
 """
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, final
 
 import torch
 from datasets import Dataset  # type: ignore[import-untyped]  # it ships no types
 from safetensors.torch import save_file
-from transformers import AutoTokenizer, TrainerCallback
+from transformers import PreTrainedTokenizerFast, TrainerCallback
 from trl.trainer.grpo_config import GRPOConfig
 from trl.trainer.grpo_trainer import GRPOTrainer
 
+from benchmarks.grpo.mini_batches import parts
 from benchmarks.grpo.point import BETAS, CLIP, EPSILON, MAX_NORM, Measured, Point, Stopwatch, reward_of
 
 
@@ -45,6 +47,18 @@ class _Trainer(GRPOTrainer):
     """Takes the ratio to the frozen log-probs."""
 
     replay: _Replay | None = None
+    parts: Sequence[Sequence[int]] = ()
+    """By update, the answers that it learns from, where a step has several updates: those that ours draws."""
+
+    def _prepare_inputs(self, generation_batch: Any) -> Any:
+        inputs = super()._prepare_inputs(generation_batch)
+        if not self.parts:
+            return inputs
+        chosen = torch.tensor(self.parts[self._step])
+        return {
+            name: value[chosen] if isinstance(value, torch.Tensor) and value.dim() else value
+            for name, value in self._whole.items()
+        }
 
     def _generate_and_score_completions(self, inputs: Any) -> Any:
         batch = super()._generate_and_score_completions(inputs)
@@ -53,6 +67,7 @@ class _Trainer(GRPOTrainer):
             for row, values in enumerate(self.replay.logprobs):
                 old[row, : len(values)] = torch.tensor(values)
             batch["old_per_token_logps"] = old
+        self._whole = batch
         return batch
 
 
@@ -68,6 +83,12 @@ class _Watching(TrainerCallback):
         self._watch.tick()
 
 
+def _by_step(numbers: Sequence[float], point: Point) -> list[float]:
+    """Means over the updates of each step, as our log has them."""
+    each = point.updates
+    return [sum(numbers[at : at + each]) / each for at in range(0, len(numbers), each)]
+
+
 def _reward(completion_ids: list[list[int]], **_: Any) -> list[float | None]:
     return [reward_of(ids) for ids in completion_ids]
 
@@ -75,13 +96,14 @@ def _reward(completion_ids: list[list[int]], **_: Any) -> list[float | None]:
 def _settings(point: Point, folder: Path, *, log_every: int) -> GRPOConfig:
     return GRPOConfig(
         output_dir=str(folder),
-        per_device_train_batch_size=point.rows,
+        per_device_train_batch_size=point.rows // point.mini_batches,
         gradient_accumulation_steps=1,
-        steps_per_generation=1,
+        steps_per_generation=point.mini_batches,
+        num_iterations=point.epochs,
         num_generations=point.group_size,
         max_completion_length=point.completion_length,
         temperature=1.0,
-        max_steps=point.total_steps,
+        max_steps=point.total_steps * point.updates,
         learning_rate=point.learning_rate,
         lr_scheduler_type="constant",
         adam_beta1=BETAS[0],
@@ -120,15 +142,16 @@ def measure(point: Point, world: Path, folder: Path, *, log: bool) -> tuple[Meas
         reward_funcs=_reward,
         args=_settings(point, folder, log_every=every),
         train_dataset=Dataset.from_dict({"prompt": prompts}),
-        processing_class=AutoTokenizer.from_pretrained(world / "qwen2"),
+        processing_class=PreTrainedTokenizerFast.from_pretrained(world / "qwen2"),
         callbacks=[_Watching(Stopwatch(point, measured))],
         rollout_func=None if point.sampling else replay,
     )
     trainer.replay = None if point.sampling else replay
+    trainer.parts = parts(point, world) if point.updates > 1 else ()
     trainer.train()
     lines = [line for line in trainer.state.log_history if "grad_norm" in line]
-    measured.losses = [line["loss"] for line in lines]
-    measured.grad_norms = [line["grad_norm"] for line in lines]
+    measured.losses = _by_step([line["loss"] for line in lines], point)
+    measured.grad_norms = _by_step([line["grad_norm"] for line in lines], point)
     key = "completions/mean_length"
     measured.new_tokens = [line[key] for line in trainer.state.log_history if key in line]
     assert trainer.model is not None

@@ -48,10 +48,10 @@ def write_world(point: Point, folder: Path) -> None:
     tokenizer.save_pretrained(vita)
     tokenizer.save_pretrained(qwen2)
     frozen = _frozen(point, model, vita)
-    written = tokenizer([_chat(text) for text in frozen["texts"]])["input_ids"]
+    written = tokenizer([chat(text) for text in frozen["texts"]])["input_ids"]
     if written != frozen["prompts"]:
         raise ValueError("the two ways to write a prompt differ")
-    (folder / "frozen.json").write_text(json.dumps({**frozen, "chats": list(map(_chat, frozen["texts"]))}))
+    (folder / "frozen.json").write_text(json.dumps({**frozen, "chats": list(map(chat, frozen["texts"]))}))
 
 
 def word_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
@@ -70,7 +70,7 @@ def word_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-def _chat(text: str) -> str:
+def chat(text: str) -> str:
     """A user's turn as one string."""
     return f"<|im_start|>user\n{text}<|im_end|>\n<|im_start|>assistant\n"
 

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from wavalign.plugins.ops import PADDED, Segments, clipped_surrogate, kl_estimate
+from wavalign.plugins.ops import PADDED, Segments, clamped_ratio, kl_estimate
 
 PACKED = Segments(torch.tensor([[[0, 0, 1, 1, 1, 2]]]), 3)
 """Rows of 2, 3 and 1 tokens one behind the other."""
@@ -51,8 +51,14 @@ def test_k1_and_k3_average_to_the_divergence() -> None:
         assert expected.item() == pytest.approx(exact.item(), rel=1e-12)
 
 
-def test_clipped_surrogate_takes_the_smaller_side() -> None:
-    ratio = torch.tensor([1.5, 1.5, 0.5, 0.5, 1.1])
-    advantages = torch.tensor([1.0, -1.0, 1.0, -1.0, 2.0])
-    expected = torch.tensor([1.3, -1.5, 0.5, -0.8, 2.2])
-    torch.testing.assert_close(clipped_surrogate(ratio, advantages, 0.2, 0.3), expected)
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [
+        (0.2, 0.3, [0.8, 1.1, 1.3]),
+        (None, 0.3, [0.5, 1.1, 1.3]),
+        (0.2, None, [0.8, 1.1, 1.6]),
+        (None, None, [0.5, 1.1, 1.6]),
+    ],
+)
+def test_ratios_stay_within_their_bounds(low: float | None, high: float | None, expected: list[float]) -> None:
+    torch.testing.assert_close(clamped_ratio(torch.tensor([0.5, 1.1, 1.6]), low, high), torch.tensor(expected))

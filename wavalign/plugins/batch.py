@@ -283,6 +283,8 @@ class Rollout:
     state: Tensor | None = None
     """[H] float32 mean of the last hidden states at its positions of sound, under the policy that is measured; None
     where it has none, and where no metric asks for states."""
+    divergence: Tensor | None = None
+    """[S, Tc] float32 nats from what the run started from, NaN where nothing was chosen; None where no metric asks."""
 
 
 @final

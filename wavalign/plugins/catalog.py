@@ -63,6 +63,7 @@ CATALOG: dict[tuple[str, str], str] = {
     ("metric", "duration_ratio"): "wavalign.plugins.metrics.duration_ratio:DurationRatio",
     ("metric", "no_end_rate"): "wavalign.plugins.metrics.no_end_rate:NoEndRate",
     ("metric", "golden_distance"): "wavalign.plugins.metrics.golden_distance:GoldenDistance",
+    ("metric", "kl_to_start"): "wavalign.plugins.metrics.kl_to_start:KLToStart",
     ("metric", "diversity"): "wavalign.plugins.metrics.diversity:Diversity",
     ("metric", "well_formed"): "wavalign.plugins.metrics.well_formed:WellFormed",
     ("tracker", "mlflow"): "wavalign.plugins.trackers.mlflow:Mlflow",

@@ -8,6 +8,8 @@ from torch import Tensor
 
 KLEstimator = Literal["k1", "k2", "k3"]
 """Estimators of a divergence from samples, after Schulman, "Approximating KL divergence" (2020)."""
+RatioLevel = Literal["token", "sequence"]
+"""Whether each token has its own ratio or its sequence's geometric mean."""
 
 
 @final
@@ -58,6 +60,15 @@ def kl_estimate(logprobs: Tensor, ref_logprobs: Tensor, estimator: KLEstimator) 
     return torch.expm1(difference) - difference
 
 
-def clipped_surrogate(ratio: Tensor, advantages: Tensor, low: float, high: float) -> Tensor:
-    """Pessimistic surrogate min(r A, clip(r, 1 - low, 1 + high) A), to be maximised; same shape as `ratio`."""
-    return torch.minimum(ratio * advantages, ratio.clamp(1 - low, 1 + high) * advantages)
+def clamped_ratio(ratio: Tensor, low: float | None, high: float | None) -> Tensor:
+    """`ratio` [...] kept within 1 - low and 1 + high; None is no bound."""
+    if low is None and high is None:
+        return ratio
+    return ratio.clamp(None if low is None else 1 - low, None if high is None else 1 + high)
+
+
+def ratio_of(log_ratio: Tensor, mask: Tensor, segments: Segments, *, level: RatioLevel) -> Tensor:
+    """Log-ratios [B, S, T] as they are, or at every token their mean over the row's tokens where bool `mask` holds."""
+    if level == "token":
+        return log_ratio
+    return segments.spread(segments.mean(log_ratio, mask), log_ratio).expand_as(log_ratio)

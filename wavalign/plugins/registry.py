@@ -43,7 +43,7 @@ DECLARED = ("needs", "range", "family", "unit")
 """Of a class, what is worth showing."""
 WORDS: dict[str, dict[str, frozenset[str]]] = {
     "reward": {"needs": api.SHOWN},
-    "metric": {"needs": frozenset({"text", "waveform", "states"})},
+    "metric": {"needs": frozenset({"text", "waveform", "states", "start"})},
     "advantage": {"unit": frozenset({"answer", "token"})},
     "loss": {"unit": frozenset({"token", "sequence", "group"})},
 }

@@ -1,9 +1,9 @@
 """A reference to a plugin: its `type` and, beside it, the plugin's own options."""
 
 from collections.abc import Mapping
-from typing import Any, final
+from typing import Annotated, Any, Literal, final
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from wavalign.schema.base import Section
 from wavalign.schema.bounds import MOST_WEIGHT
@@ -39,6 +39,21 @@ class Component(Section):
         return split_component(value, fields - {"params"})
 
 
+PLACE = "{text}"
+"""Where in a text the question stands."""
+Side = Literal["chosen", "rejected"]
+
+
+def _has_place(text: str) -> str:
+    if text.count(PLACE) != 1:
+        raise ValueError(f"a text to ask with has {PLACE} in it once, where the question stands")
+    return text
+
+
+Ask = Annotated[str, Field(min_length=1, max_length=10_000), AfterValidator(_has_place)]
+"""Words around a question."""
+
+
 @final
 class WeightedComponent(Component):
     """One of several sources mixed under a heading."""
@@ -48,3 +63,9 @@ class WeightedComponent(Component):
     stage: str | None = None
     """Name of an earlier `generate` stage, in place of `path`: read the answers that it wrote (`{type: jsonl, stage:
     NAME}`)."""
+    ask: Ask | Annotated[Mapping[Side, Ask], Field(min_length=1)] | None = Field(
+        default=None, exclude_if=lambda ask: ask is None
+    )
+    """Words around what is asked, e.g. `"Say it slowly: {text}"`; around a spoken question they are messages of their
+    own. `{chosen: "...{text}", rejected: "...{text}"}` makes every side of a pair a demonstration that is asked for in
+    its own words (Chain-of-Hindsight)."""

@@ -1,9 +1,9 @@
 """Where dialogues come from."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, final
+from typing import Annotated, Any, Literal, Self, final
 
-from pydantic import BeforeValidator, Field, field_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from wavalign.schema.base import Section
 from wavalign.schema.bounds import MOST_TOKENS, Name
@@ -53,6 +53,14 @@ class DataSection(Section):
         for name in (each for each in value if each.casefold() in OWN_FAMILIES):
             raise ValueError(f"`{name}` is a reserved name: choose another one for a family of rows")
         return value
+
+    @model_validator(mode="after")
+    def _asks(self) -> Self:
+        """Sides are of answers to learn from."""
+        for sources in (self.prompts or (), *self.evaluation.values()):
+            if any(isinstance(each.ask, Mapping) for each in sources):
+                raise ValueError("prompts and held-out data are asked in one way: give `ask` as one text")
+        return self
 
     @property
     def learned(self) -> dict[str, tuple[WeightedComponent, ...]]:

@@ -38,6 +38,16 @@ class StopRounds(StopEarly):
 
 
 @final
+class BestOf(Section):
+    """Measure the best of several answers: the policy and a reward together, at so many times the sampling."""
+
+    n: int = Field(ge=2, le=4096)
+    """Answers drawn to every held-out dialogue, at `evaluation.sampling`, whose temperature is then above 0."""
+    reward: Name | None = None
+    """Which of `rewards` says what is best; omitted, the weighted mean of all."""
+
+
+@final
 class EvaluationSection(Section):
     """Metrics on every split of `data.evaluation`, beside the same metrics on the gold answers."""
 
@@ -45,6 +55,8 @@ class EvaluationSection(Section):
     """Metric plugins by name."""
     sampling: EvaluationSampling = EvaluationSampling()
     """How answers are sampled; greedy unless told otherwise."""
+    best_of: BestOf | None = Field(default=None, exclude_if=lambda best: best is None)
+    """Measure the best of several answers instead of one."""
     at_start: bool = True
     """Measure before the first step."""
     at_end: bool = True

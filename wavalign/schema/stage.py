@@ -106,6 +106,14 @@ class Stage(StageSections):
         kind = KINDS[self.type]
         return kind.measures and (kind.pairs or bool(self.evaluation.metrics))
 
+    @property
+    def choosing(self) -> tuple[str, ...]:
+        """Names of the rewards that say which of several held-out answers is measured; none where one is drawn."""
+        best = self.evaluation.best_of
+        if best is None or not self.measures or KINDS[self.type].pairs:
+            return ()
+        return tuple(self.rewards) if best.reward is None else (best.reward,)
+
 
 @final
 class Repeat(Section):

@@ -45,6 +45,13 @@ def test_a_reward_nothing_learns_from_is_no_matter() -> None:
     assert stage.warnings == ()
 
 
+def test_what_chooses_among_answers_is_a_matter() -> None:
+    """Nothing learns from the reward, and yet the answers are those that its ears like best."""
+    best = ("evaluation.sampling.temperature=0.8", "evaluation.best_of={n: 2, reward: speech}")
+    (stage,) = plan_of("listening.yaml", "objective.terms.rl.weight=0", *best).stages
+    assert [each.path for each in stage.warnings] == ["evaluation.metrics.heard"]
+
+
 def test_the_plan_shows_it_and_a_resume_does_not_mind() -> None:
     plan = plan_of("listening.yaml")
     shown = tree(plan)

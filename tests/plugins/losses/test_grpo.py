@@ -39,6 +39,42 @@ def test_clipped_values_and_metrics_by_hand() -> None:
     torch.testing.assert_close(output.metrics["kl_to_old"], row(*(ratio - 1 - math.log(ratio) for ratio in RATIOS)))
 
 
+def test_cispo_weighs_every_token_and_leaves_none_without_a_gradient() -> None:
+    """-min(r, cap) A log pi, and of the gradient no part goes through the ratio."""
+    logprobs = INPUTS.logprobs.clone().requires_grad_()
+    given = loss_inputs(logprobs, old_logprobs=INPUTS.column("old_logprobs"), advantages=row(*ADVANTAGES))
+    bounded = {
+        (None, 0.3): (1.3, 1.3, 0.5, 0.5, 1.1, 1.1),
+        (0.2, 0.3): (1.3, 1.3, 0.8, 0.8, 1.1, 1.1),
+        (0.2, None): (1.5, 1.5, 0.8, 0.8, 1.1, 1.1),
+        None: RATIOS,
+    }
+    for clip, weights in bounded.items():
+        output = grpo(surrogate="cispo", clip=clip).compute(given)
+        wanted = -row(*weights) * row(*ADVANTAGES)
+        torch.testing.assert_close(output.values, wanted * logprobs)
+        torch.testing.assert_close(torch.autograd.grad(output.values.sum(), logprobs)[0], wanted)
+    output = grpo(surrogate="cispo", clip=[0.2, 0.3]).compute(given)
+    assert output.metrics["clip_high"].flatten().tolist() == [1, 1, 0, 0, 0, 0]
+    assert output.metrics["clip_low"].flatten().tolist() == [0, 0, 1, 1, 0, 0]
+
+
+def test_a_dual_clip_bounds_what_a_bad_answer_can_cost() -> None:
+    """Only where the advantage is negative, and from there on without a gradient."""
+    logprobs = INPUTS.logprobs.clone().requires_grad_()
+    given = loss_inputs(logprobs, old_logprobs=INPUTS.column("old_logprobs"), advantages=row(*ADVANTAGES))
+    output = grpo(clip=[0.2, 0.3], dual_clip=1.4).compute(given)
+    torch.testing.assert_close(output.values, row(-1.3, 1.4, -0.5, 0.8, -2.2, 1.1))
+    assert output.metrics["clip_dual"].flatten().tolist() == [0, 1, 0, 0, 0, 0]
+    (gradient,) = torch.autograd.grad(output.values.sum(), logprobs)
+    torch.testing.assert_close(gradient, row(0.0, 0.0, -0.5, 0.0, -2.2, 1.1))
+
+
+def test_a_side_without_a_bound_is_not_clipped() -> None:
+    torch.testing.assert_close(grpo(clip=[None, 0.3]).compute(INPUTS).values, row(-1.3, 1.5, -0.5, 0.5, -2.2, 1.1))
+    torch.testing.assert_close(grpo(clip=[0.2, None]).compute(INPUTS).values, row(-1.5, 1.5, -0.5, 0.8, -2.2, 1.1))
+
+
 def test_one_width_serves_both_sides() -> None:
     torch.testing.assert_close(grpo(clip=0.2).compute(INPUTS).values, row(-1.2, 1.5, -0.5, 0.8, -2.2, 1.1))
     torch.testing.assert_close(grpo().compute(INPUTS).values, row(-1.2, 1.5, -0.5, 0.8, -2.2, 1.1))
@@ -100,6 +136,8 @@ def test_sequence_ratio_gradient_by_finite_differences() -> None:
 def test_a_number_pulls_over_the_terms_own_tokens() -> None:
     (pull,) = grpo(kl={"coefficient": 0.04, "estimator": "k2"}).regularizers()
     assert pull == Regularizer("kl", "kl", {"estimator": "k2"}, tokens=None, weight=0.04)
+    (pull,) = grpo(ratio="sequence", kl={"coefficient": 0.04, "unbiased": True}).regularizers()
+    assert pull.params == {"estimator": "k3", "unbiased": True, "ratio": "sequence"}
 
 
 def test_kinds_pull_over_their_own_tokens_whatever_the_mask() -> None:
@@ -125,6 +163,10 @@ def test_no_pull_brings_no_term_and_needs_no_reference(coefficient: object) -> N
         {"clip": [0.2]},
         {"clip": [0.2, 0]},
         {"ratio": "word"},
+        {"surrogate": "cispo", "dual_clip": 3},
+        {"clip": None, "dual_clip": 3},
+        {"clip": [0.2, 0.5], "dual_clip": 1.5},
+        {"dual_clip": 1.0},
         {"kl": {"coefficient": -0.1}},
         {"kl": {"coefficient": {"speech": 0.1}}},
         {"clipping": 0.2},

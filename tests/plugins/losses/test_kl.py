@@ -34,6 +34,24 @@ def test_gradients_by_finite_differences(estimator: KLEstimator) -> None:
     assert torch.autograd.gradcheck(values, policy.clone().requires_grad_())
 
 
+@pytest.mark.parametrize("estimator", ["k1", "k3"])
+def test_weighed_by_the_ratio_its_gradient_is_that_of_the_divergence(estimator: KLEstimator) -> None:
+    """Over all tokens, each as often as the earlier policy samples it."""
+    generator = torch.Generator().manual_seed(3)
+    scores, old, reference = torch.randn(3, 7, dtype=torch.float64, generator=generator)
+    scores, old, reference = scores.requires_grad_(), old.log_softmax(0), reference.log_softmax(0)
+    policy = scores.log_softmax(0)
+    loss = KL(KLParams(estimator=estimator, unbiased=True))
+    assert loss.needs == {"ref_logprobs", "old_logprobs"}
+    shape = (7, 1, 1)
+    given = loss_inputs(policy.view(shape), ref_logprobs=reference.view(shape), old_logprobs=old.view(shape))
+    expected = (old.exp() * loss.compute(given).values.flatten()).sum()
+    exact = (policy.exp() * (policy - reference)).sum()
+    torch.testing.assert_close(expected, exact, rtol=1e-12, atol=1e-12)
+    ours, theirs = (torch.autograd.grad(each, scores, retain_graph=True)[0] for each in (expected, exact))
+    torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-12)
+
+
 def test_a_missing_reference_is_an_error() -> None:
     with pytest.raises(PluginError, match="ref_logprobs"):
         KL(KLParams()).compute(loss_inputs(torch.zeros(1, 1, 1)))

@@ -1,18 +1,21 @@
 """Pass 2: rules between sections, each with a place and a remedy."""
 
-import inspect
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import final
 
-from pydantic import ValidationError
-
 from wavalign.engine.compile.names import name_problems
-from wavalign.engine.compile.operators import DEMONSTRATIONS, POINTS, ROLLOUTS, judged
+from wavalign.engine.compile.operators import DEMONSTRATIONS, POINTS, ROLLOUTS
 from wavalign.engine.compile.plan import Cluster, TermPlan
+from wavalign.engine.compile.reward_checks import (
+    Noted,
+    best_of_problems,
+    declared_range,
+    held_out_problems,
+    judging_problems,
+)
 from wavalign.engine.contracts.rollouts import range_problem
 from wavalign.plugins.api import Gate, Metric, Reward
-from wavalign.plugins.guard import Guard, origin_of
 from wavalign.plugins.registry import Registry
 from wavalign.schema.evaluation import Watched
 from wavalign.schema.marks import Path
@@ -96,30 +99,15 @@ class StageChecks:
             message = "a reward_model stage without steps learns nothing, and leaves no reward model"
             self.note("bad_value", message, ("steps",), "raise steps")
             return
-        if self._whole("data") and not self.stage.data.evaluation:
-            message = "a reward_model stage needs data.evaluation: held-out pairs that say how often it is right"
-            hint = "add splits of pairs, e.g. `evaluation: {golden: {type: jsonl, path: heldout.jsonl}}`"
-            self.note("missing_section", message, ("data", "evaluation"), hint)
+        if self._whole("data"):
+            self._noted(held_out_problems(self.stage))
         if self._whole("objective", "data"):
-            self._judges()
+            self._noted(judging_problems(self.terms))
         self.train()
 
-    def _judges(self) -> None:
-        """Of a reward model's terms each learns from data alone, and those that judge read one scalar output."""
-        heads = 0
-        for term in self.terms:
-            path: Path = ("objective", "terms", term.brought_by or term.name)
-            if term.family == ROLLOUTS:
-                message = f"term `{term.name}` learns from rollouts, and a reward_model stage samples none"
-                hint = "state its own terms: objective: !replace {terms: {preference: {loss: {type: bradley_terry}}}}"
-                self.note("conflict", message, path, hint)
-            heads += len(judged(term)) if term.lives else 0
-            if len(judged(term)) > 1:
-                message = f"term `{term.name}` reads {', '.join(judged(term))}; a facet of a reward model is one"
-                self.note("conflict", message, path, "make a term of each")
-        if self.terms and not heads:
-            message = "no term of the reward_model stage reads a scalar output, so that it learns no reward"
-            self.note("bad_value", message, ("objective", "terms"), "add a term `{loss: {type: bradley_terry}}`")
+    def _noted(self, problems: Iterable[Noted]) -> None:
+        for code, message, path, hint in problems:
+            self.note(code, message, path, hint)
 
     def _only_measures(self) -> None:
         """A stage without steps."""
@@ -236,7 +224,7 @@ class StageChecks:
 
     def _range(self, name: str, reward: RewardSection, plugin: type[Reward]) -> None:
         """What a reward's class says it can give, and whether a scale can map it; an object's shows when it is made."""
-        declared = _range_of(reward, plugin) or inspect.getattr_static(plugin, "range", None)
+        declared = declared_range(reward, plugin)
         if not isinstance(declared, tuple | list) or len(declared) != 2:
             return
         path: Path = ("rewards", name)
@@ -252,14 +240,12 @@ class StageChecks:
             self.note("conflict", message, path, "set rollout.truncated: mask (or keep), or declare a finite range")
 
     def _rewards(self) -> None:
-        objective, codec = self.stage.objective, self.stage.model.codec
+        objective = self.stage.objective
         for name, reward in self.stage.rewards.items():
             plugin = self._plugin("reward", reward.type)
             if plugin is not None and issubclass(plugin, Reward):
                 self._range(name, reward, plugin)
-            if plugin is not None and issubclass(plugin, Reward) and "waveform" in plugin.needs and codec is None:
-                hint = "add model.codec, which turns audio tokens into sound"
-                self.note("missing_section", f"reward `{name}` listens, and there is no codec", ("rewards", name), hint)
+                self._listens(name, plugin)
         if objective is None or objective.gate is None:
             return
         gate = self._plugin("gate", objective.gate.type)
@@ -271,11 +257,17 @@ class StageChecks:
                 message = f"the gate reads the rewards of rollouts, and {what} is not there"
                 self.note("missing_section", message, ("objective", "gate"), hint)
 
+    def _listens(self, name: str, plugin: type[Reward]) -> None:
+        if "waveform" in plugin.needs and self.stage.model.codec is None:
+            hint = "add model.codec, which turns audio tokens into sound"
+            self.note("missing_section", f"reward `{name}` listens, and there is no codec", ("rewards", name), hint)
+
     def _gate_is_used(self) -> bool:
         return any(term.share.moves and term.lives for term in self.terms)
 
     def _evaluation(self) -> None:
         stage = self.stage
+        self._best_of()
         if stage.evaluation.metrics and not stage.data.evaluation:
             hint = "add data.evaluation, or remove the metrics"
             self.note("missing_section", "there are metrics and no data.evaluation", ("evaluation", "metrics"), hint)
@@ -286,19 +278,22 @@ class StageChecks:
                 path: Path = ("evaluation", "metrics", name)
                 self.note("missing_section", f"metric `{name}` listens, and there is no codec", path, "add model.codec")
 
+    def _best_of(self) -> None:
+        """Rewards that choose are looked at with those of the steps, where there are any."""
+        stage = self.stage
+        if not self._whole("rewards"):
+            return
+        self._noted(best_of_problems(stage))
+        if KINDS[stage.type].learns and stage.steps:
+            return
+        for name in (each for each in stage.choosing if each in stage.rewards):
+            plugin = self._plugin("reward", stage.rewards[name].type)
+            if plugin is not None and issubclass(plugin, Reward):
+                self._range(name, stage.rewards[name], plugin)
+                self._listens(name, plugin)
+
     def _plugin(self, kind: str, type_: str) -> type | None:
         return self.registry.get(kind, type_) if type_ in self.registry.types(kind) else None
-
-
-def _range_of(reward: RewardSection, plugin: type[Reward]) -> tuple[float, float] | None:
-    """The range that its options give it; None where they do not decide it, or are wrong, which is noted elsewhere."""
-    with Guard(origin_of(plugin, "reward", reward.type), "options", passes=(ValidationError,)):
-        try:
-            params = plugin.Params.model_validate(dict(reward.params))
-        except ValidationError:
-            return None
-    with Guard(origin_of(plugin, "reward", reward.type), "range_of"):
-        return plugin.range_of(params)
 
 
 _RULES: Mapping[str, Callable[[StageChecks], None]] = {

@@ -54,7 +54,7 @@ def _without_answers(stage: Stage) -> Stage:
     """A stage whose held-out splits are pairs, without what shared sections say of answers."""
     if not KINDS[stage.type].pairs:
         return stage
-    evaluation = stage.evaluation.model_copy(update={"metrics": {}})
+    evaluation = stage.evaluation.model_copy(update={"metrics": {}, "best_of": None})
     return stage.model_copy(update={"evaluation": evaluation, "rewards": {}})
 
 

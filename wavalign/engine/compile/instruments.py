@@ -18,9 +18,9 @@ HINT = (
 def shared_instruments(plan: StagePlan, registry: Registry) -> Iterator[Warned]:
     """A warning for every metric of a stage that measures with what a reward of it measures with."""
     stage = plan.stage
-    if not any("advantages" in term.needs and term.lives for term in plan.terms):
-        return  # no reward is learned from
-    used = {name: _instrument("reward", each, registry) for name, each in stage.rewards.items()}
+    learned = any("advantages" in term.needs and term.lives for term in plan.terms)
+    asked = stage.rewards if learned else {name: stage.rewards[name] for name in stage.choosing}
+    used = {name: _instrument("reward", each, registry) for name, each in asked.items()}
     for name, metric in stage.evaluation.metrics.items():
         instrument = _instrument("metric", metric, registry)
         rewards = [reward for reward, theirs in used.items() if theirs == instrument]

@@ -285,7 +285,7 @@ def _reward_made(reward: Reward) -> None:
 
 
 def _metric_made(metric: Metric) -> None:
-    _needs_of_sound(metric.needs, "states")
+    _needs_of_sound(metric.needs, "states", "start")
 
 
 def _needs_of_sound(found: object, *more: str) -> None:
@@ -309,6 +309,7 @@ def lent_rollout(rollout: Rollout) -> Rollout:
         support=None if rollout.support is None else rollout.support.clone(),
         waveform=None if sound is None else Waveform(sound.samples.copy(), sound.sample_rate),
         state=None if rollout.state is None else rollout.state.clone(),
+        divergence=None if rollout.divergence is None else rollout.divergence.clone(),
     )
 
 

@@ -38,7 +38,7 @@ class ReferenceCache:
         self._common = json.dumps(common, sort_keys=True).encode()
 
     def key(self, batch: TokenBatch, select: Tensor) -> str:
-        """Of one row: `batch` of it alone, `select` bool [1, S + E, T] the positions to score, both on the host."""
+        """Of one row: `batch` of it alone, `select` bool [B, S + E, T] of B = 1 what is scored, both on the host."""
         digest = hashlib.sha256(self._common)
         for each in (batch.ids, batch.roles, batch.sources, select):
             digest.update(f"{tuple(each.shape)} {each.dtype}".encode())
@@ -49,7 +49,7 @@ class ReferenceCache:
         return digest.hexdigest()
 
     def get(self, key: str, select: Tensor) -> Tensor | None:
-        """Log-probs [S + E, T] where `select` [1, S + E, T], 0 elsewhere; None where they are not kept."""
+        """Log-probs [S + E, T] where `select` [B, S + E, T] of B = 1, 0 elsewhere; None where they are not kept."""
         found = self._kept.get(key)
         if found is None:
             return None
@@ -61,7 +61,7 @@ class ReferenceCache:
         return scored
 
     def put(self, key: str, scored: Tensor, select: Tensor) -> None:
-        """Keep log-probs `scored` [S + E, T], float32 on the host, where `select` [1, S + E, T]."""
+        """Keep log-probs `scored` [S + E, T], float32 on the host, where `select` [B, S + E, T] of B = 1."""
         self._kept.put(key, _bytes(scored[select[0]].float()))
 
     def close(self) -> None:

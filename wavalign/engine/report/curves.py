@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import final
 
+from wavalign.engine.report.calibration import calibration_charts
 from wavalign.engine.report.data import RunData
 from wavalign.engine.report.plots import Chart, Curve
 from wavalign.engine.report.preferences import CHARTS, OWN, preference_terms
@@ -39,6 +40,7 @@ def sections(run: RunData) -> list[Section]:
     builder = _Builder(run)
     groups = [
         ("Held-out values", builder.evaluation()),
+        ("Calibration", calibration_charts(run)),
         ("Reward", builder.reward(keys)),
         ("Gate", builder.gate(keys)),
         ("Loss", builder.loss(keys)),

@@ -20,6 +20,7 @@ from wavalign.engine.run.evaluation import Evaluator
 from wavalign.engine.run.parts import Parts, used_rewards
 from wavalign.engine.run.reward_models import OpenModels
 from wavalign.engine.state.remembering import Remembered, Stateful
+from wavalign.engine.step.best_of import BestOf
 from wavalign.engine.step.cutting import Cutter
 from wavalign.engine.step.dead_signal import SignalWatch
 from wavalign.engine.step.rewards import LiveReward, RewardPool
@@ -163,13 +164,30 @@ class Builder(Parts):
                 name: self.plugin(Metric, each, f"evaluation.metrics.{name}")
                 for name, each in section.evaluation.metrics.items()
             }
-        return Evaluator(
+        made = Evaluator(
             roller,
             splits,
             metrics,
             section=section.evaluation,
             max_new_tokens=section.rollout.max_new_tokens,
+            best=self._best_of(stage, roller),
         )
+        made.make_start = lambda: self._first_policy(stage)
+        return made
+
+    def _first_policy(self, stage: StagePlan) -> Policy:
+        """The network of what `model` names, whatever stages came between; whole on this rank and not to be trained."""
+        dtype = torch.bfloat16 if self.plan.runtime.precision == "bf16" else torch.float32
+        weights = self.starting_weights(stage, self.architecture(stage, None))
+        return weights.policy(Placement(self.world.device, dtype=dtype)).requires_grad_(False)
+
+    def _best_of(self, stage: StagePlan, roller: Roller) -> BestOf | None:
+        """What chooses among held-out answers; with rewards of its own, for those of a step may remember."""
+        section, names = stage.stage, stage.stage.choosing
+        if section.evaluation.best_of is None or not names:
+            return None
+        pool, budget = self.rewards(stage, names, roller), self.plan.runtime.reward_failure_budget
+        return BestOf(section.evaluation.best_of.n, pool, section.rollout.truncated, budget)
 
     def _reference(self, stage: StagePlan, architecture: Architecture, policy: Policy) -> Reference | None:
         if stage.copies_reference:

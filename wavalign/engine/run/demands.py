@@ -51,6 +51,8 @@ def _needs(builder: Builder, stage: StagePlan, heading: str) -> Iterator[tuple[s
         for name in stage.graph.made_for("reward"):
             yield f"rewards.{name}", _ask(builder, "reward", stage.stage.rewards[name], f"rewards.{name}")
     elif heading.startswith("evaluation."):
+        for name in stage.stage.choosing:
+            yield f"rewards.{name}", _ask(builder, "reward", stage.stage.rewards[name], f"rewards.{name}")
         for name, metric in stage.stage.evaluation.metrics.items():
             yield f"evaluation.metrics.{name}", _ask(builder, "metric", metric, f"evaluation.metrics.{name}")
 
@@ -182,7 +184,7 @@ def _components(stage: StagePlan) -> Iterator[tuple[str, str, Component]]:
     ):
         if one is not None and not (kind == "codec" and stage.kind.leaves == "codec"):
             yield kind, name, one
-    if stage.kind.learns:
+    if stage.kind.learns or stage.stage.choosing:
         yield from (("reward", f"rewards.{name}", each) for name, each in section.rewards.items())
     if stage.kind.measures:
         yield from (("metric", f"evaluation.metrics.{name}", each) for name, each in section.evaluation.metrics.items())

@@ -9,9 +9,11 @@ from typing import Any, Protocol, final
 
 from wavalign.engine.contracts.origins import close_all
 from wavalign.engine.report.suspicion import suspicions
+from wavalign.engine.run.divergences import with_divergences
 from wavalign.engine.run.shares import Alone, Ranks, Share, own_places, to_first
 from wavalign.engine.run.states import with_states
 from wavalign.engine.state.seeds import generator
+from wavalign.engine.step.best_of import BestOf, Told, best_label
 from wavalign.engine.step.rollouts import Roller
 from wavalign.engine.step.sampling import evaluation_options
 from wavalign.engine.step.waiting import Waiting, nobody
@@ -21,6 +23,8 @@ from wavalign.plugins.batch import Dialogue, RolloutGroup
 from wavalign.schema.evaluation import EvaluationSection
 
 ALONE = Alone()
+BEST = "best of n"
+"""What the rewards say of answers, among what metrics observe; no metric has such a name."""
 
 
 @final
@@ -62,6 +66,13 @@ class SplitResult:
     """Those to be kept with sound: the same ones every time, and of the others the first suspicious ones."""
     measures: Mapping[str, Mapping[str, str]]
     """By value: the metric that gave it, its unit, and what it says in a sentence."""
+    best_of: int = 0
+    """Answers that each was chosen from; 0 where one was drawn."""
+
+    @property
+    def label(self) -> str:
+        """The name that it is logged by: what is chosen is not to be taken for what the policy says."""
+        return best_label(self.split, self.best_of) if self.best_of else self.split
 
 
 class Measurer(Protocol):
@@ -104,10 +115,16 @@ class Evaluator:
         *,
         section: EvaluationSection,
         max_new_tokens: int,
+        best: BestOf | None = None,
     ) -> None:
+        self.best = best
         self.roller, self.splits, self.metrics, self.section = roller, splits, metrics, section
         self.options = evaluation_options(section.sampling, max_new_tokens=max_new_tokens)
-        self._states = any("states" in metric.needs for metric in metrics.values())
+        self._needs = {need for metric in metrics.values() for need in metric.needs}
+        self.make_start: Callable[[], Policy] | None = None
+        """Makes the network that the run started from, for metrics that look at it."""
+        self._start: Policy | None = None
+        """What the run started from, while somebody looks at it."""
         self._waiting: Waiting = nobody
         self._now = ""
         """What is being measured, for who waits."""
@@ -126,11 +143,15 @@ class Evaluator:
         Each of the `ranks` answers its share; the first alone gives results, and all come to the end.
         """
         self._waiting = waiting
+        if "start" in self._needs and self.make_start is not None:
+            waiting("building the network that the run started from", 0, 0)
+            self._start = self.make_start()
         for number, (split, dialogues) in enumerate(self.splits.items()):
             progress("measuring", number, len(self.splits))
             result = self._split(policy, split, dialogues, ranks=ranks)
             if result is not None:
                 yield result
+        self._start = None  # its memory is for learning
         progress("measuring", len(self.splits), len(self.splits))
 
     def _split(self, policy: Policy, split: str, dialogues: Sequence[Dialogue], *, ranks: Ranks) -> SplitResult | None:
@@ -143,6 +164,8 @@ class Evaluator:
             for name, each in measured.found.items():
                 values |= {name: each.value, f"{name}/low": each.low, f"{name}/high": each.high}
                 values[f"{name}/count"] = each.count
+        if self.best is not None and answered is not None:
+            values |= self.best.values(answered.observed[BEST] or ())
         if split not in self._golds:
             self._now = f"{split}, gold answers"
             self._golds[split] = self._gold(policy, dialogues, ranks)
@@ -153,22 +176,30 @@ class Evaluator:
         values["evaluation_seconds"] = time.perf_counter() - began
         verdicts = zip(answered.groups, measured.verdicts, strict=True)
         items = [Item(i, group, verdict, golds.get(i)) for i, (group, verdict) in enumerate(verdicts)]
-        return SplitResult(split, values, items, self._samples(items), self._measures(measured))
+        n = 0 if self.best is None else self.best.n
+        return SplitResult(split, values, items, self._samples(items), self._measures(measured), best_of=n)
 
     def _answered(self, policy: Policy, dialogues: Sequence[Dialogue], places: Sequence[int]) -> Share:
         """Answers, with their sound, to the dialogues at `places`."""
-        mine, groups = [dialogues[place] for place in places], list[RolloutGroup]()
+        mine, groups, told = [dialogues[place] for place in places], list[RolloutGroup](), list[Told]()
         if mine or not dialogues:
             self._waiting(f"{self._now}: sampling answers", 0, 0)
             # The same draws every time: an evaluation must not be noisy.
-            groups = self.roller.sample(policy, mine, self.options, generator(0, "evaluation"))
+            if self.best is not None:
+                groups, told = self.best.draw(self.roller, policy, mine, self.options)
+            else:
+                groups = self.roller.sample(policy, mine, self.options, generator(0, "evaluation"))
             self._waiting(f"{self._now}: decoding the sound of answers", 0, 0)
             groups = self._with_states(policy, self.roller.with_sound(groups))
-        return self._observed(places, groups)
+            if self._start is not None and groups:
+                self._waiting(f"{self._now}: answers under the network that the run started from", 0, 0)
+                groups = with_divergences(policy, self._start, self.roller, groups)
+        share = self._observed(places, groups)
+        return share if self.best is None else replace(share, observed={**share.observed, BEST: told})
 
     def _with_states(self, policy: Policy, groups: list[RolloutGroup]) -> list[RolloutGroup]:
         """The same groups, with hidden states where a metric looks at them."""
-        if not self._states or not groups:
+        if "states" not in self._needs or not groups:
             return groups
         self._waiting(f"{self._now}: hidden states of answers", 0, 0)
         return with_states(policy, self.roller, groups)
@@ -246,7 +277,9 @@ class Evaluator:
         return _Measured(found, origin, verdicts)
 
     def _measures(self, measured: _Measured) -> dict[str, dict[str, str]]:
-        said = {}
+        said, best = {}, self.best
+        for name, says in ({} if best is None else best.says).items():
+            said[name] = {"metric": "best_of", "unit": "", "says": says}
         for name, each in measured.found.items():
             metric = measured.origin[name]
             says = each.says or _first_line(self.metrics[metric].__doc__)
@@ -256,8 +289,9 @@ class Evaluator:
         return said
 
     def close(self) -> None:
-        """Free the metrics."""
-        close_all(metric.close for metric in self.metrics.values())
+        """Free the metrics, and the rewards that choose."""
+        choosing = () if self.best is None else (self.best.pool.close,)
+        close_all((*(metric.close for metric in self.metrics.values()), *choosing))
 
 
 def _points_of(found: Mapping[str, Measurement], place: int) -> dict[str, dict[str, tuple[float, float]]]:

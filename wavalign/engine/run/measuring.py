@@ -144,12 +144,12 @@ class Measuring:
         seen = (self.observer.progress, self.observer.waiting)
         for result in subject.evaluator.run(subject.policy, *seen, ranks=ranks):
             self._log(stage.name, number, result)
-            self.observer.evaluation(result.split, result.values, when)
+            self.observer.evaluation(result.label, result.values, when)
             measured[result.split] = result.values
         return measured
 
     def _log(self, stage: str, step: int, result: SplitResult) -> None:
-        split = result.split
+        split = result.label
         self.log.metrics(result.values, stage=stage, step=step, split=split)
         self.log.outcomes(evaluation_line(item, stage=stage, step=step, split=split) for item in result.items)
         self.log.rollouts(self.records.sample(item, stage=stage, step=step, split=split) for item in result.samples)

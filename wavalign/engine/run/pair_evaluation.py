@@ -164,4 +164,5 @@ def _measures(values: Mapping[str, float]) -> dict[str, dict[str, str]]:
         said = SAYS.get(key.rpartition("/")[2], "")
         if said:
             found[key] = {"metric": "preference", "unit": "", "says": said if "/" not in key else ""}
+            found[key] |= {"better": "less"} if key.endswith("ece") else {}
     return found

@@ -8,6 +8,7 @@ from typing import TypeVar
 from wavalign.engine.compile.plan import Plan, StagePlan
 from wavalign.engine.compile.stage_links import codec_before, writer_of
 from wavalign.engine.contracts.construct import construct
+from wavalign.engine.feeding.asking import asking
 from wavalign.engine.feeding.feeds import CodeCache, Encoder, Feed
 from wavalign.engine.feeding.lengths import Lengths, bounds_of
 from wavalign.engine.models.adapters import attach
@@ -172,9 +173,9 @@ class Parts:
             )
         return nar
 
-    def source(self, component: Component) -> DataSource:
-        """A data source, not prepared."""
-        return self.plugin(DataSource, self._located(component), seed=self.plan.seed)
+    def source(self, component: WeightedComponent) -> DataSource:
+        """A data source, not prepared, with its questions asked as the recipe says."""
+        return asking(self.plugin(DataSource, self._located(component), seed=self.plan.seed), component.ask)
 
     def _located(self, component: C) -> C:
         """One that reads what a stage wrote finds it in the run's folder; raises UsageError outside a run."""
@@ -241,7 +242,8 @@ def _silent(what: str, done: int, total: int) -> None:
 def _listeners(registry: Registry, stage: StagePlan) -> list[str]:
     """Rewards and metrics of the stage that need the sound of answers."""
     rewards, metrics = stage.stage.rewards, stage.stage.evaluation.metrics
-    plugins = {f"reward `{x}`": registry.get("reward", rewards[x].type) for x in used_rewards(stage)}
+    asked = {*used_rewards(stage), *stage.stage.choosing}
+    plugins = {f"reward `{x}`": registry.get("reward", rewards[x].type) for x in rewards if x in asked}
     plugins |= {f"metric `{x}`": registry.get("metric", each.type) for x, each in metrics.items()}
     return [x for x, each in plugins.items() if issubclass(each, Reward | Metric) and "waveform" in each.needs]
 

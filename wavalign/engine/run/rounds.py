@@ -15,6 +15,7 @@ from wavalign.engine.run.watching import Watch
 from wavalign.engine.state.distributed import World
 from wavalign.engine.state.files import read_json
 from wavalign.engine.state.folder import RunFolder
+from wavalign.engine.step.best_of import is_best_of
 from wavalign.errors import PreflightError
 from wavalign.schema.stage import Round
 
@@ -127,12 +128,14 @@ def _value(folder: RunFolder, stages: Sequence[StagePlan], watch: Watch) -> floa
 
 
 def _measured(folder: RunFolder, names: set[str], split: str) -> list[dict[str, Any]]:
-    """Lines of metrics.jsonl of some stages and one split."""
+    """Lines of metrics.jsonl of some stages and one split; of its best of n answers where it has no others."""
     if not folder.metrics.exists():
         return []
     with folder.metrics.open(encoding="utf-8") as file:
         lines = [json.loads(text) for text in file]
-    return [line for line in lines if line.get("stage") in names and line.get("split") == split]
+    mine = [line for line in lines if line.get("stage") in names]
+    plain = [line for line in mine if line.get("split") == split]
+    return plain or [line for line in mine if is_best_of(str(line.get("split")), split)]
 
 
 def _in_round(name: str, rounds: Round, number: int) -> str:

@@ -51,7 +51,7 @@ def mean_states(policy: Policy, rows: Sequence[TokenSequence], roller: Roller) -
     """Of each row [S, T] the mean state [H], float32 on the CPU; None where no stream has sound."""
     space, found = roller.architecture.tokens, list[Tensor | None]()
     head, device = space.main_heads[0], next(policy.parameters()).device
-    with _evaluation_mode(policy), torch.no_grad():
+    with evaluation_mode(policy), torch.no_grad():
         for start in range(0, len(rows), ROWS):
             batch = collate(rows[start : start + ROWS], space)
             sound = (batch.roles == int(Role.AUDIO)).any(dim=1)
@@ -62,7 +62,8 @@ def mean_states(policy: Policy, rows: Sequence[TokenSequence], roller: Roller) -
 
 
 @contextmanager
-def _evaluation_mode(policy: nn.Module) -> Iterator[None]:
+def evaluation_mode(policy: nn.Module) -> Iterator[None]:
+    """Inside, `policy` is in eval mode; every module of it is left in the mode it was in."""
     modes = [(module, module.training) for module in policy.modules()]
     policy.eval()
     try:

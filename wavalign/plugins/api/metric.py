@@ -45,7 +45,8 @@ class Metric(Plugin):
 
     kind = "metric"
     needs: ClassVar[frozenset[str]]
-    """What of an answer it looks at: `text`, `waveform`, and `states`, the hidden states of answer and target."""
+    """What of an answer it looks at: `text`, `waveform`, `states` (the hidden states of answer and target), and `start`
+    (the divergence of its distributions from those of the weights that the run started from)."""
 
     def __init__(self, params: Any) -> None:
         self.params = params
