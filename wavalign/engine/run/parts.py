@@ -37,6 +37,7 @@ from wavalign.plugins.guard import origin_of
 from wavalign.plugins.registry import Registry
 from wavalign.schema.component import Component, WeightedComponent
 from wavalign.schema.environment import resolve_secrets
+from wavalign.schema.pairs import rewards_asked
 from wavalign.storage.cache import cache_folder
 from wavalign.storage.checkpoints import Want, local_folder, local_path
 
@@ -249,7 +250,9 @@ def _listeners(registry: Registry, stage: StagePlan) -> list[str]:
 
 
 def used_rewards(stage: StagePlan) -> tuple[str, ...]:
-    """Rewards that were not pruned."""
+    """Rewards that were not pruned, or that decide who is better in a pair."""
+    if stage.stage.type == "pairs":
+        return rewards_asked(stage.stage.pairs, stage.stage.rewards)
     return stage.graph.made_for("reward")
 
 
