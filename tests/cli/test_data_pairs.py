@@ -61,8 +61,8 @@ def test_pairs_that_are_there_are_looked_through(tmp_path: Path, capsys: pytest.
     path = write(tmp_path / "s.jsonl", line, {**line, "chosen_path": "gone.wav"})
     assert "2 pairs of 2 records" in told(capsys, 0, path, "--by", "given", "-o", str(tmp_path / "o.jsonl"))
     assert application.main(["data", "check", path]) == 1
-    said = capsys.readouterr()
-    assert f"{path}:2: chosen.audio: {tmp_path}/gone.wav" in said.out, "the guessed kind, and the sound that is missing"
+    shown = capsys.readouterr().out
+    assert f"{path}:2: chosen.audio: {tmp_path}/gone.wav" in shown, "the guessed kind, and the sound that is missing"
     two = {**ASKED, "chosen": {"codes": [1, 2, 3, 4]}, "rejected": {"codes": [1]}}
     path = write(tmp_path / "t.jsonl", two, {**two, "rejected": {"codes": [1, 2]}, "id": "b"})
     said = told(capsys, 0, path, "--by", "given", "-o", str(tmp_path / "o.jsonl"))
