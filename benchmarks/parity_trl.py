@@ -59,7 +59,7 @@ def points(*, quick: bool = False) -> dict[str, AnyPoint]:
     return {
         **found,
         "DPO, references computed once": replace(dpo, reference="once"),
-        "DPO hinge, beta 1": replace(dpo, variant="hinge", beta=1.0),
+        "DPO hinge": replace(dpo, variant="hinge"),
         "DPO ipo": replace(dpo, variant="ipo"),
         "DPO robust, head of its own": replace(dpo, variant="robust", label_smoothing=0.1, tied=False),
         "GRPO without reference, 2 x 2, mean over tokens": replace(grpo, loss_type="bnpo", beta=0.0),
@@ -85,7 +85,7 @@ def compare(point: AnyPoint, folder: Path) -> Gap:
     return Gap(
         loss=max(abs(a - b) for a, b in losses),
         loss_holds=all(abs(a - b) <= LOSS + RELATIVE * abs(b) for a, b in losses),
-        norm=max(abs(a - b) / b for a, b in zip(mine.grad_norms, other.grad_norms, strict=True)),
+        norm=max(abs(a - b) / max(b, 1e-12) for a, b in zip(mine.grad_norms, other.grad_norms, strict=True)),
         weights=max(float((my[name] - their[name]).abs().max()) for name in my),
         moved=max(float((my[name] - first[name]).abs().max()) for name in my),
     )

@@ -8,6 +8,7 @@ from typing import Any, final
 from wavalign.engine.compile.adapter import adapter_line
 from wavalign.engine.compile.components import read_headings
 from wavalign.engine.compile.plan import Geometry, Graph, Memory, MemoryRow, Operator, Plan, StagePlan, TermPlan
+from wavalign.schema.pairs import rewards_asked
 
 _SCOPES = {"collect": "once a step", "update": "once an update", "micro_batch": "once a micro-batch"}
 
@@ -109,6 +110,15 @@ def _evaluate(plan: StagePlan) -> list[Branch]:
     return [Branch(f"measures  {metrics} on {splits}")]
 
 
+def _pairs(plan: StagePlan) -> list[Branch]:
+    """What a stage makes of answers."""
+    section = plan.stage.pairs
+    asked = ", ".join(rewards_asked(section, plan.stage.rewards))
+    said = f"{section.type}, ordered by {asked}" if asked else section.type
+    merged = "" if section.merge == "none" else f", with {section.merge} earlier rounds'"
+    return [Branch(f"pairs  {said}{merged}"), Branch(f"leaves  stages/{plan.name}/data")]
+
+
 def _reward_model(plan: StagePlan) -> list[Branch]:
     """What a stage measures and leaves."""
     splits = ", ".join(plan.stage.data.evaluation)
@@ -129,6 +139,7 @@ def _best_of(plan: StagePlan) -> list[Branch]:
 
 _KINDS: Mapping[str, Callable[[StagePlan], list[Branch]]] = {
     "generate": _generate,
+    "pairs": _pairs,
     "evaluate": _evaluate,
     "reward_model": _reward_model,
 }

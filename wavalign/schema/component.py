@@ -61,7 +61,7 @@ class WeightedComponent(Component):
     weight: float = Field(default=1.0, gt=0, le=MOST_WEIGHT)
     """Share of draws from this source, relative to its neighbours."""
     stage: str | None = None
-    """Name of an earlier `generate` stage, in place of `path`: read the answers that it wrote (`{type: jsonl, stage:
+    """Name of an earlier `generate` or `pairs` stage, in place of `path`: read what it wrote (`{type: jsonl, stage:
     NAME}`)."""
     ask: Ask | Annotated[Mapping[Side, Ask], Field(min_length=1)] | None = Field(
         default=None, exclude_if=lambda ask: ask is None

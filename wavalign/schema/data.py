@@ -23,7 +23,7 @@ Sources = Annotated[tuple[WeightedComponent, ...], BeforeValidator(_as_list), Fi
 """One source, or a list of sources mixed by `weight`."""
 
 
-OWN_FAMILIES = ("rollouts", "prompts", "demonstrations", "evaluation")
+OWN_FAMILIES = ("rollouts", "prompts", "demonstrations", "samples", "evaluation")
 """Names that mean something already."""
 
 
@@ -37,6 +37,8 @@ class DataSection(Section):
     """Dialogues with a target, for losses on demonstrations; may be fewer than the prompts, may be the same."""
     families: Mapping[Name, Sources] = Field(default_factory=dict)
     """Further dialogues to learn from, by a name of one's own that a term's `family` refers to, e.g. `pairs`."""
+    samples: Sources | None = None
+    """Answers that a `pairs` stage makes pairs of: what `generate` stages wrote, or files of such records."""
     evaluation: Annotated[Mapping[Name, Sources], BeforeValidator(_as_splits)] = Field(default_factory=dict)
     """Held-out splits by name; a single source is the split `heldout`."""
     max_prompt_tokens: int | None = Field(default=None, ge=1, le=MOST_TOKENS)

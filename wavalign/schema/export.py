@@ -21,6 +21,7 @@ PLACES: Mapping[tuple[str, str], str] = {
     ("DataSection", "prompts"): "data",
     ("DataSection", "demonstrations"): "data",
     ("DataSection", "families"): "data",
+    ("DataSection", "samples"): "data",
     ("DataSection", "evaluation"): "data",
     ("RolloutSection", "sampler"): "sampler",
     ("RolloutSection", "provider"): "provider",

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal, final
 
 from pydantic import BeforeValidator, Field
 
-from wavalign.schema.base import Section
+from wavalign.schema.base import RecipePath, Section
 from wavalign.schema.bounds import Name, Weight
 from wavalign.schema.component import Component
 
@@ -50,11 +50,27 @@ class TermSection(Section):
 
 
 @final
+class CriticSection(Section):
+    """What the scalar outputs `values` and `row_values`, and those of losses, are read from."""
+
+    type: Literal["shared", "separate"] = "shared"
+    """`shared`: the policy's own hidden states; `separate`: those of a second network, trained by the same optimiser,
+    kept in checkpoints and never exported."""
+    start: RecipePath | None = None
+    """Checkpoint folder that a separate one starts from, of the policy's architecture and sizes (a reward model's
+    `model`, say); null takes the weights that the policy starts from."""
+    detach: bool = False
+    """Let no gradient of the values pass into the network that they are read from: the heads alone learn."""
+
+
+@final
 class ObjectiveSection(Section):
     """loss = sum over terms of share * weight * aggregate(mask * values)."""
 
     advantage: Component = Component(type="group_normalized")
     """Rewards of a group to advantages."""
+    critic: CriticSection = Field(default=CriticSection(), exclude_if=lambda critic: critic == CriticSection())
+    """What scalar outputs are read from."""
     gate: Component | None = None
     """The moving share `gate` that terms may refer to."""
     terms: Mapping[Name, TermSection] = Field(min_length=1)

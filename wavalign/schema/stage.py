@@ -12,6 +12,7 @@ from wavalign.schema.evaluation import EvaluationSection, StopEarly, StopRounds
 from wavalign.schema.model import ModelSection
 from wavalign.schema.objective import ObjectiveSection
 from wavalign.schema.optim import OptimSection
+from wavalign.schema.pairs import GoldenPairs, PairsSection
 from wavalign.schema.reward import RewardSection
 from wavalign.schema.rollout import BatchSection, RolloutSection
 from wavalign.schema.stage_kinds import KINDS
@@ -55,6 +56,8 @@ class StageSections(Section):
     """Metrics."""
     generate: GenerateSection = GenerateSection()
     """How much a `generate` stage writes."""
+    pairs: PairsSection = GoldenPairs()
+    """What a `pairs` stage makes of `data.samples`."""
     steps: int = Field(default=100, ge=0, le=MOST_STEPS)
     """Optimiser steps of a `train` stage; with 0 it measures once and trains nothing."""
     stop_early: StopEarly | None = None
@@ -81,9 +84,10 @@ class Stage(StageSections):
 
     name: StageName
     """Its name; folders, `start` and data sources refer to it."""
-    type: Literal["train", "fit_codec", "generate", "reward_model", "evaluate"] = "train"
+    type: Literal["train", "fit_codec", "generate", "pairs", "reward_model", "evaluate"] = "train"
     """`train` optimises the objective; `fit_codec` fits `model.codec` on the sound of `data.demonstrations`; `generate`
-    writes the policy's answers to `data.prompts` as a data set that later stages read;
+    writes the policy's answers to `data.prompts` as a data set that later stages read; `pairs` makes a data set of
+    preferences, or of the best answers, of those in `data.samples`;
     `reward_model` learns which of two answers is preferred, for rewards that name it; `evaluate` measures
     `data.evaluation` with `evaluation.metrics` and leaves nothing to start from."""
     start: str | None = None

@@ -44,6 +44,7 @@ KINDS: Mapping[str, StageKind] = {
     ),
     "fit_codec": StageKind("codec", frozenset({"demonstrations"}), network=False),
     "generate": StageKind("dataset", frozenset({"prompts"}), network=True),
+    "pairs": StageKind("dataset", frozenset({"samples", "demonstrations"}), network=False, rewards=True),
     "reward_model": StageKind(
         "reward_model",
         frozenset({"demonstrations", "families", "evaluation"}),

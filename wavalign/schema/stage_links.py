@@ -76,7 +76,7 @@ def _of_source(
     written = [each for each, other in earlier.items() if _kind(other).leaves == "dataset"]
     if name not in written:
         what = "writes no answers" if name in earlier else "is not an earlier stage"
-        hint = did_you_mean(name, written) or f"earlier `generate` stages: {_listed(written)}"
+        hint = did_you_mean(name, written) or f"earlier stages that write data: {_listed(written)}"
         yield _problem(source, path, f"`{quoted(name)}` {what}", hint)
     else:
         yield from _one_round(source, path, stage, earlier[name])

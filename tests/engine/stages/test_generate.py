@@ -142,9 +142,9 @@ def test_sound_lies_beside_the_record(tmp_path: Path) -> None:
         assert found.target.audio.url == str(tmp_path / f"sample/data/part-00000-of-00001/000007-{member}.wav")
         sound = audio.read(found.target.audio, sample_rate=None)
         assert sound.sample_rate == 16_000 and abs(float(sound.samples.mean()) - member / 10) < 1e-3
-        about = {"stage": "sample", "prompt": "q", "member": member, "finished": member == 0}
+        about = {"stage": "sample", "prompt": "q", "member": member, "finished": member == 0, "exact": False}
         assert found.metadata == {"style": "sad", "generated": about}
-    assert part.counts == {"answers": 2, "unfinished": 1, "unusable": 0}
+    assert part.counts == {"answers": 2, "unfinished": 1, "exact": 0, "unusable": 0}
 
 
 def test_other_weights_begin_anew(tmp_path: Path) -> None:
@@ -185,7 +185,7 @@ def test_a_process_without_prompts(tmp_path: Path) -> None:
 
 
 def test_no_answer_can_be_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Part, "_usable", lambda self, dialogue: False)
+    monkeypatch.setattr(Part, "_learned", lambda self, dialogue: None)
     with pytest.raises(DataError, match="none of the 40 answers of stage sample has words or sound"):
         run(tmp_path, *ONE)
 

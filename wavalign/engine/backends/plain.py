@@ -50,7 +50,8 @@ class PlainBackend(Backend):
         self._module, self._policy, self._ranks, self._precision = module.to(ranks.device), policy, ranks, precision
         self._max_norm = optimizer.max_grad_norm
         self._heads = beside(module, policy)
-        self._trainable = {name: p for name, p in policy.named_parameters() if p.requires_grad} | self._heads
+        named = [*policy.named_parameters(), *self._heads.items()]
+        self._trainable = {name: parameter for name, parameter in named if parameter.requires_grad}
         for parameter in self._trainable.values():
             parameter.data = parameter.data.float()
         for tensor in self._weights().values():

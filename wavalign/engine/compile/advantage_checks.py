@@ -2,11 +2,12 @@
 
 from collections.abc import Iterator, Sequence
 
-from wavalign.engine.compile.operators import ROLLOUTS, StageParts
+from wavalign.engine.compile.operators import ROLLOUTS, StageParts, scalar_outputs
 from wavalign.engine.compile.parts import advantage_says
 from wavalign.engine.compile.plan import Graph, TermPlan
 from wavalign.plugins.registry import Registry
 from wavalign.schema.marks import Path
+from wavalign.schema.objective import CriticSection
 from wavalign.schema.stage import Stage
 
 LEARN_FROM_REWARDS = frozenset({"advantages", "returns"})
@@ -29,6 +30,7 @@ def advantage_problems(stage: Stage, terms: Sequence[TermPlan], registry: Regist
         elif says.unit == "token" and term.unit != "token" and "advantages" in term.needs:
             message = f"term `{term.name}` has one value a {term.unit}, and advantage '{name}' gives one a token"
             yield path, message, "take a loss of unit token, e.g. grpo, or an advantage of unit answer"
+    yield from _critic_problems(stage, objective.critic, live)
     if learning and "old_values" in says.needs and not any("values" in term.needs for term in live):
         message = f"advantage '{name}' compares with the values of a critic, and no term trains one"
         yield place, message, "add e.g. `value: {loss: value, weight: 0.5}` under objective.terms"
@@ -41,3 +43,20 @@ def compares(graph: Graph, parts: StageParts) -> str:
         return f"a group of 1 has no advantage: `{says.type}` would have it compared with itself"
     term = next(pairing, None)
     return "" if term is None else f"term `{term.name}` prefers one answer to another, and a group has 1"
+
+
+def _critic_problems(stage: Stage, critic: CriticSection, live: Sequence[TermPlan]) -> Iterator[tuple[Path, str, str]]:
+    """What a critic of its own demands."""
+    place: Path = ("objective", "critic")
+    if critic.type == "shared":
+        if critic.start is not None:
+            message = "a shared critic is the policy, and starts from its weights"
+            yield (*place, "start"), message, "set type: separate, or remove start"
+        return
+    outputs = scalar_outputs(live)
+    if not any(need in outputs for term in live for need in term.needs):
+        message = "no term reads scalar outputs, so that there is nothing for a separate critic to learn"
+        yield place, message, "add e.g. `value: {loss: value, weight: 0.5}` under objective.terms, or remove it"
+    if stage.model.adapter is not None:
+        message = "a separate critic is trained in full, and model.adapter trains a part of the policy"
+        yield place, message, "take type: shared, or remove model.adapter"

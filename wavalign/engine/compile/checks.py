@@ -6,6 +6,7 @@ from typing import final
 
 from wavalign.engine.compile.names import name_problems
 from wavalign.engine.compile.operators import DEMONSTRATIONS, POINTS, ROLLOUTS
+from wavalign.engine.compile.pair_checks import check_pairs
 from wavalign.engine.compile.plan import Cluster, TermPlan
 from wavalign.engine.compile.reward_checks import (
     Noted,
@@ -20,6 +21,7 @@ from wavalign.plugins.registry import Registry
 from wavalign.schema.evaluation import Watched
 from wavalign.schema.marks import Path
 from wavalign.schema.model import AdapterSection
+from wavalign.schema.pairs import rewards_asked
 from wavalign.schema.reward import RewardSection
 from wavalign.schema.runtime import RuntimeSection
 from wavalign.schema.stage import Stage
@@ -162,6 +164,16 @@ class StageChecks:
             hint = "add data.prompts: what is answered, e.g. {type: jsonl, path: questions.jsonl}"
             self.note("missing_section", "generate needs data.prompts", ("data", "prompts"), hint)
 
+    def pairs(self) -> None:
+        """A stage that pairs answers."""
+        if not self._whole("pairs", "data", "rewards", "model"):
+            return
+        check_pairs(self.stage, self.note)
+        for name in rewards_asked(self.stage.pairs, self.stage.rewards):
+            plugin = self._plugin("reward", self.stage.rewards[name].type)
+            if plugin is not None and issubclass(plugin, Reward):
+                self._listens(name, plugin)
+
     def evaluate(self) -> None:
         """A stage that measures."""
         if not self._whole("evaluation", "model", "data"):
@@ -303,6 +315,7 @@ _RULES: Mapping[str, Callable[[StageChecks], None]] = {
     "train": StageChecks.train,
     "fit_codec": StageChecks.fit_codec,
     "generate": StageChecks.generate,
+    "pairs": StageChecks.pairs,
     "reward_model": StageChecks.reward_model,
     "evaluate": StageChecks.evaluate,
 }

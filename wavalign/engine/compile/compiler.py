@@ -22,6 +22,7 @@ from wavalign.plugins.scalars import ScalarHead
 from wavalign.schema.loading import LoadedRecipe, names_of
 from wavalign.schema.marks import Path as TreePath
 from wavalign.schema.marks import in_file_order
+from wavalign.schema.objective import CriticSection
 from wavalign.schema.runtime import RuntimeSection
 from wavalign.schema.salvage import Broken
 from wavalign.schema.stage import Stage
@@ -72,11 +73,11 @@ def _follows(problem: Problem, broken: Broken) -> bool:
     )
 
 
-def scalar_heads(graph: Graph, terms: Sequence[TermPlan]) -> tuple[ScalarHead, ...]:
+def scalar_heads(graph: Graph, terms: Sequence[TermPlan], *, detach: bool = False) -> tuple[ScalarHead, ...]:
     """Heads beside the network that somebody reads; those whose earlier word is needed are there whoever learns."""
     read = {name for name in scalar_outputs(terms) if graph.gives(name)}
     read |= {"values"} if graph.gives("old_values") else set()
-    return tuple(ScalarHead(name, unit) for name, unit in scalar_outputs(terms).items() if name in read)
+    return tuple(ScalarHead(name, unit, detach) for name, unit in scalar_outputs(terms).items() if name in read)
 
 
 @final
@@ -163,7 +164,12 @@ class _Compiler:
                 processes=self.processes,
                 device=self.device,
             )
-        scalars = scalar_heads(graph, plan.terms)
+        critic = stage.objective.critic if stage.objective is not None else CriticSection()
+        scalars = scalar_heads(graph, plan.terms, detach=critic.detach)
+        if scalars and critic.type == "separate" and runtime.engine.type == "deepspeed":
+            message = "a separate critic is trained by the plain engine alone"
+            hint = "take objective.critic.type: shared, or runtime.engine.type: plain"
+            note("conflict", message, ("objective", "critic"), hint)
         decided = {"graph": graph, "geometry": geometry, "deepspeed": lowered, "scalars": scalars}
         plan = plan.model_copy(update=decided)
         return plan.model_copy(update={"warnings": tuple(self._warnings(plan, path))})

@@ -6,6 +6,7 @@ from typing import final
 
 from wavalign.engine.compile.plan import Plan, StagePlan
 from wavalign.schema.component import Component, WeightedComponent
+from wavalign.schema.pairs import GoldenPairs
 
 
 @final
@@ -32,6 +33,7 @@ def _of_stage(stage: StagePlan) -> Iterator[Named]:
     named = {"architecture": model.architecture, "codec": model.codec, "nar": model.nar}
     yield from (Named(f"model.{kind}", kind, each) for kind, each in named.items() if each is not None)
     headings = {"data.prompts": data.prompts, "data.demonstrations": data.demonstrations}
+    headings |= {} if data.samples is None else {"data.samples": data.samples}
     headings |= {f"data.families.{name}": sources for name, sources in data.families.items()}
     headings |= {f"data.evaluation.{name}": sources for name, sources in data.evaluation.items()}
     for label, sources in headings.items():
@@ -59,11 +61,19 @@ def read_headings(stage: StagePlan) -> dict[str, Sequence[WeightedComponent]]:
     if kind.learns:
         made = stage.graph.made_for("data_rows")
         found |= {name: sources for name, sources in data.learned.items() if name in made}
-    elif data.demonstrations is not None and "demonstrations" in kind.headings:
+    elif data.demonstrations is not None and "demonstrations" in kind.headings and _reads_gold(stage):
         found["demonstrations"] = data.demonstrations
+    if data.samples is not None and "samples" in kind.headings:
+        found["samples"] = data.samples
     if "evaluation" in kind.headings and stage.stage.measures:
         found |= {f"evaluation.{name}": sources for name, sources in data.evaluation.items()}
     return found
+
+
+def _reads_gold(stage: StagePlan) -> bool:
+    """Whether a stage that does not learn reads demonstrations: for a `pairs` stage they are golden answers."""
+    pairs = stage.stage.pairs
+    return stage.stage.type != "pairs" or (isinstance(pairs, GoldenPairs) and pairs.gold == "demonstrations")
 
 
 def there_before(sources: Sequence[WeightedComponent] | None) -> tuple[WeightedComponent, ...]:
@@ -84,7 +94,11 @@ def writers_of(stage: StagePlan, heading: str) -> list[str]:
 
 def _all_headings(stage: StagePlan) -> dict[str, Sequence[WeightedComponent]]:
     data = stage.stage.data
-    found: dict[str, Sequence[WeightedComponent]] = {"prompts": data.prompts or (), **data.learned}
+    found: dict[str, Sequence[WeightedComponent]] = {
+        "prompts": data.prompts or (),
+        "samples": data.samples or (),
+        **data.learned,
+    }
     return found | {f"evaluation.{name}": sources for name, sources in data.evaluation.items()}
 
 

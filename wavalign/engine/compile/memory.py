@@ -89,7 +89,7 @@ def estimate_memory(
         *_states(case, adapted=adapted),
         *_networks(case, stage),
         *_scalar_heads(case, stage),
-        *_learning(case, recompute=runtime.gradient_checkpointing),
+        *_learning(case, stage, recompute=runtime.gradient_checkpointing),
         *_head_gradient(case, stage),
         *_supports(case, stage),
         *_collecting(case, stage),
@@ -157,6 +157,10 @@ def _scalar_heads(case: _Case, stage: StagePlan) -> Iterator[MemoryRow]:
     """States of what is trained beside the network, as those of the network itself; and the states that they read."""
     if not stage.scalars:
         return
+    if stage.has_critic:
+        whole = replace(case, weights=WeightCounts(frozen=0, trained=case.weights.held))
+        size = sum(each.bytes for each in _states(whole, adapted=False))
+        yield MemoryRow(name="critic", bytes=size, note="a second network: weights, gradients and moments")
     width = case.dimensions.hidden
     own = replace(case, weights=WeightCounts(frozen=0, trained=len(stage.scalars) * (width + 1)))
     size = sum(each.bytes for each in _states(own, adapted=False))
@@ -171,12 +175,14 @@ def _names(stage: StagePlan) -> str:
     return ", ".join(head.name for head in stage.scalars)
 
 
-def _learning(case: _Case, *, recompute: bool) -> Iterator[MemoryRow]:
+def _learning(case: _Case, stage: StagePlan, *, recompute: bool) -> Iterator[MemoryRow]:
     sizes, width, rows = case.dimensions, case.width, case.geometry.micro_batch
     kind = "float32" if not case.half else "bf16" if case.native else "autocast"
     hidden, others = KEPT_HIDDEN[kind] * sizes.hidden, width * (4 * sizes.intermediate + sizes.key_value_width)
     whole = (hidden + others) * sizes.layers + width * case.weights.kept
     note = f"{rows} rows x {case.tokens} tokens"
+    if stage.has_critic:
+        whole, note = 2 * whole, note + ", of policy and critic"
     if recompute:
         whole = whole // sizes.layers + width * sizes.hidden * sizes.layers
         note += ", one layer at a time"

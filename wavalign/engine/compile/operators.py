@@ -253,17 +253,14 @@ def _references(parts: StageParts) -> Iterator[Candidate]:
     scored = "nothing is scored before the updates"
     yield _one("scored_batches", "collect", "host", needs=("rows",), gives={"scored_batches": ROWS}, asker=scored)
     referring = {term.family for term in parts.terms if "ref_logprobs" in term.needs}
-    answers = ("scored_batches",) if ROLLOUTS in referring else ()
+    answers = ("scored_batches",) if ROLLOUTS in referring or "ref_logprobs" in _shown_columns(parts) else ()
     once = "rows of data once each, kept in the cache folder" if referring - {ROLLOUTS} else ""
     detail = "; ".join(each for each in ("the policy with its adapter off" if parts.adapter else "", once) if each)
     yield _one(
         "reference", "collect", "device", needs=("rows", *answers), gives={"ref_logprobs": TOKENS}, detail=detail,
         asker="no term needs ref_logprobs, so no second model is loaded", columns={"ref_logprobs": ""},
     )  # fmt: skip
-    yield _one(
-        "old_values", "collect", "device", needs=("scored_batches",), gives={"old_values": TOKENS},
-        asker="nobody needs values under the weights that sampled", columns={"old_values": ROLLOUTS},
-    )  # fmt: skip
+    yield from _old_values(parts)
     yield from _reference_points(parts)
     if not parts.own_network:
         yield _one(
@@ -271,6 +268,17 @@ def _references(parts: StageParts) -> Iterator[Candidate]:
             gives={"old_logprobs": TOKENS, "importance": TOKENS, "mismatch": SCALAR},
             columns={"old_logprobs": ROLLOUTS, "importance": ROLLOUTS}, detail="answers come from other weights",
         )  # fmt: skip
+
+
+def _old_values(parts: StageParts) -> Iterator[Candidate]:
+    """What a critic expected before the updates, where there is one to ask."""
+    asked = "old_values" in parts.advantage.needs or any("old_values" in term.needs for term in parts.terms)
+    if parts.terms and not asked:
+        return
+    yield _one(
+        "old_values", "collect", "device", needs=("scored_batches",), gives={"old_values": TOKENS},
+        asker="nobody needs values under the weights that sampled", columns={"old_values": ROLLOUTS},
+    )  # fmt: skip
 
 
 def _shown_columns(parts: StageParts) -> frozenset[str]:

@@ -237,6 +237,12 @@ class StagePlan(Section):
     warnings: tuple[Warned, ...] = ()
 
     @property
+    def has_critic(self) -> bool:
+        """Whether its scalar heads read a network of their own."""
+        objective = self.stage.objective
+        return bool(self.scalars) and objective is not None and objective.critic.type == "separate"
+
+    @property
     def copies_reference(self) -> bool:
         """Whether that network is held a second time; with an adapter it is the policy with the adapter off."""
         return self.graph.gives("ref_logprobs") and self.stage.model.adapter is None

@@ -72,6 +72,7 @@ class Resolver:
             update={
                 "prompts": self._sources(data.prompts, (*path, "data", "prompts")),
                 "demonstrations": self._sources(data.demonstrations, (*path, "data", "demonstrations")),
+                "samples": self._sources(data.samples, (*path, "data", "samples")),
                 "families": {
                     name: self._sources(sources, (*path, "data", "families", name))
                     for name, sources in data.families.items()

@@ -110,11 +110,21 @@ class ScoredPolicy(nn.Module):
     """A policy whose forward pass scores tokens; what a training backend wraps."""
 
     def __init__(
-        self, policy: Policy, space: TokenSpace, scalars: Sequence[ScalarHead] = (), *, hidden_size: int | None = None
+        self,
+        policy: Policy,
+        space: TokenSpace,
+        scalars: Sequence[ScalarHead] = (),
+        *,
+        hidden_size: int | None = None,
+        critic: Policy | None = None,
     ) -> None:
-        """Score `policy`; `scalars` are trained beside it and read its hidden states of width `hidden_size`."""
+        """Score `policy`; `scalars` are trained beside it and read hidden states of width `hidden_size`.
+
+        They are those of `critic`, a second network that is trained with it, or else of `policy` itself.
+        """
         super().__init__()
         self.policy = policy
+        self.critic = critic
         self.space = space
         self.scalar_heads = ScalarHeads(scalars, hidden_size)
 
@@ -142,7 +152,7 @@ class ScoredPolicy(nn.Module):
         positions = find_positions(batch, select, self.space.heads, temperature=temperature, support=support)
         wanted = positions.heads | (heads or frozenset()) or frozenset(self.space.main_heads)
         trunk = self.space.main_heads[0]
-        if len(self.scalar_heads):
+        if len(self.scalar_heads) and self.critic is None:
             wanted |= {trunk}
         hidden, parts = self.policy.hidden(batch, wanted), []
         for index in sorted(wanted):
@@ -152,7 +162,16 @@ class ScoredPolicy(nn.Module):
                 query = positions.query(rows, cut=cut, dtype=states.dtype)
                 parts.append(head_logprobs(states, weight, query)[0])
         scored = torch.cat(parts)
-        shift = self.space.heads[trunk].shift
-        values = self.scalar_heads(hidden[trunk], batch.lengths, shift=shift) if len(self.scalar_heads) else {}
         nothing = torch.zeros(select.shape, dtype=scored.dtype, device=scored.device)
-        return nothing.index_put(positions.place, scored), values
+        return nothing.index_put(positions.place, scored), self._values(batch, hidden.get(trunk))
+
+    def _values(self, batch: TokenBatch, hidden: Tensor | None) -> dict[str, Tensor]:
+        """What the scalar heads say, [B, T] or [B] by name; `hidden` [B, T, H] is the policy's."""
+        if not len(self.scalar_heads):
+            return {}
+        trunk = self.space.main_heads[0]
+        if self.critic is not None:
+            hidden = self.critic.hidden(batch, frozenset({trunk}))[trunk]
+        assert hidden is not None  # asked for above
+        found: dict[str, Tensor] = self.scalar_heads(hidden, batch.lengths, shift=self.space.heads[trunk].shift)
+        return found

@@ -24,10 +24,21 @@ def stage_placement(plan: Plan, stage: StagePlan, world: World) -> Placement:
     return placement(stage.deepspeed, world)
 
 
-def stage_backend(plan: Plan, stage: StagePlan, policy: Policy, *, architecture: Architecture, world: World) -> Backend:
-    """What runs the forward, the backward and the update of `policy` and of the stage's scalar heads."""
+def stage_backend(
+    plan: Plan,
+    stage: StagePlan,
+    policy: Policy,
+    *,
+    architecture: Architecture,
+    world: World,
+    critic: Policy | None = None,
+) -> Backend:
+    """What runs the forward, the backward and the update of `policy` and of the stage's scalar heads.
+
+    The heads read `critic`, which is trained with them, or else `policy`.
+    """
     hidden_size = architecture.dimensions().hidden if stage.scalars else None
-    scored = ScoredPolicy(policy, architecture.tokens, stage.scalars, hidden_size=hidden_size)
+    scored = ScoredPolicy(policy, architecture.tokens, stage.scalars, hidden_size=hidden_size, critic=critic)
     runtime = plan.runtime
     if stage.deepspeed is None:
         optim = stage.stage.optim

@@ -61,15 +61,17 @@ class Builder(Parts):
             policy = self.policy(stage, architecture)
         reference = self._reference(stage, architecture, policy)
         with guarded_block(architecture, "its network's heads"):
-            backend = stage_backend(self.plan, stage, policy, architecture=architecture, world=self.world)
+            critic = self.critic(stage, architecture)
+            backend = stage_backend(
+                self.plan, stage, policy, architecture=architecture, world=self.world, critic=critic
+            )
         if isinstance(reference, AdapterOff):
             reference.follow(backend)
         encoder = Encoder(architecture, self._codes(codec))
         sampler = self.plugin(Sampler, section.rollout.sampler, "rollout.sampler")
         roller = Roller(architecture, encoder, sampler, codec, self.nar(stage, architecture, codec))
         objective, place = section.objective, "objective"
-        learns = any(stage.graph.gives(each) for each in ("advantages", "returns"))
-        advantage = objective.advantage if objective is not None and learns else None
+        advantage = objective.advantage if objective is not None and _learns_from_rewards(stage) else None
         gate = objective.gate if objective is not None and stage.graph.gives("gate") else None
         terms = [self._term(term) for term in stage.terms if term.name in stage.graph.made_for("term")]
         settings, also = self._settings(stage, architecture.tokens), _asked_by_advantage(stage)
@@ -216,6 +218,10 @@ class Builder(Parts):
             "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         }
         return ReferenceCache(cache_folder() / FILE, about=about)
+
+
+def _learns_from_rewards(stage: StagePlan) -> bool:
+    return stage.graph.gives("advantages") or stage.graph.gives("returns")
 
 
 def _asked_by_advantage(stage: StagePlan) -> dict[str, frozenset[str]]:

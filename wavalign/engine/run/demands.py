@@ -12,6 +12,7 @@ from wavalign.engine.compile.stage_links import codec_before
 from wavalign.engine.feeding.record_check import Ask, Demands, RecordsLook, check_records
 from wavalign.engine.run.builder import Builder
 from wavalign.engine.run.pair_evaluation import check_pair
+from wavalign.engine.run.parts import used_rewards
 from wavalign.engine.run.reward_models import unfit_models
 from wavalign.errors import DataError, PreflightError
 from wavalign.plugins.api import Architecture, Codec, Metric, Reward
@@ -47,8 +48,8 @@ def demands_of(builder: Builder, stage: StagePlan, heading: str, architecture: A
 
 
 def _needs(builder: Builder, stage: StagePlan, heading: str) -> Iterator[tuple[str, Ask]]:
-    if heading == "prompts":
-        for name in stage.graph.made_for("reward"):
+    if heading in ("prompts", "samples"):
+        for name in used_rewards(stage):
             yield f"rewards.{name}", _ask(builder, "reward", stage.stage.rewards[name], f"rewards.{name}")
     elif heading.startswith("evaluation."):
         for name in stage.stage.choosing:
@@ -184,8 +185,9 @@ def _components(stage: StagePlan) -> Iterator[tuple[str, str, Component]]:
     ):
         if one is not None and not (kind == "codec" and stage.kind.leaves == "codec"):
             yield kind, name, one
-    if stage.kind.learns or stage.stage.choosing:
-        yield from (("reward", f"rewards.{name}", each) for name, each in section.rewards.items())
+    if stage.kind.learns or stage.stage.choosing or stage.stage.type == "pairs":
+        asked = used_rewards(stage) if stage.stage.type == "pairs" else section.rewards
+        yield from (("reward", f"rewards.{name}", section.rewards[name]) for name in asked)
     if stage.kind.measures:
         yield from (("metric", f"evaluation.metrics.{name}", each) for name, each in section.evaluation.metrics.items())
     for name, sources in headings(stage).items():

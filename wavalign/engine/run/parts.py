@@ -37,11 +37,14 @@ from wavalign.plugins.guard import origin_of
 from wavalign.plugins.registry import Registry
 from wavalign.schema.component import Component, WeightedComponent
 from wavalign.schema.environment import resolve_secrets
+from wavalign.schema.pairs import rewards_asked
 from wavalign.storage.cache import cache_folder
 from wavalign.storage.checkpoints import Want, local_folder, local_path
 
 P = TypeVar("P", bound=Plugin)
 C = TypeVar("C", bound=Component)
+_PREDICTING = ("text_head", "audio_head", "audio_branch", "mtp")
+"""Groups of parameters that predict tokens, which a critic does not."""
 Progress = Callable[[str, int, int], None]
 
 
@@ -91,6 +94,22 @@ class Parts:
                 parameter.requires_grad_(False)  # never True: what an architecture does not use stays frozen
         return policy
 
+    def critic(self, stage: StagePlan, architecture: Architecture) -> Policy | None:
+        """The network that scalar heads read where they have one of their own; what only predicts tokens is frozen."""
+        objective = stage.stage.objective
+        if objective is None or not stage.has_critic:
+            return None
+        start = objective.critic.start
+        folder = None if start is None else local_folder(start, want="weights", progress=self.progress)
+        weights = self.starting_weights(stage, architecture, folder=folder)
+        critic = weights.policy(stage_placement(self.plan, stage, self.world))
+        if self.plan.runtime.gradient_checkpointing:
+            recompute_layers(critic)
+        for name, parameter in critic.named_parameters():
+            if architecture.parameter_group(name) in (*_PREDICTING, *(stage.stage.model.freeze or ())):
+                parameter.requires_grad_(False)
+        return critic
+
     def checkpoint(self, stage: StagePlan, start: Path | None, *, want: Want = "weights") -> str | None:
         """Local folder of what the stage starts from, fetched where it lies elsewhere; None for random weights."""
         address = checkpoint_address(stage, start)
@@ -98,11 +117,13 @@ class Parts:
             return None
         return local_folder(address, want=want, pickles=stage.stage.model.allow_pickles, progress=self.progress)
 
-    def starting_weights(self, stage: StagePlan, architecture: Architecture) -> StartingWeights:
-        """What the policy and its frozen reference start from: the checkpoint that the architecture stands over."""
+    def starting_weights(
+        self, stage: StagePlan, architecture: Architecture, *, folder: str | None = None
+    ) -> StartingWeights:
+        """What networks start from: `folder`, or else the checkpoint that the architecture stands over."""
         return StartingWeights(
             architecture,
-            folder=architecture.source.checkpoint,
+            folder=folder if folder is not None else architecture.source.checkpoint,
             seed=derive(self.plan.seed, "policy"),
             pickles=stage.stage.model.allow_pickles,
         )
@@ -229,7 +250,9 @@ def _listeners(registry: Registry, stage: StagePlan) -> list[str]:
 
 
 def used_rewards(stage: StagePlan) -> tuple[str, ...]:
-    """Rewards that were not pruned."""
+    """Rewards that were not pruned, or that decide who is better in a pair."""
+    if stage.stage.type == "pairs":
+        return rewards_asked(stage.stage.pairs, stage.stage.rewards)
     return stage.graph.made_for("reward")
 
 

@@ -83,6 +83,12 @@ def last_model(plan: Plan, folder: RunFolder) -> StagePlan | None:
     return next(stage for stage in plan.stages if stage.name == name)
 
 
+def before(stage: StagePlan) -> list[str]:
+    """Names of the same stage in the rounds before, in order; none outside rounds."""
+    mine = stage.stage.round
+    return [] if mine is None else [_in_round(stage.name, mine, number) for number in range(1, mine.number)]
+
+
 def look(plan: Plan, folder: RunFolder, rounds: Round) -> RoundsSoFar:
     """What the complete rounds of a repetition come to; raises PreflightError where its value was not measured."""
     assert rounds.stop_early is not None

@@ -17,14 +17,16 @@ from wavalign.engine.run.inputs import check_read
 from wavalign.engine.run.measuring import Measuring
 from wavalign.engine.run.observers import Observer
 from wavalign.engine.run.pair_evaluation import pair_evaluator
+from wavalign.engine.run.pairing import pairing
 from wavalign.engine.run.progress import is_complete
 from wavalign.engine.run.reward_artifact import REWARD_MODEL, leave_reward_model
 from wavalign.engine.run.rollout_log import RecordMaker
-from wavalign.engine.run.rounds import Rounds, last_model
+from wavalign.engine.run.rounds import Rounds, before, last_model
 from wavalign.engine.run.run_log import RunLog
 from wavalign.engine.run.stopping import StopSignals
 from wavalign.engine.stages.answering import Answering
-from wavalign.engine.stages.generate import DATA
+from wavalign.engine.stages.dataset import DATA
+from wavalign.engine.stages.pairing import Pairing
 from wavalign.engine.stages.table import RUN
 from wavalign.engine.state.checkpoint import Checkpoint
 from wavalign.engine.state.distributed import World
@@ -94,6 +96,11 @@ class Trainer:
     def answering(self, stage: StagePlan) -> Answering:
         """Its policy and the prompts it answers."""
         return answering(self.builder, stage, self.start_folder(stage))
+
+    def pairing(self, stage: StagePlan) -> Pairing:
+        """The answers that it pairs, and what decides."""
+        earlier = [self.folder.stages / name for name in before(stage)]
+        return pairing(self.builder, stage, self.start_folder(stage), earlier)
 
     def measure(self, stage: StagePlan) -> None:
         """Measure the held-out splits with what the stage starts from, and log it."""

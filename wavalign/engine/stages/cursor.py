@@ -7,6 +7,7 @@ from typing import Any, Protocol
 from wavalign.engine.compile.plan import Plan, StagePlan
 from wavalign.engine.feeding.feeds import Feed
 from wavalign.engine.stages.answering import Answering
+from wavalign.engine.stages.pairing import Pairing
 from wavalign.engine.state.distributed import World
 from wavalign.engine.step.metrics import StepResult
 from wavalign.engine.step.stage import LiveStage
@@ -99,6 +100,9 @@ class Cursor(Protocol):
 
     def answering(self, stage: StagePlan) -> Answering:
         """The stage's policy and the prompts it answers."""
+
+    def pairing(self, stage: StagePlan) -> Pairing:
+        """The answers that the stage pairs, and what decides."""
 
     def measure(self, stage: StagePlan) -> None:
         """Measure the held-out splits with what the stage starts from, and log it."""

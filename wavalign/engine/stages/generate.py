@@ -1,16 +1,12 @@
 """A `generate` stage: the policy's answers to prompts, as records that later stages read.
 
-`data/part-R-of-N.jsonl` holds the answers of rank R of N in the format of `{type: jsonl}`, with its sound in the folder
-of the same name beside it; `data` as a whole is the data set. Prompts are answered in chunks, chunk c by rank c modulo
-N, and an answer's draws depend on its prompt and its place in the group: so the answers are the same on any number of
-processes. Beside `data` every rank remembers what of its part is whole: a run that is killed cuts off the rest and
-repeats the chunk it was in.
+The sound of a part lies in the folder of the same name beside it, see `dataset`. Prompts are answered in chunks, chunk
+c by rank c modulo N, and an answer's draws depend on its prompt and its place in the group: so the answers are the same
+on any number of processes.
 """
 
 import hashlib
-import json
 import os
-import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -19,24 +15,23 @@ from typing import Any, final
 import torch
 
 from wavalign.engine.compile.plan import StagePlan
+from wavalign.engine.feeding.pair_records import GENERATED, turn_of
 from wavalign.engine.stages.cursor import Cursor
+from wavalign.engine.stages.dataset import SUMMARY, DatasetPart
 from wavalign.engine.state.distributed import World
-from wavalign.engine.state.files import read_json, storage_errors, write_json
+from wavalign.engine.state.files import storage_errors, write_json
 from wavalign.engine.state.seeds import generator
+from wavalign.engine.step.rollouts import Roller
 from wavalign.errors import DataError
 from wavalign.plugins import audio
 from wavalign.plugins.api import Policy
-from wavalign.plugins.batch import AudioClip, Dialogue, Message, Rollout, RolloutGroup
+from wavalign.plugins.batch import AudioClip, Dialogue, Message, Rollout, RolloutGroup, TokenSequence
 from wavalign.plugins.dialogues import flaws
-from wavalign.redaction import REDACTOR
 
-DATA = "data"
-"""Folder of a stage that holds what it wrote."""
-GENERATED = "generated"
-"""Where the metadata of a record says how it came about."""
 SAMPLING = {"sampler", "group_size", "temperature", "top_k", "top_p", "streams", "max_new_tokens"}
 """Keys of `rollout` that say how answers are drawn."""
-COUNTED = ("answers", "unfinished", "unusable")
+COUNTED = ("answers", "unfinished", "exact", "unusable")
+"""`exact` are answers that will be learned token by token as they were sampled."""
 
 
 def run(stage: StagePlan, cursor: Cursor) -> None:
@@ -47,7 +42,8 @@ def run(stage: StagePlan, cursor: Cursor) -> None:
     if answering.note:
         cursor.observer.message(answering.note)
     about = _about(stage, cursor.plan.seed, answering.policy)
-    part = Part(folder, cursor.world, about, words=answering.roller.architecture.check_words)
+    spoken = answering.options.need == "all"
+    part = Part(folder, cursor.world, about, words=_learner(answering.roller), spoken=spoken)
     size = stage.stage.generate.chunk
     chunks = [answering.prompts[start : start + size] for start in range(0, len(answering.prompts), size)]
     mine = list(enumerate(chunks))[cursor.world.rank :: cursor.world.size]
@@ -70,6 +66,16 @@ def _about(stage: StagePlan, seed: int, policy: Policy) -> dict[str, Any]:
     return {"stage": stage.name, "model": fingerprint(policy), "seed": seed, "sampling": sampling}
 
 
+def _learner(roller: Roller) -> Callable[[Dialogue], TokenSequence]:
+    """What gives the answer of a record as it will be learned; it raises DataError where it cannot be."""
+
+    def learned(dialogue: Dialogue) -> TokenSequence:
+        roller.architecture.check_words(dialogue)
+        return roller.encoder.target(dialogue)
+
+    return learned
+
+
 def fingerprint(policy: Policy) -> str:
     """Sum of a network's weights: names, shapes, types and values."""
     digest = hashlib.sha256()
@@ -81,82 +87,77 @@ def fingerprint(policy: Policy) -> str:
 
 @final
 class Part:
-    """One rank's share of a data set, and how much of it is whole."""
+    """One rank's share of the answers."""
 
     def __init__(
-        self, folder: Path, world: World, about: Mapping[str, Any], *, words: Callable[[Dialogue], None]
+        self,
+        folder: Path,
+        world: World,
+        about: Mapping[str, Any],
+        *,
+        words: Callable[[Dialogue], object],
+        spoken: bool = True,
     ) -> None:
         """Go on with what an interrupted run wrote, if that was by the same weights.
 
-        `words` raises DataError for a dialogue that cannot be learned.
+        `words` raises DataError for a dialogue that cannot be learned, and may give its answer as it will be. Without
+        `spoken` answers were sampled to the end of their text, and what they have of sound is a part.
         """
-        self.about, self._words = dict(about), words
-        self.name = f"part-{world.rank:05d}-of-{world.size:05d}"
-        self.path, self.sounds = folder / DATA / f"{self.name}.jsonl", folder / DATA / self.name
-        self._mark = folder / f"{self.name}.json"
-        self.chunks = self._bytes = 0
+        self.about, self._words, self._spoken = dict(about), words, spoken
+        self.file = DatasetPart(folder, world, about, COUNTED)
+        self.name, self.path, self.sounds = self.file.name, self.file.path, self.file.sounds
+
+    @property
+    def chunks(self) -> int:
         """Chunks that are whole on the disk."""
-        self.counts = Counter(dict.fromkeys(COUNTED, 0))
-        with storage_errors(str(folder)):
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._take_up()
+        return self.file.chunks
+
+    @property
+    def counts(self) -> "Counter[str]":
+        """Answers, and what is to be known of them."""
+        return self.file.counts
 
     def add(self, groups: Sequence[RolloutGroup], *, first: int) -> None:
         """Write one more chunk; `first` is the place of its first prompt among all."""
-        records = [each for place, group in enumerate(groups) for each in self._records(group, first + place)]
-        text = "".join(json.dumps(REDACTOR.tree(each), ensure_ascii=False, allow_nan=False) + "\n" for each in records)
-        if records:
-            with storage_errors(str(self.path)), self.path.open("ab") as file:
-                file.write(text.encode())
-                file.flush()
-                os.fsync(file.fileno())
-        self.chunks, self._bytes = self.chunks + 1, self._bytes + len(text.encode())
-        mark = {"chunks": self.chunks, "bytes": self._bytes, "counts": dict(self.counts), "about": self.about}
-        write_json(self._mark, mark)
-
-    def _take_up(self) -> None:
-        mark = read_json(self._mark) if self._mark.exists() else {}
-        there = self.path.stat().st_size if self.path.exists() else 0
-        if mark.get("about") == REDACTOR.tree(self.about) and there >= int(mark["bytes"]):
-            self.chunks, self._bytes, self.counts = mark["chunks"], mark["bytes"], Counter(mark["counts"])
-        else:
-            self._mark.unlink(missing_ok=True)
-            shutil.rmtree(self.sounds, ignore_errors=True)
-        if self._bytes:
-            os.truncate(self.path, self._bytes)
-        else:
-            self.path.unlink(missing_ok=True)
+        self.file.append([each for place, group in enumerate(groups) for each in self._records(group, first + place)])
 
     def _records(self, group: RolloutGroup, place: int) -> Iterator[dict[str, Any]]:
         for member, rollout in enumerate(group.rollouts):
             sound = self._sound(rollout, f"{place:06d}-{member}.wav")
             said = rollout.answer.text if rollout.answer.text.strip() else ""
-            codes = rollout.answer.codes
+            # The codes are what is learned again, exactly as it was sampled; the file is for ears.
+            codes = rollout.answer.codes if self._spoken else ()
             clip = AudioClip.of_codes(codes, sound) if codes else None if sound is None else AudioClip(sound)
             target = Message("assistant", said, clip)
-            if not self._usable(Dialogue(group.dialogue.id, group.dialogue.messages, target)):
+            row = self._learned(Dialogue(group.dialogue.id, group.dialogue.messages, target))
+            if row is None:
                 self.counts["unusable"] += 1
                 continue
+            exact = isinstance(row, TokenSequence) and torch.equal(row.ids, rollout.completion.ids)
             self.counts["answers"] += 1
+            self.counts["exact"] += exact
             self.counts["unfinished"] += not rollout.answer.finished
-            yield self._record(group.dialogue, target, member=member, finished=rollout.answer.finished)
+            yield self._record(group.dialogue, target, member=member, rollout=rollout, exact=exact)
 
-    def _usable(self, dialogue: Dialogue) -> bool:
-        """Whether the record can be read again and learned from: it says something, in words that can be written."""
+    def _learned(self, dialogue: Dialogue) -> object | None:
+        """The answer as it will be learned; None where the record cannot be read again and learned from."""
         try:
-            self._words(dialogue)
+            row = self._words(dialogue)
         except DataError:
-            return False
-        return not flaws(dialogue)
+            return None
+        return None if flaws(dialogue) else (row or dialogue)
 
-    def _record(self, prompt: Dialogue, target: Message, *, member: int, finished: bool) -> dict[str, Any]:
-        about = {**self.about, "prompt": prompt.id, "member": member, "finished": finished}
+    def _record(
+        self, prompt: Dialogue, target: Message, *, member: int, rollout: Rollout, exact: bool
+    ) -> dict[str, Any]:
+        about = {**self.about, "prompt": prompt.id, "member": member, "finished": rollout.answer.finished}
+        about["exact"] = exact
         if prompt.target is not None:
-            about["reference"] = _turn(prompt.target)
+            about["reference"] = turn_of(prompt.target)
         return {
             "id": f"{prompt.id}#{member}",
-            "messages": [{"role": turn.role, **_turn(turn)} for turn in prompt.messages],
-            "target": _turn(target),
+            "messages": [{"role": turn.role, **turn_of(turn)} for turn in prompt.messages],
+            "target": turn_of(target),
             "metadata": {**prompt.metadata, GENERATED: about},
         }
 
@@ -171,16 +172,6 @@ class Part:
         with storage_errors(str(path)), path.open("rb") as file:
             os.fsync(file.fileno())  # the record that names it is not to outlive it
         return f"{self.name}/{name}"
-
-
-def _turn(turn: Message) -> dict[str, Any]:
-    """A turn's words and sound, what is there of them."""
-    found: dict[str, Any] = {"text": turn.text} if turn.text else {}
-    if turn.audio is not None and turn.audio.has_sound:
-        found["audio"] = turn.audio.url
-    if turn.audio is not None and turn.audio.codes is not None:
-        found["codes"] = list(turn.audio.codes)
-    return found
 
 
 def _sum_up(cursor: Cursor, stage: StagePlan, part: Part, about: Mapping[str, Any]) -> None:
@@ -199,4 +190,4 @@ def _sum_up(cursor: Cursor, stage: StagePlan, part: Part, about: Mapping[str, An
     cursor.observer.message(f"stage {stage.name} wrote {counts['answers']} answers{cut}{left_out}")
     if cursor.world.is_first:
         files = [f"{name}.jsonl" for name, count in parts if count["answers"]]
-        write_json(cursor.stage_folder(stage) / "dataset.json", {"files": files, **counts, **about})
+        write_json(cursor.stage_folder(stage) / SUMMARY, {"files": files, **counts, **about})

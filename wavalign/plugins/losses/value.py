@@ -29,6 +29,7 @@ class Value(Loss):
 
     Params = ValueParams
     family = "rollouts"
+    reads_logprobs = False
     params: ValueParams
 
     @property
