@@ -221,6 +221,9 @@ class StageChecks:
                 self.note("missing_section", message, path, hint)
 
     def _rollout(self) -> None:
+        if self.stage.rollout.resample is not None and not self.stage.rewards and self._whole("rewards"):
+            message = "rollout.resample replaces groups whose rewards are equal, and there are no rewards"
+            self.note("missing_section", message, ("rollout", "resample"), "add rewards, or remove it")
         for name, stream in self.stage.rollout.streams.items():
             path: Path = ("rollout", "streams", name)
             if stream.temperature == 0:
