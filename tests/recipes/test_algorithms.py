@@ -26,8 +26,10 @@ SIZES = {
 
 def small(recipe: str, folder: Path) -> Plan:
     """The recipe's plan, with two steps."""
-    lines = (FOLDER / recipe).read_text(encoding="utf-8").splitlines()
-    (base,) = (line.removeprefix("extends: ") for line in lines if line.startswith("extends: "))
+    base = recipe
+    while base not in SIZES:
+        lines = (FOLDER / base).read_text(encoding="utf-8").splitlines()
+        (base,) = (line.removeprefix("extends: ") for line in lines if line.startswith("extends: "))
     overrides = (*SMALL, *SIZES[base], f"runtime.folder={folder / 'run'}")
     return compile_recipe(load_recipe(str(FOLDER / recipe), overrides))
 
