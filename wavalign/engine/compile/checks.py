@@ -1,6 +1,5 @@
 """Pass 2: rules between sections, each with a place and a remedy."""
 
-import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import final
 
@@ -11,18 +10,17 @@ from wavalign.engine.compile.plan import Cluster, TermPlan
 from wavalign.engine.compile.reward_checks import (
     Noted,
     best_of_problems,
-    declared_range,
+    hearing_problems,
     held_out_problems,
     judging_problems,
+    range_problems,
 )
-from wavalign.engine.contracts.rollouts import range_problem
 from wavalign.plugins.api import Gate, Metric, Reward
 from wavalign.plugins.registry import Registry
 from wavalign.schema.evaluation import Watched
 from wavalign.schema.marks import Path
 from wavalign.schema.model import AdapterSection
 from wavalign.schema.pairs import rewards_asked
-from wavalign.schema.reward import RewardSection
 from wavalign.schema.runtime import RuntimeSection
 from wavalign.schema.stage import Stage
 from wavalign.schema.stage_kinds import KINDS
@@ -169,7 +167,7 @@ class StageChecks:
         if self._whole("pairs", "data", "rewards", "model"):
             check_pairs(self.stage, self.note)
             for name, plugin in self._known(rewards_asked(self.stage.pairs, self.stage.rewards)):
-                self._listens(name, plugin)
+                self._noted(hearing_problems(name, plugin, codec=self.stage.model.codec is not None))
 
     def evaluate(self) -> None:
         """A stage that measures."""
@@ -234,28 +232,10 @@ class StageChecks:
                 hint = "leave it at 1; evaluation.sampling.streams may have one"
                 self.note("bad_value", message, (*path, "repetition_penalty"), hint)
 
-    def _range(self, name: str, reward: RewardSection, plugin: type[Reward]) -> None:
-        """What a reward's class says it can give, and whether a scale can map it; an object's shows when it is made."""
-        declared = declared_range(reward, plugin)
-        if not isinstance(declared, tuple | list) or len(declared) != 2:
-            return
-        path: Path = ("rewards", name)
-        if problem := range_problem(*declared):
-            hint = f"its class declares `range`: the lowest and the highest value it can give ({plugin.__module__})"
-            self.note("bad_plugin", f"reward `{name}` ({reward.type}) {problem}", path, hint)
-        elif reward.scale is not None and not math.isfinite(declared[1] - declared[0]):
-            message = f"reward `{name}` ({reward.type}) goes from {declared[0]:g} to {declared[1]:g}"
-            hint = "remove the scale, or declare a finite range on the reward's class"
-            self.note("conflict", f"{message}, which no scale can map", (*path, "scale"), hint)
-        elif reward.scale is None and not math.isfinite(declared[0]) and self.stage.rollout.truncated == "lowest":
-            message = f"reward `{name}` ({reward.type}) has no lowest value for answers that are cut off"
-            self.note("conflict", message, path, "set rollout.truncated: mask (or keep), or declare a finite range")
-
     def _rewards(self) -> None:
         objective = self.stage.objective
         for name, plugin in self._known(self.stage.rewards):
-            self._range(name, self.stage.rewards[name], plugin)
-            self._listens(name, plugin)
+            self._reward(name, plugin)
         if objective is None or objective.gate is None:
             return
         gate = self._plugin("gate", objective.gate.type)
@@ -267,10 +247,9 @@ class StageChecks:
                 message = f"the gate reads the rewards of rollouts, and {what} is not there"
                 self.note("missing_section", message, ("objective", "gate"), hint)
 
-    def _listens(self, name: str, plugin: type[Reward]) -> None:
-        if "waveform" in plugin.needs and self.stage.model.codec is None:
-            hint = "add model.codec, which turns audio tokens into sound"
-            self.note("missing_section", f"reward `{name}` listens, and there is no codec", ("rewards", name), hint)
+    def _reward(self, name: str, plugin: type[Reward]) -> None:
+        self._noted(range_problems(name, self.stage.rewards[name], plugin, self.stage.rollout.truncated))
+        self._noted(hearing_problems(name, plugin, codec=self.stage.model.codec is not None))
 
     def _gate_is_used(self) -> bool:
         return any(term.share.moves and term.lives for term in self.terms)
@@ -297,8 +276,7 @@ class StageChecks:
         if KINDS[stage.type].learns and stage.steps:
             return
         for name, plugin in self._known(stage.choosing):
-            self._range(name, stage.rewards[name], plugin)
-            self._listens(name, plugin)
+            self._reward(name, plugin)
 
     def _known(self, names: Iterable[str]) -> Iterator[tuple[str, type[Reward]]]:
         for name in (each for each in names if each in self.stage.rewards):
