@@ -20,6 +20,7 @@ CATALOG: dict[tuple[str, str], str] = {
     ("data", "jsonl"): "wavalign.plugins.data.jsonl:Jsonl",
     ("data", "parquet"): "wavalign.plugins.data.parquet:Parquet",
     ("data", "research_jsonl"): "wavalign.plugins.data.research_jsonl:ResearchJsonl",
+    ("data", "slamkit_jsonl"): "wavalign.plugins.data.slamkit_jsonl:SlamkitJsonl",
     ("data", "spoken_world"): "wavalign.plugins.data.spoken_world:SpokenWorld",
     ("nar", "process"): "wavalign.plugins.nars.process:ProcessNar",
     ("provider", "in_process"): "wavalign.plugins.providers.in_process:InProcess",

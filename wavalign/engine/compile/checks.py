@@ -1,7 +1,7 @@
 """Pass 2: rules between sections, each with a place and a remedy."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import final
 
 from wavalign.engine.compile.names import name_problems
@@ -166,12 +166,9 @@ class StageChecks:
 
     def pairs(self) -> None:
         """A stage that pairs answers."""
-        if not self._whole("pairs", "data", "rewards", "model"):
-            return
-        check_pairs(self.stage, self.note)
-        for name in rewards_asked(self.stage.pairs, self.stage.rewards):
-            plugin = self._plugin("reward", self.stage.rewards[name].type)
-            if plugin is not None and issubclass(plugin, Reward):
+        if self._whole("pairs", "data", "rewards", "model"):
+            check_pairs(self.stage, self.note)
+            for name, plugin in self._known(rewards_asked(self.stage.pairs, self.stage.rewards)):
                 self._listens(name, plugin)
 
     def evaluate(self) -> None:
@@ -256,11 +253,9 @@ class StageChecks:
 
     def _rewards(self) -> None:
         objective = self.stage.objective
-        for name, reward in self.stage.rewards.items():
-            plugin = self._plugin("reward", reward.type)
-            if plugin is not None and issubclass(plugin, Reward):
-                self._range(name, reward, plugin)
-                self._listens(name, plugin)
+        for name, plugin in self._known(self.stage.rewards):
+            self._range(name, self.stage.rewards[name], plugin)
+            self._listens(name, plugin)
         if objective is None or objective.gate is None:
             return
         gate = self._plugin("gate", objective.gate.type)
@@ -301,11 +296,15 @@ class StageChecks:
         self._noted(best_of_problems(stage))
         if KINDS[stage.type].learns and stage.steps:
             return
-        for name in (each for each in stage.choosing if each in stage.rewards):
-            plugin = self._plugin("reward", stage.rewards[name].type)
+        for name, plugin in self._known(stage.choosing):
+            self._range(name, stage.rewards[name], plugin)
+            self._listens(name, plugin)
+
+    def _known(self, names: Iterable[str]) -> Iterator[tuple[str, type[Reward]]]:
+        for name in (each for each in names if each in self.stage.rewards):
+            plugin = self._plugin("reward", self.stage.rewards[name].type)
             if plugin is not None and issubclass(plugin, Reward):
-                self._range(name, stage.rewards[name], plugin)
-                self._listens(name, plugin)
+                yield name, plugin
 
     def _plugin(self, kind: str, type_: str) -> type | None:
         return self.registry.get(kind, type_) if type_ in self.registry.types(kind) else None
