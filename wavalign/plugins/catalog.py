@@ -48,6 +48,7 @@ CATALOG: dict[tuple[str, str], str] = {
     ("loss", "grpo"): "wavalign.plugins.losses.grpo:GRPO",
     ("loss", "kl"): "wavalign.plugins.losses.kl:KL",
     ("loss", "value"): "wavalign.plugins.losses.value:Value",
+    ("loss", "online_dpo"): "wavalign.plugins.losses.online_dpo:OnlineDPO",
     ("loss", "dpo"): "wavalign.plugins.losses.dpo:DPO",
     ("loss", "apo_zero"): "wavalign.plugins.losses.apo_zero:APOZero",
     ("loss", "rpo"): "wavalign.plugins.losses.rpo:RPO",

@@ -10,7 +10,6 @@ from wavalign.engine.compile.plan import Cluster, TermPlan
 from wavalign.engine.compile.reward_checks import (
     Noted,
     best_of_problems,
-    hearing_problems,
     held_out_problems,
     judging_problems,
     range_problems,
@@ -167,7 +166,7 @@ class StageChecks:
         if self._whole("pairs", "data", "rewards", "model"):
             check_pairs(self.stage, self.note)
             for name, plugin in self._known(rewards_asked(self.stage.pairs, self.stage.rewards)):
-                self._noted(hearing_problems(name, plugin, codec=self.stage.model.codec is not None))
+                self._listens(name, plugin)
 
     def evaluate(self) -> None:
         """A stage that measures."""
@@ -235,7 +234,8 @@ class StageChecks:
     def _rewards(self) -> None:
         objective = self.stage.objective
         for name, plugin in self._known(self.stage.rewards):
-            self._reward(name, plugin)
+            self._noted(range_problems(self.stage, name, plugin))
+            self._listens(name, plugin)
         if objective is None or objective.gate is None:
             return
         gate = self._plugin("gate", objective.gate.type)
@@ -247,9 +247,10 @@ class StageChecks:
                 message = f"the gate reads the rewards of rollouts, and {what} is not there"
                 self.note("missing_section", message, ("objective", "gate"), hint)
 
-    def _reward(self, name: str, plugin: type[Reward]) -> None:
-        self._noted(range_problems(name, self.stage.rewards[name], plugin, self.stage.rollout.truncated))
-        self._noted(hearing_problems(name, plugin, codec=self.stage.model.codec is not None))
+    def _listens(self, name: str, plugin: type[Reward]) -> None:
+        if "waveform" in plugin.needs and self.stage.model.codec is None:
+            hint = "add model.codec, which turns audio tokens into sound"
+            self.note("missing_section", f"reward `{name}` listens, and there is no codec", ("rewards", name), hint)
 
     def _gate_is_used(self) -> bool:
         return any(term.share.moves and term.lives for term in self.terms)
@@ -276,7 +277,8 @@ class StageChecks:
         if KINDS[stage.type].learns and stage.steps:
             return
         for name, plugin in self._known(stage.choosing):
-            self._reward(name, plugin)
+            self._noted(range_problems(stage, name, plugin))
+            self._listens(name, plugin)
 
     def _known(self, names: Iterable[str]) -> Iterator[tuple[str, type[Reward]]]:
         for name in (each for each in names if each in self.stage.rewards):

@@ -67,12 +67,12 @@ def best_of_problems(stage: Stage) -> Iterator[Noted]:
         yield "unknown_key", f"there is no reward `{best.reward}`", (*path, "reward"), hint
 
 
-def range_problems(name: str, reward: RewardSection, plugin: type[Reward], truncated: str) -> Iterator[Noted]:
-    """What a reward says it can give, and whether a scale can map it; an object's shows when it is made."""
-    declared = _declared_range(reward, plugin)
+def range_problems(stage: Stage, name: str, plugin: type[Reward]) -> Iterator[Noted]:
+    """What a reward's class says it can give, and whether a scale can map it; an object's shows when it is made."""
+    reward, path = stage.rewards[name], ("rewards", name)
+    declared = declared_range(reward, plugin)
     if not isinstance(declared, tuple | list) or len(declared) != 2:
         return
-    path: Path = ("rewards", name)
     if problem := range_problem(*declared):
         hint = f"its class declares `range`: the lowest and the highest value it can give ({plugin.__module__})"
         yield "bad_plugin", f"reward `{name}` ({reward.type}) {problem}", path, hint
@@ -80,19 +80,12 @@ def range_problems(name: str, reward: RewardSection, plugin: type[Reward], trunc
         message = f"reward `{name}` ({reward.type}) goes from {declared[0]:g} to {declared[1]:g}"
         hint = "remove the scale, or declare a finite range on the reward's class"
         yield "conflict", f"{message}, which no scale can map", (*path, "scale"), hint
-    elif reward.scale is None and not math.isfinite(declared[0]) and truncated == "lowest":
+    elif reward.scale is None and not math.isfinite(declared[0]) and stage.rollout.truncated == "lowest":
         message = f"reward `{name}` ({reward.type}) has no lowest value for answers that are cut off"
         yield "conflict", message, path, "set rollout.truncated: mask (or keep), or declare a finite range"
 
 
-def hearing_problems(name: str, plugin: type[Reward], *, codec: bool) -> Iterator[Noted]:
-    """A reward that listens needs what makes sound."""
-    if "waveform" in plugin.needs and not codec:
-        hint = "add model.codec, which turns audio tokens into sound"
-        yield "missing_section", f"reward `{name}` listens, and there is no codec", ("rewards", name), hint
-
-
-def _declared_range(reward: RewardSection, plugin: type[Reward]) -> Any:
+def declared_range(reward: RewardSection, plugin: type[Reward]) -> Any:
     """The range that its options give it, else that of its class; None where neither says."""
     with Guard(origin_of(plugin, "reward", reward.type), "options", passes=(ValidationError,)):
         try:
