@@ -71,11 +71,11 @@ def compare(point: AnyPoint, folder: Path) -> Gap:
     from safetensors.torch import load_file
 
     world = folder / "world"
-    _spawn({"do": "world", "point": point.to_dict(), "kind": _kind(point), "world": str(world)})
+    spawn({"do": "world", "point": point.to_dict(), "kind": _kind(point), "world": str(world)})
     sides = []
     for who in ("ours", "trl"):
-        order = {"do": who, "point": point.to_dict(), "kind": _kind(point), "world": str(world)}
-        answer = _spawn({**order, "folder": str(folder / who)})
+        order = {"do": who, "point": point.to_dict(), "kind": _kind(point), "world": str(world), "log": True}
+        answer = spawn({**order, "folder": str(folder / who)})
         sides.append((Measured(**answer["measured"]), load_file(answer["weights"])))
     (mine, my), (other, their) = sides
     if my.keys() != their.keys():
@@ -95,7 +95,7 @@ def _kind(point: AnyPoint) -> str:
     return "dpo" if isinstance(point, DPOPoint) else "grpo"
 
 
-def _spawn(order: dict[str, Any]) -> dict[str, Any]:
+def spawn(order: dict[str, Any]) -> dict[str, Any]:
     """Run this file on an order and give its answer, the last line it prints."""
     quiet = {"TRL_EXPERIMENTAL_SILENCE": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
     alone = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
@@ -126,7 +126,9 @@ def obey(order: dict[str, Any]) -> dict[str, Any]:
         from benchmarks.dpo import theirs as trl_dpo
         from benchmarks.grpo import theirs as trl_grpo
 
-        measured, weights = (trl_dpo if order["kind"] == "dpo" else trl_grpo).measure(point, world, folder, log=True)
+        measured, weights = (trl_dpo if order["kind"] == "dpo" else trl_grpo).measure(
+            point, world, folder, log=order.get("log", True)
+        )
     return {"measured": asdict(measured), "weights": str(weights)}
 
 

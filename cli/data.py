@@ -86,8 +86,8 @@ def check(
     else:
         if heading or tokens:
             raise UsageError("--heading and --tokens are for recipes", hint=f"{source} is looked at as data")
-        kind = type_ if type_ is not None else _guessed(source)
-        options = {"path": source if "://" in source else str(Path(source).expanduser()), **_options(set_ or [])}
+        kind = type_ if type_ is not None else guessed(source)
+        options = {"path": source if "://" in source else str(Path(source).expanduser()), **plain_options(set_ or [])}
         look = check_source(kind, options, limit=limit, sounds=sounds)
     _show(look, format_)
     if look.problems:
@@ -131,7 +131,7 @@ def _is_recipe(source: str) -> bool:
     return source.endswith((".yaml", ".yml")) or (source in catalog() and not Path(source).exists())
 
 
-def _guessed(source: str) -> str:
+def guessed(source: str) -> str:
     """The kind of source by its name and, for JSON lines, by its first line."""
     folder = Path(source)
     if folder.is_dir():
@@ -156,11 +156,13 @@ def _flavour(path: Path) -> str:
     """`research_jsonl` where the first line has a field that only that format has."""
     with path.open("rb") as file:
         first = file.readline()
+    if b'"chosen_path"' in first:
+        return "slamkit_jsonl"
     fields = (b'"content"', b'"audios"', b'"sft_target_text"', b'"question_audio"', b'"answer_text"')
     return "research_jsonl" if any(field in first for field in fields) else "jsonl"
 
 
-def _options(given: list[str]) -> dict[str, Any]:
+def plain_options(given: list[str]) -> dict[str, Any]:
     """`columns.text=question` as {columns: {text: question}}."""
     import yaml  # `--help` shall not wait for it
 

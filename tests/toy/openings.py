@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, final
+from typing import Any, ClassVar, final
 
 import torch
 
@@ -17,9 +17,10 @@ from wavalign.plugins.api import (
     LossOutput,
     Policy,
     Provider,
+    Reward,
     SamplingOptions,
 )
-from wavalign.plugins.batch import Dialogue, Message, RolloutGroup
+from wavalign.plugins.batch import Dialogue, Message, Rollout, RolloutGroup, Scored
 
 WORDS = ("zero", "one", "two", "three", "four", "five")
 
@@ -153,3 +154,16 @@ class OneBehind(Provider):
             replace(group, rollouts=tuple(replace(rollout, version=version) for rollout in group.rollouts))
             for group in self.sample(policy, *self._asked)
         ]
+
+
+@final
+class Parity(Reward):
+    """Whether the letters of an answer add up to an odd number: two answers agree about as often as not."""
+
+    type = "toy_parity"
+    needs: ClassVar[frozenset[str]] = frozenset({"text"})
+    range: ClassVar[tuple[float, float]] = (0.0, 1.0)
+
+    def score(self, rollout: Rollout, dialogue: Dialogue) -> Scored:
+        """0 or 1."""
+        return Scored(float(sum(map(ord, rollout.answer.text)) % 2))

@@ -11,6 +11,8 @@ import numpy.typing as npt
 from scipy.optimize import minimize
 
 Array = npt.NDArray[np.float64]
+_SMALLEST = 1e-12
+"""Squared length of an axis, in units of the longest, that rounding can make."""
 
 
 def held_out_hits(one: Array, other: Array, keys: Sequence[str], *, folds: int, strength: float) -> Array:
@@ -53,7 +55,7 @@ def logistic(points: Array, signs: Array, *, strength: float) -> tuple[Array, fl
     """
     basis = None
     if points.shape[1] > len(points):
-        _, _, basis = np.linalg.svd(points, full_matrices=False)
+        basis = axes(points)
         points = points @ basis.T
 
     def loss(theta: Array) -> tuple[float, Array]:
@@ -71,10 +73,23 @@ def logistic(points: Array, signs: Array, *, strength: float) -> tuple[Array, fl
 def plane(points: Array) -> Array:
     """The two principal components [M, 2] of `points` [M, H]; the largest loading of each is positive."""
     centred = points - points.mean(axis=0)
-    _, _, axes = np.linalg.svd(centred, full_matrices=False)
-    axes = np.concatenate([axes[:2], np.zeros((max(0, 2 - len(axes)), points.shape[1]))])
-    signs = np.sign(axes[np.arange(2), np.abs(axes).argmax(axis=1)])
-    return np.asarray(centred @ (axes * np.where(signs == 0, 1.0, signs)[:, None]).T, dtype=np.float64)
+    found = axes(centred, most=2)
+    found = np.concatenate([found, np.zeros((2 - len(found), points.shape[1]))])
+    signs = np.sign(found[np.arange(2), np.abs(found).argmax(axis=1)])
+    return np.asarray(centred @ (found * np.where(signs == 0, 1.0, signs)[:, None]).T, dtype=np.float64)
+
+
+def axes(points: Array, *, most: int | None = None) -> Array:
+    """Orthonormal axes [K, H] of the space that `points` [M, H] span, the longest first; at most `most`.
+
+    By the smaller of the two matrices of inner products, which is quicker than a decomposition of `points`.
+    """
+    wide = points.shape[1] > len(points)
+    lengths, vectors = np.linalg.eigh(points @ points.T if wide else points.T @ points)
+    kept = np.flatnonzero(lengths > lengths.max(initial=0.0) * _SMALLEST)[::-1][:most]
+    if not wide:
+        return np.asarray(vectors[:, kept].T)
+    return np.asarray((vectors[:, kept] / np.sqrt(lengths[kept])).T @ points)
 
 
 def _scaled(points: Array, centre: Array, spread: Array) -> Array:

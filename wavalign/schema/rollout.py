@@ -12,6 +12,14 @@ from wavalign.schema.sampling import StreamSampling
 
 
 @final
+class ResampleSection(Section):
+    """Dynamic sampling: groups whose answers are all worth the same are replaced by answers to further prompts."""
+
+    limit: int = Field(default=3, ge=1, le=100)
+    """Rounds of further prompts a step at most; groups that are still missing then stay as they were first drawn."""
+
+
+@final
 class RolloutSection(Section):
     """The distribution rollouts are drawn from; log-probs are taken under the same one."""
 
@@ -38,6 +46,8 @@ class RolloutSection(Section):
     """What an answer is worth that `max_new_tokens` cut off: the `lowest` reward there is, for it never came to an end;
     nothing is learned from it (`mask`); or what the rewards say of it (`keep`). Where all rewards read text alone, that
     is an answer whose text was cut off."""
+    resample: ResampleSection | None = Field(default=None, exclude_if=lambda resample: resample is None)
+    """Replace groups without spread in training steps, e.g. `{limit: 3}`; omitted, they stay."""
 
 
 @final

@@ -1,7 +1,8 @@
 """What a metric may give: a mean of one item has no interval, and that is no fault."""
 
 import math
-from typing import final
+from dataclasses import replace
+from typing import Any, final
 
 import pytest
 
@@ -40,3 +41,33 @@ def test_bounds_that_are_no_numbers_break_the_contract(monkeypatch: pytest.Monke
     monkeypatch.setattr(Mean, "measure", lambda self, groups: [broken])
     with pytest.raises(PluginError, match="lower bound"):
         measured(2)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"better": "most"}, "says that 'most' of quality is better; it is more or less"),
+        ({"points": {"gold": ((0.0, 0.0),)}}, "gave 1 values as cloud gold for 2 groups"),
+        ({"points": {"gold": ((0.0, 0.0), (1.0,))}}, "as a point, which is two numbers"),
+        ({"points": {"gold": (None, (1.0, math.inf))}}, "a point's place"),
+        ({"points": [1]}, "as the points of quality"),
+    ],
+)
+def test_pictures_and_directions_that_are_none(
+    monkeypatch: pytest.MonkeyPatch, change: dict[str, Any], said: str
+) -> None:
+    broken = replace(mean("quality", [1.0, 2.0], ""), **change)
+    monkeypatch.setattr(Mean, "measure", lambda self, groups: [broken])
+    with pytest.raises(PluginError) as caught:
+        measured(2)
+    assert said in str(caught.value)
+
+
+def test_a_metric_may_look_at_states_and_at_the_start() -> None:
+    for need, known in (("states", True), ("start", True), ("gradients", False)):
+        made = type("Asks", (Mean,), {"needs": frozenset({need}), "__module__": __name__})
+        if known:
+            construct(Metric, made, origin_of(made, "metric", "asks"), {}, {})
+            continue
+        with pytest.raises(PluginError, match="there are text, waveform, states and start"):
+            construct(Metric, made, origin_of(made, "metric", "asks"), {}, {})

@@ -191,3 +191,35 @@ def test_what_it_needs(tmp_path: Path) -> None:
     assert (problem.message, problem.hint) == ("`pairs` is not an earlier stage", "did you mean `pair`?")
     (problem,) = problems(tmp_path, *staged(None, {**LEARN, "start": "pair"}))
     assert problem.message == "stage `pair` writes answers and leaves no weights to start from"
+
+
+def warned(folder: Path, rate: float, *changes: Change, pair: dict[str, Any] | None = None) -> list[str]:
+    """Warnings of the stage that learns from pairs, as a person is shown them."""
+    plan = compiled(folder, *staged(pair, LEARN), put("optim.learning_rate", rate), *changes)
+    return [each.message for each in plan.stages[-1].warnings]
+
+
+def test_golden_answers_at_settings_that_are_known_to_collapse(tmp_path: Path) -> None:
+    """Keyed on what a term is, not on its name; anything that is known to hold it silences the warning."""
+
+    def terms(**sections: Any) -> Change:
+        return put("objective", {"terms": sections})
+
+    dpo: dict[str, Any] = {"loss": {"type": "dpo"}, "family": "pairs"}
+    (said,) = warned(tmp_path, 1e-4)
+    assert said == (
+        "term `dpo` prefers the golden answers of stage pair, with a learning rate of 0.0001 (above 1e-06) and no term "
+        "that imitates: such settings are known to collapse"
+    )
+    weak = terms(dpo={**dpo, "loss": {"type": "dpo", "beta": 0.01}})
+    (said,) = warned(tmp_path, 1e-7, weak)
+    assert "with a beta of 0.01 (below 0.1) and no term" in said
+    assert "a learning rate of 0.0001 (above 1e-06) and a beta of 0.01" in warned(tmp_path, 1e-4, weak)[0]
+    assert len(warned(tmp_path, 1e-4, terms(apo={**dpo, "loss": {"type": "apo_zero"}}))) == 1, "any loss of this kind"
+    assert warned(tmp_path, 1e-6) == []
+    assert warned(tmp_path, 1e-4, terms(dpo=dpo, sft={"loss": "cross_entropy"})) == [], "an anchor"
+    assert len(warned(tmp_path, 1e-4, terms(dpo=dpo, sft={"loss": "cross_entropy", "weight": 0}))) == 1
+    assert warned(tmp_path, 1e-4, terms(simpo={**dpo, "loss": {"type": "simpo"}})) == [], "it reads no reference"
+    assert warned(tmp_path, 1e-4, pair={"type": "scored"}) == [], "its own answers"
+    adapted = put("model.adapter", {"type": "lora", "rank": 2})
+    assert warned(tmp_path, 1e-5, adapted) == [] and len(warned(tmp_path, 2e-5, adapted)) == 1

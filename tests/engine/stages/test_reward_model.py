@@ -297,9 +297,10 @@ def rank(world: World, plan: str, folder: str) -> bool:
     return True
 
 
-def test_two_processes(whole: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("engine", [{"type": "plain"}, {"type": "deepspeed", "zero": 3}])
+def test_two_processes(whole: Path, tmp_path: Path, engine: dict[str, Any]) -> None:
     (tmp_path / "run").mkdir()
-    plan = compiled(tmp_path, *TWO, put("runtime.processes", 2))
+    plan = compiled(tmp_path, *TWO, put("runtime.processes", 2), put("runtime.engine", engine))
     assert run_ranks(rank, 2, plan.to_json(), str(tmp_path / "run")) == [True, True]
     ours, theirs = (values(each, "judge", "golden")[-1] for each in (tmp_path / "run", whole))
     assert ours.keys() == theirs.keys()

@@ -1,5 +1,7 @@
 """The reference's log-probs of rows of data: scored once, kept by all they hang on, and equal however they are had."""
 
+import os
+import sqlite3
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from tests.toy.compiled import Change, compiled, drop, only_stage, put
 from tests.toy.live import live_stage, train, train_rank
 from wavalign.engine.models import reference_cache
 from wavalign.engine.models.reference_cache import FILE, ReferenceCache
+from wavalign.engine.state.distributed import World
 from wavalign.engine.step import references
 from wavalign.engine.step.step import StepExecutor
 from wavalign.errors import StorageError
@@ -81,11 +84,39 @@ def test_a_cache_that_is_gone_changes_nothing(tmp_path: Path, cache: Path, score
     same(train(compiled(tmp_path, *DPO, ALL, cut)), cold)
 
 
-def test_ranks_share_it(tmp_path: Path) -> None:
-    """Two ranks with an empty cache, then with a full one; then one of them alone has what is missing."""
+def cached_rank(world: World, plan: str, folder: str) -> Any:
+    """`train_rank` with a cache folder; ranks have the surroundings of the first test that started any."""
+    os.environ["WAVALIGN_CACHE"] = folder
+    return train_rank(world, plan)
+
+
+def test_ranks_share_it(tmp_path: Path, cache: Path) -> None:
+    """Two ranks with an empty cache, then with a full one."""
     two = compiled(tmp_path, *DPO, ALL, put("runtime.processes", 2)).to_json()
-    cold = run_ranks(train_rank, 2, two)
-    for ours, theirs in zip(run_ranks(train_rank, 2, two), cold, strict=True):
+    cold = run_ranks(cached_rank, 2, two, str(cache))
+    assert (cache / FILE).exists()
+    for ours, theirs in zip(run_ranks(cached_rank, 2, two, str(cache)), cold, strict=True):
+        same(ours, theirs)
+
+
+LORA = put("model.adapter", {"type": "lora", "rank": 4, "dropout": 0.1})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("changes", [(), (LORA,)], ids=["whole", "adapter"])
+@pytest.mark.parametrize("loss", ["dpo", "kto"])
+def test_partitioned_weights(tmp_path: Path, cache: Path, loss: str, changes: tuple[Change, ...]) -> None:
+    """ZeRO 3 on two ranks: every rank scores what it lacks, and no rank waits for another that lacks nothing."""
+    terms = put("objective.terms", {"prefer": {"loss": loss}})
+    engine = put("runtime.engine", {"type": "deepspeed", "zero": 3})
+    two = compiled(tmp_path, *DPO, ALL, terms, engine, *changes, put("runtime.processes", 2)).to_json()
+    cold = run_ranks(cached_rank, 2, two, str(cache))
+    database = sqlite3.connect(cache / FILE)
+    assert database.execute("SELECT count(*) FROM logprobs").fetchone() == (72,)
+    with database:
+        database.execute("DELETE FROM logprobs WHERE rowid % 7 = 3")
+    database.close()
+    for ours, theirs in zip(run_ranks(cached_rank, 2, two, str(cache)), cold, strict=True):
         same(ours, theirs)
 
 

@@ -10,7 +10,7 @@ import torch
 
 from tests.plugins.spoken import dialogue, group, rollout
 from wavalign.plugins.batch import RolloutGroup
-from wavalign.plugins.linear_probe import Array, fold_of, held_out_hits, logistic, plane
+from wavalign.plugins.linear_probe import Array, axes, fold_of, held_out_hits, logistic, plane
 from wavalign.plugins.metrics.golden_distance import GoldenDistance, GoldenDistanceParams, gap
 from wavalign.plugins.metrics.intervals import share
 
@@ -131,3 +131,19 @@ def test_a_share_of_items_right_in_part() -> None:
 def test_clouds_of_one_point_have_no_unit() -> None:
     measured = gap(np.zeros((4, 2)), np.ones((4, 2)))
     assert math.isnan(measured.value) and measured.count == 0
+
+
+@pytest.mark.parametrize("size", [2, 30])
+def test_points_without_any_spread(size: int) -> None:
+    """All states are one: there is no axis to draw a boundary across."""
+    hits = held_out_hits(np.ones((10, size)), np.ones((10, size)), [str(n) for n in range(10)], folds=5, strength=1.0)
+    assert hits.mean() == 0.5 and not plane(np.ones((4, size))).any()
+
+
+def test_axes_by_the_smaller_matrix_are_the_same() -> None:
+    points = cloud(6, 9, 0)
+    wide, narrow = axes(points), axes(np.concatenate([points, np.zeros((9, 9))]))
+    assert wide.shape == narrow.shape == (6, 9)
+    assert np.abs(wide @ wide.T - np.eye(6)).max() < 1e-9
+    assert np.abs(np.abs((wide * narrow).sum(axis=1)) - 1).max() < 1e-6
+    assert np.abs(points - points @ wide.T @ wide).max() < 1e-9

@@ -1,7 +1,6 @@
 """Pass 2: rules between sections, each with a place and a remedy."""
 
-import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import final
 
 from wavalign.engine.compile.names import name_problems
@@ -11,18 +10,16 @@ from wavalign.engine.compile.plan import Cluster, TermPlan
 from wavalign.engine.compile.reward_checks import (
     Noted,
     best_of_problems,
-    declared_range,
     held_out_problems,
     judging_problems,
+    range_problems,
 )
-from wavalign.engine.contracts.rollouts import range_problem
 from wavalign.plugins.api import Gate, Metric, Reward
 from wavalign.plugins.registry import Registry
 from wavalign.schema.evaluation import Watched
 from wavalign.schema.marks import Path
 from wavalign.schema.model import AdapterSection
 from wavalign.schema.pairs import rewards_asked
-from wavalign.schema.reward import RewardSection
 from wavalign.schema.runtime import RuntimeSection
 from wavalign.schema.stage import Stage
 from wavalign.schema.stage_kinds import KINDS
@@ -166,12 +163,9 @@ class StageChecks:
 
     def pairs(self) -> None:
         """A stage that pairs answers."""
-        if not self._whole("pairs", "data", "rewards", "model"):
-            return
-        check_pairs(self.stage, self.note)
-        for name in rewards_asked(self.stage.pairs, self.stage.rewards):
-            plugin = self._plugin("reward", self.stage.rewards[name].type)
-            if plugin is not None and issubclass(plugin, Reward):
+        if self._whole("pairs", "data", "rewards", "model"):
+            check_pairs(self.stage, self.note)
+            for name, plugin in self._known(rewards_asked(self.stage.pairs, self.stage.rewards)):
                 self._listens(name, plugin)
 
     def evaluate(self) -> None:
@@ -224,6 +218,9 @@ class StageChecks:
                 self.note("missing_section", message, path, hint)
 
     def _rollout(self) -> None:
+        if self.stage.rollout.resample is not None and not self.stage.rewards and self._whole("rewards"):
+            message = "rollout.resample replaces groups whose rewards are equal, and there are no rewards"
+            self.note("missing_section", message, ("rollout", "resample"), "add rewards, or remove it")
         for name, stream in self.stage.rollout.streams.items():
             path: Path = ("rollout", "streams", name)
             if stream.temperature == 0:
@@ -234,30 +231,11 @@ class StageChecks:
                 hint = "leave it at 1; evaluation.sampling.streams may have one"
                 self.note("bad_value", message, (*path, "repetition_penalty"), hint)
 
-    def _range(self, name: str, reward: RewardSection, plugin: type[Reward]) -> None:
-        """What a reward's class says it can give, and whether a scale can map it; an object's shows when it is made."""
-        declared = declared_range(reward, plugin)
-        if not isinstance(declared, tuple | list) or len(declared) != 2:
-            return
-        path: Path = ("rewards", name)
-        if problem := range_problem(*declared):
-            hint = f"its class declares `range`: the lowest and the highest value it can give ({plugin.__module__})"
-            self.note("bad_plugin", f"reward `{name}` ({reward.type}) {problem}", path, hint)
-        elif reward.scale is not None and not math.isfinite(declared[1] - declared[0]):
-            message = f"reward `{name}` ({reward.type}) goes from {declared[0]:g} to {declared[1]:g}"
-            hint = "remove the scale, or declare a finite range on the reward's class"
-            self.note("conflict", f"{message}, which no scale can map", (*path, "scale"), hint)
-        elif reward.scale is None and not math.isfinite(declared[0]) and self.stage.rollout.truncated == "lowest":
-            message = f"reward `{name}` ({reward.type}) has no lowest value for answers that are cut off"
-            self.note("conflict", message, path, "set rollout.truncated: mask (or keep), or declare a finite range")
-
     def _rewards(self) -> None:
         objective = self.stage.objective
-        for name, reward in self.stage.rewards.items():
-            plugin = self._plugin("reward", reward.type)
-            if plugin is not None and issubclass(plugin, Reward):
-                self._range(name, reward, plugin)
-                self._listens(name, plugin)
+        for name, plugin in self._known(self.stage.rewards):
+            self._noted(range_problems(self.stage, name, plugin))
+            self._listens(name, plugin)
         if objective is None or objective.gate is None:
             return
         gate = self._plugin("gate", objective.gate.type)
@@ -298,11 +276,15 @@ class StageChecks:
         self._noted(best_of_problems(stage))
         if KINDS[stage.type].learns and stage.steps:
             return
-        for name in (each for each in stage.choosing if each in stage.rewards):
-            plugin = self._plugin("reward", stage.rewards[name].type)
+        for name, plugin in self._known(stage.choosing):
+            self._noted(range_problems(stage, name, plugin))
+            self._listens(name, plugin)
+
+    def _known(self, names: Iterable[str]) -> Iterator[tuple[str, type[Reward]]]:
+        for name in (each for each in names if each in self.stage.rewards):
+            plugin = self._plugin("reward", self.stage.rewards[name].type)
             if plugin is not None and issubclass(plugin, Reward):
-                self._range(name, stage.rewards[name], plugin)
-                self._listens(name, plugin)
+                yield name, plugin
 
     def _plugin(self, kind: str, type_: str) -> type | None:
         return self.registry.get(kind, type_) if type_ in self.registry.types(kind) else None

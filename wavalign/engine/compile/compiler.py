@@ -1,6 +1,7 @@
 """Recipe to Plan: the passes in order, every problem collected."""
 
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from typing import final
 
 from wavalign.engine.compile.advantage_checks import advantage_problems, compares
@@ -10,6 +11,7 @@ from wavalign.engine.compile.graph import build_graph
 from wavalign.engine.compile.instruments import shared_instruments
 from wavalign.engine.compile.lowering import deepspeed_config
 from wavalign.engine.compile.operators import scalar_outputs
+from wavalign.engine.compile.pair_checks import golden_warnings
 from wavalign.engine.compile.parts import left_out, stage_parts
 from wavalign.engine.compile.plan import Cluster, Graph, Plan, StagePlan, TermPlan, Warned
 from wavalign.engine.compile.resolve import Resolver
@@ -176,7 +178,8 @@ class _Compiler:
 
     def _warnings(self, plan: StagePlan, path: TreePath) -> Iterator[Warned]:
         """What a reader of the results should know, with its place in the recipe."""
-        for each in shared_instruments(plan, self.registry):
+        found = chain(shared_instruments(plan, self.registry), golden_warnings(plan, self.recipe.stages))
+        for each in found:
             place = self.resolver.problem("warning", each.message, (*path, *each.path.split(".")), each.hint)
             yield each.model_copy(update={"path": place.path, "where": str(place.where or "")})
 

@@ -9,8 +9,8 @@ from wavalign.engine.compile.plan import Graph, Operator, Pruned
 TARGET = "updated"
 """What a training step is for; everything else is there because this needs it, or because it is reported."""
 REPORTED = (
-    "rollouts", "waveforms", "scores", "advantages", "advantage_metrics", "gate", "mismatch", "totals", "kl", "ratio",
-    "updated",
+    "rollouts", "resampled", "waveforms", "scores", "advantages", "advantage_metrics", "gate", "mismatch", "totals",
+    "kl", "ratio", "updated",
 )  # fmt: skip
 """Values that say something in a step's metrics, where they are in the graph."""
 _SCOPES = ("collect", "update", "micro_batch")

@@ -142,6 +142,9 @@ def _networks(case: _Case, stage: StagePlan) -> Iterator[MemoryRow]:
         if case.weights.trained:
             note += "; a copy of what is also trained"
         yield MemoryRow(name="reference", bytes=4 * case.weights.trained, note=note)
+    if models := _reward_models(stage):
+        note = "networks that score answers, taken to be as large as this one"
+        yield MemoryRow(name="reward models", bytes=models * case.width * case.weights.held, note=note)
     if case.dimensions.helper_bytes:
         yield MemoryRow(name="helpers", bytes=case.dimensions.helper_bytes, note="frozen networks outside the policy")
     if case.zero == 3:
@@ -151,6 +154,13 @@ def _networks(case: _Case, stage: StagePlan) -> Iterator[MemoryRow]:
         if stage.graph.gives("rollouts") or stage.stage.measures or adapter is not None:
             note = "the whole network, while sampling, evaluating or merging"
             yield MemoryRow(name="gathered", bytes=whole, note=note, phase="collect")
+
+
+def _reward_models(stage: StagePlan) -> int:
+    """How many different reward models the rewards in use score with."""
+    asked = {*stage.graph.made_for("reward"), *stage.stage.choosing}
+    rewards = (each for name, each in stage.stage.rewards.items() if name in asked and each.type == "reward_model")
+    return len({str(each.params.get("model")) for each in rewards})
 
 
 def _scalar_heads(case: _Case, stage: StagePlan) -> Iterator[MemoryRow]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal, final
 
 from wavalign.engine.compile.plan import Operator, Scope, TermPlan
+from wavalign.engine.compile.resampled import DRAWN, as_drawn
 from wavalign.plugins.api import text_is_enough
 
 ANSWERS, ROWS, TOKENS, SCALAR = "[P, G]", "[N]", "[B, S, T]", "[]"
@@ -98,6 +99,8 @@ class StageParts:
     """Whether answers are sampled by the weights that learn from them, so that their log-probs serve as old ones."""
     mini_batches: int = 1
     epochs: int = 1
+    resample: int = 0
+    """Rounds in which groups without spread are replaced at most; 0 where they stay."""
 
     def reasons_for_sound(self, found: Found) -> list[str]:
         """Who needs more of an answer than its text."""
@@ -127,15 +130,29 @@ def known_columns() -> dict[str, str]:
     return {name: family for each in candidates(nobody) for name, family in each.columns.items()}
 
 
-def _rollouts(parts: StageParts) -> Iterator[Candidate]:
+def _drawn(parts: StageParts) -> Iterator[Candidate]:
+    """Answers and what they are worth: as they are drawn, or once those that teach nothing are replaced."""
+    drawn = [*_rollouts(parts), *_rewards(parts)]
+    if not parts.resample:
+        yield from drawn
+        return
+    old = "old_logprobs" if parts.own_network else "behaviour_logprobs"
+    renamed = {"rollouts": ANSWERS, old: TOKENS, "scores": ANSWERS}
+    if any("waveform" in each.needs for each in parts.rewards.values()):
+        renamed["waveforms"] = ANSWERS
+    names = {*renamed, "waveforms", "rewards"}
+    yield from (replace(each, operator=as_drawn(each.operator, names), columns={}) for each in drawn)
     yield _one(
-        "prompts",
-        "collect",
-        "host",
-        gives={"prompts": "[P]"},
-        counts_as="rollout",
-        asker="no term and no gate looks at rollouts",
-    )
+        "resample", "collect", "device", needs=tuple(f"{DRAWN}{name}" for name in renamed),
+        gives={**renamed, "rewards": ANSWERS, "resampled": SCALAR}, counts_as="rollout",
+        detail=f"groups without spread anew, {parts.resample} times at most",
+        asker="no term and no gate looks at rollouts", columns={"old_logprobs": ROLLOUTS, "rewards": ROLLOUTS},
+    )  # fmt: skip
+
+
+def _rollouts(parts: StageParts) -> Iterator[Candidate]:
+    nobody = "no term and no gate looks at rollouts"
+    yield _one("prompts", "collect", "host", gives={"prompts": "[P]"}, counts_as="rollout", asker=nobody)
     old = "old_logprobs" if parts.own_network else "behaviour_logprobs"
 
     def detail(found: Found) -> str:
@@ -144,19 +161,13 @@ def _rollouts(parts: StageParts) -> Iterator[Candidate]:
 
     yield _one(
         "rollout", "collect", "device", needs=("prompts",), gives={"rollouts": ANSWERS, old: TOKENS},
-        counts_as="rollout", asker="no term and no gate looks at rollouts", columns={"old_logprobs": ROLLOUTS},
-        describe=detail,
+        counts_as="rollout", asker=nobody, columns={"old_logprobs": ROLLOUTS}, describe=detail,
     )  # fmt: skip
     # In a thread of its own: what needs no sound goes on meanwhile.
     yield _one(
-        "decode_audio",
-        "collect",
-        "threads",
-        needs=("rollouts",),
-        gives={"waveforms": ANSWERS},
-        counts_as="reward",
+        "decode_audio", "collect", "threads", needs=("rollouts",), gives={"waveforms": ANSWERS}, counts_as="reward",
         asker="no reward in use listens, so nothing is vocoded",
-    )
+    )  # fmt: skip
 
 
 def _rewards(parts: StageParts) -> Iterator[Candidate]:
@@ -164,28 +175,18 @@ def _rewards(parts: StageParts) -> Iterator[Candidate]:
     for name, each in parts.rewards.items():
         heard = "waveforms" if "waveform" in each.needs else "rollouts"
         yield _one(
-            "reward",
-            "collect",
-            "threads",
-            of=name,
-            needs=(heard,),
-            gives={f"reward.{name}": ANSWERS},
-            counts_as="reward",
-            detail=each.type,
-            asker=why,
-        )
+            "reward", "collect", "threads", of=name, needs=(heard,), gives={f"reward.{name}": ANSWERS},
+            counts_as="reward", detail=each.type, asker=why,
+        )  # fmt: skip
     scores = tuple(f"reward.{name}" for name in parts.rewards)
     # Without rewards nobody gives these; the checks say so where a term needs them.
     yield _one(
-        "aggregate",
-        "collect",
-        "host",
-        needs=("rollouts", *scores),
-        gives={"rewards": ANSWERS, "scores": ANSWERS},
-        counts_as="reward",
-        asker=why,
-        columns={"rewards": ROLLOUTS},
-    )
+        "aggregate", "collect", "host", needs=("rollouts", *scores), gives={"rewards": ANSWERS, "scores": ANSWERS},
+        counts_as="reward", asker=why, columns={"rewards": ROLLOUTS},
+    )  # fmt: skip
+
+
+def _learned_from(parts: StageParts) -> Iterator[Candidate]:
     yield from _token_level(parts) if parts.advantage.unit == "token" else _answer_level()
     if parts.gate is not None:
         needs = ("rewards",) if parts.gate_reads_rewards else ()
@@ -370,7 +371,7 @@ def _logging(_parts: StageParts) -> Iterator[Candidate]:
 
 
 GIVERS: list[Callable[[StageParts], Iterator[Candidate]]] = [
-    _rollouts, _rewards, _rows, _references, _updates, _learning, _logging,
+    _drawn, _learned_from, _rows, _references, _updates, _learning, _logging,
 ]  # fmt: skip
 """All that gives something."""
 

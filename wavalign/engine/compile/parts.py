@@ -33,6 +33,7 @@ def stage_parts(stage: Stage, terms: Sequence[TermPlan], registry: Registry) -> 
         own_network=_own_network(stage.rollout.provider.type, registry),
         mini_batches=stage.batch.mini_batches,
         epochs=stage.batch.epochs,
+        resample=0 if stage.rollout.resample is None else stage.rollout.resample.limit,
     )
 
 

@@ -1,6 +1,7 @@
 """Rules of reward models: what a stage learns one from, what a reward's options make of its range, who is the best."""
 
 import inspect
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -8,6 +9,7 @@ from pydantic import ValidationError
 
 from wavalign.engine.compile.operators import ROLLOUTS, judged
 from wavalign.engine.compile.plan import TermPlan
+from wavalign.engine.contracts.rollouts import range_problem
 from wavalign.plugins.api import Reward
 from wavalign.plugins.guard import Guard, origin_of
 from wavalign.schema.marks import Path
@@ -63,6 +65,24 @@ def best_of_problems(stage: Stage) -> Iterator[Noted]:
     elif best.reward is not None and best.reward not in stage.rewards:
         hint = did_you_mean(best.reward, tuple(stage.rewards)) or f"there are: {', '.join(stage.rewards)}"
         yield "unknown_key", f"there is no reward `{best.reward}`", (*path, "reward"), hint
+
+
+def range_problems(stage: Stage, name: str, plugin: type[Reward]) -> Iterator[Noted]:
+    """What a reward's class says it can give, and whether a scale can map it; an object's shows when it is made."""
+    reward, path = stage.rewards[name], ("rewards", name)
+    declared = declared_range(reward, plugin)
+    if not isinstance(declared, tuple | list) or len(declared) != 2:
+        return
+    if problem := range_problem(*declared):
+        hint = f"its class declares `range`: the lowest and the highest value it can give ({plugin.__module__})"
+        yield "bad_plugin", f"reward `{name}` ({reward.type}) {problem}", path, hint
+    elif reward.scale is not None and not math.isfinite(declared[1] - declared[0]):
+        message = f"reward `{name}` ({reward.type}) goes from {declared[0]:g} to {declared[1]:g}"
+        hint = "remove the scale, or declare a finite range on the reward's class"
+        yield "conflict", f"{message}, which no scale can map", (*path, "scale"), hint
+    elif reward.scale is None and not math.isfinite(declared[0]) and stage.rollout.truncated == "lowest":
+        message = f"reward `{name}` ({reward.type}) has no lowest value for answers that are cut off"
+        yield "conflict", message, path, "set rollout.truncated: mask (or keep), or declare a finite range"
 
 
 def declared_range(reward: RewardSection, plugin: type[Reward]) -> Any:

@@ -16,7 +16,7 @@ from wavalign.plugins.batch import Dialogue, Message
 from wavalign.plugins.dialogues import same_answer
 from wavalign.schema.pairs import BestAnswers, Facet, GoldenPairs, PairsOfTwo, PairsSection, ScoredPairs
 
-REASONS = ("few", "unscored", "no_gold", "gap", "low", "empty", "equal", "unfinished", "length", "unusable")
+REASONS = ("few", "unscored", "no_gold", "gap", "low", "empty", "equal", "unfinished", "length")
 """Why there is no pair."""
 SAID = {
     "few": "prompts with too few answers",
@@ -24,11 +24,10 @@ SAID = {
     "no_gold": "answers without a golden one",
     "gap": "pairs with too small a gap",
     "low": "answers with too low a score",
-    "empty": "with an empty side",
-    "equal": "with two equal sides",
-    "unfinished": "with a side that was cut off",
-    "length": "with sides of too different length",
-    "unusable": "that cannot be learned",
+    "empty": "pairs with an empty side",
+    "equal": "pairs with two equal sides",
+    "unfinished": "pairs with a side that was cut off",
+    "length": "pairs with sides of too different length",
 }
 """The same in words."""
 

@@ -115,6 +115,7 @@ class Builder(Parts):
             temperatures=tuple(sampling.distribution(stream).temperature for stream in space.streams),
             truncated=section.rollout.truncated,
             importance_cap=section.rollout.importance_cap,
+            resample_limit=0 if section.rollout.resample is None else section.rollout.resample.limit,
             reward_failure_budget=self.plan.runtime.reward_failure_budget,
             dropout=adapter is not None and adapter.dropout > 0,
             optim=section.optim,

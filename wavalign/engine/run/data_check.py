@@ -24,17 +24,22 @@ from wavalign.schema.component import WeightedComponent
 
 def check_source(type_: str, options: Mapping[str, Any], *, limit: int | None, sounds: bool) -> DataLook:
     """Look at one data source; raises UsageError where its options are wrong."""
+    label = f"{options.get('path', type_)} ({type_})"
+    return look_at([Heading("data", [(label, source_of(type_, options))])], limit=limit, sounds=sounds)
+
+
+def source_of(type_: str, options: Mapping[str, Any]) -> DataSource:
+    """One data source, not prepared; raises UsageError where its options are wrong."""
     plugin = Registry().get(DataSource.kind, type_)
     origin = origin_of(plugin, DataSource.kind, type_)
     try:
-        source = construct(DataSource, plugin, origin, options, {"seed": 0})
+        source: DataSource = construct(DataSource, plugin, origin, options, {"seed": 0})
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         place = ".".join(map(str, first["loc"])) or "options"
         hint = f"`wavalign plugins show data.{type_}` lists its options; --type names another source"
         raise UsageError(f"source {type_}: {place}: {first['msg']}", hint=hint) from error
-    label = f"{options.get('path', type_)} ({type_})"
-    return look_at([Heading("data", [(label, source)])], limit=limit, sounds=sounds)
+    return source
 
 
 def check_recipe(plan: Plan, *, only: Sequence[str] = (), limit: int | None, sounds: bool, tokens: bool) -> DataLook:

@@ -15,6 +15,7 @@ from torch import Tensor
 from wavalign.engine.contracts.origins import origin
 from wavalign.engine.step.batches import AnswerColumn
 from wavalign.engine.step.executor import Clock
+from wavalign.engine.step.resampling import Resampled
 from wavalign.engine.step.rewards import Scores, cut_off
 from wavalign.engine.step.stage import LiveStage
 from wavalign.engine.step.tallies import KL, Ratios, Totals, Updated, kl_sums, ratio_sums
@@ -173,6 +174,13 @@ def _answers(live: LiveStage, given: Given, report: Report) -> None:
     }
 
 
+def _resampled(_: LiveStage, given: Given, report: Report) -> None:
+    """How much was drawn, and what all of it was worth: `reward` is of the groups that are kept."""
+    found: Resampled = given["resampled"]
+    report.values |= {"rollout_rounds": float(found.rounds), "resampled_groups": float(found.groups)}
+    report.values["sampled_reward"] = found.reward
+
+
 def _advantages(_: LiveStage, given: Given, report: Report) -> None:
     column: AnswerColumn | StepColumn = given["advantages"]
     report.sums["nonzero advantages"] = nonzero(column.table)
@@ -236,6 +244,7 @@ def _silent(_: LiveStage, given: Given, report: Report) -> None:
 
 REPORTERS: dict[str, Callable[[LiveStage, Given, Report], None]] = {
     "rollouts": _answers,
+    "resampled": _resampled,
     "waveforms": _silent,
     "scores": _rewards,
     "advantages": _advantages,

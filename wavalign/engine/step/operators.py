@@ -5,7 +5,7 @@ entry there and one here. These are the operators that run once a step; `learnin
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeVar, final
 
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from wavalign.engine.compile.operators import ROLLOUTS
 from wavalign.engine.compile.plan import Operator
+from wavalign.engine.compile.resampled import DRAWN, without_prefix
 from wavalign.engine.contracts.origins import guarded_block, origin
 from wavalign.engine.state.seeds import generator
 from wavalign.engine.step import learning, references
@@ -21,8 +22,9 @@ from wavalign.engine.step import token_operators as token_level
 from wavalign.engine.step.batches import AnswerColumn, CompletionColumn, MicroBatches, RowColumn, ScoreColumn
 from wavalign.engine.step.executor import LiveOperator, Run
 from wavalign.engine.step.metrics import step_result
+from wavalign.engine.step.resampling import AGAIN, ROUND, resample
 from wavalign.engine.step.reward_inputs import shown_to
-from wavalign.engine.step.rewards import collect_scores, hold_budget, judge_truncated
+from wavalign.engine.step.rewards import Spent, collect_scores, hold_budget, judge_truncated
 from wavalign.engine.step.rows import answer_rows, data_rows
 from wavalign.engine.step.stage import LiveStage, there
 from wavalign.engine.step.tallies import ratios_of_gaps
@@ -51,12 +53,29 @@ class Function:
 
 def live_operators(live: LiveStage) -> list[LiveOperator]:
     """The operators of a stage's plan, in its order, with their functions."""
-    found = []
-    for each in live.plan.graph.operators:
-        function = FUNCTIONS[each.function]
-        progress = None if function.progress is None else function.progress(live, each)
-        found.append(LiveOperator(each, function.bind(live, each), function.busy, progress))
-    return found
+    return [_live(live, each) for each in live.plan.graph.operators]
+
+
+def _live(live: LiveStage, plan: Operator) -> LiveOperator:
+    """An operator with its function, which knows values by the names that they have where nothing is resampled."""
+    function = FUNCTIONS[plan.function]
+    progress = None if function.progress is None else function.progress(live, plan)
+    known = {name.removeprefix(DRAWN): name for name in (*plan.needs, *plan.gives)}
+    if plan.function not in AGAIN or not any(name.startswith(DRAWN) for name in known.values()):
+        return LiveOperator(plan, function.bind(live, plan), function.busy, progress)
+    run = function.bind(live, without_prefix(plan))
+
+    def renamed(values: Values) -> Made:
+        needed = {short: values[name] for short, name in known.items() if name in plan.needs}
+        made = run({**needed, **{name: values[name] for name in ROUND if name in values}})
+        return {known.get(name, name): value for name, value in made.items()}
+
+    return LiveOperator(plan, renamed, function.busy, progress)
+
+
+def _resample(live: LiveStage, plan: Operator) -> Run:
+    again = [_live(live, each) for each in live.plan.graph.operators if each.function in AGAIN]
+    return resample(live, plan, again)
 
 
 # --- what is sampled and scored ---------------------------------------------------------------------------------------
@@ -77,13 +96,16 @@ def _rollout(live: LiveStage, _: Operator) -> Run:
     logged = "old_logprobs" if live.provider.own_network else "behaviour_logprobs"
 
     def run(values: Values) -> Made:
-        index = values["step"]
+        index, further = values["step"], [values["round"]] if "round" in values else []
         # Ranks share the seed: a row's draws depend on its dialogue and its place in the group, not on its rank.
-        rng = generator(settings.seed, settings.stage, "rollout", index)
+        rng = generator(settings.seed, settings.stage, "rollout", index, *further)
+        groups: Sequence[RolloutGroup] = ()
         with live.backend.full_parameters():
-            live.provider.publish(live.backend.policy, version=index * updates)
-            live.provider.submit(values["prompts"], settings.sampling, rng)
-            groups = live.provider.collect()
+            if not further:
+                live.provider.publish(live.backend.policy, version=index * updates)
+            if values["prompts"]:
+                live.provider.submit(values["prompts"], settings.sampling, rng)
+                groups = live.provider.collect()
         _check_answers(live, groups, len(values["prompts"]))
         completions = [[rollout.logprobs.float().cpu() for rollout in group.rollouts] for group in groups]
         return {"rollouts": groups, logged: CompletionColumn(ROLLOUTS, completions)}
@@ -128,18 +150,21 @@ def _aggregate(live: LiveStage, plan: Operator) -> Run:
         groups = values["rollouts"]
         calls = {name: values[given] for name, given in by_reward.items()}
         scores = collect_scores(live.rewards.rewards, calls, (len(groups), sizes.group_size))
+        earlier: Spent = values.get("spent", Spent())
+        calls_so_far = earlier.calls + values.get("asked", sizes.prompts) * sizes.group_size
         try:
-            hold_budget(
+            spent = hold_budget(
                 scores,
                 calls,
                 live.rewards,
                 live.world,
                 budget=settings.reward_failure_budget,
-                count=sizes.prompts * sizes.group_size,
+                spent=Spent(calls_so_far, earlier.failed),
             )
         except RewardBudgetError:
             live.clock.together = True
             raise
+        scores = replace(scores, spent=spent)
         scores = judge_truncated(scores, live.rewards.rewards, groups, settings.truncated)
         return {"scores": scores, "rewards": AnswerColumn(ROLLOUTS, scores.total, ~scores.total.isnan())}
 
@@ -284,6 +309,7 @@ FUNCTIONS: dict[str, Function] = {
     "decode_audio": Function(_decode_audio, "decoding the sound of answers"),
     "reward": Function(_reward, "rewards", _reward_progress),
     "aggregate": Function(_aggregate),
+    "resample": Function(_resample, "sampling further answers"),
     "advantage": Function(_advantage),
     "token_rewards": Function(token_level.token_rewards),
     "old_values": Function(token_level.old_values, "values under the weights that sampled"),

@@ -70,6 +70,17 @@ class Call:
 
 @final
 @dataclass(frozen=True, slots=True)
+class Spent:
+    """Calls of a step so far, on all ranks."""
+
+    calls: int = 0
+    """Of each reward."""
+    failed: Mapping[str, int] = field(default_factory=dict)
+    """Per reward those that failed."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
 class Scores:
     """What the rewards said of the groups of a step."""
 
@@ -85,6 +96,8 @@ class Scores:
     """Per reward bool [P, G]: the answer had nothing to score."""
     judged: Mapping[str, Tensor] = field(default_factory=dict)
     """As `parts`, with the lowest value for answers that count so because they were cut off; empty where none do."""
+    spent: Spent = Spent()
+    """What the step has asked so far, answers that are not kept among them."""
 
     @property
     def judged_parts(self) -> dict[str, Tensor]:
@@ -233,8 +246,9 @@ def collect_scores(
                 table[call.place[0]][call.place[1]] = call.result
         words[live.name] = tuple(tuple(row) for row in table)
         values = [[math.nan if cell.value is None else cell.value for cell in row] for row in table]
-        scaled = scale(torch.tensor(values, dtype=torch.float64), live)
-        gone = torch.tensor([[cell.value is None and cell.blame == "answer" for cell in row] for row in table])
+        scaled = scale(torch.tensor(values, dtype=torch.float64).view(shape), live)
+        absences = [[cell.value is None and cell.blame == "answer" for cell in row] for row in table]
+        gone = torch.tensor(absences, dtype=torch.bool).view(shape)
         if live.section.on_absent == "lowest" and gone.any():
             scaled = torch.where(gone, lowest(live, "on_absent: drop_sample"), scaled)
         parts[live.name], absent[live.name] = scaled, gone
@@ -301,7 +315,7 @@ def judge_truncated(scores: Scores, rewards: Sequence[LiveReward], groups: Seque
     cut = torch.tensor([[cut_off(rollout.answer, rewards) for rollout in group.rollouts] for group in groups])
     if rule == "keep" or not cut.any():
         return scores
-    cut &= ~scores.total.isnan()
+    cut = cut & ~scores.total.isnan()
     if rule == "mask":
         return replace(scores, total=scores.total.masked_fill(cut, math.nan))
     least = {live.name: lowest(live, "rollout.truncated: mask") for live in rewards}
@@ -312,19 +326,24 @@ def judge_truncated(scores: Scores, rewards: Sequence[LiveReward], groups: Seque
 
 
 def hold_budget(
-    scores: Scores, made: Mapping[str, Sequence[Call]], pool: RewardPool, world: World, *, budget: float, count: int
-) -> None:
-    """Hold the failures of all ranks against the budget, so that all go on or none; a traceback is kept."""
+    scores: Scores, made: Mapping[str, Sequence[Call]], pool: RewardPool, world: World, *, budget: float, spent: Spent
+) -> Spent:
+    """Hold the failures of all ranks against the budget, so that all go on or none; a traceback is kept.
+
+    `spent` has the calls of the step, these among them, and what failed before; what is given has these failures too.
+    """
     counts = torch.tensor(list(scores.failed.values()), device=world.device)
-    failed = dict(zip(scores.failed, world.all_reduce_sum(counts).tolist(), strict=True))
+    found = dict(zip(scores.failed, world.all_reduce_sum(counts).tolist(), strict=True))
+    failed = {name: count + spent.failed.get(name, 0) for name, count in found.items()}
     try:
-        check_budget(scores, pool.rewards, failed, calls=count, budget=budget)
+        check_budget(scores, pool.rewards, failed, calls=spent.calls, budget=budget)
     except RewardBudgetError as error:
         raised = next((call.error for each in made.values() for call in each if call.error is not None), None)
         path = keep_traceback(raised) if raised is not None else None
         if path is not None:
             error.hint = f"{error.hint}; the traceback of one is in {path}"
         raise
+    return Spent(spent.calls, failed)
 
 
 def _failed(cell: Scored) -> bool:

@@ -65,6 +65,8 @@ class StepSettings:
     truncated: str
     """What an answer is worth that was cut off."""
     importance_cap: float
+    resample_limit: int
+    """Rounds of further prompts for groups without spread at most; 0 where they stay."""
     reward_failure_budget: float
     dropout: bool
     """Whether the network drops anything while it learns."""

@@ -37,6 +37,9 @@ class ResearchJsonlParams(FileParams):
     the message with the sound, where it is fed only under the architecture's `feed_user_text`."""
     system_messages: Literal["keep", "drop"] = "keep"
     """`drop` leaves them out: for an architecture that has a prompt of its own, or knows no system messages."""
+    rejected: Literal["metadata", "side"] = "metadata"
+    """Where `rejected_text` and `rejected_audio` go: into the metadata, or beside the target as the rejected side of a
+    pair, with `chosen_score` and `rejected_score`; then a record without them is a bad one."""
     on_bad: Literal["error", "drop"] = "error"
     """`drop` leaves bad records out and says how many; a line that is no JSON stays an error."""
 
@@ -67,6 +70,7 @@ class ResearchJsonl(FileSource):
             task_types=given.task_types,
             apart=given.instruction == "own_message",
             keep_system=given.system_messages == "keep",
+            pairs=given.rejected == "side",
             drop_bad=given.on_bad == "drop",
         )
         return ResearchLayout(options)

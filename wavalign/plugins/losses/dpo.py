@@ -12,39 +12,16 @@ SPIN (arXiv 2401.01335) is `sigmoid` with its lambda as `beta`, golden answers c
 so is SpeechAlign's preference loss (arXiv 2404.05600), printed without a beta: beta 1.
 """
 
-from typing import Literal, final
-
-from pydantic import Field, model_validator
-from torch import Tensor
+from typing import final
 
 from wavalign.plugins.api import Loss, LossInputs, LossOutput
-from wavalign.plugins.pairs import PAIR, pairs_of, smoothed_logistic
-from wavalign.schema.base import Params
-
-Variant = Literal["sigmoid", "conservative", "robust", "hinge", "ipo"]
+from wavalign.plugins.pairs import PAIR, pairs_of
+from wavalign.plugins.preferences import PreferenceParams, preference_loss
 
 
 @final
-class DPOParams(Params):
+class DPOParams(PreferenceParams):
     """Shape of the loss, and how strongly it holds on to the reference."""
-
-    variant: Variant = "sigmoid"
-    """`sigmoid`, `conservative`, `robust`, `hinge` or `ipo`."""
-    beta: float = Field(default=0.1, gt=0, le=1e6)
-    """Scale of the implicit reward; the larger, the nearer the policy stays to the reference. Of `ipo` its tau."""
-    label_smoothing: float = Field(default=0.0, ge=0, lt=0.5)
-    """Rate e at which preferences are taken to be wrong, for `conservative` and `robust`."""
-    length_normalized: bool = False
-    """Mean instead of sum over a side's tokens. IPO's authors meant the mean, and TRL takes it there: say so."""
-
-    @model_validator(mode="after")
-    def _smooths(self) -> "DPOParams":
-        smooth = self.variant in ("conservative", "robust")
-        if smooth and self.label_smoothing == 0:
-            raise ValueError(f"variant {self.variant} needs label_smoothing: at 0 it is sigmoid")
-        if not smooth and self.label_smoothing > 0:
-            raise ValueError(f"variant {self.variant} smooths no labels: take conservative or robust")
-        return self
 
 
 @final
@@ -63,17 +40,4 @@ class DPO(Loss):
 
     def compute(self, inputs: LossInputs) -> LossOutput:
         pairs = pairs_of(inputs, per_token=self.params.length_normalized, reference=True)
-        return LossOutput(self._values(pairs.ratios.gap), pairs.metrics(self.params.beta))
-
-    def _values(self, gap: Tensor) -> Tensor:
-        """Loss of log-ratio gaps [groups]."""
-        beta, smoothing = self.params.beta, self.params.label_smoothing
-        margin = beta * gap
-        if self.params.variant == "hinge":
-            return (1 - margin).clamp(min=0)
-        if self.params.variant == "ipo":
-            return (gap - 1 / (2 * beta)).square()
-        if self.params.variant == "robust":
-            wrong = smoothed_logistic(-margin, 0)
-            return ((1 - smoothing) * smoothed_logistic(margin, 0) - smoothing * wrong) / (1 - 2 * smoothing)
-        return smoothed_logistic(margin, smoothing)
+        return LossOutput(preference_loss(pairs.ratios.gap, self.params), pairs.metrics(self.params.beta))

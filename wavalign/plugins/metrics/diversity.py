@@ -11,7 +11,7 @@ from typing import final
 
 from wavalign.plugins.api import Measurement, Metric
 from wavalign.plugins.batch import RolloutGroup
-from wavalign.plugins.metrics.intervals import mean
+from wavalign.plugins.metrics.intervals import share
 from wavalign.plugins.speech.word_errors import edit_distance
 from wavalign.schema.base import Params
 
@@ -26,7 +26,7 @@ class DiversityParams(Params):
 
 @final
 class Diversity(Metric):
-    """Means over groups, with normal intervals."""
+    """Means over groups, with Wilson intervals."""
 
     Params = DiversityParams
     needs = frozenset({"text"})
@@ -39,8 +39,8 @@ class Diversity(Metric):
 
     def conclude(self, groups: Sequence[RolloutGroup], observed: Sequence[Sequence[float | None]]) -> list[Measurement]:
         return [
-            mean("distinct", [pair[0] for pair in observed], "of those drawn", says=_DISTINCT),
-            mean("code_distance", [pair[1] for pair in observed], "of the length", says=_DISTANCE),
+            share("distinct", [pair[0] for pair in observed], unit="of those drawn", says=_DISTINCT),
+            share("code_distance", [pair[1] for pair in observed], unit="of the length", says=_DISTANCE),
         ]
 
 

@@ -13,6 +13,7 @@ after alignment is of. Answers without sound are left out.
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import final
 
 import numpy as np
@@ -74,17 +75,8 @@ class GoldenDistance(Metric):
         items: list[float | None] = [None] * len(groups)
         for place, hit in zip(kept, hits.tolist(), strict=True):
             items[place] = None if math.isnan(hit) else hit
-        return [
-            share(
-                "golden_distance",
-                items,
-                points=_clouds(gold, sampled, kept, len(groups)),
-                better="less",
-                unit="told apart",
-                says=_SHARE,
-            ),
-            gap(gold, sampled),
-        ]
+        told = share("golden_distance", items, better="less", unit="told apart", says=_SHARE)
+        return [replace(told, points=_clouds(gold, sampled, kept, len(groups))), gap(gold, sampled)]
 
 
 def gap(gold: Array, sampled: Array) -> Measurement:

@@ -16,7 +16,6 @@ Better = Literal["more", "less"]
 RESAMPLES = 2000
 """Draws of a bootstrap."""
 Details = Mapping[str, tuple[Detail, ...]]
-Points = Mapping[str, tuple[tuple[float, float] | None, ...]]
 
 
 def proportion(
@@ -36,7 +35,6 @@ def share(
     items: Sequence[float | None],
     *,
     details: Details | None = None,
-    points: Points | None = None,
     better: Better = "more",
     unit: str = "",
     says: str = "",
@@ -60,7 +58,6 @@ def share(
         unit,
         items=tuple(items),
         details=details or {},
-        points=points or {},
         better=better,
         says=says,
     )

@@ -2,12 +2,12 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, final
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from wavalign.plugins.batch import AudioClip, Dialogue, Message
+from wavalign.plugins.batch import SIDES, AudioClip, Dialogue, Message
 from wavalign.plugins.data.tables.layout import Complaints, Layout, clip, complaints
 
 TaskType = Literal["s2s", "asr", "tts", "sqa", "text", "unknown"]
@@ -68,6 +68,7 @@ class ResearchOptions:
     apart: bool
     keep_system: bool
     drop_bad: bool
+    pairs: bool = False
 
 
 @final
@@ -99,6 +100,7 @@ class ResearchLayout(Layout):
             assert isinstance(record, _Legacy)
             draft.legacy(record)
         task = draft.task(record.task_type)
+        sides = draft.sides(fields) if self._options.pairs else ()
         if draft.wrong:
             return Complaints(tuple(draft.wrong), HINT)
         metadata = {key: value for key, value in fields.items() if key not in _DIALOGUE_FIELDS}
@@ -108,7 +110,11 @@ class ResearchLayout(Layout):
         question = _clean(record.question_text) or draft.question()
         metadata |= {"task_type": task, "question_text": question}
         given = name if record.id is None else str(record.id)
-        return Dialogue(given, tuple(draft.messages), draft.target, metadata)
+        if not sides:
+            return Dialogue(given, tuple(draft.messages), draft.target, metadata)
+        scores = tuple(_score(fields.get(f"{side}_score")) for side in SIDES)
+        pair = Dialogue(given, tuple(draft.messages), None, metadata, targets=sides, members=(0, 1))
+        return replace(pair, scores=scores) if scores != (None, None) else pair
 
 
 @final
@@ -124,6 +130,18 @@ class _Draft:
     def clip(self, path: str | None) -> AudioClip | None:
         """Sound by a path of the record."""
         return clip(_clean(path), self._url, self._options.audio_root)
+
+    def sides(self, fields: Mapping[str, Any]) -> tuple[Message, ...]:
+        """The target and the rejected answer; what is missing of them is noted."""
+        text, sound = fields.get("rejected_text"), fields.get("rejected_audio")
+        if not isinstance(text, str | None) or not isinstance(sound, str | None):
+            self.wrong.append("rejected_text and rejected_audio are text")
+            return ()
+        text, clip_ = _clean(text) or "", self.clip(sound)
+        if self.target is None or (not text and clip_ is None):
+            self.wrong.append(f"there is no {'chosen' if self.target is None else 'rejected'} answer")
+            return ()
+        return (self.target, Message("assistant", text, clip_))
 
     def released(self, record: _Released) -> None:
         """`messages` with `audios` in the order of their tags."""
@@ -236,3 +254,7 @@ def _history(text: str | None) -> list[Message]:
 def _clean(text: str | None) -> str | None:
     """Text without blanks around it; None where nothing is left."""
     return (text.strip() or None) if text is not None else None
+
+
+def _score(value: object) -> float | None:
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
