@@ -55,7 +55,7 @@ class KLPenalty:
         if inputs.log_ratio is None:
             return inputs.rewards, {}
         ratio = torch.where(inputs.mask, inputs.log_ratio, 0.0)
-        paid = torch.where(inputs.mask, kl_estimate(ratio, torch.zeros_like(ratio), self._options.estimator), 0.0)
+        paid = kl_estimate(ratio, torch.zeros_like(ratio), self._options.estimator)  # 0 of a ratio that is 0
         answers = int(inputs.mask.any(dim=1).sum())
         mean = float(paid.sum()) / max(answers, 1)
         logged = {"kl": mean, "kl_coefficient": self.coefficient}

@@ -1,6 +1,7 @@
 """Answers to pairs, by hand: who is chosen, in what order, and why a pair is left out."""
 
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -200,6 +201,11 @@ def test_given_pairs_are_looked_through() -> None:
         said(2),
     )
     assert dropped == ["few"]
+    cut = {"pair": {"stage": "s", "chosen": {"source": "golden"}, "rejected": {"model": "m", "finished": False}}}
+    (group,) = samples_by_prompt([replace(pair, metadata=cut)], GivenPairs(type="given"), dropped.append)
+    assert made(group, GivenPairs(type="given"))[1] == {"unfinished": 1}, "it was cut off, as its record says"
+    (kept,), _ = made(group, GivenPairs(type="given", finished=("chosen",)))
+    assert kept.rejected is not None and kept.rejected.about == {"model": "m", "finished": False, "id": "p"}
 
 
 def test_a_record_says_how_it_came_about() -> None:

@@ -61,7 +61,15 @@ def write(
         mark = {"model": None, "skipped": True} if skipped and "-3." in stage["name"] else {"model": None}
         (place / "complete.json").write_text(json.dumps(mark), encoding="utf-8")
         if counts and stage["name"].endswith(".sample") and "-3." not in stage["name"]:
-            made = {"files": ["x"], "answers": 60, "left_out": {"equal": 3}, "seed": 7, "sampling": {"top_k": 5}}
+            made = {
+                "files": ["x"],
+                "answers": 60,
+                "empty": 0,
+                "left_out": {"equal": 3},
+                "seed": 7,
+                "round": 1,
+                "sampling": {"top_k": 5},
+            }
             (place / "dataset.json").write_text(json.dumps(made), encoding="utf-8")
     return folder
 

@@ -182,6 +182,10 @@ def test_what_it_needs(tmp_path: Path) -> None:
     assert problem.message == "golden answers are taken from data.demonstrations, and that is not there"
     (problem,) = problems(tmp_path, *staged({"merge": "previous"}))
     assert problem.message == "merge: previous is of earlier rounds, and the stage is in no `repeat`"
+    alone = put("stages", [{**PAIR, "data": {"samples": {"type": "toy_sums"}}, "pairs": {"type": "scored"}}])
+    assert compiled(tmp_path, alone, drop("rewards"), drop("model.preset")).stages[0].name == "pair"
+    (problem,) = problems(tmp_path, alone, drop("model.preset"))
+    assert problem.message == "the model has neither checkpoint nor preset", "rewards are shown tokens"
     (problem,) = problems(tmp_path, *staged({"top": 2}))
     assert (problem.code, problem.path) == ("unknown_key", "stages.1.pairs.top")
     (problem,) = problems(tmp_path, *staged({"length_ratio": [2, 1]}))

@@ -5,7 +5,7 @@ from typing import final
 
 from wavalign.engine.compile.names import name_problems
 from wavalign.engine.compile.operators import DEMONSTRATIONS, POINTS, ROLLOUTS
-from wavalign.engine.compile.pair_checks import check_pairs
+from wavalign.engine.compile.pair_checks import check_pairs, reads_model
 from wavalign.engine.compile.plan import Cluster, TermPlan
 from wavalign.engine.compile.reward_checks import (
     Noted,
@@ -28,6 +28,8 @@ from wavalign.schema.translation import did_you_mean
 Note = Callable[[str, str, Path, str], None]
 """Takes a problem's code, message, path and hint."""
 
+ADD_CODEC = "add model.codec, which turns audio tokens into sound"
+"""What helps where something listens."""
 WHOLE_GROUPS = ("embed", "text_head", "audio_head")
 """Groups whose matrices are looked up or multiplied tile by tile, never called as a layer."""
 
@@ -66,7 +68,7 @@ class StageChecks:
 
     def run(self, *, weights: bool) -> None:
         """Note every rule that is broken; `weights` says that the stage starts from the model of an earlier one."""
-        if self._whole("model", "start"):
+        if self.whole("model", "start"):
             self._model(weights)
         for path, message, hint in name_problems(self.stage):
             self.note("bad_value", message, path, hint)
@@ -74,33 +76,33 @@ class StageChecks:
 
     def train(self) -> None:
         """A stage that learns, or measures alone."""
-        if self.stage.stop_early is not None and self._whole("evaluation", "data", "stop_early"):
+        if self.stage.stop_early is not None and self.whole("evaluation", "data", "stop_early"):
             self._watched(self.stage.stop_early, ("stop_early", "metric"))
         if self.stage.steps == 0:
-            if self._whole("evaluation", "model", "data", "steps"):
+            if self.whole("evaluation", "model", "data", "steps"):
                 self._only_measures()
             return
-        if self._whole("objective") and self.stage.objective is None:
+        if self.whole("objective") and self.stage.objective is None:
             hint = "add e.g. `objective: {terms: {sft: {loss: {type: cross_entropy}}}}`"
             self.note("missing_section", "a train stage needs an objective", ("objective",), hint)
-        if self._whole("data", "objective", "rewards", "batch"):
+        if self.whole("data", "objective", "rewards", "batch"):
             self._data()
-        if self._whole("rollout"):
+        if self.whole("rollout"):
             self._rollout()
-        if self._whole("rewards", "model", "objective", "data"):
+        if self.whole("rewards", "model", "objective", "data"):
             self._rewards()
-        if self._whole("evaluation", "model", "data"):
+        if self.whole("evaluation", "model", "data"):
             self._evaluation()
 
     def reward_model(self) -> None:
         """A stage that learns which answers are preferred."""
-        if self.stage.steps == 0 and self._whole("steps"):
+        if self.stage.steps == 0 and self.whole("steps"):
             message = "a reward_model stage without steps learns nothing, and leaves no reward model"
             self.note("bad_value", message, ("steps",), "raise steps")
             return
-        if self._whole("data"):
+        if self.whole("data"):
             self._noted(held_out_problems(self.stage))
-        if self._whole("objective", "data"):
+        if self.whole("objective", "data"):
             self._noted(judging_problems(self.terms))
         self.train()
 
@@ -122,7 +124,7 @@ class StageChecks:
             hint = "set evaluation.every, and name a value of a split of data.evaluation, e.g. heldout/text_accuracy"
             self.note("bad_value", problem, path, hint)
 
-    def _whole(self, *sections: str) -> bool:
+    def whole(self, *sections: str) -> bool:
         """Whether nothing was taken out of any of these sections, and the kind of stage is known."""
         return not self._broken & {"type", *sections}
 
@@ -130,7 +132,7 @@ class StageChecks:
         model = self.stage.model
         if model.checkpoint is not None and model.preset is not None:
             self.note("conflict", "give checkpoint or preset, not both", ("model", "preset"), "remove one of the two")
-        if model.checkpoint is None and model.preset is None and KINDS[self.stage.type].network and not weights:
+        if model.checkpoint is None and model.preset is None and reads_model(self.stage) and not weights:
             hint = "checkpoint: path/to/folder, or preset: tiny with a tokenizer"
             self.note("missing_key", "the model has neither checkpoint nor preset", ("model",), hint)
         if model.nar is not None and model.codec is None:
@@ -157,20 +159,13 @@ class StageChecks:
 
     def generate(self) -> None:
         """A stage that answers prompts."""
-        if self._whole("data") and self.stage.data.prompts is None:
+        if self.whole("data") and self.stage.data.prompts is None:
             hint = "add data.prompts: what is answered, e.g. {type: jsonl, path: questions.jsonl}"
             self.note("missing_section", "generate needs data.prompts", ("data", "prompts"), hint)
 
-    def pairs(self) -> None:
-        """A stage that pairs answers."""
-        if self._whole("pairs", "data", "rewards", "model"):
-            check_pairs(self.stage, self.note)
-            for name, plugin in self._known(rewards_asked(self.stage.pairs, self.stage.rewards)):
-                self._listens(name, plugin)
-
     def evaluate(self) -> None:
         """A stage that measures."""
-        if not self._whole("evaluation", "model", "data"):
+        if not self.whole("evaluation", "model", "data"):
             return
         if not self.stage.evaluation.metrics:
             hint = "add evaluation.metrics, e.g. `{text: {type: text_accuracy}}`"
@@ -179,7 +174,7 @@ class StageChecks:
 
     def fit_codec(self) -> None:
         """A stage that fits a codec."""
-        if not self._whole("model", "data"):
+        if not self.whole("model", "data"):
             return
         if self.stage.model.codec is None:
             self.note("missing_section", "fit_codec needs model.codec", ("model", "codec"), "add codec: {type: ...}")
@@ -218,7 +213,7 @@ class StageChecks:
                 self.note("missing_section", message, path, hint)
 
     def _rollout(self) -> None:
-        if self.stage.rollout.resample is not None and not self.stage.rewards and self._whole("rewards"):
+        if self.stage.rollout.resample is not None and not self.stage.rewards and self.whole("rewards"):
             message = "rollout.resample replaces groups whose rewards are equal, and there are no rewards"
             self.note("missing_section", message, ("rollout", "resample"), "add rewards, or remove it")
         for name, stream in self.stage.rollout.streams.items():
@@ -235,7 +230,7 @@ class StageChecks:
         objective = self.stage.objective
         for name, plugin in self._known(self.stage.rewards):
             self._noted(range_problems(self.stage, name, plugin))
-            self._listens(name, plugin)
+        self.listen(self.stage.rewards)
         if objective is None or objective.gate is None:
             return
         gate = self._plugin("gate", objective.gate.type)
@@ -247,10 +242,11 @@ class StageChecks:
                 message = f"the gate reads the rewards of rollouts, and {what} is not there"
                 self.note("missing_section", message, ("objective", "gate"), hint)
 
-    def _listens(self, name: str, plugin: type[Reward]) -> None:
-        if "waveform" in plugin.needs and self.stage.model.codec is None:
-            hint = "add model.codec, which turns audio tokens into sound"
-            self.note("missing_section", f"reward `{name}` listens, and there is no codec", ("rewards", name), hint)
+    def listen(self, names: Iterable[str]) -> None:
+        """Rewards that listen need what makes sound of codes."""
+        for name, plugin in self._known(names):
+            if "waveform" in plugin.needs and self.stage.model.codec is None:
+                self.note("missing_section", _listens(name), ("rewards", name), ADD_CODEC)
 
     def _gate_is_used(self) -> bool:
         return any(term.share.moves and term.lives for term in self.terms)
@@ -271,14 +267,14 @@ class StageChecks:
     def _best_of(self) -> None:
         """Rewards that choose are looked at with those of the steps, where there are any."""
         stage = self.stage
-        if not self._whole("rewards"):
+        if not self.whole("rewards"):
             return
         self._noted(best_of_problems(stage))
         if KINDS[stage.type].learns and stage.steps:
             return
         for name, plugin in self._known(stage.choosing):
             self._noted(range_problems(stage, name, plugin))
-            self._listens(name, plugin)
+        self.listen(stage.choosing)
 
     def _known(self, names: Iterable[str]) -> Iterator[tuple[str, type[Reward]]]:
         for name in (each for each in names if each in self.stage.rewards):
@@ -290,11 +286,23 @@ class StageChecks:
         return self.registry.get(kind, type_) if type_ in self.registry.types(kind) else None
 
 
+def _listens(name: str) -> str:
+    return f"reward `{name}` listens, and there is no codec"
+
+
+def _pairs(checks: StageChecks) -> None:
+    """A stage that pairs answers."""
+    stage = checks.stage
+    if checks.whole("pairs", "data", "rewards", "model"):
+        check_pairs(stage, checks.note)
+        checks.listen(rewards_asked(stage.pairs, stage.rewards))
+
+
 _RULES: Mapping[str, Callable[[StageChecks], None]] = {
     "train": StageChecks.train,
     "fit_codec": StageChecks.fit_codec,
     "generate": StageChecks.generate,
-    "pairs": StageChecks.pairs,
+    "pairs": _pairs,
     "reward_model": StageChecks.reward_model,
     "evaluate": StageChecks.evaluate,
 }

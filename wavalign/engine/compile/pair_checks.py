@@ -4,11 +4,18 @@ from collections.abc import Callable, Iterator, Sequence
 
 from wavalign.engine.compile.plan import StagePlan, TermPlan, Warned
 from wavalign.schema.marks import Path
-from wavalign.schema.pairs import GoldenPairs
+from wavalign.schema.pairs import GoldenPairs, rewards_asked
 from wavalign.schema.stage import Stage
+from wavalign.schema.stage_kinds import KINDS
 
 Note = Callable[[str, str, Path, str], None]
 """Takes a problem's code, message, path and hint."""
+
+
+def reads_model(stage: Stage) -> bool:
+    """Whether a stage builds a network, or writes answers as tokens for rewards that order them."""
+    asked = stage.type == "pairs" and rewards_asked(stage.pairs, stage.rewards)
+    return KINDS[stage.type].network or bool(asked)
 
 
 def check_pairs(stage: Stage, note: Note) -> None:

@@ -207,6 +207,8 @@ class _Look:
                 dict(sorted(column.rates.items())), dict(sorted(column.channels.items())),
             )
             for name, column in sorted(self._columns.items(), key=lambda item: _order(item[0]))
+            # Records of pairs have sides in the place of a target.
+            if column.present or not name.startswith("target.") or not self._roles.keys() & set(SIDES)
         )  # fmt: skip
         return HeadingLook(
             heading=self.name,

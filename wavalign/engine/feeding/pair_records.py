@@ -1,13 +1,13 @@
 """Records to samples, and pairs to records."""
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from numbers import Real
 from typing import Any
 
 from wavalign.engine.feeding.pairing import Drop, Pair, Sample, Side
-from wavalign.plugins.batch import AudioClip, Dialogue, Message
+from wavalign.plugins.batch import SIDES, AudioClip, Dialogue, Message
 from wavalign.schema.pairs import GivenPairs, PairsSection
 
 GENERATED = "generated"
@@ -16,6 +16,7 @@ SCORES = "scores"
 """Where it says what the answer is worth, by name."""
 PAIR = "pair"
 """Where that of a pair's record says how it came about."""
+MADE = (GENERATED, SCORES, PAIR)
 
 
 def samples_by_prompt(
@@ -70,9 +71,24 @@ def _given(dialogue: Dialogue) -> list[Sample]:
         return []
     scores = dialogue.scores or (None, None)
     return [
-        Sample(single, "", -1, scores={} if score is None else {"score": score}, about={"id": dialogue.id})
-        for single, score in zip(dialogue.singles, scores, strict=True)
+        Sample(
+            single,
+            "",
+            -1,
+            finished=known.get("finished") is not False,
+            scores={} if score is None else {"score": score},
+            about={**known, "id": dialogue.id},
+        )
+        for single, score, known in zip(dialogue.singles, scores, _known_of(dialogue), strict=True)
     ]
+
+
+def _known_of(dialogue: Dialogue) -> Iterator[Mapping[str, Any]]:
+    """What a pair's record says of its sides, where it was made as one."""
+    about = dialogue.metadata.get(PAIR)
+    for side in SIDES:
+        known = about.get(side) if isinstance(about, Mapping) else None
+        yield known if isinstance(known, Mapping) else {}
 
 
 def _numbers(value: object) -> dict[str, float]:
@@ -89,7 +105,7 @@ def _message(turn: Mapping[str, Any]) -> Message:
 
 def record_of(pair: Pair, about: Mapping[str, Any], folder: str) -> dict[str, Any]:
     """A pair as a line of the file in `folder`; `about` says who makes it."""
-    prompt = {key: value for key, value in pair.dialogue.metadata.items() if key not in (GENERATED, SCORES)}
+    prompt = {key: value for key, value in pair.dialogue.metadata.items() if key not in MADE}
     said: dict[str, Any] = {**about, "prompt": pair.prompt, "chosen": dict(pair.chosen.about)}
     answers: dict[str, Any] = {"target": turn_of(pair.chosen.answer, folder)}
     if pair.rejected is not None:

@@ -207,14 +207,16 @@ def _items(run: RunData, line: MetricLine | None) -> Split:
 
 
 def _written(moments: Sequence[Moment]) -> Iterator[Written]:
-    """Counts of the data sets that stages of a round wrote."""
+    """Counts of the data sets that stages of a round wrote; what was 0 in all of them is not said."""
     rounds = [moment for moment in moments if moment.title != BEFORE]
     own: list[Mapping[str, Mapping[str, float]]] = [
         {stage.name.split(".", 1)[-1]: stage.written for stage in moment.stages} for moment in rounds
     ]
     for stage in dict.fromkeys(stage for each in own for stage in each):
         for key in dict.fromkeys(key for each in own for key in each.get(stage, {})):
-            yield Written(stage, key, tuple(each.get(stage, {}).get(key) for each in own))
+            counts = tuple(each.get(stage, {}).get(key) for each in own)
+            if any(counts):
+                yield Written(stage, key, counts)
 
 
 def _chart(row: RoundsRow, moments: Sequence[Moment]) -> Chart:

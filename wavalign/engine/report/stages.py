@@ -92,5 +92,5 @@ def _counts(found: Json, prefix: str = "") -> Iterator[tuple[str, float]]:
     for key, value in found.items():
         if isinstance(value, dict) and key not in ("sampling", "provenance"):
             yield from _counts(value, f"{prefix}{key}: ")
-        elif key != "seed" and not isinstance(value, bool) and (count := number(value)) is not None:
+        elif key not in ("seed", "round") and not isinstance(value, bool) and (count := number(value)) is not None:
             yield f"{prefix}{key}", count

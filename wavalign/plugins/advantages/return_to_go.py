@@ -62,7 +62,7 @@ class ReturnToGo(Advantage):
             count = torch.zeros(groups, dtype=torch.float64).index_add(0, inputs.group, valid.double())
             valid = valid & (count[inputs.group] >= 2)
             whole = returns if self.params.baseline == "step" else returns[:, :1]
-            advantages = returns - _means(whole * inputs.present[:, None], inputs.group, count)
+            advantages = returns - _means(whole, inputs.group, count)
         steps = inputs.mask & valid[:, None]
         if self.params.whiten:
             advantages = whitened(advantages, steps)
@@ -78,6 +78,6 @@ class ReturnToGo(Advantage):
 
 
 def _means(values: Tensor, group: Tensor, count: Tensor) -> Tensor:
-    """Of `values` [N, T'] the mean over each answer's group [N], which has `count` [groups] present ones."""
+    """Of `values` [N, T'], 0 of absent answers, the mean over each group: `count` [groups] are present."""
     sums = values.new_zeros((len(count), values.shape[1])).index_add(0, group, values)
     return (sums / count.clamp(min=1)[:, None])[group]
