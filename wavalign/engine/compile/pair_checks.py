@@ -51,6 +51,8 @@ def golden_warnings(plan: StagePlan, stages: Sequence[Stage]) -> Iterator[Warned
     on to lower the log-probs of both sides. What is known of it: large steps or a weak hold on the reference, and no
     term that imitates beside it.
     """
+    if plan.stage.round is not None and plan.stage.round.number > 1:
+        return  # what stands once in the recipe is said once
     golden = {each.name for each in stages if each.type == "pairs" and isinstance(each.pairs, GoldenPairs)}
     live, data = [term for term in plan.terms if term.lives], plan.stage.data.learned
     anchored = any(term.unit == "token" and not {"advantages", "ref_logprobs"} & set(term.needs) for term in live)
