@@ -46,6 +46,7 @@ class Row:
     """The stage that measured it."""
     says: str
     """What it does, in a few words."""
+    split: str = "heldout"
 
 
 ROWS = {
@@ -53,7 +54,7 @@ ROWS = {
     "continue SFT, 60": Row("tiny-continue-sft", "first", "60 steps of CE on golden tokens"),
     "continue SFT, 180": Row("tiny-continue-sft", "third", "180 steps of CE on golden tokens"),
     "CoH": Row("tiny-coh", "measure", "CE on golden and synthetic, told apart in the prompt"),
-    "best of 4": Row("tiny-best-of-n", "measure", "the start; a reward model picks"),
+    "best of 4": Row("tiny-best-of-n", "measure", "the start; a reward model picks", "heldout.best_of_4"),
     "PPO": Row("tiny-ppo", "measure", "PPO against that reward model"),
     "DPO, round 1": Row("tiny-rounds", "round-1.measure", "60 steps of DPO, golden against synthetic"),
     "DPO, round 2": Row("tiny-rounds", "round-2.measure", "60 more, against both rounds' synthetic"),
@@ -136,18 +137,18 @@ def read(folder: Path, seeds: Sequence[int]) -> Found:
         for seed in seeds:
             target = folder / f"{row.recipe}-{seed}"
             if (target / "finished.json").exists():
-                found[name, seed] = measured(target, row.stage)
+                found[name, seed] = measured(target, row)
     return found
 
 
-def measured(folder: Path, stage: str) -> Measured:
-    """What `stage` of the run in `folder` measured last; raises ValueError where it measured nothing."""
+def measured(folder: Path, row: Row) -> Measured:
+    """What the row's stage of the run in `folder` measured last; raises ValueError where it measured nothing."""
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-    mine = [line for line in lines if line["split"] == "heldout" and line["stage"] == stage]
+    mine = [line for line in lines if line["split"] == row.split and line["stage"] == row.stage]
     notes: list[str] = []
-    items = read_outcomes(folder, notes)["heldout"].by_stage.get(stage, {})
+    items = read_outcomes(folder, notes)[row.split].by_stage.get(row.stage, {})
     if notes or not mine:
-        raise ValueError(f"{folder}: {notes[0] if notes else f'stage {stage} measured nothing'}")
+        raise ValueError(f"{folder}: {notes[0] if notes else f'stage {row.stage} measured nothing'}")
     seconds = sum(line.get("step_seconds", 0.0) for line in lines[: lines.index(mine[-1])])
     return Measured(mine[-1], items, seconds)
 
