@@ -26,7 +26,7 @@ def test_recipes_by_name_and_by_file(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 def test_plugins_and_kinds() -> None:
     assert completion.plugins("grp") == ["grpo"]
-    assert completion.plugins("metric.sp") == ["metric.speech_quality"]
+    assert completion.plugins("metric.speech") == ["metric.speech_quality"]
     assert completion.kinds("ga") == ["gate"]
     assert completion.data_types("par") == ["parquet"]
     assert completion.headings("de") == ["demonstrations"]
