@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from wavalign.plugins.api import LossInputs
+from wavalign.plugins.api import LossInputs, Regularizer
 
 CHOSEN, REJECTED = 0, 1
 PAIR = (CHOSEN, REJECTED)
@@ -85,6 +85,13 @@ def pairs_of(inputs: LossInputs, *, per_token: bool, reference: bool) -> Pairs:
         return Pairs(logprobs, logprobs, refers=False)
     gap = inputs.logprobs - inputs.column("ref_logprobs")
     return Pairs(logprobs, sides(inputs, row_logprobs(inputs, gap, per_token=per_token)), refers=True)
+
+
+def imitated(weight: float) -> tuple[Regularizer, ...]:
+    """Cross entropy on the chosen side, which comes along as a term of its own; none where its weight is 0."""
+    if weight == 0:
+        return ()
+    return (Regularizer("nll", "cross_entropy", {}, tokens=None, weight=weight, members=(CHOSEN,)),)
 
 
 def smoothed_logistic(margin: Tensor, smoothing: float) -> Tensor:

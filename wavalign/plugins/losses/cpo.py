@@ -9,7 +9,7 @@ from typing import final
 from pydantic import Field
 
 from wavalign.plugins.api import Loss, LossInputs, LossOutput, Regularizer
-from wavalign.plugins.pairs import CHOSEN, PAIR, pairs_of, smoothed_logistic
+from wavalign.plugins.pairs import PAIR, imitated, pairs_of, smoothed_logistic
 from wavalign.schema.base import Params
 
 
@@ -48,6 +48,4 @@ class CPO(Loss):
         return LossOutput(values, pairs.metrics(beta))
 
     def regularizers(self) -> tuple[Regularizer, ...]:
-        if self.params.nll == 0:
-            return ()
-        return (Regularizer("nll", "cross_entropy", {}, tokens=None, weight=self.params.nll, members=(CHOSEN,)),)
+        return imitated(self.params.nll)

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from wavalign.plugins.api import Loss, LossInputs, LossOutput, Regularizer
-from wavalign.plugins.pairs import CHOSEN, PAIR, Pairs, pairs_of
+from wavalign.plugins.pairs import PAIR, Pairs, imitated, pairs_of
 from wavalign.schema.base import Params
 
 CERTAIN = -1e-6
@@ -53,9 +53,7 @@ class ORPO(Loss):
         return LossOutput(-beta * logsigmoid(log_odds), {**pairs.metrics(beta), "log_odds_ratio": log_odds.detach()})
 
     def regularizers(self) -> tuple[Regularizer, ...]:
-        if self.params.nll == 0:
-            return ()
-        return (Regularizer("nll", "cross_entropy", {}, tokens=None, weight=self.params.nll, members=(CHOSEN,)),)
+        return imitated(self.params.nll)
 
 
 def _log_odds(pairs: Pairs) -> Tensor:
