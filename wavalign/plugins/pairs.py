@@ -14,6 +14,8 @@ from wavalign.plugins.api import LossInputs, Regularizer
 
 CHOSEN, REJECTED = 0, 1
 PAIR = (CHOSEN, REJECTED)
+EVEN = 1e-4
+"""Gaps in nats that are rounding: of a policy that is its own reference, neither side is preferred."""
 """Members that a loss on pairs is given."""
 
 
@@ -62,11 +64,12 @@ class Pairs:
     refers: bool
 
     def metrics(self, beta: float) -> dict[str, Tensor]:
-        """Implicit rewards beta * ratio, their margin and its sign, and log-probs, [groups] each."""
+        """Implicit rewards beta * ratio, their margin and its sign (half where even), and log-probs, [groups] each."""
+        gap = self.ratios.gap.detach()
         chosen, rejected = beta * self.ratios.chosen.detach(), beta * self.ratios.rejected.detach()
         found = {
             "margin": chosen - rejected,
-            "accuracy": (chosen > rejected).to(chosen.dtype),
+            "accuracy": preferred(gap),
             "chosen_reward": chosen,
             "rejected_reward": rejected,
             "chosen_logprob": self.logprobs.chosen.detach(),
@@ -76,6 +79,11 @@ class Pairs:
             drift = {"chosen_drift": self.ratios.chosen.detach(), "rejected_drift": self.ratios.rejected.detach()}
             found |= drift
         return found
+
+
+def preferred(gap: Tensor) -> Tensor:
+    """1 where a gap in nats is above 0, 0 where it is below, and half where it is rounding."""
+    return (torch.where(gap.abs() > EVEN, gap, 0.0).sign() + 1) / 2
 
 
 def pairs_of(inputs: LossInputs, *, per_token: bool, reference: bool) -> Pairs:

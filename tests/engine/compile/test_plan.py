@@ -84,7 +84,8 @@ def test_nothing_is_left_for_a_default_later(tmp_path: Path) -> None:
     """Every component of the plan has all its options."""
     stage = only_stage(compiled(tmp_path))
     loss = {term.name: term.loss.params for term in stage.terms}["rl"]
-    assert loss == {"clip": 0.2, "ratio": "token", "kl": {"coefficient": 0.01, "estimator": "k3"}}
+    pull = {"coefficient": 0.01, "estimator": "k3", "unbiased": False}
+    assert loss == {"clip": 0.2, "ratio": "token", "surrogate": "clipped", "dual_clip": None, "kl": pull}
     gate = stage.stage.objective.gate if stage.stage.objective is not None else None
     assert gate is not None
     assert set(gate.params) == {"ceiling", "threshold", "slope", "max_variance", "ema"}

@@ -15,7 +15,7 @@ import torch
 from pydantic import Field
 
 from wavalign.plugins.api import Loss, LossInputs, LossOutput
-from wavalign.plugins.pairs import CHOSEN, row_logprobs
+from wavalign.plugins.pairs import CHOSEN, preferred, row_logprobs
 from wavalign.schema.base import Params
 
 
@@ -61,7 +61,7 @@ class KTO(Loss):
         moved = value.detach()
         metrics = {
             "margin": beta * moved,
-            "accuracy": (moved > 0).to(moved.dtype),
+            "accuracy": preferred(moved),
             "desirable": desirable.to(moved.dtype),
             "reward": beta * ratio.detach(),
             "reference_point": point,

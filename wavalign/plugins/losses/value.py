@@ -44,7 +44,8 @@ class Value(Loss):
             old = inputs.column("old_values")
             near = old + (values - old).clamp(-self.params.clip, self.params.clip)
             held = (near - returns).square()
-            seen["clipped"] = (held > error).to(error.dtype).detach()
+            # Where the value moved less, the two differ by rounding alone.
+            seen["clipped"] = ((held > error) & ((values - old).abs() > self.params.clip)).to(error.dtype).detach()
             error = torch.maximum(error, held)
         return LossOutput((error / 2).expand_as(inputs.logprobs), seen)
 
