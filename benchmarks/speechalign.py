@@ -169,9 +169,9 @@ HOW = (
 
 JUDGED = (
     "Of tiny-best-of-n: golden against synthetic is what it learned; the best against the worst of four synthetic "
-    "readings, told apart by a recogniser, is what best-of-N asks of it. Share of pairs it puts in the right order, and "
-    "its expected calibration error. Every second synthetic reading is as clear as golden ones, so that golden against "
-    "synthetic cannot go far beyond three quarters."
+    "readings, told apart by a recogniser, is what best-of-N asks of it. Share of pairs in the right order, and expected "
+    "calibration error. Every second synthetic reading is as clear as golden ones, so that golden against synthetic "
+    "cannot go far beyond three quarters."
 )
 
 
