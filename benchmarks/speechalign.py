@@ -169,7 +169,7 @@ HOW = (
 
 JUDGED = (
     "Of tiny-best-of-n: golden against synthetic is what it learned; the best against the worst of four synthetic "
-    "readings, told apart by a recogniser, is what best-of-N asks of it. Share of pairs in the right order, and expected "
+    "readings, told apart by a recogniser, is what best-of-N asks of it. Share of pairs in the right order, expected "
     "calibration error. Every second synthetic reading is as clear as golden ones, so that golden against synthetic "
     "cannot go far beyond three quarters."
 )
