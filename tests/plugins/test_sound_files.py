@@ -212,6 +212,17 @@ def test_damage_is_a_data_error_or_a_sound(form: tuple[str, str], data: st.DataO
 SMALL = {(name, kind): encoded(name, kind, seconds=0.2) for name, kind in FORMATS}
 
 
+def test_a_file_that_sends_its_decoder_before_its_first_byte() -> None:
+    content = bytearray(SMALL["AIFF", "PCM_16"])
+    for place, byte in ((38, 255), (64, 178), (71, 0)):
+        content[place] = byte
+    clip = AudioClip("memory://before.bin")
+    with fsspec.open(clip.url, "wb") as file:
+        file.write(bytes(content[:577]))
+    with pytest.raises(DataError):  # and nothing that a callback of the decoder has raised
+        audio.read(clip, sample_rate=16_000)
+
+
 @pytest.mark.parametrize("kind", [("FLAC", "PCM_16"), ("OGG", "VORBIS"), ("OGG", "OPUS"), ("MP3", "MPEG_LAYER_III")])
 @pytest.mark.parametrize("look", LOOKS)
 def test_files_written_one_behind_another(tmp_path: Path, kind: tuple[str, str], look: Callable[..., object]) -> None:

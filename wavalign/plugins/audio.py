@@ -16,6 +16,7 @@ import numpy as np
 import soundfile
 import soxr
 from numpy.typing import NDArray
+from typing_extensions import override
 
 from wavalign.errors import DataError, StorageError
 from wavalign.plugins.batch import AudioClip, Waveform
@@ -108,6 +109,19 @@ def read(clip: AudioClip, *, sample_rate: int | None) -> Waveform:
     return Waveform(resampled, sample_rate)
 
 
+@final
+class _Content(io.BytesIO):
+    """The bytes of a file, for a decoder that a damaged one may send to a place before its first byte."""
+
+    @override
+    def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
+        """Stay where there is no such place: the decoder sees that it did not get there."""
+        try:
+            return super().seek(offset, whence)
+        except ValueError:
+            return self.tell()
+
+
 def read_bytes(clip: AudioClip) -> bytes:
     """The file as it is; raises DataError when it is missing, empty, too large or no file."""
     if not clip.has_sound:
@@ -171,7 +185,7 @@ def _opened(clip: AudioClip, content: bytes) -> Iterator[soundfile.SoundFile]:
     if found.more:
         raise DataError(f"{clip.url}: {found.more}", hint="decode both and write them as one file")
     try:
-        with soundfile.SoundFile(io.BytesIO(found.data)) as file:
+        with soundfile.SoundFile(_Content(found.data)) as file:
             _check_limits(clip, file)
             yield file
     except (soundfile.LibsndfileError, soundfile.SoundFileRuntimeError) as error:
