@@ -88,7 +88,7 @@ def main(arguments: Sequence[str]) -> int:
     options = parser.parse_args(arguments)
     versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "trl"))
     print(f"# DPO step: WavAlign and TRL\n\n{DISCLOSURE}\n")
-    print(f"command: {' '.join(['python', *sys.argv])}\\")
+    print(f"command: {' '.join(['python', *sys.argv])}  ")
     print(f"load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores; {versions}\n")
     print("Median processor time of a step (interquartile range), peak memory (grown by).\n")
     print(HEADING)

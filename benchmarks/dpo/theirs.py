@@ -11,7 +11,7 @@ from trl.trainer.dpo_config import DPOConfig
 from trl.trainer.dpo_trainer import DPOTrainer
 
 from benchmarks.dpo.point import Point, pairs_of
-from benchmarks.grpo.point import BETAS, EPSILON, MAX_NORM, Measured, Stopwatch
+from benchmarks.grpo.point import Measured, Stopwatch, plain_settings
 from benchmarks.grpo.world import chat
 
 
@@ -29,32 +29,16 @@ class _Watching(TrainerCallback):
 
 def _settings(point: Point, folder: Path, *, log_every: int) -> DPOConfig:
     return DPOConfig(
-        output_dir=str(folder),
         per_device_train_batch_size=point.pairs,
         gradient_accumulation_steps=1,
         max_steps=point.total_steps,
         max_length=None,
         learning_rate=point.learning_rate,
-        lr_scheduler_type="constant",
-        adam_beta1=BETAS[0],
-        adam_beta2=BETAS[1],
-        adam_epsilon=EPSILON,
-        weight_decay=0.0,
-        max_grad_norm=MAX_NORM,
         loss_type=[point.variant],
         label_smoothing=point.label_smoothing,
         beta=point.beta,
         precompute_ref_log_probs=point.reference == "once",
-        bf16=False,
-        use_cpu=True,
-        gradient_checkpointing=False,
-        model_init_kwargs={"dtype": "float32"},
-        report_to="none",
-        disable_tqdm=True,
-        logging_steps=log_every,
-        save_strategy="no",
-        dataloader_num_workers=0,
-        dataloader_pin_memory=False,
+        **plain_settings(folder, log_every),
     )
 
 

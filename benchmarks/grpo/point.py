@@ -14,6 +14,29 @@ SIZES: dict[str, dict[str, int]] = {
 """`T` and `S`: two Qwen2 networks by the names of `VitaSizes`."""
 
 
+def plain_settings(folder: Path, log_every: int) -> dict[str, Any]:
+    """What TRL's trainers are told alike: our optimiser, float32 on the CPU, and nothing beside the training itself."""
+    return {
+        "output_dir": str(folder),
+        "lr_scheduler_type": "constant",
+        "adam_beta1": BETAS[0],
+        "adam_beta2": BETAS[1],
+        "adam_epsilon": EPSILON,
+        "weight_decay": 0.0,
+        "max_grad_norm": MAX_NORM,
+        "bf16": False,
+        "use_cpu": True,
+        "gradient_checkpointing": False,
+        "model_init_kwargs": {"dtype": "float32"},
+        "report_to": "none",
+        "disable_tqdm": True,
+        "logging_steps": log_every,
+        "save_strategy": "no",
+        "dataloader_num_workers": 0,
+        "dataloader_pin_memory": False,
+    }
+
+
 @final
 @dataclass(frozen=True, slots=True)
 class Point:

@@ -17,7 +17,7 @@ from trl.trainer.grpo_config import GRPOConfig
 from trl.trainer.grpo_trainer import GRPOTrainer
 
 from benchmarks.grpo.mini_batches import parts
-from benchmarks.grpo.point import BETAS, CLIP, EPSILON, MAX_NORM, Measured, Point, Stopwatch, reward_of
+from benchmarks.grpo.point import CLIP, Measured, Point, Stopwatch, plain_settings, reward_of
 
 
 @final
@@ -95,7 +95,6 @@ def _reward(completion_ids: list[list[int]], **_: Any) -> list[float | None]:
 
 def _settings(point: Point, folder: Path, *, log_every: int) -> GRPOConfig:
     return GRPOConfig(
-        output_dir=str(folder),
         per_device_train_batch_size=point.rows // point.mini_batches,
         gradient_accumulation_steps=1,
         steps_per_generation=point.mini_batches,
@@ -105,28 +104,13 @@ def _settings(point: Point, folder: Path, *, log_every: int) -> GRPOConfig:
         temperature=1.0,
         max_steps=point.total_steps * point.updates,
         learning_rate=point.learning_rate,
-        lr_scheduler_type="constant",
-        adam_beta1=BETAS[0],
-        adam_beta2=BETAS[1],
-        adam_epsilon=EPSILON,
-        weight_decay=0.0,
-        max_grad_norm=MAX_NORM,
         loss_type=point.loss_type,
         epsilon=CLIP,
         beta=point.beta,
         use_bias_correction_kl=False,
         scale_rewards="group",
         shuffle_dataset=False,
-        bf16=False,
-        use_cpu=True,
-        gradient_checkpointing=False,
-        model_init_kwargs={"dtype": "float32"},
-        report_to="none",
-        disable_tqdm=True,
-        logging_steps=log_every,
-        save_strategy="no",
-        dataloader_num_workers=0,
-        dataloader_pin_memory=False,
+        **plain_settings(folder, log_every),
     )
 
 

@@ -67,10 +67,9 @@ class BestOf:
         check_budget(scores, rewards, scores.failed, calls=count, budget=self.budget)
         total = judge_truncated(scores, rewards, groups, self.truncated).total
         for row in total.tolist():
-            known = [place for place, value in enumerate(row) if not math.isnan(value)]
-            best = max(known, key=lambda place, row=row: (row[place], -place), default=0)  # type: ignore[misc]
-            mean = sum(row[place] for place in known) / len(known) if known else None
-            yield best, (row[best] if known else None, mean)
+            known = [(value, -place) for place, value in enumerate(row) if not math.isnan(value)]
+            value, place = max(known, default=(None, 0))  # of equal ones the first
+            yield -place, (value, sum(each for each, _ in known) / len(known) if known else None)
 
     @property
     def by(self) -> str:

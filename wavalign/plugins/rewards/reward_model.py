@@ -49,7 +49,7 @@ class LearnedReward(Reward):
         super().__init__(params)
         self.batch_size = params.batch_size
         if params.output != "bounded":
-            self.range = UNBOUNDED  # type: ignore[misc]
+            self.range = UNBOUNDED  # type: ignore[misc]  # that of the class holds for the default alone
         self._model: RewardModel | None = None
         self._weights: dict[str, float] = {}
 
