@@ -40,6 +40,10 @@ class PackingOptions:
         return rows * length * (1 + length / (self.pairs * (2 if causal else 1)))
 
 
+UNPACKED = PackingOptions(share=False, pack=False, pairs=1.0)
+"""Rows as they are."""
+
+
 @final
 @dataclass(frozen=True, slots=True)
 class Unit:
@@ -179,14 +183,19 @@ class Packing:
 
     def of(self, rows: Sequence[int]) -> "Packing | None":
         """That of `rows` alone, in this order; None where they are better not packed."""
-        number = {row: index for index, row in enumerate(rows)}
-        units = []
-        for unit in self.units:
-            kept = [(tuple(number[row] for row in each if row in number), rest) for each, rest in unit.segments()]
-            there = [(each, rest) for each, rest in kept if each]
-            if there:
-                units.append(_unit(unit.prefix, there))
+        units = of_rows(self.units, rows)
         return packing(units, [self.lengths[row] for row in rows], self.options, self.place.device)
+
+
+def of_rows(units: Sequence[Unit], rows: Sequence[int]) -> list[Unit]:
+    """What `units` are of `rows` alone, numbered in this order."""
+    number, found = {row: index for index, row in enumerate(rows)}, []
+    for unit in units:
+        kept = [(tuple(number[row] for row in each if row in number), rest) for each, rest in unit.segments()]
+        there = [(each, rest) for each, rest in kept if each]
+        if there:
+            found.append(_unit(unit.prefix, there))
+    return found
 
 
 def _unit(prefix: int, segments: Sequence[tuple[tuple[int, ...], int]]) -> Unit:

@@ -10,19 +10,31 @@ import torch
 from torch import Tensor
 
 from wavalign.plugins.batch import SoundSegment, TokenBatch
-from wavalign.plugins.packing import Packing, PackingOptions, RowLayout, Unit, packing
+from wavalign.plugins.packing import Packing, PackingOptions, RowLayout, Unit, arrange, of_rows, packing
 
 
 def packed(batch: TokenBatch, groups: Sequence[Hashable], options: PackingOptions) -> TokenBatch:
     """`batch`, on the CPU, with its packing where one costs less; rows of one of `groups` [B] may begin alike."""
     if not (options.share or options.pack):
         return batch
-    lengths = batch.lengths.tolist()
+    units, lengths = find_units(batch, groups, options), batch.lengths.tolist()
+    return replace(batch, packing=packing(units, lengths, options, batch.ids.device))
+
+
+def find_units(batch: TokenBatch, groups: Sequence[Hashable], options: PackingOptions) -> list[Unit]:
+    """What must stand together of `batch`, on the CPU, whose rows are of `groups` [B]."""
     found: dict[Hashable, list[int]] = {}
     for row, group in enumerate(groups):
         found.setdefault(group if options.share else row, []).append(row)
-    units = [unit for rows in found.values() for unit in _units(batch, rows, lengths, options)]
-    return replace(batch, packing=packing(units, lengths, options, batch.ids.device))
+    lengths = batch.lengths.tolist()
+    return [unit for rows in found.values() for unit in _units(batch, rows, lengths, options)]
+
+
+def forward_tokens(units: Sequence[Unit], lengths: Sequence[int], rows: Sequence[int], options: PackingOptions) -> int:
+    """Tokens that a network is given of `rows` alone, of the batch that `units` and `lengths` [B] are of."""
+    own = [lengths[row] for row in rows]
+    arrangement = arrange(of_rows(units, rows), own, options) if options.share or options.pack else None
+    return len(own) * max(own) if arrangement is None else arrangement.tokens
 
 
 def _units(batch: TokenBatch, rows: Sequence[int], lengths: Sequence[int], options: PackingOptions) -> list[Unit]:

@@ -9,7 +9,7 @@ import torch
 from wavalign.engine.backends.base import Placement, Precision
 from wavalign.engine.compile.geometry import only_measuring
 from wavalign.engine.compile.operators import ROLLOUTS
-from wavalign.engine.compile.plan import StagePlan, TermPlan
+from wavalign.engine.compile.plan import Geometry, StagePlan, TermPlan
 from wavalign.engine.contracts.origins import guarded_block
 from wavalign.engine.feeding.feeds import Encoder, Feed, feed_seed
 from wavalign.engine.feeding.lengths import bounded_feed
@@ -42,6 +42,7 @@ from wavalign.plugins.api import (
     Sampler,
 )
 from wavalign.plugins.batch import TokenSpace
+from wavalign.plugins.packing import PackingOptions
 from wavalign.storage.cache import cache_folder
 
 
@@ -75,7 +76,7 @@ class Builder(Parts):
         gate = objective.gate if objective is not None and stage.graph.gives("gate") else None
         terms = [self._term(term) for term in stage.terms if term.name in stage.graph.made_for("term")]
         settings, also = self._settings(stage, architecture.tokens), _asked_by_advantage(stage)
-        selection = Selection(terms, architecture.tokens, also)
+        selection = Selection(terms, architecture.tokens, also, _packing(settings.geometry, architecture, policy))
         live = LiveStage(
             plan=stage,
             settings=settings,
@@ -92,7 +93,7 @@ class Builder(Parts):
             gate=None if gate is None else self.plugin(Gate, gate, f"{place}.gate"),
             terms=terms,
             selection=selection,
-            cutter=Cutter(selection, terms, size=settings.geometry.micro_batch, world=self.world),
+            cutter=Cutter(selection, terms, limits=settings.limits, world=self.world),
             signal=SignalWatch(stage, self.plan.runtime.dead_signal_after),
             remembered=Remembered(),
         )
@@ -229,6 +230,19 @@ def _asked_by_advantage(stage: StagePlan) -> dict[str, frozenset[str]]:
     learning = frozenset({"advantages", "returns"})
     asked = next((each.needs for each in stage.graph.operators if each.function == "token_advantage"), ())
     return dict.fromkeys(("advantages", *({"old_logprobs", "ref_logprobs"} & set(asked))), learning)
+
+
+def _packing(geometry: Geometry, architecture: Architecture, policy: Policy) -> PackingOptions | None:
+    """How the network is given rows: as they are where it heeds no layout, or nobody asks for another.
+
+    A token passes through 4 H^2 + 2 H W + 6 H I products of a layer, W half of the cached width, and through 4 H of
+    attention to each other one; those are taken to be half as fast.
+    """
+    if not type(policy).packs or not (geometry.share_prompts or geometry.packing):
+        return None
+    sizes = architecture.dimensions()
+    pairs = (sizes.hidden + sizes.key_value_width / 2 + 1.5 * sizes.intermediate) / 2
+    return PackingOptions(geometry.share_prompts, geometry.packing, pairs)
 
 
 def _remember(live: LiveStage) -> None:
