@@ -9,8 +9,20 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from wavalign.plugins.api import Dimensions, Policy
 from wavalign.plugins.batch import SoundSegment, TokenBatch
 from wavalign.plugins.packing import Packing, PackingOptions, RowLayout, Unit, arrange, of_rows, packing
+
+
+def packing_options(policy: Policy, sizes: Dimensions, *, share: bool, pack: bool) -> PackingOptions | None:
+    """How `policy` of these `sizes` is given rows: None, as they are, where it heeds no layout or nobody asks for one.
+
+    Of a layer a token passes through 4 H^2 + 2 H W + 6 H I products, W half of the cached width, and through 4 H of
+    attention to each token; those are taken to be half as fast.
+    """
+    if not type(policy).packs or not (share or pack):
+        return None
+    return PackingOptions(share, pack, (sizes.hidden + sizes.key_value_width / 2 + 1.5 * sizes.intermediate) / 2)
 
 
 def packed(batch: TokenBatch, groups: Sequence[Hashable], options: PackingOptions) -> TokenBatch:
