@@ -113,7 +113,7 @@ def measure(setting: Setting, names: list[str], until: float) -> Iterator[Row]:
             yield from PARTS[name](setting)
         except ImportError as error:
             yield Row(name, f"not run: {error}", holds=False)
-        except Exception as error:  # one part must not take the others with it
+        except Exception as error:  # noqa: BLE001 - one part must not take the others with it
             traceback.print_exc(limit=8)
             yield Row(name, f"failed: {type(error).__name__}: {str(error).splitlines()[0][:160]}", holds=False)
 

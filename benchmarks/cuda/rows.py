@@ -58,14 +58,20 @@ class Setting:
 def ceilings(device: torch.device, dtype: torch.dtype, *, small: bool) -> Setting:
     """What this device reaches: a copy between two tensors, and a square product."""
     blank = Setting(device, dtype, small, 0.0, 0.0)
-    count = 1 << (22 if small else 30)
-    source = torch.ones(count, dtype=torch.uint8, device=device)
+    moved, rate = _copying(blank), _multiplying(blank)
+    return Setting(device, dtype, small, moved, rate)
+
+
+def _copying(setting: Setting) -> float:
+    count = 1 << (22 if setting.small else 30)
+    source = torch.ones(count, dtype=torch.uint8, device=setting.device)
     target = torch.empty_like(source)
     target.copy_(source)
-    moved = 2 * count / blank.seconds(lambda: target.copy_(source), 10)
-    del source, target
-    side = 512 if small else 8192
-    left, right = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
+    return 2 * count / setting.seconds(lambda: target.copy_(source), 10)
+
+
+def _multiplying(setting: Setting) -> float:
+    side = 512 if setting.small else 8192
+    left, right = (torch.randn(side, side, device=setting.device, dtype=setting.dtype) for _ in range(2))
     torch.mm(left, right)
-    rate = 2 * side**3 / blank.seconds(lambda: torch.mm(left, right), 10)
-    return Setting(device, dtype, small, moved, rate)
+    return 2 * side**3 / setting.seconds(lambda: torch.mm(left, right), 10)

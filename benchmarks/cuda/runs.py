@@ -67,9 +67,11 @@ def memory(setting: Setting) -> Iterator[Row]:
         cells = [cell.strip() for cell in line.strip().strip("|").split("|")]
         if len(cells) >= 4 and re.fullmatch(r"[0-9.]+", cells[3]):
             off = abs(float(cells[3]) - 1)
-            yield Row(f"memory, {cells[0]}", f"said {cells[1]}, measured {cells[2]} MiB: {cells[3]}", "within 15 %", off <= 0.15)
+            value = f"said {cells[1]}, measured {cells[2]} MiB: {cells[3]}"
+            yield Row(f"memory, {cells[0]}", value, "within 15 %", off <= 0.15)
     if done.returncode:
-        yield Row("memory", f"failed: {(done.stderr.strip().splitlines() or ['?'])[-1][:160]}", holds=False)
+        last = (done.stderr.strip().splitlines() or ["nothing said"])[-1]
+        yield Row("memory", f"failed: {last[:160]}", holds=False)
 
 
 @cache

@@ -2,6 +2,7 @@
 
 import gc
 from collections.abc import Iterator
+from functools import partial
 from typing import final
 
 import torch
@@ -35,7 +36,8 @@ class Sides:
         options = SamplingOptions(1, 0.0 if greedy else 1.0, 0, 1.0, new)
         sampler, contest = self._captured if captured else self._eager, self.contest
         generator = torch.Generator().manual_seed(0)
-        groups = sampler.sample(contest.policy, contest.architecture, contest.prompts(rows, prompt), options, generator)
+        prompts = contest.prompts(rows, prompt)
+        groups = sampler.sample(contest.policy, contest.architecture, prompts, options, generator)
         return torch.stack([group.rollouts[0].completion.ids[0] for group in groups])
 
     def generate(self, rows: int, new: int, *, greedy: bool = False) -> Tensor:
@@ -44,12 +46,13 @@ class Sides:
 
     def bound(self, setting: Setting, rows: int, new: int) -> float:
         """Tokens a second at which weights, keys and values come from memory."""
-        return rows / (self.contest.traffic(Point(self.network, self.vocabulary, rows, PROMPT, new)) / setting.bandwidth)
+        point = Point(self.network, self.vocabulary, rows, PROMPT, new)
+        return rows / (self.contest.traffic(point) / setting.bandwidth)
 
 
 def same_ids(setting: Setting) -> Iterator[Row]:
     """Greedy ids with captured graphs, a second time, without graphs, and of transformers' generate."""
-    sides = Sides(setting, *(("T", 1_000) if setting.small else ("0.5b", 32_000)))
+    sides = Sides(setting, *(("T", 2_048) if setting.small else ("0.5b", 32_000)))
     for count in BATCHES:
         captured, again = (sides.ours(count, 24, greedy=True) for _ in range(2))
         eager = sides.ours(count, 24, greedy=True, captured=False)
@@ -61,7 +64,7 @@ def same_ids(setting: Setting) -> Iterator[Row]:
 
 def frequencies(setting: Setting) -> Iterator[Row]:
     """How often ids are drawn, against the log-probs recorded for them."""
-    contest = Contest("T", 512, device=str(setting.device), dtype=setting.dtype)
+    contest = Contest("T", 2_048, device=str(setting.device), dtype=setting.dtype)
     draws = 1024 if setting.small else DRAWS
     for name, top_k, top_p in (("whole", 0, 1.0), ("top-k 20", 20, 1.0), ("top-p 0.9", 0, 0.9)):
         options = SamplingOptions(draws, 1.0, top_k, top_p, 1)
@@ -88,7 +91,7 @@ def _apart(ids: Tensor, logprobs: Tensor) -> tuple[int, float]:
 def rates(setting: Setting) -> Iterator[Row]:
     """Tokens a second with graphs, without, of generate, and the share of what memory traffic allows."""
     if setting.small:
-        yield from _rates(setting, "T", 1_000, (4, 8), 0.0)
+        yield from _rates(setting, "T", 2_048, (4, 8), 0.0)
         return
     yield from _rates(setting, "1.5b", LARGE_VOCABULARY, (64, 8, 256), 0.5)
     yield from _rates(setting, "7b", LARGE_VOCABULARY, (64,), 0.6)
@@ -116,14 +119,15 @@ def _rate(setting: Setting, sides: Sides, rows: int, share: float) -> Row:
         f"x {ours / theirs:.1f}; bound {bound:,.0f}: {ours / bound:.0%}"
     )
     holds = ours / bound >= share and ours / theirs >= 10 if share else None
-    return Row(f"sampler, {sides.network}, {rows} rows", value, f">= {share:.0%} of the bound, x 10" if share else "", holds)
+    aim = f">= {share:.0%} of the bound, x 10" if share else ""
+    return Row(f"sampler, {sides.network}, {rows} rows", value, aim, holds)
 
 
 def steadiness(setting: Setting) -> Iterator[Row]:
     """Whether single calls take much longer than others, where the rows and the lengths of prompts change."""
-    sides = Sides(setting, *(("T", 1_000) if setting.small else ("0.5b", 32_000)))
+    sides = Sides(setting, *(("T", 2_048) if setting.small else ("0.5b", 32_000)))
     sizes = torch.randint(3, 40, (30,), generator=torch.Generator().manual_seed(0)).tolist()
-    times = [setting.seconds(lambda rows=rows: sides.ours(rows, 16, prompt=24 + rows), 1) for rows in sizes]  # type: ignore[misc]
+    times = [setting.seconds(partial(sides.ours, rows, 16, prompt=24 + rows), 1) for rows in sizes]
     later = sorted(times[10:])
     median, worst = later[len(later) // 2], later[-1]
     value = f"calls 11 to 30: median {median * 1e3:.0f} ms, longest {worst * 1e3:.0f} ms"

@@ -1,4 +1,4 @@
-"""Rows about learning: forward and backward of a GRPO update at full size, beside the product that the device can do."""
+"""Rows about learning: forward and backward of an update at full size, beside the product that the device can do."""
 
 import gc
 from collections.abc import Iterator
@@ -49,15 +49,17 @@ class Shape:
 
 def rates(setting: Setting) -> Iterator[Row]:
     """Rows of different lengths without groups, packed; then groups, whose prompts are shared."""
-    network, vocabulary = ("T", 1_000) if setting.small else ("1.5b", LARGE_VOCABULARY)
+    network, vocabulary = ("T", 2_048) if setting.small else ("1.5b", LARGE_VOCABULARY)
     contest = Contest(network, vocabulary, device=str(setting.device), dtype=setting.dtype)
     contest.model = None
     policy = contest.policy.inner
     policy.train()
     scored = ScoredPolicy(policy, contest.architecture.tokens)
-    ragged, grouped = (Shape(8, 1, 32, 32), Shape(2, 4, 32, 16)) if setting.small else (Shape(16, 1, 256, 1024), Shape(4, 8, 768, 256))
-    for name, shape, aim in ((f"{ragged.prompts} ragged rows", ragged, SHARE), (f"{grouped.prompts} groups of {grouped.group}", grouped, 0.0)):
-        yield _rate(setting, scored, shape, f"forward + backward, {network}, {name}", 0.0 if setting.small else aim)
+    ragged = Shape(8, 1, 32, 32) if setting.small else Shape(8, 1, 256, 1024)
+    grouped = Shape(2, 4, 32, 16) if setting.small else Shape(2, 8, 768, 256)
+    what = f"forward + backward, {network}"
+    yield _rate(setting, scored, ragged, f"{what}, {ragged.prompts} ragged rows", 0.0 if setting.small else SHARE)
+    yield _rate(setting, scored, grouped, f"{what}, {grouped.prompts} groups of {grouped.group}", 0.0)
     del scored, policy, contest
     gc.collect()
     if setting.device.type == "cuda":
@@ -82,10 +84,9 @@ def _rate(setting: Setting, scored: ScoredPolicy, shape: Shape, what: str, aim: 
         scored.zero_grad(set_to_none=True)
     work = operations(scored, shape, int(select.sum()), tokens["packed"])
     share = work / seconds["packed"] / setting.matrix_rate
-    value = (
-        f"packed {tokens['packed']:,} tokens {seconds['packed']:.3f} s, dense {tokens['dense']:,} {seconds['dense']:.3f} s: "
-        f"x {seconds['dense'] / seconds['packed']:.2f}; {share:.0%} of the product's rate"
-    )
+    packs, denses = (f"{tokens[name]:,} tokens {seconds[name]:.3f} s" for name in ("packed", "dense"))
+    faster = seconds["dense"] / seconds["packed"]
+    value = f"packed {packs}, dense {denses}: x {faster:.2f}; {share:.0%} of the product's rate"
     return Row(what, value, f">= {aim:.0%}" if aim else "", share >= aim if aim else None)
 
 
@@ -95,10 +96,9 @@ def operations(scored: ScoredPolicy, shape: Shape, positions: int, tokens: int) 
     6 for every weight of the layers and token, 6 V H for a scored position, 12 H for a layer and pair of tokens that
     attend to one another.
     """
-    policy = scored.policy
-    head = policy.head_weight(0)
-    layers = [each for name, each in policy.named_parameters() if ".layers." in name]
-    depth = len({name.split(".layers.")[1].split(".")[0] for name, _ in policy.named_parameters() if ".layers." in name})
-    longest = shape.prompt + shape.answer
-    pairs = tokens * longest / 2
-    return float(6 * sum(each.numel() for each in layers) * tokens + 6 * head.numel() * positions + 12 * head.shape[1] * depth * pairs)
+    policy, head = scored.policy, scored.policy.head_weight(0)
+    layers = {name: each.numel() for name, each in policy.named_parameters() if ".layers." in name}
+    depth = len({name.split(".layers.")[1].split(".")[0] for name in layers})
+    pairs = tokens * (shape.prompt + shape.answer) / 2
+    width, vocabulary = head.shape[1], head.shape[0]
+    return float(6 * sum(layers.values()) * tokens + 6 * vocabulary * width * positions + 12 * width * depth * pairs)
