@@ -20,7 +20,7 @@ from wavalign.engine.backends.deepspeed import DeepSpeedBackend
 from wavalign.engine.backends.plain import PlainBackend
 from wavalign.engine.compile.adapter import WeightCounts, count_weights
 from wavalign.engine.compile.lowering import deepspeed_config
-from wavalign.engine.compile.memory import NUCLEUS, TILE_BYTES, estimate_memory
+from wavalign.engine.compile.memory import NUCLEUS, RowSizes, estimate_memory
 from wavalign.engine.compile.plan import Cluster, FamilySize, Geometry, Memory, MemoryRow
 from wavalign.engine.models.adapters import attach
 from wavalign.engine.models.scored_policy import ScoredPolicy
@@ -72,7 +72,7 @@ def estimate(
         weights=weights,
         stage=stage.model_copy(update={"geometry": CUT, "deepspeed": config, "scalars": scalars}),
         runtime=section,
-        row=(2, 50),
+        row=RowSizes(2, prompt=20, answer=30, sampled=30),
         cluster=Cluster(gpus=1, gpu_bytes=80, host_bytes=4000),
     )
 
@@ -90,12 +90,13 @@ def test_by_hand(tmp_path: Path) -> None:
         "optimiser": 8 * million,
         "reference": 4 * million,
         "activations": tokens * 2 * (32 * 100 + 4 * (4 * 300 + 40)),
-        "logits": TILE_BYTES,
+        "their gradients": tokens * 4 * (2 * 300 + 3 * 100),
+        "logits": 8 * tokens * 1000 + 12 * tokens * 100,
         "KV cache": 4 * (2 * 2 * 50) * 40 * 2,
         "choice": 16 * (2 * 2) * 1000,
     }
-    learning = tokens * 2 * (32 * 100 + 4 * 1240) + TILE_BYTES
-    assert found.total == 20 * million + learning, "the phases do not overlap"
+    learning = tokens * (2 * (32 * 100 + 4 * 1240) + 4 * 900 + 8 * 1000 + 12 * 100)
+    assert found.total == 20 * million + learning, "the moments do not overlap"
     assert found.capacity == 1000
     on_gpu = estimate(tmp_path, {"device": "auto", "precision": "bf16"}, *SUPERVISED)
     assert not {"reference", "KV cache", "choice"} & set(by_name(on_gpu))
@@ -154,13 +155,12 @@ def test_an_adapter(tmp_path: Path) -> None:
     ("precision", "zero", "uses", "changes", "each"),
     [
         ("float32", 0, 1, (), 4),
-        ("float32", 0, 2, (), 8),  # tied: as a head and as an embedding
         ("float32", 0, 11, (), 8),  # heads that share a weight are added up as they come
         ("float32", 0, 1, (put("rollout.top_p", 0.9),), 8),  # answers by their kept ids, demonstrations by all
         ("float32", 0, 1, (put("rollout.top_p", 0.9), drop("objective.terms.sft")), 4),
         ("bf16", 0, 1, (), 4),  # from float32 weights
         ("bf16", 2, 1, (), 6),
-        ("bf16", 2, 2, (), 8),
+        ("bf16", 2, 2, (), 8),  # two heads
     ],
 )
 def test_the_gradient_of_a_head(
@@ -212,20 +212,20 @@ def test_scalar_heads(tmp_path: Path, zero: int, precision: str, bytes_each: int
 
 
 def test_which_head_is_trained(tmp_path: Path) -> None:
-    """The largest trained weight over the vocabulary, and how many gradients a pass gives for it."""
+    """The largest trained weight over the vocabulary, the heads it serves, and whether ids are embedded by such a one."""
 
-    def head(architecture: Architecture, **model: Any) -> tuple[int, int]:
+    def head(architecture: Architecture, **model: Any) -> tuple[int, int, bool]:
         section = ModelSection.model_validate({"architecture": Component(type="vita"), **model})
         counts = count_weights(section, architecture)
-        return counts.head // architecture.tokens.vocabulary_size, counts.head_uses
+        return counts.head // architecture.tokens.vocabulary_size, counts.head_uses, counts.embedded
 
     tied, apart = small_vita(tmp_path), small_vita(tmp_path, tie_embeddings=False)
-    assert head(tied) == (32, 2) and head(apart) == (32, 1)
-    assert head(apart, freeze=["embed"]) == (32, 1) and head(apart, freeze=["text_head"]) == (32, 1)
-    assert head(apart, freeze=["embed", "text_head"]) == (0, 1) == head(tied, freeze=["embed"])
-    assert head(tied, adapter={"type": "lora"}) == (0, 1)
-    assert head(small_vita(tmp_path, tie_embeddings=False, num_mtp_layers=3)) == (32, 4)
-    assert head(small_kimi(tmp_path)) == (32, 1)
+    assert head(tied) == (32, 1, True) and head(apart) == (32, 1, True)
+    assert head(apart, freeze=["embed"]) == (32, 1, False) and head(apart, freeze=["text_head"]) == (32, 0, True)
+    assert head(apart, freeze=["embed", "text_head"]) == (0, 0, False) == head(tied, freeze=["embed"])
+    assert head(tied, adapter={"type": "lora"}) == (0, 0, False)
+    assert head(small_vita(tmp_path, tie_embeddings=False, num_mtp_layers=3)) == (32, 4, True)
+    assert head(small_kimi(tmp_path)) == (32, 1, True)
 
 
 @pytest.mark.parametrize(("share", "fits"), [(0.5, "yes"), (0.9, "yes"), (0.91, "tight"), (1.0, "tight"), (1.01, "no")])
@@ -336,7 +336,7 @@ def expected(folder: Path, kind: str, type_: str | None, precision: Precision, r
         weights=weights,
         stage=only_stage(plan),
         runtime=section,
-        row=(1, 24),
+        row=RowSizes(1, prompt=12, answer=12),
         cluster=cluster,
     )
     rows = by_name(memory)
@@ -423,7 +423,7 @@ def public(folder: Path, name: str, gpus: int, zero: int, *, lora: bool) -> Memo
         else WeightCounts(0, count, head=3584 * ids, head_uses=11 if name.endswith("Boost") else 1),
         stage=stage.model_copy(update={"geometry": cut, "deepspeed": config}),
         runtime=runtime,
-        row=(1, 1500),
+        row=RowSizes(1, prompt=500, answer=1000, sampled=1000),
         cluster=Cluster(gpus=gpus, gpu_bytes=80 * 10**9),
     )
 
