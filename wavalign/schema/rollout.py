@@ -46,6 +46,10 @@ class RolloutSection(Section):
     """What an answer is worth that `max_new_tokens` cut off: the `lowest` reward there is, for it never came to an end;
     nothing is learned from it (`mask`); or what the rewards say of it (`keep`). Where all rewards read text alone, that
     is an answer whose text was cut off."""
+    ahead: int = Field(default=0, ge=0, le=1, exclude_if=lambda ahead: not ahead)
+    """Steps that sampling runs ahead: with 1 the next step's prompts are answered while this step's rewards score, by
+    weights that are one step old when it learns from them. Old log-probs are then computed anew, and tokens are weighed
+    as with a provider of other weights (`importance_cap`)."""
     resample: ResampleSection | None = Field(default=None, exclude_if=lambda resample: resample is None)
     """Replace groups without spread in training steps, e.g. `{limit: 3}`; omitted, they stay."""
 

@@ -12,6 +12,7 @@ from wavalign.engine.models.reference import Reference
 from wavalign.engine.models.reference_cache import ReferenceCache
 from wavalign.engine.state.distributed import World
 from wavalign.engine.state.remembering import Remembered
+from wavalign.engine.step.ahead import InFlight
 from wavalign.engine.step.cutting import Cutter
 from wavalign.engine.step.dead_signal import SignalWatch
 from wavalign.engine.step.rewards import RewardPool
@@ -103,6 +104,8 @@ class LiveStage:
     signal: SignalWatch
     remembered: Remembered
     """All of it that has a state."""
+    in_flight: InFlight | None = None
+    """Where the next step's prompts are answered while rewards score."""
     clock: WeightsClock = field(default_factory=WeightsClock)
     closing: list[Callable[[], None]] = field(default_factory=list)
     """What else is to be freed with it."""
