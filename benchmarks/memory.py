@@ -148,6 +148,7 @@ POINTS = (
             "rollout.group_size": 2,
             "runtime": {"precision": "bf16", "engine": {"type": "deepspeed", "zero": 2}},
         },
+        network={"num_codes": 30_000},
         words=(8, 12),
         imports=("deepspeed",),
     ),

@@ -171,6 +171,10 @@ def _states(case: _Case, *, adapted: bool, of: str = "") -> Iterator[MemoryRow]:
     if case.zero:
         master = 0 if case.offload else 4 * trained // ranks
         yield MemoryRow(name="masters", bytes=master, note=f"float32 weights that are updated{host}")
+    if case.zero:
+        # Its optimiser is PyTorch's over one flat tensor, with one or two more of that length while it moves weights.
+        size = 0 if case.offload else (8 if case.on_cpu else 4) * trained // ranks
+        yield MemoryRow(name="square roots", bytes=size, note=f"of moments, by the optimiser{host}", phase="update")
     yield _gradients(case, name=f"{of}gradients", host=host)
     moments = 0 if case.offload else 8 * trained // ranks
     yield MemoryRow(name=f"{of}optimiser", bytes=moments, note=f"two Adam moments in float32{host}")
@@ -299,7 +303,7 @@ def _logits(case: _Case, stage: StagePlan, scored: int) -> int:
         return max(gathered, (8 + narrow) * scored * sizes.vocabulary)
     rows = max(1, min(scored, MOST_TILE_ROWS, int(budget**0.5)))
     columns = min(sizes.vocabulary, budget // rows)
-    return max(gathered, (4 + 2 * narrow) * rows * columns + (4 + 2 * narrow) * columns * sizes.hidden)
+    return max(gathered, (4 + narrow) * rows * columns + (4 + 2 * narrow) * columns * sizes.hidden)
 
 
 def _kept_ids(case: _Case, stage: StagePlan) -> int:
@@ -354,5 +358,5 @@ def _answers_at_once(case: _Case, stage: StagePlan) -> int:
         asked.append((case.row.held_out, section.evaluation.sampling.group_size if best is None else best.n))
     limit = section.rollout.sampler.params.get("max_rows")
     if isinstance(limit, int):
-        asked = [(min(prompts, max(1, limit // each)), each) for prompts, each in asked]
+        asked = [(min(prompts, max(1, limit // max(1, each))), each) for prompts, each in asked]
     return max(prompts * each for prompts, each in asked)

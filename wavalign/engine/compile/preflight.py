@@ -289,10 +289,16 @@ class _Inspection:
         )
         self.memory.append((stage.name, memory))
         levels: dict[str, Level] = {"yes": "ok", "tight": "warning", "no": "error"}
+        level, hint = levels[memory.fits], "" if memory.fits == "yes" else FEWER_BYTES
         message = f"about {memory.total / 2**30:.2f} of {memory.capacity / 2**30:.1f} GiB a process"
         if memory.fits == "tight":
             message += f": less than {MARGIN:.0%} to spare, so that it may not fit"
-        self._add(stage.name, "memory", levels[memory.fits], message, "" if memory.fits == "yes" else FEWER_BYTES)
+        again = sum(row.bytes for row in memory.rows if row.name == "activations")
+        on_host = not any(row.name == "CUDA" for row in memory.rows)
+        if on_host and memory.fits == "yes" and 0 < memory.capacity < memory.total + again:
+            message += f"; the allocator may hold up to {again / 2**30:.2f} GiB more between tensors, which do not fit"
+            level, hint = "warning", "set MALLOC_MMAP_THRESHOLD_=1048576 in the environment, or lower batch.micro_batch"
+        self._add(stage.name, "memory", level, message, hint)
 
     def _row_sizes(
         self,

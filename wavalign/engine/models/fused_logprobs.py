@@ -72,10 +72,15 @@ def _slices(total: int, step: int) -> Iterator[slice]:
 
 
 def _product(left: Tensor, right: Tensor) -> Tensor:
-    """`left` [N, M] @ `right` [M, P], multiplied in their precision, given as [N, P] in the accumulator's."""
+    """`left` [N, M] @ `right` [M, P] of one precision, given as [N, P] in the accumulator's and never rounded before.
+
+    A GPU sums half precision in float32 by itself. A CPU would round the sums to half precision again, which the
+    sampler does not; it also takes longer than to multiply in float32, but where it has instructions for bfloat16.
+    """
     if left.is_cuda and left.dtype in (torch.bfloat16, torch.float16):
         return torch.mm(left, right, out_dtype=torch.float32)
-    return (left @ right).to(accumulator(left.dtype))
+    dtype = accumulator(left.dtype)
+    return left.to(dtype) @ right.to(dtype)
 
 
 def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
