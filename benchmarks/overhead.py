@@ -82,7 +82,8 @@ def recipe(point: Point, world: Path, folder: Path) -> dict[str, Any]:
     terms["rl"] |= {"loss": {"type": "grpo", "clip": CLIP}, "aggregation": "token"}
     terms["sft"] = {"loss": "cross_entropy", "tokens": "all", "aggregation": "token"}
     found["data"]["demonstrations"] = {"type": "jsonl", "path": str(world / "demonstrations.jsonl")}
-    found["batch"]["demonstrations"] = point.prompts
+    rows = {"share_prompts": False, "packing": False, "skip_without_signal": False}  # the bare loop's rows are dense
+    found["batch"] |= {"demonstrations": point.prompts, **rows}
     return found
 
 

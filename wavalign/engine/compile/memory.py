@@ -29,6 +29,7 @@ NUCLEUS = 512
 """Ids that `top_p` alone is taken to keep at most; how many it does is seen while sampling."""
 LIVE = 1_000_000_000
 """Elements that ZeRO 3 leaves gathered while it learns, see lowering.py."""
+ROOTS = "square roots"
 Phase = Literal["held", "collect", "train", "learn", "update"]
 KEPT_HIDDEN = {"float32": 32, "autocast": 24, "bf16": 20}
 """Bytes per token, layer and unit of the hidden width that autograd keeps: norms, projections, residuals."""
@@ -77,16 +78,40 @@ class _Case:
         return self.row.prompt + self.row.answer
 
     @property
-    def rows_tokens(self) -> int:
-        """Of a micro-batch, its rows padded."""
-        return self.geometry.micro_batch * self.tokens
+    def scored(self) -> int:
+        """Positions of one stream of a micro-batch that a head may score: answers."""
+        return self.geometry.micro_batch * self.row.answer
+
+    @property
+    def given(self) -> int:
+        """Most tokens that the network is given at once."""
+        most = self._given_of(self.geometry.micro_batch)
+        budget = self.geometry.micro_batch_tokens
+        return most if budget is None else min(most, max(budget, self.tokens))
+
+    @property
+    def longest_row(self) -> int:
+        """Tokens of the longest row that the network is given: what a group shares and the rest of each of its rows."""
+        together = max(self.row.singles, self.geometry.group_size) if self.geometry.share_prompts else 1
+        return self.row.prompt + min(together, self.geometry.micro_batch) * self.row.answer
 
     @property
     def accumulates(self) -> bool:
         """Whether an update has several micro-batches."""
-        cut, data = self.geometry, sum(each.groups_per_process for each in self.geometry.families)
-        rows = cut.rows_per_process + (self.row.singles - 1) * data
-        return cut.accumulation > 1 or ceil(rows / cut.mini_batches) > cut.micro_batch
+        cut = self.geometry
+        rows = ceil((cut.rows_per_process + (self.row.singles - 1) * self._data) / cut.mini_batches)
+        return cut.accumulation > 1 or rows > cut.micro_batch or self._given_of(rows) > self.given
+
+    @property
+    def _data(self) -> int:
+        return sum(each.groups_per_process for each in self.geometry.families)
+
+    def _given_of(self, rows: int) -> int:
+        """Tokens of a forward over so many rows, those of data among them as far as there are any."""
+        cut, row = self.geometry, self.row
+        data = min(rows, self._data * row.singles)
+        prompts = ceil(data / row.singles) + ceil((rows - data) / max(1, cut.group_size))
+        return (prompts if cut.share_prompts else rows) * row.prompt + rows * row.answer
 
     @property
     def native(self) -> bool:
@@ -174,7 +199,7 @@ def _states(case: _Case, *, adapted: bool, of: str = "") -> Iterator[MemoryRow]:
     if case.zero:
         # Its optimiser is PyTorch's over one flat tensor, with one or two more of that length while it moves weights.
         size = 0 if case.offload else (8 if case.on_cpu else 4) * trained // ranks
-        yield MemoryRow(name="square roots", bytes=size, note=f"of moments, by the optimiser{host}", phase="update")
+        yield MemoryRow(name=ROOTS, bytes=size, note=f"of moments, by the optimiser{host}", phase="update")
     yield _gradients(case, name=f"{of}gradients", host=host)
     moments = 0 if case.offload else 8 * trained // ranks
     yield MemoryRow(name=f"{of}optimiser", bytes=moments, note=f"two Adam moments in float32{host}")
@@ -239,7 +264,7 @@ def _scalar_heads(case: _Case, stage: StagePlan) -> Iterator[MemoryRow]:
         yield from _states(whole, adapted=False, of="critic's ")
     width = case.dimensions.hidden
     own = replace(case, weights=WeightCounts(frozen=0, trained=len(stage.scalars) * (width + 1)))
-    size = sum(each.bytes for each in _states(own, adapted=False))
+    size = sum(each.bytes for each in _states(own, adapted=False) if each.name != ROOTS)
     yield MemoryRow(name="scalar heads", bytes=size, note="weights, gradients and moments of " + _names(stage))
     read = sum(head.unit == "token" for head in stage.scalars)
     if case.half and read:
@@ -256,22 +281,25 @@ def _learning(case: _Case, stage: StagePlan, *, recompute: bool) -> Iterator[Mem
     kind = "float32" if not case.half else "bf16" if case.native else "autocast"
     hidden, others = KEPT_HIDDEN[kind] * sizes.hidden, width * (4 * sizes.intermediate + sizes.key_value_width)
     whole = (hidden + others) * sizes.layers + width * case.weights.kept
-    note = f"{rows} rows x {case.tokens} tokens"
+    note = f"{rows} rows x {case.tokens} tokens" + (", what they share once" if case.geometry.share_prompts else "")
     if stage.has_critic:
         whole, note = 2 * whole, note + ", of policy and critic"
     if recompute:
         whole = whole // sizes.layers + width * sizes.hidden * sizes.layers
         note += ", one layer at a time"
-    yield MemoryRow(name="activations", bytes=case.rows_tokens * whole, note=note, phase="learn")
+    yield MemoryRow(name="activations", bytes=case.given * whole, note=note, phase="learn")
     # Beside the last layer's activations stand the gradients of its widest: two of the inner, three of the outer width.
     layer = width * (2 * sizes.intermediate + 3 * sizes.hidden)
+    if case.geometry.share_prompts or case.geometry.packing:
+        size = width * case.given * case.longest_row
+        yield MemoryRow(name="attention mask", bytes=size, note="what packed tokens see of one another", phase="learn")
     note = "of one layer's activations"
-    yield MemoryRow(name="their gradients", bytes=case.rows_tokens * layer, note=note, phase="learn")
+    yield MemoryRow(name="their gradients", bytes=case.given * layer, note=note, phase="learn")
 
 
 def _head(case: _Case, stage: StagePlan) -> Iterator[MemoryRow]:
     """What scoring needs: logits, states that are scored, and gradients of heads whole before they are added."""
-    scored, sizes = case.rows_tokens, case.dimensions
+    scored, sizes = case.scored, case.dimensions
     states = (2 * case.width + 4) * scored * sizes.hidden
     note = "tiles of logits, states that are scored and their gradients"
     size = _logits(case, stage, scored) + states

@@ -83,6 +83,14 @@ def _product(left: Tensor, right: Tensor) -> Tensor:
     return left.to(dtype) @ right.to(dtype)
 
 
+def _each_product(left: Tensor, right: Tensor) -> Tensor:
+    """As `_product`, of `left` [N, M, P] and `right` [N, P, Q] matrix by matrix."""
+    if left.is_cuda and left.dtype in (torch.bfloat16, torch.float16):
+        return torch.bmm(left, right, out_dtype=torch.float32)
+    dtype = accumulator(left.dtype)
+    return torch.bmm(left.to(dtype), right.to(dtype))
+
+
 def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
     """Add `left` [N, M] @ `right` [M, P] to `total` [N, P] in place."""
     if left.dtype == total.dtype:
@@ -278,8 +286,7 @@ class KeptLogprobs(torch.autograd.Function):
         with torch.autocast(hidden.device.type, enabled=False):
             for r in _slices(hidden.shape[0], _rows_at_once(support, hidden)):
                 ids = support[r].long()
-                pieces = head[ids.clamp(min=0)].to(hidden.dtype)
-                logits = torch.bmm(pieces, hidden[r, :, None])[:, :, 0].to(dtype)
+                logits = _each_product(head[ids.clamp(min=0)].to(hidden.dtype), hidden[r, :, None])[:, :, 0]
                 if query.inverse is not None:
                     logits.mul_(query.inverse[r, None])
                 logprobs[r] = logits.masked_fill_(ids < 0, _BARRED).log_softmax(dim=1)
