@@ -10,10 +10,11 @@ from wavalign.engine.backends.base import Placement, Precision
 from wavalign.engine.compile.ahead import AHEAD
 from wavalign.engine.compile.geometry import only_measuring
 from wavalign.engine.compile.operators import ROLLOUTS
-from wavalign.engine.compile.plan import StagePlan, TermPlan
+from wavalign.engine.compile.plan import Geometry, StagePlan, TermPlan
 from wavalign.engine.contracts.origins import guarded_block
 from wavalign.engine.feeding.feeds import Encoder, Feed, feed_seed
 from wavalign.engine.feeding.lengths import bounded_feed
+from wavalign.engine.models.packed_rows import packing_options
 from wavalign.engine.models.reference import AdapterOff, FrozenCopy, Reference
 from wavalign.engine.models.reference_cache import FILE, ReferenceCache
 from wavalign.engine.models.stage_backend import stage_backend
@@ -45,6 +46,7 @@ from wavalign.plugins.api import (
     Sampler,
 )
 from wavalign.plugins.batch import TokenSpace
+from wavalign.plugins.packing import PackingOptions
 from wavalign.storage.cache import cache_folder
 
 
@@ -79,7 +81,7 @@ class Builder(Parts):
         terms = [self._term(term) for term in stage.terms if term.name in stage.graph.made_for("term")]
         settings, also = self._settings(stage, architecture.tokens), _asked_by_advantage(stage)
         feeds = self._feeds(stage, encoder, look=start is not None)
-        selection = Selection(terms, architecture.tokens, also)
+        selection = Selection(terms, architecture.tokens, also, _packing(settings.geometry, architecture, policy))
         live = LiveStage(
             plan=stage,
             settings=settings,
@@ -96,7 +98,7 @@ class Builder(Parts):
             gate=None if gate is None else self.plugin(Gate, gate, f"{place}.gate"),
             terms=terms,
             selection=selection,
-            cutter=Cutter(selection, terms, size=settings.geometry.micro_batch, world=self.world),
+            cutter=Cutter(selection, terms, limits=settings.limits, world=self.world),
             signal=SignalWatch(stage, self.plan.runtime.dead_signal_after),
             remembered=Remembered(),
             in_flight=_in_flight(stage, feeds, encoder, self.world),
@@ -231,6 +233,11 @@ def _asked_by_advantage(stage: StagePlan) -> dict[str, frozenset[str]]:
     learning = frozenset({"advantages", "returns"})
     asked = next((each.needs for each in stage.graph.operators if each.function == "token_advantage"), ())
     return dict.fromkeys(("advantages", *({"old_logprobs", "ref_logprobs"} & set(asked))), learning)
+
+
+def _packing(cut: Geometry, architecture: Architecture, policy: Policy) -> PackingOptions | None:
+    """How the network is given rows; None for as they are."""
+    return packing_options(policy, architecture.dimensions(), share=cut.share_prompts, pack=cut.packing)
 
 
 def _in_flight(stage: StagePlan, feeds: Mapping[str, Feed], encoder: Encoder, world: World) -> InFlight | None:
