@@ -6,6 +6,7 @@ Source: the Kimi-Audio report (arXiv 2504.18425). The encoder is no part of the 
 """
 
 import hashlib
+import inspect
 from functools import lru_cache
 from pathlib import Path
 from typing import final
@@ -69,11 +70,9 @@ class WhisperFrontEnd:
 
     def _identity(self) -> str:
         """A digest of all that the features of a file hang on."""
-        from wavalign.plugins.speech import whisper_features
-
         device = torch.device(self._device)
         where = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-        files = (__file__, whisper_features.__file__, audio.__file__)
+        files = (__file__, inspect.getfile(type(self._whisper)), audio.__file__)
         libraries = ("torch", "numpy", "soxr", "soundfile", "transformers")
         return computed_by(files, libraries, where, _content_of(self.folder))
 
