@@ -81,6 +81,12 @@ class Dimensions:
     helper_bytes: int = 0
     """Of frozen networks on the device outside the policy, such as an encoder."""
 
+    @property
+    def fused_parameters(self) -> int:
+        """Numbers in the copies that sampling with joined projections makes, at most: q, k, v, o, gate and up."""
+        attention = 2 * self.hidden * self.hidden + self.hidden * self.key_value_width
+        return self.layers * (attention + 2 * self.hidden * self.intermediate)
+
 
 class Architecture(Plugin):
     """A model family: token layout (stateless) and network. Runtime: `source: ModelSource`."""

@@ -50,7 +50,7 @@ class PaddedSlots:
             dtype = torch.get_autocast_dtype(device.type)
         shape = (len(lengths), 2, heads, longest + SPARE_SLOTS, attention.head_dim)
         for index in range(len(layers)):
-            rows[f"slots{index}"] = torch.empty(shape, dtype=dtype, device=device)
+            rows[f"slots{index}"] = torch.zeros(shape, dtype=dtype, device=device)
         rows["padding"] = torch.tensor([longest - length for length in lengths], device=device)
         shared["known"] = torch.tensor([longest], device=device)
 

@@ -5,8 +5,8 @@
 On a CPU in float32 three more things are taken into the matrices, since there every operation costs more than its
 arithmetic: w sqrt(H) is multiplied into the columns, so that a norm is x / hypot(|x|, sqrt(H eps)); outputs of q and k
 are reordered so that the two halves of a rotary pair stand side by side, which makes a rotation one product of complex
-numbers; and each matrix lies as [in, out], the faster layout for few rows. Elsewhere matrices are joined as they are,
-in the precision that the product has.
+numbers; and inputs of the output projection are in the order in which attention leaves them. Elsewhere matrices are
+joined as they are, in the precision that the product has.
 
 Copies are made for one sampling call, from weights that stay as they are meanwhile, and are read from the state's
 buffers. Where a projection is more than a plain linear layer, such as one with an adapter, the modules themselves run.
@@ -108,22 +108,28 @@ def _fold(name: str, layer: "DecoderLayer", shared: Buffers) -> None:
     if query.bias is not None:
         turned = [_turned(query.bias, size), _turned(key.bias, size), value.bias]
         shared[f"{name}bias"] = torch.cat(turned).detach()
-    shared[f"{name}out"] = attention.o_proj.weight.detach().t().contiguous()
+    shared[f"{name}out"] = _regrouped(attention.o_proj.weight.detach(), attention.num_key_value_groups, size)
     joined = torch.cat([mlp.gate_proj.weight, mlp.up_proj.weight])
     shared[f"{name}gate_up"] = _scaled(joined, layer.post_attention_layernorm)
-    shared[f"{name}down"] = mlp.down_proj.weight.detach().t().contiguous()
     for place, module in (("before", layer.input_layernorm), ("between", layer.post_attention_layernorm)):
         shared[f"{name}{place}"] = _norm_parts(module)[1]
 
 
 def _turned(weight: Tensor, size: int) -> Tensor:
     """Rows of `weight` [heads * D, ...] with the halves of each rotary pair side by side."""
-    return weight.unflatten(0, (-1, 2, size // 2)).transpose(1, 2).flatten(0, 2)
+    turned: Tensor = weight.unflatten(0, (-1, 2, size // 2)).transpose(1, 2).flatten(0, 2)
+    return turned
+
+
+def _regrouped(weight: Tensor, groups: int, size: int) -> Tensor:
+    """`weight` [out, heads * D] for heads as attention leaves them: the first of every group, then the second ones."""
+    regrouped: Tensor = weight.unflatten(1, (-1, groups, size)).transpose(1, 2).flatten(1)
+    return regrouped
 
 
 def _scaled(weight: Tensor, module: "DecoderNorm") -> Tensor:
-    """`weight` [out, in] as [in, out], multiplied by what `_direction` leaves out of the norm."""
-    return (weight * _norm_parts(module)[0]).t().contiguous().detach()
+    """`weight` [out, in], multiplied by what `_direction` leaves out of the norm."""
+    return (weight * _norm_parts(module)[0]).detach()
 
 
 def _norm_parts(module: "DecoderNorm") -> tuple[Tensor, Tensor]:
@@ -145,26 +151,30 @@ def _folded(
     (cache, inputs), attention = cached, layer.self_attn
     batch, new, width = states.shape
     size, groups, kept = attention.head_dim, attention.num_key_value_groups, cache.shape[2]
-    flat = states.reshape(-1, width)
-    direction = _direction(flat, shared[f"{name}before"])
-    weight = shared[f"{name}qkv"]
-    bias = f"{name}bias"
-    projected = torch.addmm(shared[bias], direction, weight) if bias in shared else torch.mm(direction, weight)
-    heads = projected.view(batch, new, -1, size)
-    queries = kept * groups
+    queries, span = kept * groups, inputs.span
     assert inputs.rotation is not None
-    torch.view_as_complex(heads[:, :, : queries + kept].unflatten(-1, (-1, 2))).mul_(inputs.rotation)
+    flat = states.view(-1, width)
+    direction, weight, bias = _direction(flat, shared[f"{name}before"]), shared[f"{name}qkv"], shared.get(f"{name}bias")
+    projected = torch.mm(direction, weight.t()) if bias is None else torch.addmm(bias, direction, weight.t())
+    heads = projected.view(batch, new, -1, size)
+    turned = heads[:, :, : queries + kept].view(batch, new, -1, size // 2, 2)
+    torch.view_as_complex(turned).mul_(inputs.rotation)
     pairs = heads[:, :, queries:].view(batch, new, 2, kept, size).permute(0, 2, 3, 1, 4)
-    span = inputs.span
     if span.places is None:
         cache.narrow(3, span.first, new).copy_(pairs)
     else:
         cache.index_copy_(3, span.places, pairs)
-    mixed = mix(heads[:, :, :queries].unflatten(2, (kept, groups)), cache, inputs, attention.scaling)
-    flat = torch.addmm(flat, mixed.view(-1, queries * size), shared[f"{name}out"])
-    direction = _direction(flat, shared[f"{name}between"])
-    gate, up = torch.mm(direction, shared[f"{name}gate_up"]).chunk(2, dim=-1)
-    return torch.addmm(flat, functional.silu(gate, inplace=True).mul_(up), shared[f"{name}down"]).view_as(states)
+    seen = cache.narrow(3, 0, span.view)
+    query = heads[:, :, :queries].view(batch, new, kept, groups, size).permute(0, 2, 3, 1, 4).flatten(2, 3)
+    mixed = functional.scaled_dot_product_attention(
+        query, seen[:, 0], seen[:, 1], attn_mask=inputs.mask, scale=attention.scaling
+    )
+    # [B, Hkv, groups * N, D] to [B, N, groups, Hkv, D], which is how it lies in memory where N is 1
+    joined = mixed.unflatten(2, (groups, new)).permute(0, 3, 2, 1, 4).reshape(-1, queries * size)
+    flat = torch.addmm(flat, joined, shared[f"{name}out"].t())
+    gate, up = torch.mm(_direction(flat, shared[f"{name}between"]), shared[f"{name}gate_up"].t()).chunk(2, dim=-1)
+    hidden = functional.silu(gate, inplace=True).mul_(up)
+    return torch.addmm(flat, hidden, layer.mlp.down_proj.weight.t()).view(batch, new, width)
 
 
 def _join(name: str, layer: "DecoderLayer", shared: Buffers, kind: torch.dtype) -> None:

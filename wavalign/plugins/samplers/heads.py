@@ -7,14 +7,17 @@ from torch import Tensor
 
 from wavalign.plugins.api import Buffers, Policy
 
+LARGE = 1 << 20
+"""Numbers in a head that make another layout worth a copy."""
+
 
 @final
 class HeadProjections:
     """Logits of a policy's heads in float32, also under autocast: scoring computes them so.
 
-    A GPU multiplies half precision into float32 by itself; elsewhere a head of lower precision is converted once. A
-    `fused` head lies as [H, V] on a CPU, the faster layout for few rows, for which it is copied once. Such copies are
-    in `shared`.
+    A GPU multiplies half precision into float32 by itself; elsewhere a head of lower precision is converted once. With
+    `fused` a large head is copied once to lie as [H, V] on a CPU, a faster layout for few rows. Such copies are in
+    `shared`.
     """
 
     def __init__(self, policy: Policy, heads: int, *, fused: bool = False) -> None:
@@ -24,12 +27,13 @@ class HeadProjections:
         self._room: Tensor | None = None
         for head in range(heads):
             weight = policy.head_weight(head).detach()
-            if weight.is_cuda or not (fused or weight.dtype != torch.float32):
+            turned = fused and weight.numel() >= LARGE
+            if weight.is_cuda or not (turned or weight.dtype != torch.float32):
                 continue
             self._names[head] = name = str(weight.data_ptr())
             if name not in self.shared:
                 whole = weight.float().t()
-                self.shared[name] = whole.contiguous() if fused else whole
+                self.shared[name] = whole.contiguous() if turned else whole
 
     def logits(self, head: int, hidden: Tensor) -> Tensor:
         """Logits [B, V] of `hidden` [B, H], to be overwritten at will; the next call takes their place."""

@@ -136,7 +136,7 @@ class Transcript:
     def flush(self) -> None:
         """Bring the kept ids of the last steps to the CPU."""
         if "kept" in self.rows:
-            kept, members = self.rows["kept"][: self.live].cpu(), self.members.cpu()
+            kept, members = self.rows["kept"][: self.live].to("cpu", copy=True), self.members.cpu()
             self.supports += [(members, kept[:, :, step % self._window]) for step in range(self._flushed, self.host)]
         self._flushed = self.host
 
@@ -187,7 +187,7 @@ class Transcript:
     def _put_away(self) -> None:
         """Note what the rows of the batch have said so far."""
         if self._away is None:
-            self._away = {name: self.rows[name][: self.live] for name in RESULTS}
+            self._away = {name: self.rows[name][: self.live].clone() for name in RESULTS}
             return
         with torch.inference_mode():
             for name, whole in self._away.items():

@@ -47,5 +47,5 @@ class Backbone(nn.Module):
         if ids.shape[1] == 1:
             return embedded[:, 0]
         spoken = ids != self.blank
-        spoken[:, 0] = True
+        spoken[:, 0].fill_(True)
         return embedded.masked_fill(~spoken[..., None], 0.0).sum(dim=1)
