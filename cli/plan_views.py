@@ -175,9 +175,23 @@ def _geometry(sizes: Geometry) -> Branch:
         parts.append(f"{sizes.prompts} prompts x {sizes.group_size} answers")
     parts += [f"{each.groups} {each.name}" for each in sizes.families]
     times = f"{sizes.epochs} epochs x {sizes.mini_batches} mini-batches x " if sizes.updates > 1 else ""
-    micro = f"{sizes.accumulation} x micro-batch of up to {sizes.micro_batch}"
+    tokens = "" if sizes.micro_batch_tokens is None else f", of up to {sizes.micro_batch_tokens} tokens: more as needed"
+    micro = f"{sizes.accumulation} x micro-batch of up to {sizes.micro_batch}{tokens}"
     split = f"{sizes.rows_per_process} rows a process = {times}{micro}"
-    return Branch(f"sizes  {' + '.join(parts)} a step; {split}")
+    return Branch(f"sizes  {' + '.join(parts)} a step; {split}", tuple(map(Branch, _saved(sizes))))
+
+
+def _saved(sizes: Geometry) -> Iterator[str]:
+    """What does not go through the network."""
+    if sizes.share_prompts and sizes.group_size > 1:
+        once = f"a prompt goes through the network once, not {sizes.group_size} times"
+        yield f"{once}: its answers share it (batch.share_prompts)"
+    elif sizes.share_prompts:
+        yield "what the targets of a dialogue begin with goes through the network once (batch.share_prompts)"
+    if sizes.packing:
+        yield "rows stand behind one another where that costs less than padding (batch.packing)"
+    if sizes.skip_without_signal:
+        yield "answers whose advantage is 0 are not run (batch.skip_without_signal)"
 
 
 def _graph(graph: Graph) -> list[Branch]:

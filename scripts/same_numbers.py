@@ -2,6 +2,7 @@
 
     python scripts/same_numbers.py record FOLDER            in a clone of the commit before, and in one of that after
     python scripts/same_numbers.py compare BEFORE AFTER     every shared metric of every step, and every weight
+    python scripts/same_numbers.py record FOLDER --dense    every row as it is: no shared prompts, packing, skipped rows
 
 Only fields that measure time or memory may differ. Fields that one side has alone are named, and are no difference of
 numbers; a field that the side before has and the side after has lost is one.
@@ -54,10 +55,14 @@ RUNS: dict[str, tuple[str, tuple[str, ...]]] = {
 }  # fmt: skip
 
 
-def record(folder: Path, only: list[str]) -> None:
-    """Run every recipe of `RUNS` (those named in `only`) into a folder of its own."""
+DENSE = ("batch.share_prompts=false", "batch.packing=false", "batch.skip_without_signal=false")
+
+
+def record(folder: Path, only: list[str], more: tuple[str, ...] = ()) -> None:
+    """Run every recipe of `RUNS` (those named in `only`), with `more` settings, into a folder of its own."""
     for name in only or RUNS:
         recipe, settings = RUNS[name]
+        settings = (*settings, *more)
         target = folder / name
         if (target / "model").exists():
             continue
@@ -130,11 +135,12 @@ def main() -> None:
     parser.add_argument("what", choices=("record", "compare"))
     parser.add_argument("folders", type=Path, nargs="+")
     parser.add_argument("--only", action="append", default=[], choices=list(RUNS))
+    parser.add_argument("--dense", action="store_true", help="with " + ", ".join(DENSE))
     chosen = parser.parse_args()
     if chosen.what == "record":
         chosen.folders[0].mkdir(parents=True, exist_ok=True)
-        record(chosen.folders[0].resolve(), chosen.only)
-    elif not compare(*chosen.folders, chosen.only):
+        record(chosen.folders[0].resolve(), chosen.only, DENSE if chosen.dense else ())
+    elif not compare(chosen.folders[0], chosen.folders[1], chosen.only):
         sys.exit(1)
 
 

@@ -11,7 +11,8 @@ from wavalign.engine.state.distributed import World
 from wavalign.engine.step.stage import LiveStage
 from wavalign.engine.step.step import StepExecutor
 
-VARYING_ENDINGS = ("_seconds", "_per_second")
+VARYING = ("_seconds", "_per_second", "forward_tokens", "forward_share")
+"""How a metric's name ends that hangs on the time, or on how a step is cut."""
 
 
 def silent(what: str, done: int, total: int) -> None:
@@ -42,7 +43,7 @@ def train(
     lines = [dict(executor.step(index).metrics) for index in range(steps)]
     weights = {name: each.detach().clone() for name, each in live.backend.policy.named_parameters()}
     live.close()
-    return [{k: v for k, v in line.items() if not k.endswith(VARYING_ENDINGS)} for line in lines], weights
+    return [{k: v for k, v in line.items() if not k.endswith(VARYING)} for line in lines], weights
 
 
 def train_rank(world: World, plan: str) -> tuple[Any, Any]:

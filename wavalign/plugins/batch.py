@@ -14,6 +14,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from wavalign.plugins.packing import Packing, RowLayout
+
 
 class Role(IntEnum):
     """What one position of one stream is; every position has exactly one."""
@@ -215,7 +217,7 @@ class TokenSequence:
 @final
 @dataclass(frozen=True, slots=True)
 class TokenBatch:
-    """Right-padded rows; positions count from 0 in every row."""
+    """Right-padded rows, whose positions count from 0; or, with a `layout`, packed ones."""
 
     ids: Tensor
     """[B, S, T] int64."""
@@ -227,6 +229,10 @@ class TokenBatch:
     """[B] int64."""
     sounds: tuple[tuple[SoundSegment, ...], ...] = ()
     """Per row what is heard as features; empty where no row hears any. Equal segments may be one object."""
+    packing: Packing | None = None
+    """How a network that can is better given its rows; None where they are best as they are."""
+    layout: RowLayout | None = None
+    """Where the rows of this batch are packed ones: what stands where, and what sees what."""
 
     def to(self, device: torch.device) -> "TokenBatch":
         """The same batch on another device."""
@@ -239,12 +245,15 @@ class TokenBatch:
             sources=self.sources.to(device),
             lengths=self.lengths.to(device),
             sounds=tuple(tuple(moved[id(each)] for each in row) for row in self.sounds),
+            packing=None if self.packing is None else self.packing.to(device),
         )
 
     def rows(self, index: Tensor) -> "TokenBatch":
         """The rows `index` [B'] alone."""
-        sounds = tuple(self.sounds[row] for row in index.tolist()) if self.sounds else ()
-        return TokenBatch(self.ids[index], self.roles[index], self.sources[index], self.lengths[index], sounds)
+        which = index.tolist() if self.sounds or self.packing is not None else []
+        sounds = tuple(self.sounds[row] for row in which) if self.sounds else ()
+        packing = None if self.packing is None else self.packing.of(which)
+        return TokenBatch(self.ids[index], self.roles[index], self.sources[index], self.lengths[index], sounds, packing)
 
 
 @final

@@ -13,6 +13,8 @@ MOST_ROWS = 1 << 20
 """Of a step, and of what a sampler holds at once."""
 MOST_TOKENS = 1 << 17
 """Of one answer: hours of sound."""
+MOST_FORWARD_TOKENS = 1 << 31
+"""Of all rows that go through a network at once."""
 MOST_WEIGHT = 1e6
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_-]*$"
 STAGE_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_-]*(\.[A-Za-z0-9][A-Za-z0-9_-]*)*$"

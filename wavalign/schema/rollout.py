@@ -6,7 +6,7 @@ from typing import Annotated, Literal, final
 from pydantic import Field
 
 from wavalign.schema.base import Section
-from wavalign.schema.bounds import COOLEST, MOST_ROWS, MOST_TOKENS, Name, TopK
+from wavalign.schema.bounds import COOLEST, MOST_FORWARD_TOKENS, MOST_ROWS, MOST_TOKENS, Name, TopK
 from wavalign.schema.component import Component
 from wavalign.schema.sampling import StreamSampling
 
@@ -46,13 +46,17 @@ class RolloutSection(Section):
     """What an answer is worth that `max_new_tokens` cut off: the `lowest` reward there is, for it never came to an end;
     nothing is learned from it (`mask`); or what the rewards say of it (`keep`). Where all rewards read text alone, that
     is an answer whose text was cut off."""
+    ahead: int = Field(default=0, ge=0, le=1, exclude_if=lambda ahead: not ahead)
+    """Steps that sampling runs ahead: with 1 the next step's prompts are answered while this step's rewards score, by
+    weights that are one step old when it learns from them. Old log-probs are then computed anew, and tokens are weighed
+    as with a provider of other weights (`importance_cap`)."""
     resample: ResampleSection | None = Field(default=None, exclude_if=lambda resample: resample is None)
     """Replace groups without spread in training steps, e.g. `{limit: 3}`; omitted, they stay."""
 
 
 @final
 class BatchSection(Section):
-    """What one step sees, over all processes. Results do not depend on `micro_batch`."""
+    """What one step sees, over all processes. How it is cut and laid out changes results by rounding alone."""
 
     prompts: int = Field(default=16, ge=1, le=MOST_ROWS)
     """Prompts a step; each gets `rollout.group_size` answers."""
@@ -66,3 +70,13 @@ class BatchSection(Section):
     """Parts that each epoch is cut into, by prompts and dialogues; every part is one update of the weights."""
     micro_batch: int | None = Field(default=None, ge=1, le=MOST_ROWS)
     """Rows per forward on one process; omitted, all rows of a process go at once."""
+    micro_batch_tokens: int | None = Field(default=None, ge=1, le=MOST_FORWARD_TOKENS, exclude_if=lambda most: not most)
+    """Tokens per forward on one process, as the network is given them: padding counts, and a prompt that answers share
+    counts once. A row that is longer goes alone and is counted. With `micro_batch` both hold."""
+    share_prompts: bool = True
+    """What the answers to a prompt begin with goes through the network once for all of them, with the same gradient."""
+    packing: bool = True
+    """Rows stand behind one another in the forward, and do not see one another, where that costs less than padding."""
+    skip_without_signal: bool = True
+    """Answers from which nothing can be learned are not run: their advantage is 0, and no other term or metric asks for
+    them. They count as ever in what sums are divided by; ratios are logged of those that were run."""

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from tests.plugins.architectures.codec_lm_helpers import small_codec_lm
 from tests.plugins.architectures.kimi_helpers import hearing_kimi, small_kimi, write_clip
 from tests.plugins.architectures.vita_helpers import NUM_CODES, codes_of, hearing_vita, small_vita, spoken
-from wavalign.engine.models.scored_policy import score_batch
+from wavalign.engine.models.packed_rows import packed
+from wavalign.engine.models.scored_policy import ScoredPolicy, score_batch
 from wavalign.errors import DataError
 from wavalign.plugins.api import Architecture, ModelSource, Policy, SamplingOptions
 from wavalign.plugins.batch import (
@@ -35,6 +36,7 @@ from wavalign.plugins.batch import (
     concatenate,
 )
 from wavalign.plugins.catalog import CATALOG
+from wavalign.plugins.packing import PackingOptions
 from wavalign.plugins.samplers.kv_cache import KvCache, KvCacheParams
 from wavalign.storage.tensors import load_into, read_checkpoint, save_weights
 
@@ -465,3 +467,66 @@ def test_a_part_of_a_frame_is_refused_and_repeats_stay(tmp_path: Path) -> None:
     merging = small_codec_lm(tmp_path, merge_repeats=True)
     answer = merging.decode_completion(merging.encode_answer(Dialogue("d", asked, said), said, lambda clip: (1, 1, 2)))
     assert answer.codes == (1, 1, 2)
+
+
+# --- packed rows ------------------------------------------------------------------------------------------------------
+
+
+def mixed(specimen: Specimen) -> tuple[list[TokenSequence], list[tuple[str, int]]]:
+    """Sampled answers, two of them the same, and demonstrations, with the groups they are of."""
+    space = specimen.architecture.tokens
+    rows: list[TokenSequence] = []
+    groups: list[tuple[str, int]] = []
+    for number, group in enumerate(specimen.sample()):
+        answers = [concatenate(group.prompt, each.completion, space) for each in group.rollouts]
+        rows += [*answers, answers[0]] if number == 1 else answers
+        groups += [("rollouts", number)] * (len(rows) - len(groups))
+    for number, (prompt, answer) in enumerate(specimen.demonstrations()):
+        rows.append(concatenate(prompt, answer, space))
+        groups.append(("demonstrations", number))
+    return rows, groups
+
+
+@pytest.mark.parametrize(("share", "pack"), [(True, True), (True, False), (False, True)])
+def test_packed_rows_score_and_learn_as_rows_as_they_are(fresh: Specimen, share: bool, pack: bool) -> None:
+    """Also of every head at once, so that those that look ahead do."""
+    policy, space = fresh.policy.double().train(), fresh.architecture.tokens
+    rows, groups = mixed(fresh)
+    dense = collate(rows, space)
+    select = among(dense.roles, SCORED_ROLES)
+    furthest = max(head.shift for head in space.heads)
+    options = PackingOptions(share, pack, pairs=1e9, ahead=furthest - 1)
+    close = packed(dense, groups, options)
+    found: list[tuple[Tensor, dict[str, Tensor]]] = []
+    for batch in (dense, close):
+        policy.zero_grad()
+        scored, _ = ScoredPolicy(policy, space)(batch, select, temperature=0.8, heads=fresh.heads)
+        torch.autograd.backward((scored * torch.linspace(-1, 2, scored.numel()).view_as(scored)).sum())
+        found.append(
+            (scored.detach(), {name: p.grad.clone() for name, p in policy.named_parameters() if p.grad is not None})
+        )
+    if share and pack:
+        assert close.packing is not None and close.packing.tokens < 0.8 * dense.ids[:, 0].numel()
+    (logprobs, gradients), (again, others) = found
+    torch.testing.assert_close(again, logprobs, rtol=1e-6, atol=1e-6)
+    assert others.keys() == gradients.keys()
+    for name, gradient in gradients.items():  # norms compute in float32
+        assert (others[name] - gradient).norm() <= 1e-6 * gradient.norm() + 1e-12, name
+
+
+def test_a_packed_row_does_not_look_at_its_neighbours(specimen: Specimen) -> None:
+    """Where one answer is another one, nothing but its own log-probs moves."""
+    space, (rows, groups) = specimen.architecture.tokens, mixed(specimen)
+    other = list(rows)
+    last = rows[0].ids.clone()
+    last[:, -1] = (last[:, -1] + 1) % space.vocabulary_size
+    other[0] = replace(rows[0], ids=last)
+    ahead = max(head.shift for head in space.heads) - 1
+    scored = []
+    for each in (rows, other):
+        batch = packed(collate(each, space), groups, PackingOptions(share=True, pack=True, pairs=1e9, ahead=ahead))
+        assert batch.packing is not None
+        with torch.no_grad():
+            scored.append(score_batch(specimen.policy, batch, among(batch.roles, SCORED_ROLES), space, temperature=1.0))
+    torch.testing.assert_close(scored[0][1:], scored[1][1:], rtol=0, atol=1e-5)
+    assert not torch.allclose(scored[0][0], scored[1][0], rtol=0, atol=1e-3)

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import final
 
+from wavalign.engine.compile.ahead import ahead_problems
 from wavalign.engine.compile.names import name_problems
 from wavalign.engine.compile.operators import DEMONSTRATIONS, POINTS, ROLLOUTS
 from wavalign.engine.compile.pair_checks import check_pairs, reads_model
@@ -213,6 +214,7 @@ class StageChecks:
                 self.note("missing_section", message, path, hint)
 
     def _rollout(self) -> None:
+        self._noted(ahead_problems(self.stage))
         if self.stage.rollout.resample is not None and not self.stage.rewards and self.whole("rewards"):
             message = "rollout.resample replaces groups whose rewards are equal, and there are no rewards"
             self.note("missing_section", message, ("rollout", "resample"), "add rewards, or remove it")

@@ -5,6 +5,7 @@ from itertools import chain
 from typing import final
 
 from wavalign.engine.compile.advantage_checks import advantage_problems, compares
+from wavalign.engine.compile.ahead import ahead_warnings
 from wavalign.engine.compile.checks import StageChecks, check_runtime, measured_in_round, watch_problem
 from wavalign.engine.compile.geometry import only_measuring, plan_geometry
 from wavalign.engine.compile.graph import build_graph
@@ -178,7 +179,11 @@ class _Compiler:
 
     def _warnings(self, plan: StagePlan, path: TreePath) -> Iterator[Warned]:
         """What a reader of the results should know, with its place in the recipe."""
-        found = chain(shared_instruments(plan, self.registry), golden_warnings(plan, self.recipe.stages))
+        found = chain(
+            shared_instruments(plan, self.registry),
+            golden_warnings(plan, self.recipe.stages),
+            ahead_warnings(plan, self.registry),
+        )
         for each in found:
             place = self.resolver.problem("warning", each.message, (*path, *each.path.split(".")), each.hint)
             yield each.model_copy(update={"path": place.path, "where": str(place.where or "")})

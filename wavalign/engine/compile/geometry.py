@@ -69,7 +69,16 @@ def plan_geometry(stage: Stage, graph: Graph, terms: Sequence[TermPlan], process
         mini_batches=batch.mini_batches,
         micro_batch=micro_batch,
         accumulation=max(1, ceil(an_update / micro_batch)),
+        micro_batch_tokens=batch.micro_batch_tokens,
+        share_prompts=batch.share_prompts,
+        packing=batch.packing,
+        skip_without_signal=batch.skip_without_signal and can_skip(graph, terms),
     )
+
+
+def can_skip(graph: Graph, terms: Sequence[TermPlan]) -> bool:
+    """Whether there can be rows that teach nothing: a term says so of its own, and no metric asks for all rows."""
+    return any(term.signal for term in terms) and not graph.gives("kl")
 
 
 def _groups(stage: Stage, family: str) -> int:

@@ -99,6 +99,8 @@ class StageParts:
     """Whether answers are sampled by the weights that learn from them, so that their log-probs serve as old ones."""
     mini_batches: int = 1
     epochs: int = 1
+    ahead: bool = False
+    """Whether the next step's prompts are answered while rewards score."""
     resample: int = 0
     """Rounds in which groups without spread are replaced at most; 0 where they stay."""
 

@@ -109,6 +109,8 @@ class TermPlan(Section):
     """Of a group, those it learns from; empty for all."""
     scalars: Mapping[str, Literal["token", "sequence"]] = Field(default_factory=dict, exclude_if=lambda own: not own)
     """Scalar outputs that are there for its loss, beside those that every stage could have."""
+    signal: str = Field(default="", exclude_if=lambda signal: not signal)
+    """A column of its needs: a row where that is 0 everywhere teaches nothing; empty where none is."""
     heads: Literal["own", "mtp"] = "own"
     brought_by: str = ""
     """The term whose loss brought this one along."""
@@ -159,6 +161,14 @@ class Geometry(Section):
     """Most rows of a forward on one process."""
     accumulation: int
     """Forwards of an update on one process, as planned; what is whole or longer may need more."""
+    micro_batch_tokens: int | None = Field(default=None, exclude_if=lambda most: most is None)
+    """Most tokens of a forward on one process, as the network sees them; null where rows alone are counted."""
+    share_prompts: bool = False
+    """Whether what a group's rows begin with goes through the network once."""
+    packing: bool = False
+    """Whether rows may stand behind one another."""
+    skip_without_signal: bool = False
+    """Whether answers that can teach nothing are left out of the forward."""
 
     @property
     def updates(self) -> int:

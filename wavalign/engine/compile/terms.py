@@ -77,6 +77,7 @@ class TermPlanner:
             needs=tuple(sorted(instance.needs)),
             members=instance.members or tuple(sorted(set(term.members or ()))),
             scalars=dict(instance.scalars),
+            signal=instance.signal if instance.signal in instance.needs and instance.unit != "group" else "",
             heads=term.heads,
         )
         self.terms.append(plan)

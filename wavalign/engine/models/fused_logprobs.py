@@ -10,6 +10,7 @@ between.
 Letters: N rows, H hidden, V vocabulary, K kept ids; V' the ids of one tile.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, final
@@ -27,6 +28,8 @@ DIRECT = 2**22
 """Log-probs held whole for the backward pass: 16 MiB in float32."""
 _BARRED = -1e30
 """Logit of an id that was cut away: finite, so that the difference of two of them is a number."""
+LN_2 = math.log(2)
+"""Tiles hold logits / ln 2: powers of 2 take half the time of powers of e."""
 
 Gradients = tuple[Tensor | None, Tensor | None, None]
 
@@ -91,19 +94,45 @@ def _logits(hidden: Tensor, head: Tensor, query: Query, *, start: int) -> Tensor
     tile = _product(hidden, head.t())
     if query.inverse is not None:
         tile.mul_(query.inverse[:, None])
-    if query.support is not None:
-        local = query.support.long() - start
-        inside = (local >= 0) & (local < tile.shape[1])
-        # one column more than the tile has takes the ids that lie elsewhere
-        barred = torch.ones(tile.shape[0], tile.shape[1] + 1, dtype=torch.bool, device=tile.device)
-        barred.scatter_(1, torch.where(inside, local, tile.shape[1]), False)
-        tile.masked_fill_(barred[:, :-1], _BARRED)
-    return tile
+    return tile if query.support is None else _bar(tile, query.support, start)
+
+
+def _bar(tile: Tensor, support: Tensor, start: int) -> Tensor:
+    """`tile` [N, V'] of logits from id `start` on, overwritten where an id is outside its row's `support` [N, K]."""
+    local = support.long() - start
+    inside = (local >= 0) & (local < tile.shape[1])
+    # one column more than the tile has takes the ids that lie elsewhere
+    barred = torch.ones(tile.shape[0], tile.shape[1] + 1, dtype=torch.bool, device=tile.device)
+    barred.scatter_(1, torch.where(inside, local, tile.shape[1]), False)
+    return tile.masked_fill_(barred[:, :-1], _BARRED)
+
+
+@final
+class _BinaryLogits:
+    """Tiles of logits / ln 2 of some rows.
+
+    Temperature and base go into the hidden states, which are few, where these have the precision of the sums; half
+    precision would lose by it what the sampler's logits have, so that its tiles are multiplied instead.
+    """
+
+    def __init__(self, hidden: Tensor, query: Query) -> None:
+        """Of `hidden` [N, H]."""
+        whole, inverse = hidden.dtype == accumulator(hidden.dtype), query.inverse
+        scale = 1 / LN_2 if inverse is None else (inverse / LN_2)[:, None]
+        self._hidden = hidden * scale if whole else hidden
+        self._scale, self._support = None if whole else scale, query.support
+
+    def tile(self, rows: slice, head: Tensor, start: int) -> Tensor:
+        """[N', V'] of `rows` and `head` [V', H], its rows from id `start` on."""
+        tile = _product(self._hidden[rows], head.t())
+        if self._scale is not None:
+            tile.mul_(self._scale[rows] if isinstance(self._scale, Tensor) else self._scale)
+        return tile if self._support is None else _bar(tile, self._support[rows], start)
 
 
 @final
 class _Running:
-    """Log-sum-exp, target logit and mean logit of some rows, tile after tile, [N] each."""
+    """Log-sum-exp, target logit and mean logit of some rows, tile after tile, [N] each, all in base 2."""
 
     def __init__(self, targets: Tensor, dtype: torch.dtype, *, with_entropy: bool) -> None:
         """Begin with no tile, for rows whose `targets` are [N]."""
@@ -120,19 +149,19 @@ class _Running:
         found = tile.gather(1, local.clamp(0, tile.shape[1] - 1)[:, None])[:, 0]
         self.picked = torch.where(inside, found, self.picked)
         top = torch.maximum(self.peak, tile.amax(dim=1))
-        decay = (self.peak - top).exp_()
+        decay = (self.peak - top).exp2_()
         if self.with_entropy:
-            grown = (tile - top[:, None]).exp_()
+            grown = (tile - top[:, None]).exp2_()
             self.weighted = self.weighted * decay + tile.mul_(grown).sum(dim=1)
         else:
-            grown = tile.sub_(top[:, None]).exp_()
+            grown = tile.sub_(top[:, None]).exp2_()
         self.mass = self.mass * decay + grown.sum(dim=1)
         self.peak = top
 
     @property
     def log_z(self) -> Tensor:
         """[N]."""
-        return self.peak + self.mass.log()
+        return self.peak + self.mass.log2()
 
 
 @final
@@ -180,16 +209,17 @@ class TiledLogprobs(torch.autograd.Function):
         log_z = torch.zeros(rows, dtype=dtype, device=hidden.device)
         picked, mean_logit = torch.zeros_like(log_z), torch.zeros_like(log_z)
         with torch.autocast(hidden.device.type, enabled=False):
+            logits = _BinaryLogits(hidden, query)
             for r in _slices(rows, tile_rows):
                 running = _Running(query.targets[r], dtype, with_entropy=query.with_entropy)
                 for v in _slices(vocabulary, tile_columns):
-                    running.fold(_logits(hidden[r], head[v].to(hidden.dtype), query[r], start=v.start), v.start)
+                    running.fold(logits.tile(r, head[v].to(hidden.dtype), v.start), v.start)
                 log_z[r], picked[r], mean_logit[r] = running.log_z, running.picked, running.weighted / running.mass
         ctx.save_for_backward(hidden, log_z)
         ctx.weight, ctx.query = weight, query
-        entropy = log_z - mean_logit if query.with_entropy else log_z.new_empty(0)
+        entropy = (log_z - mean_logit) * LN_2 if query.with_entropy else log_z.new_empty(0)
         ctx.mark_non_differentiable(entropy)
-        return picked - log_z, entropy
+        return (picked - log_z) * LN_2, entropy
 
     @staticmethod
     @once_differentiable
@@ -202,20 +232,26 @@ class TiledLogprobs(torch.autograd.Function):
         grad_hidden = torch.zeros(hidden.shape, dtype=log_z.dtype, device=hidden.device) if wants_hidden else None
         grad_weight = torch.empty_like(head) if wants_weight else None
         with torch.autocast(hidden.device.type, enabled=False):
+            logits = _BinaryLogits(hidden, query)
+            pulled = (hidden * -pull[:, None]).to(hidden.dtype).t() if wants_weight else None
             for v in _slices(head.shape[0], tile_columns):
                 piece = head[v].to(hidden.dtype)
-                grad_piece = torch.zeros(piece.shape, dtype=log_z.dtype, device=hidden.device) if wants_weight else None
+                grad_piece = torch.zeros(piece.t().shape, dtype=log_z.dtype, device=hidden.device)
                 for r in _slices(hidden.shape[0], tile_rows):
-                    tile = _logits(hidden[r], piece, query[r], start=v.start).sub_(log_z[r, None]).exp_()
-                    tile.mul_(-pull[r, None])
-                    slope = _add_at(tile, query.targets[r] - v.start, pull[r]).to(hidden.dtype)
+                    tile = logits.tile(r, piece, v.start).sub_(log_z[r, None]).exp2_()
+                    slope = _less_one_at(tile, query.targets[r] - v.start).to(hidden.dtype)
                     if grad_hidden is not None:
                         _add_product(grad_hidden[r], slope, piece)
-                    if grad_piece is not None:
-                        _add_product(grad_piece, slope.t(), hidden[r])
-                if grad_weight is not None and grad_piece is not None:
-                    grad_weight[v] = grad_piece
-        return None if grad_hidden is None else grad_hidden.to(hidden.dtype), grad_weight, None
+                    if pulled is not None:
+                        _add_product(grad_piece, pulled[:, r], slope)
+                if grad_weight is not None:
+                    grad_weight[v] = grad_piece.t()
+        return None if grad_hidden is None else grad_hidden.mul_(-pull[:, None]).to(hidden.dtype), grad_weight, None
+
+
+def _less_one_at(tile: Tensor, columns: Tensor) -> Tensor:
+    """Take 1 from `tile` [N, V'] in place, at `columns` [N] where they lie inside it."""
+    return _add_at(tile, columns, torch.full(columns.shape, -1, dtype=tile.dtype, device=tile.device))
 
 
 def _add_at(tile: Tensor, columns: Tensor, values: Tensor) -> Tensor:

@@ -15,10 +15,12 @@ from torch import Tensor, nn
 
 from wavalign.engine.models import fused_logprobs as head
 from wavalign.engine.models.fused_logprobs import DirectLogprobs, KeptLogprobs, Query, TiledLogprobs
+from wavalign.engine.models.packed_rows import laid_out
 from wavalign.engine.models.scalar_heads import ScalarHeads
 from wavalign.engine.models.scored_positions import COLD, OUTSIDE, find_positions, inverse
 from wavalign.plugins.api import Policy
 from wavalign.plugins.batch import TokenBatch, TokenSpace
+from wavalign.plugins.packing import Packing
 from wavalign.plugins.scalars import ScalarHead
 
 GATHER_COST = 32
@@ -154,24 +156,44 @@ class ScoredPolicy(nn.Module):
         trunk = self.space.main_heads[0]
         if len(self.scalar_heads) and self.critic is None:
             wanted |= {trunk}
-        hidden, parts = self.policy.hidden(batch, wanted), []
+        given, packing = self._given(batch, wanted)
+        hidden, parts = self.policy.hidden(given, wanted), []
         for index in sorted(wanted):
             weight = self.policy.head_weight(index)
             for rows, cut in positions.parts(index):
-                states = hidden[index][positions.place[0][rows], positions.origin[rows]]
+                states = _states(hidden[index], packing, positions.place[0][rows], positions.origin[rows])
                 query = positions.query(rows, cut=cut, dtype=states.dtype)
                 parts.append(head_logprobs(states, weight, query)[0])
         scored = torch.cat(parts)
         nothing = torch.zeros(select.shape, dtype=scored.dtype, device=scored.device)
-        return nothing.index_put(positions.place, scored), self._values(batch, hidden.get(trunk))
+        return nothing.index_put(positions.place, scored), self._values(batch, given, hidden.get(trunk))
 
-    def _values(self, batch: TokenBatch, hidden: Tensor | None) -> dict[str, Tensor]:
-        """What the scalar heads say, [B, T] or [B] by name; `hidden` [B, T, H] is the policy's."""
+    def _given(self, batch: TokenBatch, heads: frozenset[int]) -> tuple[TokenBatch, Packing | None]:
+        """What the network is given, and how it is packed; rows as they are where they cannot be for all `heads`."""
+        packing, networks = batch.packing, (self.policy, *(() if self.critic is None else (self.critic,)))
+        if packing is None or not all(type(each).packs for each in networks):
+            return batch, None
+        if max(self.space.heads[head].shift for head in heads) - 1 > packing.options.ahead:
+            return batch, None
+        return laid_out(batch, packing), packing
+
+    def _values(self, batch: TokenBatch, given: TokenBatch, hidden: Tensor | None) -> dict[str, Tensor]:
+        """What the scalar heads say, [B, T] or [B] by name; `hidden` [B, T, H] is what the policy gave of `given`."""
         if not len(self.scalar_heads):
             return {}
         trunk = self.space.main_heads[0]
         if self.critic is not None:
-            hidden = self.critic.hidden(batch, frozenset({trunk}))[trunk]
+            hidden = self.critic.hidden(given, frozenset({trunk}))[trunk]
         assert hidden is not None  # asked for above
+        if given.layout is not None and batch.packing is not None:
+            places = batch.packing.place
+            hidden = hidden.flatten(0, 1).index_select(0, places.flatten()).view(*places.shape, -1)
         found: dict[str, Tensor] = self.scalar_heads(hidden, batch.lengths, shift=self.space.heads[trunk].shift)
         return found
+
+
+def _states(hidden: Tensor, packing: Packing | None, rows: Tensor, tokens: Tensor) -> Tensor:
+    """Hidden states [N, H] of `tokens` [N] of `rows` [N], from [B, T, H], or from packed ones [R, L, H]."""
+    if packing is None:
+        return hidden[rows, tokens]
+    return hidden.flatten(0, 1).index_select(0, packing.place[rows, tokens])

@@ -1,25 +1,29 @@
 """A plan's stages as live objects."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import final
 
 import torch
 
 from wavalign.engine.backends.base import Placement, Precision
+from wavalign.engine.compile.ahead import AHEAD
 from wavalign.engine.compile.geometry import only_measuring
 from wavalign.engine.compile.operators import ROLLOUTS
-from wavalign.engine.compile.plan import StagePlan, TermPlan
+from wavalign.engine.compile.plan import Geometry, StagePlan, TermPlan
 from wavalign.engine.contracts.origins import guarded_block
 from wavalign.engine.feeding.feeds import Encoder, Feed, feed_seed
 from wavalign.engine.feeding.lengths import bounded_feed
+from wavalign.engine.models.packed_rows import packing_options
 from wavalign.engine.models.reference import AdapterOff, FrozenCopy, Reference
 from wavalign.engine.models.reference_cache import FILE, ReferenceCache
 from wavalign.engine.models.stage_backend import stage_backend
 from wavalign.engine.run.evaluation import Evaluator
 from wavalign.engine.run.parts import Parts, used_rewards
 from wavalign.engine.run.reward_models import OpenModels
+from wavalign.engine.state.distributed import World
 from wavalign.engine.state.remembering import Remembered, Stateful
+from wavalign.engine.step.ahead import InFlight
 from wavalign.engine.step.best_of import BestOf
 from wavalign.engine.step.cutting import Cutter
 from wavalign.engine.step.dead_signal import SignalWatch
@@ -42,6 +46,7 @@ from wavalign.plugins.api import (
     Sampler,
 )
 from wavalign.plugins.batch import TokenSpace
+from wavalign.plugins.packing import PackingOptions
 from wavalign.storage.cache import cache_folder
 
 
@@ -75,7 +80,8 @@ class Builder(Parts):
         gate = objective.gate if objective is not None and stage.graph.gives("gate") else None
         terms = [self._term(term) for term in stage.terms if term.name in stage.graph.made_for("term")]
         settings, also = self._settings(stage, architecture.tokens), _asked_by_advantage(stage)
-        selection = Selection(terms, architecture.tokens, also)
+        feeds = self._feeds(stage, encoder, look=start is not None)
+        selection = Selection(terms, architecture.tokens, also, _packing(settings.geometry, architecture, policy))
         live = LiveStage(
             plan=stage,
             settings=settings,
@@ -86,20 +92,18 @@ class Builder(Parts):
             reference_cache=self._reference_cache(stage, architecture),
             roller=roller,
             provider=self.plugin(Provider, section.rollout.provider, "rollout.provider", sample=roller.sample),
-            feeds=self._feeds(stage, encoder, look=start is not None),
+            feeds=feeds,
             rewards=self.rewards(stage, used_rewards(stage), roller),
             advantage=None if advantage is None else self.plugin(Advantage, advantage, f"{place}.advantage"),
             gate=None if gate is None else self.plugin(Gate, gate, f"{place}.gate"),
             terms=terms,
             selection=selection,
-            cutter=Cutter(selection, terms, size=settings.geometry.micro_batch, world=self.world),
+            cutter=Cutter(selection, terms, limits=settings.limits, world=self.world),
             signal=SignalWatch(stage, self.plan.runtime.dead_signal_after),
             remembered=Remembered(),
+            in_flight=_in_flight(stage, feeds, encoder, self.world),
         )
-        _remember(live)
-        if live.reference_cache is not None:
-            live.closing.append(live.reference_cache.close)
-        return live
+        return _settled(live)
 
     def _settings(self, stage: StagePlan, space: TokenSpace) -> StepSettings:
         """What the steps of a stage are told of its recipe."""
@@ -231,11 +235,30 @@ def _asked_by_advantage(stage: StagePlan) -> dict[str, frozenset[str]]:
     return dict.fromkeys(("advantages", *({"old_logprobs", "ref_logprobs"} & set(asked))), learning)
 
 
-def _remember(live: LiveStage) -> None:
-    """Register all of a stage that has a state."""
+def _packing(cut: Geometry, architecture: Architecture, policy: Policy) -> PackingOptions | None:
+    """How the network is given rows; None for as they are."""
+    return packing_options(policy, architecture.dimensions(), share=cut.share_prompts, pack=cut.packing)
+
+
+def _in_flight(stage: StagePlan, feeds: Mapping[str, Feed], encoder: Encoder, world: World) -> InFlight | None:
+    """Where answers wait for their step; None where nothing is sampled ahead."""
+    if not stage.graph.made_for(AHEAD) or stage.geometry is None:
+        return None
+    each = stage.geometry.prompts_per_process
+    share = slice(world.rank * each, (world.rank + 1) * each)
+    return InFlight(feeds["prompts"], encoder, prompts=stage.geometry.prompts, share=share)
+
+
+def _settled(live: LiveStage) -> LiveStage:
+    """The stage, with all of it registered that has a state or is to be closed."""
     named: dict[str, Stateful | None] = {"gate": live.gate, "advantage": live.advantage, "provider": live.provider}
     named |= {f"reward.{each.name}": each.reward for each in live.rewards.rewards}
     named |= {f"feed.{name}": feed for name, feed in live.feeds.items()}
+    if live.in_flight is not None:
+        named["feed.prompts"] = live.in_flight
     for name, each in {**named, "signal": live.signal}.items():
         if each is not None:
             live.remembered.add(name, each)
+    if live.reference_cache is not None:
+        live.closing.append(live.reference_cache.close)
+    return live

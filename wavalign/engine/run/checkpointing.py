@@ -19,6 +19,8 @@ from wavalign.engine.state.distributed import World
 from wavalign.engine.state.files import read_json
 from wavalign.engine.state.folder import RunFolder
 from wavalign.engine.state.rng import restore_rng, rng_state
+from wavalign.engine.step.ahead import Kept
+from wavalign.engine.step.ahead import write as write_answers
 from wavalign.engine.step.stage import LiveStage
 from wavalign.errors import Interrupted, ResumeError, WavAlignError
 
@@ -31,6 +33,8 @@ class Moment:
     live: LiveStage
     stage_step: int
     meta: Mapping[str, Any]
+    in_flight: Kept | None
+    """Answers that wait for the next step, of all ranks; None where there are none."""
 
     @property
     def step(self) -> int:
@@ -47,6 +51,8 @@ class RunCheckpoints:
         self.store = CheckpointStore(folder.checkpoints, keep=plan.runtime.keep_checkpoints)
         self._moment: Moment | None = None
         self._met: list[Any] | None = None
+        self._in_flight: Kept | None = None
+        """What the present step leaves to the next."""
         self.watches: Watches | None = None
         """What the present stage watches."""
         self.inputs = ""
@@ -64,14 +70,16 @@ class RunCheckpoints:
             "watches": self.watches.state_dict() if self.watches is not None else {},
             "logs": self._log.position(),
         }
-        self._moment = Moment(live, stage_step, meta)
+        self._moment = Moment(live, stage_step, meta, self._in_flight)
+        self._in_flight = None
 
-    def meet(self) -> None:
+    def meet(self, live: LiveStage) -> None:
         """Learn the random states of all ranks before a step moves the weights; from here to its end nothing is drawn.
 
         So the moment after the step needs no other rank, and one that is lost meanwhile costs the step that it was in.
         """
         self._met = self.world.gather(rng_state())
+        self._in_flight = None if live.in_flight is None else live.in_flight.kept(self.world)
 
     def _random_states(self) -> list[Any]:
         met, self._met = self._met, None
@@ -114,6 +122,8 @@ class RunCheckpoints:
         self.store.load(checkpoint, live.backend.load, world=self.world)
         meta = checkpoint.meta
         live.remembered.load_state_dict(meta["remembered"])
+        if live.in_flight is not None:
+            self._in_flight = live.in_flight.restore(checkpoint.folder, self.world)
         if self.watches is not None:
             self.watches.load_state_dict(meta["watches"])
             best = self.watches.best
@@ -201,4 +211,10 @@ class RunCheckpoints:
         there = self.folder.checkpoints / f"step-{moment.step}"
         if moment.step in self.store.steps():
             return there
-        return self.store.save(moment.step, moment.live.backend.save, meta=moment.meta, world=world)
+
+        def write(folder: Path) -> None:
+            moment.live.backend.save(folder)
+            if moment.in_flight is not None and world.is_first:
+                write_answers(folder, moment.in_flight())
+
+        return self.store.save(moment.step, write, meta=moment.meta, world=world)

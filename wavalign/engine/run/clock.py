@@ -1,6 +1,7 @@
 """The steps of a stage in time: what is logged, measured and kept after each, and when they end."""
 
 import math
+from functools import partial
 from typing import final
 
 from wavalign.engine.run.builder import Builder
@@ -42,7 +43,7 @@ class StepClock:
 
     def starts(self, live: LiveStage, done: int) -> None:
         """Remember the moment before the first step."""
-        live.clock.before_update = self.checkpoints.meet
+        live.clock.before_update = partial(self.checkpoints.meet, live)
         self.checkpoints.take(live, done)
 
     def goes_on(self, live: LiveStage, done: int) -> None:

@@ -170,6 +170,17 @@ class MicroBatch:
     terms: Mapping[str, TermRows] = field(default_factory=dict)
     """By term."""
 
+    @property
+    def forward_tokens(self) -> int:
+        """Tokens that a network is given of it, padding among them."""
+        packing = self.tokens.packing
+        return self.padded_tokens if packing is None else packing.tokens
+
+    @property
+    def padded_tokens(self) -> int:
+        """B x T."""
+        return self.tokens.ids.shape[0] * self.tokens.ids.shape[2]
+
     def to(self, device: torch.device) -> "MicroBatch":
         """The same on another device."""
         if device.type == "cpu":  # where it was made
@@ -190,8 +201,17 @@ class MicroBatch:
 class MicroBatches:
     """The micro-batches of an update; each goes to the device when its turn comes."""
 
-    def __init__(self, made: Sequence[MicroBatch], device: torch.device) -> None:
-        self.made, self._device = tuple(made), device
+    def __init__(
+        self,
+        made: Sequence[MicroBatch],
+        device: torch.device,
+        counted: Sequence[MicroBatch] | None = None,
+        *,
+        silent: int = 0,
+    ) -> None:
+        """`counted` are the rows that sums are divided by, where more count than are run; `silent` teach nothing."""
+        self.made, self.counted = tuple(made), tuple(made if counted is None else counted)
+        self.silent, self._device = silent, device
 
     def __iter__(self) -> Iterator[MicroBatch]:
         return (each.to(self._device) for each in self.made)

@@ -14,12 +14,13 @@ from wavalign.engine.compile.plan import Operator
 from wavalign.engine.contracts.origins import guarded_block
 from wavalign.engine.state.seeds import derive, global_seed
 from wavalign.engine.step import objective as objectives
-from wavalign.engine.step.batches import Column, MicroBatch, MicroBatches
+from wavalign.engine.step.batches import Column, MicroBatch, MicroBatches, Row
 from wavalign.engine.step.executor import Run
 from wavalign.engine.step.schedule import learning_rate
 from wavalign.engine.step.selection import all_left_out, broken_values, nothing_selected
 from wavalign.engine.step.stage import LiveStage
-from wavalign.engine.step.tallies import Denominators, Updated, kl_of, ratios_of, totals_of
+from wavalign.engine.step.tallies import Denominators, Updated, kl_of, ratios_of, sizes_of, totals_of
+from wavalign.engine.step.teaching import Taught, muted, sorted_by_signal
 from wavalign.engine.step.terms import LiveTerm, Tally, term_value, unit_valid, unit_weights, units
 from wavalign.engine.step.values import Made
 from wavalign.errors import NonFiniteError
@@ -30,17 +31,24 @@ Values = Mapping[str, Any]
 def micro_batches(live: LiveStage, plan: Operator) -> Run:
     """Rows of an update and their columns to `MicroBatches`; the backend hears how many there are."""
     names = [name for name in plan.needs if name not in ("updates", "importance")]
-    weighed = "importance" in plan.needs
+    weighed, skips = "importance" in plan.needs, live.settings.geometry.skip_without_signal
 
     def run(values: Values) -> Made:
         columns: dict[str, Column] = {name: values[name] for name in names}
         if weighed:
             columns["importance"] = values["importance"]
-        made = [live.selection.with_columns(each, columns) for each in live.cutter.cut(values["updates"].rows)]
-        if weighed:
-            made = [live.selection.weighed(each, by="importance", where="old_logprobs") for each in made]
+
+        def completed(batch: MicroBatch) -> MicroBatch:
+            found = live.selection.with_columns(batch, columns)
+            return live.selection.weighed(found, by="importance", where="old_logprobs") if weighed else found
+
+        rows: Sequence[Row] = values["updates"].rows
+        taught = sorted_by_signal(rows, columns, live.terms) if skips else Taught(rows)
+        made = [completed(each) for each in live.cutter.cut(taught.run)]
         live.backend.begin_update(len(made))
-        return {"micro_batches": MicroBatches(made, live.world.device)}
+        left = [completed(live.selection.collate(rest, number=len(made), packs=False)) for rest in taught.only_left]
+        shown = [muted(each, taught.shown) for each in made]
+        return {"micro_batches": MicroBatches(shown, live.world.device, [*made, *left], silent=len(taught.left))}
 
     return run
 
@@ -49,29 +57,31 @@ def denominators(live: LiveStage, _: Operator) -> Run:
     """What every term's sums are divided by: over all micro-batches of an update, on all ranks, from masks alone."""
 
     def run(values: Values) -> Made:
-        made: Sequence[MicroBatch] = values["micro_batches"].made
-        local = torch.stack([_counted(term, made) for term in live.terms]).to(live.world.device)
+        batches: MicroBatches = values["micro_batches"]
+        local = torch.stack([_counted(term, batches) for term in live.terms]).to(live.world.device)
         total = live.world.all_reduce_sum(local)
         names = [term.plan.name for term in live.terms]
         counted = dict(zip(names, total.tolist(), strict=True))
         for term in live.terms:
-            tokens, rows, there = counted[term.plan.name]
+            tokens, rows, there, _ = counted[term.plan.name]
             if rows and not tokens and not term.plan.brought_by:  # a pull on tokens nobody said pulls on nothing
                 raise nothing_selected(term, int(rows), live.settings.where(values["step"]))
             if there and not tokens and term.plan.leaves_out:
                 raise all_left_out(term, int(there), live.settings.where(values["step"]))
-        length = sum(int(each.tokens.lengths.sum()) for each in made)
-        return {"denominators": Denominators(dict(zip(names, total[:, :2], strict=True)), counted, length)}
+        sizes = sizes_of(batches, live.settings.limits.tokens)
+        return {"denominators": Denominators(dict(zip(names, total[:, :2], strict=True)), counted, sizes)}
 
     return run
 
 
-def _counted(term: LiveTerm, made: Sequence[MicroBatch]) -> Tensor:
-    """Of micro-batches what sums are divided by, and the units there are: float64 [N] of N = 3."""
-    total = torch.zeros(3, dtype=torch.float64)
-    for mine in (each.terms[term.plan.name] for each in made):
+def _counted(term: LiveTerm, batches: MicroBatches) -> Tensor:
+    """What sums are divided by, the units there are, and the tokens that are run: float64 [N] of N = 4."""
+    total = torch.zeros(4, dtype=torch.float64)
+    for mine in (each.terms[term.plan.name] for each in batches.counted):
         total[:2] += objectives.count(unit_weights(term, mine), unit_valid(term, mine))
         total[2] += units(term, mine)
+    for mine in (each.terms[term.plan.name] for each in batches.made):
+        total[3] += objectives.count(unit_weights(term, mine), unit_valid(term, mine))[0]
     return total
 
 

@@ -18,14 +18,13 @@ from wavalign.engine.step.executor import Clock
 from wavalign.engine.step.resampling import Resampled
 from wavalign.engine.step.rewards import Scores, cut_off
 from wavalign.engine.step.stage import LiveStage
-from wavalign.engine.step.tallies import KL, Ratios, Totals, Updated, kl_sums, ratio_sums
+from wavalign.engine.step.tallies import KL, ForwardSizes, Ratios, Totals, Updated, kl_sums, ratio_sums
+from wavalign.engine.step.teaching import NOISE
 from wavalign.engine.step.token_level import StepColumn
 from wavalign.errors import PluginError
 from wavalign.plugins.api import GateReading, Loss
 from wavalign.plugins.batch import RolloutGroup
 
-NOISE = 1e-9
-"""An advantage this small is two roundings of the same reward."""
 Given = Mapping[str, Any]
 """Values of a step that say something."""
 
@@ -126,11 +125,12 @@ def _learned(live: LiveStage, given: Given, report: Report) -> None:
     updates = float(len(found))
     reading: GateReading | None = given.get("gate")
     gate = reading.value if reading is not None else None
-    report.sums |= {"loss": sum(each.loss for each in found), LENGTH: sum(each.length for each in found)}
+    report.sums |= {"loss": sum(each.loss for each in found), LENGTH: sum(each.sizes.length for each in found)}
     report.ratios["loss"] = ("loss", updates)
+    _sizes(live, [each.sizes for each in found], report)
     for term in live.terms:
         name = term.plan.name
-        tokens = sum(each.tokens[name] for each in found)
+        tokens, seen = sum(each.tokens[name] for each in found), sum(each.seen[name] for each in found)
         report.sums[f"term {name}"] = sum(each.terms[name] for each in found)
         report.ratios[f"loss/{name}"] = (f"term {name}", updates)
         report.values[f"share/{name}"] = term.plan.coefficient(gate) / term.plan.weight
@@ -139,9 +139,22 @@ def _learned(live: LiveStage, given: Given, report: Report) -> None:
             report.values[f"left_out/{name}"] = sum(each.left_out[name] for each in found) / updates
         for key in found[0].metrics[name]:
             report.sums[f"metric {name} {key}"] = sum(each.metrics[name].get(key, 0.0) for each in found)
-            report.ratios[f"{name}/{key}"] = (f"metric {name} {key}", tokens)
+            report.ratios[f"{name}/{key}"] = (f"metric {name} {key}", seen)
     for key in found[0].maxima:
         report.maxima[key] = max(each.maxima[key] for each in found)
+
+
+def _sizes(live: LiveStage, found: Sequence[ForwardSizes], report: Report) -> None:
+    """What went through the network, and what did not have to."""
+    cut, updates = live.settings.geometry, float(len(found))
+    names = {"forward_tokens": sum(each.forward for each in found)}
+    if cut.skip_without_signal:
+        names["rows_without_signal"] = sum(each.silent for each in found)
+    if cut.micro_batch_tokens is not None:
+        names["over_micro_batch_tokens"] = sum(each.over for each in found)
+    report.sums |= {**names, "padded tokens": sum(each.padded for each in found)}
+    report.ratios |= {name: (name, updates) for name in names}
+    report.ratios["forward_share"] = ("forward_tokens", "padded tokens")
 
 
 def _moved(_: LiveStage, given: Given, report: Report) -> None:

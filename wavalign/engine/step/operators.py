@@ -33,7 +33,7 @@ from wavalign.engine.step.values import Made
 from wavalign.errors import PluginError, RewardBudgetError
 from wavalign.plugins.api import AdvantageInputs
 from wavalign.plugins.api.base import Remembers
-from wavalign.plugins.batch import RolloutGroup
+from wavalign.plugins.batch import Dialogue, RolloutGroup
 
 Values = Mapping[str, Any]
 T = TypeVar("T")
@@ -85,6 +85,8 @@ def _prompts(live: LiveStage, _: Operator) -> Run:
     sizes = live.settings.geometry
 
     def run(_values: Values) -> Made:
+        if live.in_flight is not None and live.in_flight.prompts is not None:
+            return {"prompts": live.in_flight.prompts}
         drawn = live.feeds["prompts"].next(sizes.prompts)
         return {"prompts": drawn[live.share(len(drawn))]}
 
@@ -92,25 +94,52 @@ def _prompts(live: LiveStage, _: Operator) -> Run:
 
 
 def _rollout(live: LiveStage, _: Operator) -> Run:
-    settings, updates = live.settings, live.settings.geometry.updates
-    logged = "old_logprobs" if live.provider.own_network else "behaviour_logprobs"
+    settings, waiting = live.settings, live.in_flight
+    logged = "old_logprobs" if live.provider.own_network and waiting is None else "behaviour_logprobs"
 
     def run(values: Values) -> Made:
         index, further = values["step"], [values["round"]] if "round" in values else []
-        # Ranks share the seed: a row's draws depend on its dialogue and its place in the group, not on its rank.
-        rng = generator(settings.seed, settings.stage, "rollout", index, *further)
-        groups: Sequence[RolloutGroup] = ()
-        with live.backend.full_parameters():
-            if not further:
-                live.provider.publish(live.backend.policy, version=index * updates)
-            if values["prompts"]:
-                live.provider.submit(values["prompts"], settings.sampling, rng)
-                groups = live.provider.collect()
-        _check_answers(live, groups, len(values["prompts"]))
+        if waiting is not None and waiting.prompts is not None:
+            groups = waiting.take()
+        else:
+            version = None if further else index * settings.geometry.updates
+            groups = _sampled(live, values["prompts"], version, index, *further)
         completions = [[rollout.logprobs.float().cpu() for rollout in group.rollouts] for group in groups]
         return {"rollouts": groups, logged: CompletionColumn(ROLLOUTS, completions)}
 
     return run
+
+
+def _rollout_ahead(live: LiveStage, _: Operator) -> Run:
+    settings, waiting = live.settings, there(live.in_flight)
+
+    def run(values: Values) -> Made:
+        index = values["step"]
+        if index + 1 >= settings.steps:
+            return {"rollouts_ahead": ()}
+        version: int | None = index * settings.geometry.updates
+        groups = _sampled(live, waiting.draw(), None if version == waiting.published else version, index + 1)
+        waiting.hold(groups)
+        return {"rollouts_ahead": groups}
+
+    return run
+
+
+def _sampled(live: LiveStage, prompts: Sequence[Dialogue], version: int | None, *names: int) -> Sequence[RolloutGroup]:
+    """Answers to this rank's `prompts`, with draws named by step and round; `version` where weights are published."""
+    # Ranks share the seed: a row's draws depend on its dialogue and its place in the group, not on its rank.
+    rng = generator(live.settings.seed, live.settings.stage, "rollout", *names)
+    groups: Sequence[RolloutGroup] = ()
+    with live.backend.full_parameters():
+        if version is not None:
+            live.provider.publish(live.backend.policy, version=version)
+            if live.in_flight is not None:
+                live.in_flight.published = version
+        if prompts:
+            live.provider.submit(prompts, live.settings.sampling, rng)
+            groups = live.provider.collect()
+    _check_answers(live, groups, len(prompts))
+    return groups
 
 
 def _check_answers(live: LiveStage, groups: Sequence[RolloutGroup], prompts: int) -> None:
@@ -306,6 +335,7 @@ def _metrics(live: LiveStage, plan: Operator) -> Run:
 FUNCTIONS: dict[str, Function] = {
     "prompts": Function(_prompts, "reading prompts"),
     "rollout": Function(_rollout, "sampling answers"),
+    "rollout_ahead": Function(_rollout_ahead, "sampling answers of the next step"),
     "decode_audio": Function(_decode_audio, "decoding the sound of answers"),
     "reward": Function(_reward, "rewards", _reward_progress),
     "aggregate": Function(_aggregate),

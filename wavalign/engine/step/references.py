@@ -183,4 +183,4 @@ def _weighed(live: LiveStage, batch: MicroBatch) -> Tensor:
 
 def _cutter(live: LiveStage) -> Cutter:
     """One of its own: the step's remembers what it cut last."""
-    return Cutter(live.selection, live.terms, size=live.settings.geometry.micro_batch, world=live.world)
+    return Cutter(live.selection, live.terms, limits=live.settings.limits, world=live.world)

@@ -1,6 +1,6 @@
 """Which positions and rows of a micro-batch each term uses. B rows, S streams, E further heads, T tokens."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import final
 
@@ -9,11 +9,13 @@ from torch import Tensor
 
 from wavalign.engine.compile.operators import SCALARS
 from wavalign.engine.contracts.origins import origin, written_at
+from wavalign.engine.models.packed_rows import find_units, forward_tokens, packed
 from wavalign.engine.step.batches import Column, MicroBatch, Row, TermRows, collate_rows, with_columns
 from wavalign.engine.step.further_heads import further_heads, spread, with_further_heads
 from wavalign.engine.step.terms import LiveTerm
 from wavalign.errors import DataError, PluginError
-from wavalign.plugins.batch import TokenSpace
+from wavalign.plugins.batch import TokenBatch, TokenSpace
+from wavalign.plugins.packing import UNPACKED, PackingOptions
 
 
 @final
@@ -21,22 +23,45 @@ class Selection:
     """What the terms of a stage look at."""
 
     def __init__(
-        self, terms: Sequence[LiveTerm], space: TokenSpace, also: Mapping[str, frozenset[str]] | None = None
+        self,
+        terms: Sequence[LiveTerm],
+        space: TokenSpace,
+        also: Mapping[str, frozenset[str]] | None = None,
+        packing: PackingOptions | None = None,
     ) -> None:
-        """`also` says of a column whose positions are asked for which further needs of terms count as needing it."""
-        self._terms, self._space, self._also = terms, space, also or {}
+        """`also` says of a column whose positions are asked for which further needs of terms count as needing it.
+
+        `packing` says how networks are given rows; None as they are.
+        """
+        self._terms, self._space, self._also, self._packing = terms, space, also or {}, packing
         wants_further = any(term.plan.heads == "mtp" for term in terms)
         self._further = further_heads(space) if wants_further else ()
 
-    def collate(self, rows: Sequence[Row], *, number: int) -> MicroBatch:
+    def collate(self, rows: Sequence[Row], *, number: int, packs: bool = True) -> MicroBatch:
         """Rows as a micro-batch with what every term learns from it, columns aside, on the CPU.
 
-        It has a stream for every further head that some term trains: S becomes S + E.
+        It says how a network is given them where it `packs`. It has a stream for every further head that some term
+        trains: S becomes S + E.
         """
         batch = with_further_heads(collate_rows(rows, self._space, number=number), self._space, self._further)
+        if self._packing is not None and packs:
+            batch = replace(batch, tokens=packed(batch.tokens, groups_of(rows), self._reaching(batch.tokens)))
         roles = batch.tokens.roles[:, : len(self._space.streams)]
         terms = {term.plan.name: self._of_term(term, batch, roles) for term in self._terms}
         return replace(batch, terms=terms)
+
+    def measure(self, rows: Sequence[Row]) -> Callable[[Sequence[Row]], int]:
+        """What counts the tokens that a network is given of some of `rows`."""
+        batch = with_further_heads(collate_rows(rows, self._space, number=0), self._space, self._further)
+        options = self._reaching(batch.tokens)
+        units, lengths = find_units(batch.tokens, groups_of(rows), options), batch.tokens.lengths.tolist()
+        number = {id(row): index for index, row in enumerate(rows)}
+        return lambda some: forward_tokens(units, lengths, [number[id(row)] for row in some], options)
+
+    def _reaching(self, tokens: TokenBatch) -> PackingOptions:
+        """How rows are packed, for the heads that predict some of `tokens`."""
+        shifts = [self._space.heads[head].shift for head in tokens.sources.unique().tolist()]
+        return replace(self._packing or UNPACKED, ahead=max(shifts) - 1)
 
     def union(self, batch: MicroBatch, *, only: str | None = None) -> Tensor:
         """Bool [B, S + E, T]: positions whose log-probs some term reads (some term that needs `only`)."""
@@ -86,6 +111,11 @@ class Selection:
             member=torch.tensor([member for _, _, member in keys], dtype=torch.int64),
             groups=len(groups),
         )
+
+
+def groups_of(rows: Sequence[Row]) -> list[tuple[str, int]]:
+    """Of every row, which group of which family it is of."""
+    return [(row.family, row.group) for row in rows]
 
 
 def _in_whole_groups(rows: Sequence[Row], weights: Tensor, members: Sequence[int]) -> Tensor:

@@ -12,7 +12,8 @@ from wavalign.engine.models.reference import Reference
 from wavalign.engine.models.reference_cache import ReferenceCache
 from wavalign.engine.state.distributed import World
 from wavalign.engine.state.remembering import Remembered
-from wavalign.engine.step.cutting import Cutter
+from wavalign.engine.step.ahead import InFlight
+from wavalign.engine.step.cutting import Cutter, Limits
 from wavalign.engine.step.dead_signal import SignalWatch
 from wavalign.engine.step.rewards import RewardPool
 from wavalign.engine.step.rollouts import Roller
@@ -72,6 +73,12 @@ class StepSettings:
     """Whether the network drops anything while it learns."""
     optim: OptimSection
 
+    @property
+    def limits(self) -> Limits:
+        """What one forward may hold."""
+        cut = self.geometry
+        return Limits(cut.micro_batch, cut.micro_batch_tokens, together=cut.share_prompts)
+
     def where(self, index: int) -> str:
         """Where step `index` (from 0) is, in words."""
         return f"step {index + 1} of stage '{self.stage}'"
@@ -103,6 +110,8 @@ class LiveStage:
     signal: SignalWatch
     remembered: Remembered
     """All of it that has a state."""
+    in_flight: InFlight | None = None
+    """Where the next step's prompts are answered while rewards score."""
     clock: WeightsClock = field(default_factory=WeightsClock)
     closing: list[Callable[[], None]] = field(default_factory=list)
     """What else is to be freed with it."""

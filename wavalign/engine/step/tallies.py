@@ -8,7 +8,7 @@ from typing import final
 import torch
 from torch import Tensor
 
-from wavalign.engine.step.batches import MicroBatch
+from wavalign.engine.step.batches import MicroBatch, MicroBatches
 from wavalign.engine.step.terms import Tally
 from wavalign.plugins.batch import AUDIO_ROLES, MARK_ROLES, TEXT_ROLES
 
@@ -23,9 +23,25 @@ class Denominators:
     by_term: Mapping[str, Tensor]
     """[2] float64: tokens with a weight, rows; of all ranks."""
     counted: Mapping[str, Sequence[float]]
-    """The same as numbers, and third the groups or rows that there are."""
+    """The same as numbers, third the groups or rows that there are, and fourth the tokens or rows that are run."""
+    sizes: "ForwardSizes"
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class ForwardSizes:
+    """What an update of this rank comes to."""
+
     length: int
-    """Tokens of this rank's rows, those that nobody weighs among them."""
+    """Tokens of its rows, those that nobody weighs among them."""
+    padded: int
+    """Tokens of its rows, each padded to the longest of its micro-batch."""
+    forward: int
+    """Tokens that the network is given, padding among them."""
+    silent: int
+    """Rows that teach nothing."""
+    over: int
+    """Micro-batches beyond the tokens that one may have."""
 
 
 @final
@@ -41,10 +57,11 @@ class Totals:
     """By `term/name`; -inf where no token was seen."""
     tokens: Mapping[str, float]
     """By term, of all ranks."""
+    seen: Mapping[str, float]
+    """By term, those of them that were run."""
     left_out: Mapping[str, float]
     """By term, groups or rows that it could not use, of all ranks."""
-    length: int
-    """As in `Denominators`."""
+    sizes: ForwardSizes
 
 
 @final
@@ -143,9 +160,22 @@ def totals_of(
         maxima={key: _largest([found[at] for at in places]) for key, places in most_at.items()},
         tokens={name: counted[0] for name, counted in denominators.counted.items()},
         left_out={name: counted[2] - counted[0] for name, counted in denominators.counted.items()},
-        length=denominators.length,
+        seen={name: counted[3] for name, counted in denominators.counted.items()},
+        sizes=denominators.sizes,
     )
     return totals, broken
+
+
+def sizes_of(batches: MicroBatches, most: int | None) -> ForwardSizes:
+    """The sizes of an update's micro-batches, of which one is to have at most `most` tokens."""
+    given = [each.forward_tokens for each in batches.made]
+    return ForwardSizes(
+        length=sum(int(each.tokens.lengths.sum()) for each in batches.counted),
+        padded=sum(each.padded_tokens for each in batches.counted),
+        forward=sum(given),
+        silent=batches.silent,
+        over=0 if most is None else sum(each > most for each in given),
+    )
 
 
 def kl_of(logprobs: Tensor, batch: MicroBatch, select: Tensor) -> KL:

@@ -36,9 +36,16 @@ class ModelSource:
 class Policy(nn.Module, ABC):
     """The network of one architecture. Parameter names are those of the original checkpoint."""
 
+    packs: ClassVar[bool] = False
+    """Whether `hidden` heeds a batch's `layout`; one that does not is given rows as they are."""
+
     @abstractmethod
     def hidden(self, batch: TokenBatch, heads: frozenset[int]) -> dict[int, Tensor]:
-        """Hidden states [B, T, H] of each wanted head (index in `TokenSpace.heads`), before its projection."""
+        """Hidden states [B, T, H] of each wanted head (index in `TokenSpace.heads`), before its projection.
+
+        Rows are right-padded: causality alone hides the padding. Where `batch.layout` is there, they are packed, and it
+        says what stands at which position and sees what; only a policy that `packs` is given such a batch.
+        """
 
     @abstractmethod
     def head_weight(self, head: int) -> nn.Parameter:

@@ -205,6 +205,9 @@ class Loss(Plugin):
     members: ClassVar[tuple[int, ...]] = ()
     """Members of a group that it is given, e.g. (0, 1) for the two sides of a pair; empty for all there are. Where the
     unit is the group, one in which a member is not there or holds no token of the term is left out and counted."""
+    signal: ClassVar[str] = ""
+    """One of its needs: where that is 0 in all of a row, the row's values and their gradient are 0, so that it need not
+    be run. Empty where there is no such thing. Of units `token` and `sequence`."""
 
     def __init__(self, params: Any) -> None:
         self.params = params

@@ -92,6 +92,7 @@ class GRPO(Loss):
 
     Params = GRPOParams
     family = "rollouts"
+    signal = "advantages"
     params: GRPOParams
 
     @property

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from wavalign.plugins.api import DecodingState, Policy
+from wavalign.plugins.architectures.attending import attending
 from wavalign.plugins.architectures.codec_language_model.decoding import CodecLmDecodingState
 from wavalign.plugins.architectures.codec_language_model.layout import CodecLmLayout
 from wavalign.plugins.architectures.codec_language_model.network import Backbone
@@ -17,6 +18,8 @@ from wavalign.plugins.batch import TokenBatch, TokenSequence
 @final
 class CodecLmPolicy(Policy):
     """One trunk; a head of its own for every stream."""
+
+    packs = True
 
     def __init__(self, sizes: CodecLmSizes, layout: CodecLmLayout) -> None:
         super().__init__()
@@ -36,11 +39,12 @@ class CodecLmPolicy(Policy):
         return cast(nn.Parameter, self.codebook_heads[head - 1].weight)
 
     def hidden(self, batch: TokenBatch, heads: frozenset[int]) -> dict[int, Tensor]:
-        """Hidden states [B, T, H], one for all heads; rows are right-padded, so causality alone hides the padding."""
+        """Hidden states [B, T, H], one for all heads."""
         states = self.model.embed(batch.ids)
-        rotary = self.model.rotary_emb(states, torch.arange(states.shape[1], device=states.device)[None])
+        positions, mask = attending(batch, states)
+        rotary = self.model.rotary_emb(states, positions)
         for layer in self.model.trunk():
-            states = layer(states, position_embeddings=rotary)
+            states = layer(states, position_embeddings=rotary, attention_mask=mask)
         normed: Tensor = self.model.norm(states)
         return dict.fromkeys(heads, normed)
 

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from transformers.models.qwen2.modeling_qwen2 import Qwen2DecoderLayer
 
 from wavalign.plugins.api import DecodingState, Policy
+from wavalign.plugins.architectures.attending import attending
 from wavalign.plugins.architectures.kimi_audio.decoding import KimiDecodingState
 from wavalign.plugins.architectures.kimi_audio.feature_positions import no_features, place_features
 from wavalign.plugins.architectures.kimi_audio.layout import AUDIO, TEXT, KimiLayout
@@ -19,6 +20,8 @@ from wavalign.plugins.batch import TokenBatch, TokenSequence
 @final
 class KimiPolicy(Policy):
     """Two streams, two heads, one trunk that forks."""
+
+    packs = True
 
     def __init__(self, sizes: KimiSizes, layout: KimiLayout) -> None:
         super().__init__()
@@ -35,7 +38,7 @@ class KimiPolicy(Policy):
         return cast(nn.Parameter, modules[head].weight)
 
     def hidden(self, batch: TokenBatch, heads: frozenset[int]) -> dict[int, Tensor]:
-        """Hidden states [B, T, H] of `heads`; rows are right-padded, so that causality alone hides the padding.
+        """Hidden states [B, T, H] of `heads`.
 
         Only the layers that lead to a wanted head are run.
         """
@@ -45,13 +48,14 @@ class KimiPolicy(Policy):
             # Processes that gather weights from one another must all run the adaptor, whoever's users are silent.
             heard = no_features(self.sizes.feature_size, device)
         embedded = model.embed(batch.ids, heard)
-        rotary = model.rotary_emb(embedded, torch.arange(embedded.shape[1], device=embedded.device)[None])
-        shared = _through(model.shared_layers(), embedded, rotary)
+        positions, mask = attending(batch, embedded)
+        around = model.rotary_emb(embedded, positions), mask
+        shared = _through(model.shared_layers(), embedded, *around)
         found: dict[int, Tensor] = {}
         if TEXT in heads:
-            found[TEXT] = model.norm(_through(model.text_layers(), shared, rotary))
+            found[TEXT] = model.norm(_through(model.text_layers(), shared, *around))
         if AUDIO in heads:
-            found[AUDIO] = model.mimo_norm(_through(model.audio_layers(), shared, rotary))
+            found[AUDIO] = model.mimo_norm(_through(model.audio_layers(), shared, *around))
         return found
 
     def decode(
@@ -64,8 +68,10 @@ class KimiPolicy(Policy):
         return state
 
 
-def _through(layers: Iterable[Qwen2DecoderLayer], states: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
-    """Run `layers` causally over `states` [B, T, H]."""
+def _through(
+    layers: Iterable[Qwen2DecoderLayer], states: Tensor, rotary: tuple[Tensor, Tensor], mask: Tensor | None
+) -> Tensor:
+    """Run `layers` causally over `states` [B, T, H], or as `mask` [B, 1, T, T] says."""
     for layer in layers:
-        states = layer(states, position_embeddings=rotary)
+        states = layer(states, position_embeddings=rotary, attention_mask=mask)
     return states

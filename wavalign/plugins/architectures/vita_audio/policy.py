@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from typing import Literal, cast, final
 
-import torch
 from torch import Tensor, nn
 from transformers.models.qwen2.modeling_qwen2 import Qwen2RMSNorm
 
 from wavalign.plugins.api import DecodingState, Policy
+from wavalign.plugins.architectures.attending import attending
 from wavalign.plugins.architectures.vita_audio.decoding import DecodingPlan, VitaDecodingState
 from wavalign.plugins.architectures.vita_audio.network import Backbone, VitaNetwork
 from wavalign.plugins.architectures.vita_audio.sizes import VitaSizes
@@ -17,6 +17,8 @@ from wavalign.plugins.batch import TokenBatch, TokenSequence
 @final
 class VitaPolicy(Policy):
     """One interleaved stream, a main head and K MTP heads; with an encoder, user sound is given as features."""
+
+    packs = True
 
     def __init__(self, sizes: VitaSizes, plan: DecodingPlan) -> None:
         super().__init__()
@@ -40,20 +42,26 @@ class VitaPolicy(Policy):
         return cast(nn.Parameter, (self.model.embed_tokens if self.lm_head is None else self.lm_head).weight)
 
     def hidden(self, batch: TokenBatch, heads: frozenset[int]) -> dict[int, Tensor]:
-        """Hidden states [B, T, H] of `heads`; rows are right-padded, so that causality alone hides the padding.
+        """Hidden states [B, T, H] of `heads`.
 
-        The last k + 1 positions of MTP head k look past the end and are zero.
+        The last k + 1 positions of MTP head k look past the end; they are zero, in packed rows arbitrary.
         """
         network, tokens = self.network, batch.ids[:, 0]
         embedded = self.model.embed_tokens(tokens)
         length, trunk = tokens.shape[1], self.sizes.num_layers
-        states = self._through(range(trunk), self.model.with_sounds(embedded, batch.sounds), first_position=0)
+        positions, mask = attending(batch, embedded)
+        states = self._through(range(trunk), self.model.with_sounds(embedded, batch.sounds), positions, mask)
         found = {0: states}
         for module in range(max(heads)):
             shift = module + 1
-            if length > shift:
+            if batch.layout is not None:
+                told = self.model.embed_tokens(batch.layout.ahead(shift)[:, 0])
+                states = self._through(
+                    [trunk + module], network.mtp_input(module, told, states), positions + shift, mask
+                )
+            elif length > shift:
                 inputs = network.mtp_input(module, embedded[:, shift:], states[:, : length - shift])
-                states = self._through([trunk + module], inputs, first_position=shift)
+                states = self._through([trunk + module], inputs, positions[:, shift:], None)
             else:
                 states = embedded[:, :0]
             found[module + 1] = nn.functional.pad(states, (0, 0, 0, length - states.shape[1]))
@@ -65,11 +73,13 @@ class VitaPolicy(Policy):
         """Prefill `prompts` once each and stand ready to sample `group_size` answers to each."""
         return VitaDecodingState(self.network, self.plan, prompts, group_size=group_size, need=need)
 
-    def _through(self, layers: Sequence[int], states: Tensor, *, first_position: int) -> Tensor:
-        """Run `layers` and the norm causally over `states` [B, N, H] whose first token stands at `first_position`."""
-        positions = torch.arange(first_position, first_position + states.shape[1], device=states.device)[None]
+    def _through(self, layers: Sequence[int], states: Tensor, positions: Tensor, mask: Tensor | None) -> Tensor:
+        """Run `layers` and the norm over `states` [B, N, H] at `positions` [1, N] or [B, N].
+
+        Causally, or as `mask` [B, 1, N, N] says.
+        """
         rotary = self.model.rotary_emb(states, positions)
         for index in layers:
-            states = self.model.layers[index](states, position_embeddings=rotary)
+            states = self.model.layers[index](states, position_embeddings=rotary, attention_mask=mask)
         normed: Tensor = self.model.norm(states)
         return normed
