@@ -77,7 +77,7 @@ class Cutter:
 
 
 def fill(blocks: Sequence[list[Row]], limits: Limits, measure: Measure | None) -> list[list[Row]]:
-    """Blocks, in their order, each in the first of the latest parts that has room for it; one that fits in none is one of its own."""
+    """Blocks, in their order, each in the first of the latest parts that has room; one that fits in none is a part."""
     parts: list[list[Row]] = []
     for block in blocks:
         place = next((part for part in parts[-OPEN:] if _fits([*part, *block], limits, measure)), None)
