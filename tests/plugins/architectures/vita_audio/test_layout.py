@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from wavalign.plugins.api import Buffers
 from wavalign.plugins.architectures.vita_audio.layout import TextWatch, VitaLayout, head_schedule
 from wavalign.plugins.batch import Role
 
@@ -74,9 +75,15 @@ def test_schedule_takes_the_modules_in_turn_and_falls_back_where_they_run_out() 
     assert set(islice(head_schedule((1, 5), 0), 20)) == {0}
 
 
+def watch_of(made: VitaLayout, count: int) -> TextWatch:
+    rows, shared = Buffers(), Buffers()
+    rows["finished"] = torch.zeros(count, dtype=torch.bool)
+    return TextWatch(made, rows, shared)
+
+
 def watch(made: VitaLayout, ids: list[int]) -> list[bool]:
     """What the watch says after each id, of a row that stands between two others."""
-    table, seen = made.role_table(168), TextWatch(made, 3, torch.device("cpu"))
+    table, seen = made.role_table(168), watch_of(made, 3)
     other = torch.tensor(5)
     found = []
     for x in ids:

@@ -12,6 +12,7 @@ from typing import final
 import torch
 from torch import Tensor
 
+from wavalign.plugins.api import Buffers
 from wavalign.plugins.architectures.answer_roles import placed_roles, roles_of_row
 from wavalign.plugins.batch import Role
 
@@ -101,38 +102,65 @@ class TextWatch:
 
     Text is over at the begin mark of a chunk whose text part is not exactly that chunk's quota: a shorter part means
     that the text has ended, a longer one that the rest of it was merged into this last chunk. Between the marks of
-    sound and once it is over a word is no text.
+    sound and once it is over a word is no text. Its tensors [B] lie in `rows` beside `finished` and change in place.
     """
 
-    def __init__(self, layout: VitaLayout, rows: int, device: torch.device) -> None:
-        self._layout = layout
-        self._quotas = torch.tensor(chunk_quotas(layout.ratio)[0], device=device)
-        self._chunk = torch.zeros(rows, dtype=torch.int64, device=device)
-        self._count = torch.zeros(rows, dtype=torch.int64, device=device)
-        self._inside = torch.zeros(rows, dtype=torch.bool, device=device)
-        """Between a begin mark and its end mark."""
-        self._behind_text = torch.ones(rows, dtype=torch.bool, device=device)
-        self.over = torch.zeros(rows, dtype=torch.bool, device=device)
+    def __init__(self, layout: VitaLayout, rows: Buffers, shared: Buffers) -> None:
+        self._layout, self._rows, self._shared = layout, rows, shared
+        count, device = len(rows["finished"]), rows["finished"].device
+        shared["quotas"] = torch.tensor(chunk_quotas(layout.ratio)[0], device=device)
+        for name in ("chunk", "chunk_text"):
+            rows[name] = torch.zeros(count, dtype=torch.int64, device=device)
+        for name in ("inside_sound", "text_over"):
+            rows[name] = torch.zeros(count, dtype=torch.bool, device=device)
+        rows["behind_text"] = torch.ones(count, dtype=torch.bool, device=device)
+
+    @property
+    def over(self) -> Tensor:
         """[B], True where no text can follow."""
+        return self._rows["text_over"]
 
     def append(self, ids: Tensor, kinds: Tensor) -> Tensor:
         """Take the chosen `ids` [B], which are of `kinds` [B], and return their roles [B] int8."""
-        room = ~(self._inside | self.over)
-        roles = placed_roles(kinds, room_for_text=room, behind_text=self._behind_text)
-        self._behind_text = roles == int(Role.TEXT)
+        inside, over, behind, count, chunk = (
+            self._rows[name] for name in ("inside_sound", "text_over", "behind_text", "chunk_text", "chunk")
+        )
+        roles = placed_roles(kinds, room_for_text=~(inside | over), behind_text=behind)
+        torch.eq(roles, int(Role.TEXT), out=behind)
         begins, ends = ids == self._layout.begin_audio, ids == self._layout.end_audio
-        quota = self._quotas[self._chunk.clamp(max=len(self._quotas) - 1)]
-        self.over = self.over | (begins & ~self._inside & (self._count != quota))
-        closes = ends & self._inside
-        self._count = torch.where(closes, 0, self._count + self._behind_text)
-        self._chunk = self._chunk + closes
-        self._inside = (self._inside | begins) & ~ends
+        quotas = self._shared["quotas"]
+        quota = quotas[chunk.clamp(max=len(quotas) - 1)]
+        over.logical_or_(begins & ~inside & (count != quota))
+        closes = ends & inside
+        count.add_(behind).masked_fill_(closes, 0)
+        chunk.add_(closes)
+        inside.logical_or_(begins).logical_and_(~ends)
         return roles
 
-    def keep(self, rows: Tensor) -> None:
-        """Go on with `rows` (indices) only."""
-        self._chunk, self._count, self._inside = self._chunk[rows], self._count[rows], self._inside[rows]
-        self._behind_text, self.over = self._behind_text[rows], self.over[rows]
+
+@final
+class HeadSchedule:
+    """Whose turn it is at every coming token, as `head_schedule` gives it, in any order."""
+
+    def __init__(self, decoding: Sequence[int], num_mtp_layers: int) -> None:
+        self._pairs = list(zip(decoding[0::2], decoding[1::2], strict=True))
+        self._starts = [sum(decoding[: 2 * index]) for index in range(len(self._pairs))]
+        self._modules = num_mtp_layers
+
+    def head(self, turn: int) -> int:
+        """Head of token `turn`."""
+        index = self._pair(turn)
+        main, multi = self._pairs[index]
+        behind_main = (turn - self._starts[index]) % (main + multi) - main
+        head = behind_main % (self._modules + 1) + 1
+        return 0 if behind_main < 0 or head > self._modules else head
+
+    def comes(self, head: int, turn: int) -> bool:
+        """Whether `head` has a turn in the part of the schedule that holds token `turn`, or in a later one."""
+        return any(head <= min(multi, self._modules) for _, multi in self._pairs[self._pair(turn) :])
+
+    def _pair(self, turn: int) -> int:
+        return max(index for index, start in enumerate(self._starts) if start <= turn)
 
 
 def head_schedule(decoding: Sequence[int], num_mtp_layers: int) -> Iterator[int]:
