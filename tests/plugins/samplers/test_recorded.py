@@ -1,5 +1,6 @@
 """Buckets, what stays of them, and, where there is a GPU, replayed steps against launched ones."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from wavalign.plugins.samplers.drawing import Drawer
 from wavalign.plugins.samplers.kv_cache import KvCache, KvCacheParams
 from wavalign.plugins.samplers.recorded import NO_BUCKETS, Place, Places, bucket, buckets_for
 
-MAKERS = {
+MAKERS: dict[str, Callable[[Path], Architecture]] = {
     "vita": lambda folder: small_vita(folder, num_mtp_layers=3, decoding=(3, 2, 1, 5)),
     "kimi": small_kimi,
     "codec_lm": lambda folder: small_codec_lm(folder, delays=(0, 1, 2)),
