@@ -20,7 +20,9 @@ from wavalign.engine.backends.deepspeed import DeepSpeedBackend
 from wavalign.engine.backends.plain import PlainBackend
 from wavalign.engine.compile.adapter import WeightCounts, count_weights
 from wavalign.engine.compile.lowering import deepspeed_config
-from wavalign.engine.compile.memory import NUCLEUS, RowSizes, estimate_memory
+from wavalign.engine.compile.memory import estimate_memory
+from wavalign.engine.compile.memory_sampling import NUCLEUS
+from wavalign.engine.compile.memory_sizes import RowSizes
 from wavalign.engine.compile.plan import Cluster, FamilySize, Geometry, Memory, MemoryRow
 from wavalign.engine.models.adapters import attach
 from wavalign.engine.models.scored_policy import ScoredPolicy
@@ -95,8 +97,9 @@ def test_by_hand(tmp_path: Path) -> None:
         "activations": tokens * 2 * (32 * 100 + 4 * (4 * 300 + 40)),
         "their gradients": tokens * 4 * (2 * 300 + 3 * 100),
         "logits": (8 * 1000 + 12 * 100) * 3 * 30,  # answers alone are scored
-        "KV cache": 4 * (2 * 2 * 50) * 40 * 2,
-        "choice": 16 * (2 * 2) * 1000,
+        "KV cache": 4 * (2 * 2 * (20 + 64)) * 40 * 3,  # room for 64 more is made at first, one layer's twice
+        "joined projections": 4 * 2 * (100 * 140 + 2 * 100 * 300 + 100 * 100),
+        "choice": 4 * (2 * 2) * 1000,
     }
     learning = tokens * (2 * (32 * 100 + 4 * 1240) + 4 * 900) + 9200 * 90
     assert found.total == 20 * million + learning, "the moments do not overlap"
@@ -125,6 +128,34 @@ def test_gradients_of_the_only_micro_batch_come_as_its_activations_go(
     assert [row.phase for row in found.rows if row.name == "gradients"] == [phase]
     wanted = 4 * 100_000 * (1 if phase == "update" else 2)
     assert by_name(found)["embedding's gradient"] == wanted, "the head's and its own, beside the step's"
+
+
+@pytest.mark.parametrize(
+    ("precision", "zero", "changes", "joined", "head"),
+    [
+        ("float32", 0, (), 4 * (14_000 + 60_000 + 10_000), 0),  # a small head stays as it lies
+        ("bf16", 0, (), 2 * (14_000 + 60_000 + 10_000 + 30_000), 0),  # all of a layer from float32 weights
+        ("bf16", 2, (), 2 * (14_000 + 60_000), 4 * 100_000),
+        ("float32", 0, (ADAPTED,), None, 0),
+        ("float32", 0, (put("rollout.sampler", {"type": "kv_cache", "fuse_projections": False}),), None, 0),
+    ],
+)
+def test_copies_to_sample_from(
+    tmp_path: Path, precision: str, zero: int, changes: tuple[Change, ...], joined: int | None, head: int
+) -> None:
+    """Two layers of width 100, 300 inside, 40 cached; 30 tokens are sampled."""
+    engine = {"type": "deepspeed", "zero": zero} if zero else {"type": "plain"}
+    weights = WeightCounts(0, 1_000_000, projections=100_000)
+    found = by_name(estimate(tmp_path, {"precision": precision, "engine": engine}, *changes, weights=weights))
+    assert found.get("joined projections") == (None if joined is None else 2 * joined)
+    assert found.get("head's copy", 0) == head
+
+
+def test_prompts_count_where_they_take_more_than_answers(tmp_path: Path) -> None:
+    """2 prompts of 5,000 tokens go through at once before 2 answers to each are drawn."""
+    rows = {row.name: row for row in estimate(tmp_path, {}, row=RowSizes(2, prompt=5000, answer=1, sampled=1)).rows}
+    assert rows["prompts"].bytes == 4 * 10_000 * (3 * 300 + 4 * 100) and "choice" not in rows
+    assert rows["KV cache"].bytes == 4 * 2 * 5064 * 40 * 2
 
 
 def test_both_sides_of_a_pair_are_rows(tmp_path: Path) -> None:
@@ -534,5 +565,11 @@ def test_the_example_of_the_page(tmp_path: Path) -> None:
     assert found["logits"] == 6 * 2000 * columns + 8 * columns * 3584 + 8 * 2000 * 3584 == 1_422_052_288
     assert found["head's gradient"] == 6 * 168_072 * 3584 == 3_614_220_288
     assert found["CUDA"] == GIB
-    assert found["KV cache"] == 8 * 1500 * 1024 * 28 * 2
-    assert found["choice"] == 16 * 8 * 168_072
+    assert found["KV cache"] == 8 * 1536 * 1024 * 29 * 2 == 729_808_896
+    assert found["joined projections"] == 2 * 28 * (3584 * 4608 + 2 * 3584 * 18944) == 8_529_117_184
+    assert found["choice"] == 4 * 8 * 168_072
+    assert found["kept tensors"] == found["KV cache"] + found["choice"]
+    rows = public(tmp_path, "VITA-Audio Vanilla", 8, 2, lora=False)
+    sums = {phase: sum(row.bytes for row in rows.rows if row.phase == phase) for phase in ("held", "train", "learn")}
+    assert sum(sums.values()) == 55_197_164_736
+    assert rows.total == 57_120_217_344

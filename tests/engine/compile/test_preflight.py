@@ -178,7 +178,7 @@ def test_a_stage_that_only_answers_has_an_estimate(tmp_path: Path) -> None:
 def test_a_large_held_out_split_counts(tmp_path: Path) -> None:
     """36 dialogues are answered at once to measure, 16 answers to learn from."""
     ((_, memory),) = look(tmp_path).memory
-    assert {row.name: row.note for row in memory.rows}["KV cache"] == "36 answers at once"
+    assert {row.name: row.note for row in memory.rows}["KV cache"] == "36 prompts at once"
     ((_, memory),) = look(tmp_path, put("evaluation.limit", 12)).memory
     assert {row.name: row.note for row in memory.rows}["KV cache"] == "16 answers at once"
 

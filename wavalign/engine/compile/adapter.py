@@ -37,6 +37,8 @@ class WeightCounts:
     """How often one backward pass gives a gradient for all of it by the heads that it serves."""
     embedded: bool = False
     """Whether one more comes from it as the embedding, or from an embedding as large."""
+    projections: int = 0
+    """All heads together, trained or not, each weight once."""
     critic_trained: int = 0
     """Of a second network that is a critic: what only predicts tokens is frozen there."""
 
@@ -84,19 +86,21 @@ def count_weights(model: ModelSection, architecture: Architecture) -> WeightCoun
         group = architecture.parameter_group(name)
         by_group[group] = by_group.get(group, 0) + prod(shape)
     total = sum(by_group.values())
-    critic = sum(count for group, count in by_group.items() if group not in (*PREDICTING, *(model.freeze or ())))
+    both = {
+        "projections": _projections(architecture),
+        "critic_trained": sum(n for group, n in by_group.items() if group not in (*PREDICTING, *(model.freeze or ()))),
+    }
     if section is None:
         frozen = sum(by_group.get(group, 0) for group in model.freeze or ())
         head, uses, embedded = _head(architecture, frozenset(by_group) - frozenset(model.freeze or ()))
-        trained = total - frozen
-        return WeightCounts(frozen, trained, head=head, head_uses=uses, embedded=embedded, critic_trained=critic)
+        return WeightCounts(frozen, total - frozen, head=head, head_uses=uses, embedded=embedded, **both)
     layers = adapted_layers(section, shapes, architecture.parameter_group).values()
     trained = sum(by_group[group] for group in section.also_train)
     dora = section.type == "dora"
     added = sum(section.rank * (outputs + inputs) + dora * outputs for outputs, inputs in layers)
     kept = sum(2 * outputs for outputs, _ in layers) if dora else 0
     head, uses, embedded = _head(architecture, frozenset(section.also_train))
-    return WeightCounts(total - trained, trained, added, kept, head, uses, embedded, critic)
+    return WeightCounts(total - trained, trained, added, kept, head, uses, embedded, **both)
 
 
 def _head(architecture: Architecture, trained: frozenset[str]) -> tuple[int, int, bool]:
@@ -111,6 +115,14 @@ def _head(architecture: Architecture, trained: frozenset[str]) -> tuple[int, int
     if embedded:
         found.append((weights[0].numel(), 0, True))
     return max(found, default=(0, 0, False))
+
+
+def _projections(architecture: Architecture) -> int:
+    """Elements of all heads, each weight once."""
+    with torch.device("meta"):
+        policy = architecture.empty_policy()
+    weights = [policy.head_weight(index) for index in range(len(architecture.tokens.heads))]
+    return sum({id(weight): weight.numel() for weight in weights}.values())
 
 
 def trained_line(model: ModelSection, weights: WeightCounts) -> str:

@@ -11,7 +11,8 @@ import torch
 from wavalign.engine.compile.adapter import count_weights, trained_line
 from wavalign.engine.compile.components import read_headings, there_before
 from wavalign.engine.compile.half_precision import WORTH, cpu_products
-from wavalign.engine.compile.memory import RowSizes, estimate_memory
+from wavalign.engine.compile.memory import estimate_memory
+from wavalign.engine.compile.memory_sizes import RowSizes
 from wavalign.engine.compile.operators import ROLLOUTS
 from wavalign.engine.compile.plan import MARGIN, Cluster, Memory, Plan, StagePlan, TermPlan
 from wavalign.engine.compile.stage_links import codec_before
