@@ -165,12 +165,16 @@ def test_rows_of_memory_say_when() -> None:
         MemoryRow(name="weights", bytes=2**31),
         MemoryRow(name="cache", bytes=2**30, note="4 answers", phase="collect"),
         MemoryRow(name="activations", bytes=3 * 2**30, phase="learn"),
+        MemoryRow(name="gradients", bytes=2**20, phase="train"),
+        MemoryRow(name="roots", bytes=2**10, phase="update"),
     )
     assert memory_lines(Memory(rows=rows, capacity=0)) == [
         "memory per device  5.0 GiB (estimate)",
         "├── weights 2.0 GiB",
         "├── cache 1.0 GiB  while collecting, 4 answers",
-        "└── activations 3.0 GiB  while learning",
+        "├── activations 3.0 GiB  while learning",
+        "├── gradients 1.0 MiB  while learning and updating",
+        "└── roots 1.0 KiB  while updating",
     ]
 
 
