@@ -297,3 +297,67 @@ def test_nothing_stays_where_nothing_may(tmp_path: Path, monkeypatch: pytest.Mon
         weight.data = weight.data.clone()
     sample(specimen, sampler=sampler)
     assert recorder.records > 0, "recordings read weights where they were"
+
+
+class Doubled(torch.nn.Module):
+    """A projection that is more than a linear layer, as one with an adapter is."""
+
+    def __init__(self, base: torch.nn.Linear) -> None:
+        super().__init__()
+        self.base_layer, self.calls = base, 0
+
+    def forward(self, states: Tensor) -> Tensor:
+        self.calls += 1
+        more: Tensor = 0.1 * states.sum(dim=-1, keepdim=True)
+        result: Tensor = self.base_layer(states) + more
+        return result
+
+
+@pytest.mark.parametrize("buckets", [False, True])
+def test_a_layer_with_an_adapter_runs_its_own_modules(
+    tmp_path: Path, buckets: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beside layers that are joined; what is sampled is what separate projections sample."""
+    architecture = small_vita(tmp_path, num_mtp_layers=2, decoding=(1, 2))
+    specimen = Specimen(architecture, lively(architecture.build_policy(seed=0), 4.0))
+    attention: Any = specimen.policy.get_submodule("model.layers.0.self_attn")
+    attention.v_proj = Doubled(attention.v_proj)
+    expected = sample(specimen, sampler=KvCache(KvCacheParams(fuse_projections=False)))
+    attention.v_proj.calls = 0
+    if buckets:
+        in_buckets(monkeypatch, Replays())
+    same(expected, sample(specimen))
+    assert attention.v_proj.calls > STEPS / 4
+
+
+@pytest.mark.parametrize("kind", ["autocast", "bfloat16", "frozen norms"])
+@pytest.mark.parametrize("name", ["vita, modules in turns", "kimi", "codec_lm, qwen2 trunk"])
+def test_joined_projections_in_half_precision_round_as_separate_ones(
+    name: str, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Greedy ids of one step are compared state by state: what differs is the order of sums, within a rounding."""
+    architecture = ALL[name](tmp_path)
+    policy = lively(architecture.build_policy(seed=0), 2.0)
+    for path, parameter in policy.named_parameters():
+        if kind == "bfloat16" or (kind == "frozen norms" and "norm" in path):
+            parameter.data = parameter.data.bfloat16()
+    specimen, found = Specimen(architecture, policy), []
+    context = torch.autocast("cpu", dtype=torch.bfloat16, enabled=kind != "bfloat16")
+    with torch.inference_mode(), context:
+        for fused, slots in ((False, 1), (True, 1), (True, 32)):
+            state = policy.decode([prompt for _, prompt in prompts(specimen)], group_size=1, need="all")
+            assert isinstance(state, StaticDecodingState)
+            if fused:
+                state.fuse()
+            state.settle(8, slots=slots)
+            states, generator = [], torch.Generator().manual_seed(0)
+            for _ in range(8):
+                states.append(state.hidden().float())
+                forced = state.forced()
+                drawn = torch.randint(20, forced.shape, generator=generator)
+                state.take(torch.where(forced < 0, drawn, forced))
+                state.advance()
+            found.append(torch.stack(states))
+    for other in found[1:]:
+        torch.testing.assert_close(other, found[0], atol=0.06, rtol=0.06)
+    assert float((found[1] - found[0]).abs().mean()) < 0.01

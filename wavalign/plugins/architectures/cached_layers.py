@@ -4,8 +4,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, final
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
+from transformers.activations import SiLUActivation
 
 if TYPE_CHECKING:
     from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaRMSNorm
@@ -58,7 +59,19 @@ def attend(layer: "DecoderLayer", states: Tensor, cache: Tensor, inputs: Attenti
     store(cache, key, value, inputs.span)
     joined = mix(query, cache, inputs, attention.scaling)
     states = states + attention.o_proj(joined)
-    result: Tensor = states + layer.mlp(norm(layer.post_attention_layernorm, states))
+    return states + gated(layer, norm(layer.post_attention_layernorm, states))
+
+
+def gated(layer: "DecoderLayer", states: Tensor) -> Tensor:
+    """What the MLP of `layer` gives for `states` [B, N, H], its products of the prompts changed in place.
+
+    For many prompts these are the largest tensors there are, and new memory comes slowly.
+    """
+    mlp = layer.mlp
+    gate, up = mlp.gate_proj(states), mlp.up_proj(states)
+    in_place = not gate.requires_grad and gate.dtype == up.dtype and isinstance(mlp.act_fn, nn.SiLU | SiLUActivation)
+    middle = functional.silu(gate, inplace=True).mul_(up) if in_place else mlp.act_fn(gate) * up
+    result: Tensor = mlp.down_proj(middle)
     return result
 
 

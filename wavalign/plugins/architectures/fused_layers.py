@@ -108,9 +108,10 @@ def _fold(name: str, layer: "DecoderLayer", shared: Buffers) -> None:
     if query.bias is not None:
         turned = [_turned(query.bias, size), _turned(key.bias, size), value.bias]
         shared[f"{name}bias"] = torch.cat(turned).detach()
-    shared[f"{name}out"] = _regrouped(attention.o_proj.weight.detach(), attention.num_key_value_groups, size)
+    shared[f"{name}out"] = _regrouped(attention.o_proj.weight.detach(), attention.num_key_value_groups, size).t()
     joined = torch.cat([mlp.gate_proj.weight, mlp.up_proj.weight])
     shared[f"{name}gate_up"] = _scaled(joined, layer.post_attention_layernorm)
+    shared[f"{name}down"] = mlp.down_proj.weight.detach().t()
     for place, module in (("before", layer.input_layernorm), ("between", layer.post_attention_layernorm)):
         shared[f"{name}{place}"] = _norm_parts(module)[1]
 
@@ -128,8 +129,8 @@ def _regrouped(weight: Tensor, groups: int, size: int) -> Tensor:
 
 
 def _scaled(weight: Tensor, module: "DecoderNorm") -> Tensor:
-    """`weight` [out, in], multiplied by what `_direction` leaves out of the norm."""
-    return (weight * _norm_parts(module)[0]).detach()
+    """`weight` [out, in] as [in, out], multiplied by what `_direction` leaves out of the norm."""
+    return (weight * _norm_parts(module)[0]).detach().t()
 
 
 def _norm_parts(module: "DecoderNorm") -> tuple[Tensor, Tensor]:
@@ -150,31 +151,55 @@ def _folded(
     """One layer over new `states` [B, N, H], in float32 on a CPU."""
     (cache, inputs), attention = cached, layer.self_attn
     batch, new, width = states.shape
-    size, groups, kept = attention.head_dim, attention.num_key_value_groups, cache.shape[2]
-    queries, span = kept * groups, inputs.span
+    size, kept = cache.shape[4], cache.shape[2]
     assert inputs.rotation is not None
     flat = states.view(-1, width)
-    direction, weight, bias = _direction(flat, shared[f"{name}before"]), shared[f"{name}qkv"], shared.get(f"{name}bias")
-    projected = torch.mm(direction, weight.t()) if bias is None else torch.addmm(bias, direction, weight.t())
-    heads = projected.view(batch, new, -1, size)
-    turned = heads[:, :, : queries + kept].view(batch, new, -1, size // 2, 2)
-    torch.view_as_complex(turned).mul_(inputs.rotation)
-    pairs = heads[:, :, queries:].view(batch, new, 2, kept, size).permute(0, 2, 3, 1, 4)
+    direction, weight, bias = _direction(flat, shared[name + "before"]), shared[name + "qkv"], shared.get(name + "bias")
+    projected = torch.mm(direction, weight) if bias is None else torch.addmm(bias, direction, weight)
+    queries = projected.shape[1] // size - 2 * kept
+    heads = projected.view(batch * new, -1, size)
+    turned = torch.view_as_complex(heads[:, : queries + kept].view(batch, new, queries + kept, size // 2, 2))
+    turned.mul_(inputs.rotation)
+    mix = _mix_one if new == 1 else _mix_several
+    joined = mix(heads, cache, inputs, attention.scaling)
+    flat = torch.addmm(flat, joined, shared[name + "out"])
+    both = torch.mm(_direction(flat, shared[name + "between"]), shared[name + "gate_up"])
+    middle = both.shape[1] // 2
+    hidden = functional.silu(both[:, :middle], inplace=True).mul_(both[:, middle:])
+    return torch.addmm(flat, hidden, shared[name + "down"]).view(batch, new, width)
+
+
+def _mix_one(heads: Tensor, cache: Tensor, inputs: AttentionInputs, scaling: float) -> Tensor:
+    """Store and attend for one new token a row: `heads` [B, heads + 2 Hkv, D] to [B, groups * Hkv * D]."""
+    batch, _, kept, _, size = cache.shape
+    queries, span = heads.shape[1] - 2 * kept, inputs.span
+    pairs = heads[:, queries:].view(batch, 2, kept, size)
     if span.places is None:
-        cache.narrow(3, span.first, new).copy_(pairs)
+        cache.select(3, span.first).copy_(pairs)
+    else:
+        cache.index_copy_(3, span.places, pairs.unsqueeze(3))
+    keys, values = cache.narrow(3, 0, span.view).unbind(1)
+    mixed = functional.scaled_dot_product_attention(
+        heads[:, :queries].view(batch, kept, -1, size), keys, values, attn_mask=inputs.mask, scale=scaling
+    )
+    return mixed.transpose(1, 2).reshape(batch, -1)  # which is how it lies in memory
+
+
+def _mix_several(heads: Tensor, cache: Tensor, inputs: AttentionInputs, scaling: float) -> Tensor:
+    """Store and attend for N new tokens a row: `heads` [B * N, heads + 2 Hkv, D] to [B * N, groups * Hkv * D]."""
+    batch, _, kept, _, size = cache.shape
+    queries, span = heads.shape[1] - 2 * kept, inputs.span
+    pairs = heads[:, queries:].view(batch, span.count, 2, kept, size).permute(0, 2, 3, 1, 4)
+    if span.places is None:
+        cache.narrow(3, span.first, span.count).copy_(pairs)
     else:
         cache.index_copy_(3, span.places, pairs)
-    seen = cache.narrow(3, 0, span.view)
-    query = heads[:, :, :queries].view(batch, new, kept, groups, size).permute(0, 2, 3, 1, 4).flatten(2, 3)
+    keys, values = cache.narrow(3, 0, span.view).unbind(1)
+    query = heads[:, :queries].view(batch, span.count, kept, -1, size).permute(0, 2, 3, 1, 4)
     mixed = functional.scaled_dot_product_attention(
-        query, seen[:, 0], seen[:, 1], attn_mask=inputs.mask, scale=attention.scaling
+        query.flatten(2, 3), keys, values, attn_mask=inputs.mask, scale=scaling
     )
-    # [B, Hkv, groups * N, D] to [B, N, groups, Hkv, D], which is how it lies in memory where N is 1
-    joined = mixed.unflatten(2, (groups, new)).permute(0, 3, 2, 1, 4).reshape(-1, queries * size)
-    flat = torch.addmm(flat, joined, shared[f"{name}out"].t())
-    gate, up = torch.mm(_direction(flat, shared[f"{name}between"]), shared[f"{name}gate_up"].t()).chunk(2, dim=-1)
-    hidden = functional.silu(gate, inplace=True).mul_(up)
-    return torch.addmm(flat, hidden, layer.mlp.down_proj.weight.t()).view(batch, new, width)
+    return mixed.view(batch, kept, -1, span.count, size).permute(0, 3, 2, 1, 4).reshape(len(heads), -1)
 
 
 def _join(name: str, layer: "DecoderLayer", shared: Buffers, kind: torch.dtype) -> None:

@@ -1,5 +1,6 @@
 """Logits of a policy's heads, as a sampling loop asks for them."""
 
+from contextlib import nullcontext
 from typing import final
 
 import torch
@@ -37,9 +38,11 @@ class HeadProjections:
 
     def logits(self, head: int, hidden: Tensor) -> Tensor:
         """Logits [B, V] of `hidden` [B, H], to be overwritten at will; the next call takes their place."""
-        with torch.autocast(hidden.device.type, enabled=False):
-            name = self._names.get(head)
-            weight = self._policy.head_weight(head).detach().t() if name is None else self.shared[name]
+        device = hidden.device.type
+        name = self._names.get(head)
+        weight = self._policy.head_weight(head).detach().t() if name is None else self.shared[name]
+        # To enter the context costs as much as a small product.
+        with torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext():
             if weight.is_cuda:
                 if weight.dtype == hidden.dtype and weight.dtype in (torch.bfloat16, torch.float16):
                     return torch.mm(hidden, weight, out_dtype=torch.float32)

@@ -132,7 +132,8 @@ class Call:
         return Batch(state, HeadProjections(self.policy, len(self.tokens.heads), fused=fuse), drawers, transcript)
 
     def weights(self) -> Hashable:
-        """Where the weights lie, and in which precision they are used."""
+        """Where the weights lie, in which precision they are used, and what modules are told, such as adapters off."""
         device = self.policy.head_weight(0).device.type
         precision = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
-        return precision, tuple((each.data_ptr(), each.dtype) for each in self.policy.parameters())
+        told = [value for module in self.policy.modules() for value in vars(module).values() if isinstance(value, bool)]
+        return precision, tuple(told), tuple((each.data_ptr(), each.dtype) for each in self.policy.parameters())

@@ -7,7 +7,7 @@ states it has not seen yet wait in `pending<k>`. The trunk runs only where the s
 """
 
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, final
 
 import torch
@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from wavalign.plugins.api import StaticDecodingState
 from wavalign.plugins.architectures.caching import GROWTH, SPARE_SLOTS, PaddedSlots
-from wavalign.plugins.architectures.vita_audio.layout import HeadSchedule, TextWatch, VitaLayout
+from wavalign.plugins.architectures.vita_audio.layout import HeadSchedule, VitaLayout, WatchTable
 from wavalign.plugins.batch import SoundSegment, TokenSequence
 
 if TYPE_CHECKING:
@@ -57,7 +57,8 @@ class Progress:
 
     def run(self, head: int) -> "Progress":
         """As it is once that part has seen them."""
-        return replace(self, seen=(*self.seen[:head], self.length - head, *self.seen[head + 1 :]))
+        seen = (*self.seen[:head], self.length - head, *self.seen[head + 1 :])
+        return Progress(self.length, self.turn, seen, self.ready)
 
     def waiting(self, module: int) -> int:
         """States that MTP `module` has been left and has not seen."""
@@ -92,7 +93,6 @@ class VitaDecodingState(StaticDecodingState):
         for index, prompt in enumerate(prompts):
             tokens[index, longest - prompt.length : longest] = prompt.ids[0]
         self.rows["tokens"] = tokens.to(device)
-        self.shared["roles"] = layout.role_table(sizes.vocabulary_size).to(device)
         self.shared["ends"] = torch.tensor([layout.end_turn, layout.end_text], device=device)
         kind = torch.promote_types(weight.dtype, model.embed_tokens.weight.dtype)
         for module in range(self._modules):
@@ -101,7 +101,7 @@ class VitaDecodingState(StaticDecodingState):
         self._ready: Tensor | None = self._prefill([prompt.sounds for prompt in prompts])
         self.rows["finished"] = torch.zeros(len(prompts), dtype=torch.bool, device=device)
         self.rows["forced"] = torch.full((len(prompts), 1), -1, device=device)
-        self._watch = TextWatch(layout, self.rows, self.shared)
+        self._watch = WatchTable(layout, sizes.vocabulary_size, self.rows, self.shared)
         self._text_is_enough = need == "text"
         self.keep(torch.arange(len(prompts), device=device).repeat_interleave(group_size))
 
@@ -126,7 +126,7 @@ class VitaDecodingState(StaticDecodingState):
             tokens.index_copy_(1, self.shared["known"], ids)
         else:
             tokens[:, self.host.length] = chosen
-        roles = self._watch.append(chosen, self.shared["roles"][chosen])
+        roles = self._watch.append(chosen)
         finished = self.rows["finished"]
         finished.logical_or_((ids == self.shared["ends"]).any(dim=1))
         if self._text_is_enough:
@@ -139,7 +139,7 @@ class VitaDecodingState(StaticDecodingState):
         """Count the token, and what was run for it."""
         before = self.host
         after = before if before.ready else before.run(self._schedule.head(before.turn))
-        self.host = replace(after, length=before.length + 1, turn=before.turn + 1, ready=False)
+        self.host = Progress(before.length + 1, before.turn + 1, after.seen, ready=False)
         tokens = self.rows["tokens"]
         if self.host.length >= tokens.shape[1] and not self._slots.settled:
             self.rows["tokens"] = functional.pad(tokens, (0, int(self.host.length * (GROWTH - 1)) + SPARE_SLOTS))
@@ -247,5 +247,5 @@ class VitaDecodingState(StaticDecodingState):
                 for module in range(self._modules):
                     if self._schedule.comes(module + 1, now.turn):
                         most[module] = max(most[module], now.waiting(module))
-            now = replace(now, length=now.length + 1, turn=now.turn + 1, ready=False)
+            now = Progress(now.length + 1, now.turn + 1, now.seen, ready=False)
         return most

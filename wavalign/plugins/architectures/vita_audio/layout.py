@@ -5,6 +5,7 @@ marks counted. Each list is used from left to right and its last entry repeats. 
 side fills; what is left of either side goes into the last chunk.
 """
 
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import final
@@ -138,6 +139,85 @@ class TextWatch:
         return roles
 
 
+MOST_COUNTS = 10_000
+"""Counts of text and chunks up to which states are listed."""
+KINDS = 5
+"""Words, codes, ends of an answer, begin marks, end marks."""
+BEHIND_TEXT, INSIDE, OVER = 1, 2, 4
+"""Parts of a state's number; the rest counts text and chunks."""
+
+
+@final
+class WatchTable:
+    """What `TextWatch` says, looked up: a row's state is one number, and an id of one kind takes it to the next.
+
+    Every state that differs from another in what can follow is tried with every kind of id once, by `TextWatch`, which
+    itself watches where chunks are so long that there are too many states.
+    """
+
+    def __init__(self, layout: VitaLayout, vocabulary_size: int, rows: Buffers, shared: Buffers) -> None:
+        self._rows, self._shared = rows, shared
+        device = rows["finished"].device
+        self._watch: TextWatch | None = None
+        quotas = chunk_quotas(layout.ratio)[0]
+        if (max(quotas) + 2) * len(quotas) > MOST_COUNTS:
+            self._watch = TextWatch(layout, rows, shared)
+            shared["roles"] = layout.role_table(vocabulary_size).to(device)
+            return
+        shared["kinds"] = _kinds(layout, vocabulary_size).to(device)
+        shared["next_state"], shared["role_of"], shared["over_in"] = (each.to(device) for each in _transitions(layout))
+        rows["state"] = torch.full_like(rows["finished"], BEHIND_TEXT, dtype=torch.int64)
+        rows["text_over"] = torch.zeros_like(rows["finished"])
+
+    @property
+    def over(self) -> Tensor:
+        """[B], True where no text can follow."""
+        return self._rows["text_over"]
+
+    def append(self, ids: Tensor) -> Tensor:
+        """Take the chosen `ids` [B] and return their roles [B] int8."""
+        shared = self._shared
+        if self._watch is not None:
+            return self._watch.append(ids, shared["roles"].index_select(0, ids))
+        state = self._rows["state"]
+        key = torch.add(shared["kinds"].index_select(0, ids), state, alpha=KINDS)
+        torch.index_select(shared["next_state"], 0, key, out=state)
+        torch.index_select(shared["over_in"], 0, state, out=self._rows["text_over"])
+        return shared["role_of"].index_select(0, key)
+
+
+def _kinds(layout: VitaLayout, vocabulary_size: int) -> Tensor:
+    """Which of the kinds [V] int64 every id is."""
+    table = layout.role_table(vocabulary_size)
+    kinds = torch.zeros(vocabulary_size, dtype=torch.int64)
+    kinds[table == int(Role.AUDIO)] = 1
+    kinds[table == int(Role.TEXT_END)] = 2
+    kinds[layout.begin_audio], kinds[layout.end_audio] = 3, 4
+    return kinds
+
+
+def _transitions(layout: VitaLayout) -> tuple[Tensor, Tensor, Tensor]:
+    """Next state and role [states * KINDS] of a state and a kind, and whether text is over [states] in a state."""
+    quotas = chunk_quotas(layout.ratio)[0]
+    most = max(quotas) + 1  # a longer text part differs from every quota alike
+    states = torch.arange(8 * (most + 1) * len(quotas)).repeat_interleave(KINDS)
+    samples = torch.tensor([-1, layout.first_code, layout.end_turn, layout.begin_audio, layout.end_audio])
+    kinds = torch.tensor([Role.TEXT, Role.AUDIO, Role.TEXT_END, Role.AUDIO_MARK, Role.AUDIO_MARK], dtype=torch.int8)
+    rows, counts = Buffers(), states // 8
+    rows["finished"] = torch.zeros_like(states, dtype=torch.bool)
+    watch = TextWatch(layout, rows, Buffers())
+    rows["chunk_text"], rows["chunk"] = counts % (most + 1), counts // (most + 1)
+    for name, part in (("behind_text", BEHIND_TEXT), ("inside_sound", INSIDE), ("text_over", OVER)):
+        rows[name] = (states & part) > 0
+    over = rows["text_over"][::KINDS].clone()
+    roles = watch.append(samples.repeat(len(states) // KINDS), kinds.repeat(len(states) // KINDS))
+    counts = rows["chunk"].clamp(max=len(quotas) - 1) * (most + 1) + rows["chunk_text"].clamp(max=most)
+    following = (
+        counts * 8 + rows["behind_text"] * BEHIND_TEXT + rows["inside_sound"] * INSIDE + rows["text_over"] * OVER
+    )
+    return following, roles, over
+
+
 @final
 class HeadSchedule:
     """Whose turn it is at every coming token, as `head_schedule` gives it, in any order."""
@@ -146,6 +226,9 @@ class HeadSchedule:
         self._pairs = list(zip(decoding[0::2], decoding[1::2], strict=True))
         self._starts = [sum(decoding[: 2 * index]) for index in range(len(self._pairs))]
         self._modules = num_mtp_layers
+        most = [min(multi, num_mtp_layers) for _, multi in self._pairs]
+        self._furthest = [max(most[index:]) for index in range(len(most))]
+        """By pair, the last head that has a turn in it or behind it."""
 
     def head(self, turn: int) -> int:
         """Head of token `turn`."""
@@ -157,10 +240,10 @@ class HeadSchedule:
 
     def comes(self, head: int, turn: int) -> bool:
         """Whether `head` has a turn in the part of the schedule that holds token `turn`, or in a later one."""
-        return any(head <= min(multi, self._modules) for _, multi in self._pairs[self._pair(turn) :])
+        return head <= self._furthest[self._pair(turn)]
 
     def _pair(self, turn: int) -> int:
-        return max(index for index, start in enumerate(self._starts) if start <= turn)
+        return bisect_right(self._starts, turn) - 1
 
 
 def head_schedule(decoding: Sequence[int], num_mtp_layers: int) -> Iterator[int]:
