@@ -294,7 +294,7 @@ class _Inspection:
         message = f"about {memory.total / 2**30:.2f} of {memory.capacity / 2**30:.1f} GiB a process"
         if memory.fits == "tight":
             message += f": less than {MARGIN:.0%} to spare, so that it may not fit"
-        again = sum(row.bytes for row in memory.rows if row.name == "activations")
+        again = sum(row.bytes for row in memory.rows if row.phase in ("train", "learn", "update"))
         on_host = not any(row.name == "CUDA" for row in memory.rows)
         if on_host and memory.fits == "yes" and 0 < memory.capacity < memory.total + again:
             message += f"; the allocator may hold up to {again / 2**30:.2f} GiB more between tensors, which do not fit"
