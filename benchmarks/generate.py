@@ -32,7 +32,7 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks.grpo.point import SIZES  # noqa: E402
 from benchmarks.grpo.world import word_tokenizer  # noqa: E402
-from wavalign.plugins.api import DecodingState, ModelSource, Policy, SamplingOptions  # noqa: E402
+from wavalign.plugins.api import DecodingState, ModelSource, Policy, SamplingOptions, StaticDecodingState  # noqa: E402
 from wavalign.plugins.architectures.vita import VitaAudio, VitaParams  # noqa: E402
 from wavalign.plugins.architectures.vita_audio.sizes import VitaSizes  # noqa: E402
 from wavalign.plugins.batch import Dialogue, Message, TokenBatch, TokenSequence  # noqa: E402
@@ -102,33 +102,6 @@ class Point:
 
 
 @final
-class _Endless(DecodingState):
-    """A decoding state that no id ends."""
-
-    def __init__(self, inner: DecodingState) -> None:
-        self._inner, self._never = inner, torch.zeros_like(inner.finished())
-
-    def heads(self) -> tuple[int, ...]:
-        return self._inner.heads()
-
-    def hidden(self) -> Tensor:
-        return self._inner.hidden()
-
-    def forced(self) -> Tensor:
-        return self._inner.forced()
-
-    def append(self, ids: Tensor) -> Tensor:
-        return self._inner.append(ids)
-
-    def finished(self) -> Tensor:
-        return self._never
-
-    def keep(self, rows: Tensor) -> None:
-        self._inner.keep(rows)
-        self._never = self._never[rows]
-
-
-@final
 class EndlessPolicy(Policy):
     """A policy whose answers are as long as the limit lets them be."""
 
@@ -145,7 +118,10 @@ class EndlessPolicy(Policy):
     def decode(
         self, prompts: Sequence[TokenSequence], *, group_size: int, need: Literal["text", "all"]
     ) -> DecodingState:
-        return _Endless(self.inner.decode(prompts, group_size=group_size, need=need))
+        state = self.inner.decode(prompts, group_size=group_size, need=need)
+        assert isinstance(state, StaticDecodingState)
+        state.shared["ends"].fill_(-1)
+        return state
 
 
 @final

@@ -130,6 +130,7 @@ def _looks(folder: Path) -> Sequence[Callable[[], Finding]]:
         look_at_python,
         lambda: look_at_packages("torch", ("torch", "transformers"), "install wavalign again", Verdict.BROKEN),
         look_at_devices,
+        look_at_bf16,
         look_at_deepspeed,
         *(extra(name, modules) for name, modules in EXTRAS.items()),
         lambda: look_at_folder("run folder", folder),
@@ -213,6 +214,16 @@ def look_at_devices() -> Finding:
     return Finding(
         "devices", Verdict.OK, ", ".join(f"{card.name} {card.total_memory / 2**30:.0f} GiB" for card in cards)
     )
+
+
+def look_at_bf16() -> Finding:
+    """How fast the CPU multiplies bfloat16, beside float32."""
+    try:
+        from wavalign.engine.compile.half_precision import cpu_products  # brings torch, as above
+    except ImportError as error:
+        return Finding("bf16 on the CPU", Verdict.BROKEN, f"torch cannot be imported: {error}")
+    products = cpu_products()
+    return Finding("bf16 on the CPU", Verdict.OK, products.text, products.advice)
 
 
 def look_at_deepspeed() -> Finding:

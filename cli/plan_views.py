@@ -218,10 +218,19 @@ def _memory(memory: Memory) -> Branch:
     return Branch(f"memory per device  {_size(memory.total)}{of} (estimate)", rows)
 
 
+PHASES = {
+    "held": "",
+    "collect": "while collecting",
+    "train": "while learning and updating",
+    "learn": "while learning",
+    "update": "while updating",
+}
+"""When a row of memory is there, in words."""
+
+
 def _note(row: MemoryRow) -> str:
     """The note behind a row, with the phase it is confined to."""
-    phase = {"held": "", "collect": "while collecting", "learn": "while learning"}[row.phase]
-    words = ", ".join(part for part in (phase, row.note) if part)
+    words = ", ".join(part for part in (PHASES[row.phase], row.note) if part)
     return f"  {words}" if words else ""
 
 

@@ -22,6 +22,7 @@ def test_what_is_needed_here_is_here(capsys: pytest.CaptureFixture[str], tmp_pat
     assert application.main(["doctor", "--folder", str(tmp_path / "runs"), "--json"]) == 0
     found = {each["what"]: each["verdict"] for each in json.loads(capsys.readouterr().out)}
     assert found["python"] == found["torch"] == found["run folder"] == "ok"
+    assert found["bf16 on the CPU"] == "ok"
     assert not (tmp_path / "runs").exists()
 
 

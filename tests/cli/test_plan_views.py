@@ -165,10 +165,36 @@ def test_rows_of_memory_say_when() -> None:
         MemoryRow(name="weights", bytes=2**31),
         MemoryRow(name="cache", bytes=2**30, note="4 answers", phase="collect"),
         MemoryRow(name="activations", bytes=3 * 2**30, phase="learn"),
+        MemoryRow(name="gradients", bytes=2**20, phase="train"),
+        MemoryRow(name="roots", bytes=2**10, phase="update"),
     )
     assert memory_lines(Memory(rows=rows, capacity=0)) == [
         "memory per device  5.0 GiB (estimate)",
         "├── weights 2.0 GiB",
         "├── cache 1.0 GiB  while collecting, 4 answers",
-        "└── activations 3.0 GiB  while learning",
+        "├── activations 3.0 GiB  while learning",
+        "├── gradients 1.0 MiB  while learning and updating",
+        "└── roots 1.0 KiB  while updating",
     ]
+
+
+def test_the_tree_says_what_does_not_go_through_the_network() -> None:
+    plan = made()
+    (stage,) = plan.stages
+    assert stage.geometry is not None
+    rows = {"prompts": 4, "group_size": 8, "micro_batch_tokens": 4096}
+    saving = {"share_prompts": True, "packing": True, "skip_without_signal": True}
+    sizes = stage.geometry.model_copy(update={**rows, **saving})
+    saved = plan.model_copy(update={"stages": (stage.model_copy(update={"geometry": sizes}),)})
+    lines = [line.lstrip("│├└─ ") for line in tree(saved).splitlines()]
+    at = next(number for number, line in enumerate(lines) if line.startswith("sizes"))
+    assert lines[at].endswith("2 x micro-batch of up to 4, of up to 4096 tokens: more as needed")
+    assert lines[at + 1 : at + 4] == [
+        "a prompt goes through the network once, not 8 times: its answers share it (batch.share_prompts)",
+        "rows stand behind one another where that costs less than padding (batch.packing)",
+        "answers whose advantage is 0 are not run (batch.skip_without_signal)",
+    ]
+    none = sizes.model_copy(update={"group_size": 0, "prompts": 0, "packing": False, "skip_without_signal": False})
+    again = plan.model_copy(update={"stages": (stage.model_copy(update={"geometry": none}),)})
+    assert "what the targets of a dialogue begin with goes through the network once" in tree(again)
+    assert "stand behind" not in tree(again) and "advantage is 0" not in tree(again)

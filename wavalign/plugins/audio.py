@@ -92,13 +92,15 @@ def _check_level(clip: AudioClip, samples: NDArray[np.float32]) -> None:
         raise DataError(message, hint="divide floats that were 16-bit integers by 32768 and write it again")
 
 
-def read(clip: AudioClip, *, sample_rate: int | None) -> Waveform:
+def read(clip: AudioClip, *, sample_rate: int | None, content: bytes | None = None) -> Waveform:
     """Read `clip`, mix it to mono and, where `sample_rate` (Hz) is given and differs, resample it.
+
+    `content` is what `read_bytes` gives, where that is known already.
 
     Raises DataError naming the file when it is missing, empty, cut short, beyond the limits on clips, not a sound file
     or not all numbers.
     """
-    with _opened(clip, read_bytes(clip)) as file:
+    with _opened(clip, read_bytes(clip) if content is None else content) as file:
         mono, rate = _mono(clip, file), int(file.samplerate)
     _check_level(clip, mono)
     if sample_rate is None or sample_rate == rate:

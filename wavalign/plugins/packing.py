@@ -184,7 +184,8 @@ class Packing:
     def of(self, rows: Sequence[int]) -> "Packing | None":
         """That of `rows` alone, in this order; None where they are better not packed."""
         units = of_rows(self.units, rows)
-        return packing(units, [self.lengths[row] for row in rows], self.options, self.place.device)
+        lengths = [self.lengths[row] for row in rows]
+        return packing(units, lengths, self.options, self.place.device, width=self.place.shape[1])
 
 
 def of_rows(units: Sequence[Unit], rows: Sequence[int]) -> list[Unit]:
@@ -207,14 +208,18 @@ def _unit(prefix: int, segments: Sequence[tuple[tuple[int, ...], int]]) -> Unit:
 
 
 def packing(
-    units: Sequence[Unit], lengths: Sequence[int], options: PackingOptions, device: torch.device
+    units: Sequence[Unit],
+    lengths: Sequence[int],
+    options: PackingOptions,
+    device: torch.device,
+    *,
+    width: int | None = None,
 ) -> Packing | None:
-    """Where the tokens of rows of `lengths` [B] stand; None where dense rows cost no more."""
+    """Where the tokens of rows of `lengths` [B], padded to `width` or the longest, stand; None for as they are."""
     arrangement = arrange(units, lengths, options)
     if arrangement is None:
         return None
-    width = max(lengths)
-    tables = _Tables(arrangement, torch.zeros(len(lengths), width, dtype=torch.int64))
+    tables = _Tables(arrangement, torch.zeros(len(lengths), width or max(lengths), dtype=torch.int64))
     for row, each in enumerate(arrangement.rows):
         tables.fill(row, each)
     return Packing(

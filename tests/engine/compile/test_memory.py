@@ -20,7 +20,9 @@ from wavalign.engine.backends.deepspeed import DeepSpeedBackend
 from wavalign.engine.backends.plain import PlainBackend
 from wavalign.engine.compile.adapter import WeightCounts, count_weights
 from wavalign.engine.compile.lowering import deepspeed_config
-from wavalign.engine.compile.memory import NUCLEUS, TILE_BYTES, estimate_memory
+from wavalign.engine.compile.memory import estimate_memory
+from wavalign.engine.compile.memory_sampling import NUCLEUS
+from wavalign.engine.compile.memory_sizes import RowSizes
 from wavalign.engine.compile.plan import Cluster, FamilySize, Geometry, Memory, MemoryRow
 from wavalign.engine.models.adapters import attach
 from wavalign.engine.models.scored_policy import ScoredPolicy
@@ -46,6 +48,7 @@ CUT = Geometry(
     micro_batch=3,
     accumulation=2,
 )
+ROW = RowSizes(2, prompt=20, answer=30, sampled=30)
 SUPERVISED = (put("objective.terms", {"sft": {"loss": "cross_entropy"}}), drop("objective.gate"))
 ADAPTED = put("model.adapter", {"type": "lora"})
 Scalars = tuple[ScalarHead, ...]
@@ -58,6 +61,8 @@ def estimate(
     weights: WeightCounts = FULL,
     sizes: Dimensions = SIZES,
     scalars: Scalars = (),
+    cut: Geometry = CUT,
+    row: RowSizes = ROW,
 ) -> Memory:
     """The estimate for the toy's graph, cut as above, over networks of given sizes."""
     section = RuntimeSection.model_validate({"device": "cpu", **runtime})
@@ -70,9 +75,9 @@ def estimate(
     return estimate_memory(
         sizes,
         weights=weights,
-        stage=stage.model_copy(update={"geometry": CUT, "deepspeed": config, "scalars": scalars}),
+        stage=stage.model_copy(update={"geometry": cut, "deepspeed": config, "scalars": scalars}),
         runtime=section,
-        row=(2, 50),
+        row=row,
         cluster=Cluster(gpus=1, gpu_bytes=80, host_bytes=4000),
     )
 
@@ -90,17 +95,95 @@ def test_by_hand(tmp_path: Path) -> None:
         "optimiser": 8 * million,
         "reference": 4 * million,
         "activations": tokens * 2 * (32 * 100 + 4 * (4 * 300 + 40)),
-        "logits": TILE_BYTES,
-        "KV cache": 4 * (2 * 2 * 50) * 40 * 2,
-        "choice": 16 * (2 * 2) * 1000,
+        "their gradients": tokens * 4 * (2 * 300 + 3 * 100),
+        "logits": (8 * 1000 + 12 * 100) * 3 * 30,  # answers alone are scored
+        "KV cache": 4 * (2 * 2 * (20 + 64)) * 40 * 3,  # room for 64 more is made at first, one layer's twice
+        "joined projections": 4 * 2 * (100 * 140 + 2 * 100 * 300 + 100 * 100),
+        "choice": 4 * (2 * 2) * 1000,
     }
-    learning = tokens * 2 * (32 * 100 + 4 * 1240) + TILE_BYTES
-    assert found.total == 20 * million + learning, "the phases do not overlap"
+    learning = tokens * (2 * (32 * 100 + 4 * 1240) + 4 * 900) + 9200 * 90
+    assert found.total == 20 * million + learning, "the moments do not overlap"
     assert found.capacity == 1000
     on_gpu = estimate(tmp_path, {"device": "auto", "precision": "bf16"}, *SUPERVISED)
     assert not {"reference", "KV cache", "choice"} & set(by_name(on_gpu))
     assert by_name(on_gpu)["bf16 copy"] == 2 * million
     assert on_gpu.capacity == 80
+
+
+def test_moments_of_a_step_do_not_overlap(tmp_path: Path) -> None:
+    """What is there while learning and updating counts with the larger of the two; collecting with neither."""
+    sizes = {"held": 1, "collect": 20, "train": 4, "learn": 10, "update": 7}
+    rows = tuple(MemoryRow(name=phase, bytes=size, phase=phase) for phase, size in sizes.items())
+    assert Memory(rows=rows, capacity=0).total == 21
+    assert Memory(rows=tuple(row for row in rows if row.name != "collect"), capacity=0).total == 15
+
+
+@pytest.mark.parametrize(("micro_batch", "phase"), [(5, "update"), (3, "train")])
+def test_gradients_of_the_only_micro_batch_come_as_its_activations_go(
+    tmp_path: Path, micro_batch: int, phase: str
+) -> None:
+    cut = CUT.model_copy(update={"micro_batch": micro_batch, "accumulation": -(-5 // micro_batch)})
+    weights = WeightCounts(0, 1_000_000, head=100_000, head_uses=1, embedded=True)
+    found = estimate(tmp_path, {}, weights=weights, cut=cut)
+    assert [row.phase for row in found.rows if row.name == "gradients"] == [phase]
+    wanted = 4 * 100_000 * (1 if phase == "update" else 2)
+    assert by_name(found)["embedding's gradient"] == wanted, "the head's and its own, beside the step's"
+
+
+@pytest.mark.parametrize(
+    ("precision", "zero", "changes", "joined", "head"),
+    [
+        ("float32", 0, (), 4 * (14_000 + 60_000 + 10_000), 0),  # a small head stays as it lies
+        ("bf16", 0, (), 2 * (14_000 + 60_000 + 10_000 + 30_000), 0),  # all of a layer from float32 weights
+        ("bf16", 2, (), 2 * (14_000 + 60_000), 4 * 100_000),
+        ("float32", 0, (ADAPTED,), None, 0),
+        ("float32", 0, (put("rollout.sampler", {"type": "kv_cache", "fuse_projections": False}),), None, 0),
+    ],
+)
+def test_copies_to_sample_from(
+    tmp_path: Path, precision: str, zero: int, changes: tuple[Change, ...], joined: int | None, head: int
+) -> None:
+    """Two layers of width 100, 300 inside, 40 cached; 30 tokens are sampled."""
+    engine = {"type": "deepspeed", "zero": zero} if zero else {"type": "plain"}
+    weights = WeightCounts(0, 1_000_000, projections=100_000)
+    found = by_name(estimate(tmp_path, {"precision": precision, "engine": engine}, *changes, weights=weights))
+    assert found.get("joined projections") == (None if joined is None else 2 * joined)
+    assert found.get("head's copy", 0) == head
+
+
+def test_prompts_count_where_they_take_more_than_answers(tmp_path: Path) -> None:
+    """2 prompts of 5,000 tokens go through at once before 2 answers to each are drawn."""
+    rows = {row.name: row for row in estimate(tmp_path, {}, row=RowSizes(2, prompt=5000, answer=1, sampled=1)).rows}
+    assert rows["prompts"].bytes == 4 * 10_000 * (3 * 300 + 4 * 100) and "choice" not in rows
+    assert rows["KV cache"].bytes == 4 * 2 * 5064 * 40 * 2
+
+
+def test_both_sides_of_a_pair_are_rows(tmp_path: Path) -> None:
+    """A micro-batch of all dialogues is not one of all rows."""
+    cut = CUT.model_copy(update={"micro_batch": 5, "accumulation": 1})
+    found = estimate(tmp_path, {}, cut=cut, row=RowSizes(2, prompt=20, answer=30, singles=2))
+    assert [row.phase for row in found.rows if row.name == "gradients"] == ["train"]
+
+
+def test_what_rows_share_is_given_once(tmp_path: Path) -> None:
+    """A demonstration, and two answers to one prompt: 2 x 20 tokens of prompts and 3 x 30 of answers."""
+    shared = by_name(estimate(tmp_path, {}, cut=CUT.model_copy(update={"share_prompts": True})))
+    assert shared["activations"] == (2 * 20 + 3 * 30) * 2 * (32 * 100 + 4 * 1240)
+    assert shared["attention mask"] == 4 * (2 * 20 + 3 * 30) * (20 + 2 * 30)
+    budget = by_name(estimate(tmp_path, {}, cut=CUT.model_copy(update={"micro_batch_tokens": 70})))
+    assert budget["activations"] == 70 * 2 * (32 * 100 + 4 * 1240)
+
+
+def test_a_critic_trains_no_head(tmp_path: Path) -> None:
+    terms = {"rl": {"loss": "grpo", "tokens": "all"}, "value": {"loss": "value", "tokens": "all"}}
+    shared = put("objective", {"advantage": {"type": "gae"}, "terms": terms})
+    apart = put("objective.critic", {"type": "separate"})
+    weights, heads = WeightCounts(0, 1_000_000, critic_trained=900_000), (ScalarHead("values", "token"),)
+    found = by_name(estimate(tmp_path, {}, shared, apart, weights=weights, scalars=heads))
+    states = [found[f"critic's {name}"] for name in ("weights", "gradients", "optimiser")]
+    assert states == [4_000_000, 3_600_000, 7_200_000]
+    alone = by_name(estimate(tmp_path, {}, shared, weights=weights, scalars=heads))
+    assert found["activations"] == 2 * alone["activations"]
 
 
 def test_recomputing_keeps_a_layer_and_the_inputs_of_all(tmp_path: Path) -> None:
@@ -154,13 +237,12 @@ def test_an_adapter(tmp_path: Path) -> None:
     ("precision", "zero", "uses", "changes", "each"),
     [
         ("float32", 0, 1, (), 4),
-        ("float32", 0, 2, (), 8),  # tied: as a head and as an embedding
         ("float32", 0, 11, (), 8),  # heads that share a weight are added up as they come
         ("float32", 0, 1, (put("rollout.top_p", 0.9),), 8),  # answers by their kept ids, demonstrations by all
         ("float32", 0, 1, (put("rollout.top_p", 0.9), drop("objective.terms.sft")), 4),
         ("bf16", 0, 1, (), 4),  # from float32 weights
         ("bf16", 2, 1, (), 6),
-        ("bf16", 2, 2, (), 8),
+        ("bf16", 2, 2, (), 8),  # two heads
     ],
 )
 def test_the_gradient_of_a_head(
@@ -212,20 +294,20 @@ def test_scalar_heads(tmp_path: Path, zero: int, precision: str, bytes_each: int
 
 
 def test_which_head_is_trained(tmp_path: Path) -> None:
-    """The largest trained weight over the vocabulary, and how many gradients a pass gives for it."""
+    """The largest trained weight over the vocabulary, the heads it serves, and whether ids are embedded."""
 
-    def head(architecture: Architecture, **model: Any) -> tuple[int, int]:
+    def head(architecture: Architecture, **model: Any) -> tuple[int, int, bool]:
         section = ModelSection.model_validate({"architecture": Component(type="vita"), **model})
         counts = count_weights(section, architecture)
-        return counts.head // architecture.tokens.vocabulary_size, counts.head_uses
+        return counts.head // architecture.tokens.vocabulary_size, counts.head_uses, counts.embedded
 
     tied, apart = small_vita(tmp_path), small_vita(tmp_path, tie_embeddings=False)
-    assert head(tied) == (32, 2) and head(apart) == (32, 1)
-    assert head(apart, freeze=["embed"]) == (32, 1) and head(apart, freeze=["text_head"]) == (32, 1)
-    assert head(apart, freeze=["embed", "text_head"]) == (0, 1) == head(tied, freeze=["embed"])
-    assert head(tied, adapter={"type": "lora"}) == (0, 1)
-    assert head(small_vita(tmp_path, tie_embeddings=False, num_mtp_layers=3)) == (32, 4)
-    assert head(small_kimi(tmp_path)) == (32, 1)
+    assert head(tied) == (32, 1, True) and head(apart) == (32, 1, True)
+    assert head(apart, freeze=["embed"]) == (32, 1, False) and head(apart, freeze=["text_head"]) == (32, 0, True)
+    assert head(apart, freeze=["embed", "text_head"]) == (0, 0, False) == head(tied, freeze=["embed"])
+    assert head(tied, adapter={"type": "lora"}) == (0, 0, False)
+    assert head(small_vita(tmp_path, tie_embeddings=False, num_mtp_layers=3)) == (32, 4, True)
+    assert head(small_kimi(tmp_path)) == (32, 1, True)
 
 
 @pytest.mark.parametrize(("share", "fits"), [(0.5, "yes"), (0.9, "yes"), (0.91, "tight"), (1.0, "tight"), (1.01, "no")])
@@ -336,7 +418,7 @@ def expected(folder: Path, kind: str, type_: str | None, precision: Precision, r
         weights=weights,
         stage=only_stage(plan),
         runtime=section,
-        row=(1, 24),
+        row=RowSizes(1, prompt=12, answer=12),
         cluster=cluster,
     )
     rows = by_name(memory)
@@ -423,7 +505,7 @@ def public(folder: Path, name: str, gpus: int, zero: int, *, lora: bool) -> Memo
         else WeightCounts(0, count, head=3584 * ids, head_uses=11 if name.endswith("Boost") else 1),
         stage=stage.model_copy(update={"geometry": cut, "deepspeed": config}),
         runtime=runtime,
-        row=(1, 1500),
+        row=RowSizes(1, prompt=500, answer=1000, sampled=1000),
         cluster=Cluster(gpus=gpus, gpu_bytes=80 * 10**9),
     )
 
@@ -478,7 +560,16 @@ def test_the_example_of_the_page(tmp_path: Path) -> None:
     assert found["buffers"] == 2 * 4 * 50_000_000
     layer = 20 * 3584 + 2 * (4 * 18944 + 1024)
     assert found["activations"] == 2 * 1500 * (layer + 2 * 3584 * 28) == 1_277_952_000
+    assert found["their gradients"] == 3000 * 2 * (2 * 18944 + 3 * 3584) == 291_840_000
+    columns = 2**26 // 2000
+    assert found["logits"] == 6 * 2000 * columns + 8 * columns * 3584 + 8 * 2000 * 3584 == 1_422_052_288
     assert found["head's gradient"] == 6 * 168_072 * 3584 == 3_614_220_288
     assert found["CUDA"] == GIB
-    assert found["KV cache"] == 8 * 1500 * 1024 * 28 * 2
-    assert found["choice"] == 16 * 8 * 168_072
+    assert found["KV cache"] == 8 * 1536 * 1024 * 29 * 2 == 729_808_896
+    assert found["joined projections"] == 2 * 28 * (3584 * 4608 + 2 * 3584 * 18944) == 8_529_117_184
+    assert found["choice"] == 4 * 8 * 168_072
+    assert found["kept tensors"] == found["KV cache"] + found["choice"]
+    rows = public(tmp_path, "VITA-Audio Vanilla", 8, 2, lora=False)
+    sums = {phase: sum(row.bytes for row in rows.rows if row.phase == phase) for phase in ("held", "train", "learn")}
+    assert sum(sums.values()) == 55_197_164_736
+    assert rows.total == 57_120_217_344

@@ -16,6 +16,7 @@ from tests.toy.compiled import HERE, Change, drop, put
 from tests.toy.world import toy_recipe, write_recipe
 from wavalign.engine import api
 from wavalign.engine.compile.compiler import compile_recipe
+from wavalign.engine.compile.plan import Cluster
 from wavalign.engine.compile.preflight import Finding, Preflight
 from wavalign.engine.run.builder import Builder
 from wavalign.engine.state.distributed import World
@@ -143,10 +144,43 @@ def test_a_disk_that_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_a_machine_that_is_too_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(api, "detect_cluster", lambda: HERE.model_copy(update={"host_bytes": 1 << 20}))
+    monkeypatch.setattr(api, "detect_cluster", lambda: HERE.model_copy(update={"host_bytes": 1 << 19}))
     finding = at(look(tmp_path), "memory")
     assert finding.level == "error"
     assert "micro_batch" in finding.hint
+
+
+def test_a_machine_whose_allocator_may_not_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a CPU what stands between tensors can be as much as learning and updating add."""
+    found = look(tmp_path)
+    ((_, memory),) = found.memory
+    again = sum(row.bytes for row in memory.rows if row.phase in ("train", "learn", "update"))
+    assert again > memory.total / 100
+    size = max(memory.total + again // 2, int(memory.total / 0.9) + 1)
+    assert size < memory.total + again, "it fits, and not with fragments"
+    monkeypatch.setattr(api, "detect_cluster", lambda: Cluster(cores=1, host_bytes=size))
+    (finding,) = [each for each in look(tmp_path).findings if each.what == "memory"]
+    assert finding.level == "warning" and "MALLOC_MMAP_THRESHOLD_" in finding.hint
+
+
+def test_a_stage_that_only_answers_has_an_estimate(tmp_path: Path) -> None:
+    """36 prompts in chunks of 16, four answers each, of at most 5 tokens."""
+    found = look(tmp_path, put("stages", [{"name": "sample", "type": "generate"}]))
+    ((name, memory),) = found.memory
+    rows = {row.name: row for row in memory.rows}
+    assert name == "sample" and rows.keys() == {"weights", "KV cache", "choice"}
+    assert rows["KV cache"].note == "64 answers at once"
+    bounded = put("rollout.sampler", {"type": "kv_cache", "max_rows": 10})
+    ((_, less),) = look(tmp_path, put("stages", [{"name": "sample", "type": "generate"}]), bounded).memory
+    assert {row.name: row for row in less.rows}["KV cache"].note == "8 answers at once"
+
+
+def test_a_large_held_out_split_counts(tmp_path: Path) -> None:
+    """36 dialogues are answered at once to measure, 16 answers to learn from."""
+    ((_, memory),) = look(tmp_path).memory
+    assert {row.name: row.note for row in memory.rows}["KV cache"] == "36 prompts at once"
+    ((_, memory),) = look(tmp_path, put("evaluation.limit", 12)).memory
+    assert {row.name: row.note for row in memory.rows}["KV cache"] == "16 answers at once"
 
 
 def test_recipes_are_plain_yaml(tmp_path: Path) -> None:

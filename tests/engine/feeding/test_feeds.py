@@ -1,6 +1,7 @@
 """Which dialogues a step sees: epochs, mixing, the place in the data, slices; and codes computed once."""
 
 import shutil
+import sqlite3
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import final
 import numpy as np
 import pytest
 import soundfile
+import torch
 
 from tests.toy.compiled import compiled
 from tests.toy.live import live_stage
@@ -200,3 +202,32 @@ def test_a_damaged_cache_of_codes_is_named(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match=r"codes\.sqlite") as caught:
         CodeCache(Counting(), path)
     assert "remove it" in caught.value.hint
+
+
+def test_a_damaged_entry_of_codes_is_computed_anew(tmp_path: Path, clip: AudioClip) -> None:
+    codec, path = Counting(), tmp_path / "codes.sqlite"
+    wanted = list(CodeCache(codec, path)(clip))
+    with sqlite3.connect(path) as database:
+        database.execute("UPDATE codes SET ids = ?", (b"\1\0\0\0",))
+    assert list(CodeCache(codec, path)(clip)) == wanted
+    assert codec.calls == 2
+
+
+def test_a_prompt_that_is_kept_is_written_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder = live_stage(compiled(tmp_path)).roller.encoder
+    written: list[str] = []
+    original = type(encoder.architecture).encode_prompt
+
+    def counted(self: object, dialogue: Dialogue, encode_audio: object) -> object:
+        written.append(dialogue.id)
+        return original(self, dialogue, encode_audio)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(type(encoder.architecture), "encode_prompt", counted)
+    one, other = (Dialogue("same", (Message("user", text),)) for text in ("one", "two"))
+    keeping = encoder.keeping()
+    rows = [keeping.prompt(each) for each in (one, other, one, other)]
+    assert written == ["same", "same"]
+    assert rows[0] is rows[2] and not torch.equal(rows[0].ids, rows[1].ids)
+    plain = [encoder.prompt(one), encoder.prompt(one)]
+    assert len(written) == 4 and torch.equal(plain[0].ids, rows[0].ids)
+    assert keeping.codec_lock is encoder.codec_lock

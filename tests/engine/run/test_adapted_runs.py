@@ -63,7 +63,7 @@ def test_the_next_stage_starts_from_the_merged_model(whole: Path) -> None:
     train_lines = [line for line in lines(whole / "metrics.jsonl") if line["split"] == "train"]
     divergence = [line["loss/rl.kl"] for line in train_lines]
     # The reference is what each stage started from: no divergence in its first step, some later.
-    assert divergence[0] == divergence[3] == 0
+    assert max(divergence[0], divergence[3]) < 1e-12  # but for rounding: rows that are scored alone are packed alone
     assert min(divergence[1], divergence[2], divergence[4]) > 1e-5
 
 

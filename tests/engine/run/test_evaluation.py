@@ -129,3 +129,24 @@ def test_the_gold_answers_may_be_left_unmeasured(tmp_path: Path) -> None:
     api.run(compiled(tmp_path, put("evaluation.ceiling", False)))
     held = [line for line in lines(tmp_path / "run" / "metrics.jsonl") if line["split"] != "train"]
     assert held and not any("ceiling" in key for line in held for key in line)
+
+
+def test_held_out_prompts_are_written_once_however_often_they_are_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    live, whole = evaluated_stage(compiled(tmp_path, put("data.evaluation", {"type": "toy_sums", "limit": 5})))
+    written: list[str] = []
+    encode = type(live.architecture).encode_prompt
+
+    def counted(self: Any, dialogue: Any, encode_audio: Any) -> Any:
+        written.append(dialogue.id)
+        return encode(self, dialogue, encode_audio)
+
+    monkeypatch.setattr(type(live.architecture), "encode_prompt", counted)
+    policy = live.backend.policy
+    first, second = ([dict(each.values) for each in whole.run(policy, lambda *said: None)] for _ in range(2))
+    live.close()
+    assert len(written) == len(set(written)) == 5
+    assert [{k: v for k, v in each.items() if k != "evaluation_seconds"} for each in first] == [
+        {k: v for k, v in each.items() if k != "evaluation_seconds"} for each in second
+    ]

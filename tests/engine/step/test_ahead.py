@@ -15,6 +15,7 @@ from tests.engine.step.test_invariance import CHECKSUM, assert_equal
 from tests.engine.step.test_openings import OPENINGS
 from tests.toy.compiled import Change, compiled, drop, only_stage, problems, put
 from tests.toy.live import live_stage, train, train_rank
+from wavalign.engine.compile import graph as graphs
 from wavalign.engine.compile.plan import Plan
 from wavalign.engine.step import rewards as reward_threads
 from wavalign.engine.step.metrics import StepResult
@@ -163,6 +164,41 @@ def test_what_is_remembered_of_the_data_is_what_a_run_that_waits_remembers(tmp_p
     assert states[0]["drawn"] == 2 * 4
 
 
+CAPPED: tuple[Change, ...] = (AHEAD, BRISK, put("rollout.importance_cap", 1.02), put("optim.epsilon", 1e-3))
+
+
+@pytest.mark.parametrize("kl", [{"coefficient": 0.05}, {"coefficient": 0.05, "unbiased": True}])
+def test_old_log_probs_off_the_pass_that_learns_are_those_of_a_pass_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kl: dict[str, object]
+) -> None:
+    """Weights that are cut off among them; with a pass of their own as for a provider elsewhere."""
+    changes = (*CAPPED, put("objective.terms.rl.loss", {"type": "grpo", "kl": kl}), CHECKSUM)
+    changes = (*changes, put("batch.skip_without_signal", False))  # what is not run is in no mismatch
+    plan = compiled(tmp_path, *changes)
+    one = train(plan, steps=4)
+    monkeypatch.setattr(graphs, "in_one_pass", lambda known, parts: known)
+    before = compiled(tmp_path, *changes)
+    assert only_stage(before).graph.made_for("recompute") and not only_stage(before).graph.gives("weighed")
+    assert only_stage(plan).graph.gives("weighed")
+    assert_equal(one, train(before, steps=4))
+    assert one[0][3]["mismatch/max"] > 0.02  # or nothing would have been cut off
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        put("batch.epochs", 2),
+        put("batch.mini_batches", 2),
+        put("model.adapter", {"type": "lora", "rank": 2, "dropout": 0.1}),
+        put("objective.advantage", {"type": "return_to_go", "kl": {"coefficient": 0.1}}),
+    ],
+    ids=["epochs", "mini-batches", "dropout", "asked before"],
+)
+def test_where_the_pass_that_learns_comes_too_late_they_have_one_of_their_own(tmp_path: Path, change: Change) -> None:
+    graph = only_stage(compiled(tmp_path, AHEAD, change)).graph
+    assert graph.made_for("recompute") and graph.gives("importance") and not graph.gives("weighed")
+
+
 def test_it_does_not_depend_on_ranks_and_micro_batches(tmp_path: Path) -> None:
     steady = (AHEAD, CHECKSUM, put("optim.epsilon", 1e-3))
     whole = train(compiled(tmp_path, *steady))
@@ -187,7 +223,7 @@ def test_the_plan_shows_it(tmp_path: Path) -> None:
     (operator,) = (each for each in graph.operators if each.function == "rollout_ahead")
     assert names.index("reward.exact") < names.index("rollout_ahead") < names.index("aggregate")
     assert "while rewards score" in operator.detail
-    assert graph.gives("importance") and graph.gives("mismatch")
+    assert graph.gives("weighed") and graph.gives("mismatch") and not graph.made_for("recompute")
     plain = only_stage(compiled(tmp_path)).graph
     assert not plain.made_for("rollout_ahead") and not plain.gives("mismatch")
 

@@ -11,6 +11,7 @@ from tests.engine.step.test_updates import SEVERAL
 from tests.toy.compiled import Change, compiled, only_stage, put
 from tests.toy.live import live_stage, train, train_rank
 from wavalign.engine.step.step import StepExecutor
+from wavalign.errors import PluginError
 
 DENSE = (put("batch.share_prompts", False), put("batch.packing", False), put("batch.skip_without_signal", False))
 STEADY = put("optim.epsilon", 1e-3)
@@ -91,6 +92,8 @@ def test_what_is_saved_is_logged(tmp_path: Path) -> None:
     assert result.metrics["rows_without_signal"] == quiet
     assert result.metrics["over_micro_batch_tokens"] == 0
     assert 0 < result.metrics["forward_share"] < 0.6
+    assert result.metrics["rl/ratio"] == pytest.approx(1, abs=1e-5)  # a mean over what was run
+    assert result.metrics["ratio/first"] == pytest.approx(1, abs=1e-5)
     plain = live_stage(compiled(tmp_path, *SPARSE, *DENSE))
     whole = StepExecutor(plain).step(0).metrics
     plain.close()
@@ -110,3 +113,33 @@ def test_rows_are_run_that_a_metric_asks_for(tmp_path: Path) -> None:
     assert geometry is not None and not geometry.skip_without_signal
     (line, *_), _ = train(compiled(tmp_path, *MIXED), steps=1)
     assert "rows_without_signal" not in line
+
+
+SILENT = """
+from typing import final
+from wavalign.plugins.api import Loss, LossInputs, LossOutput
+
+@final
+class Silent(Loss):
+    type = "silent"
+    family = "rollouts"
+    signal = "rewards"
+
+    @property
+    def needs(self):
+        return frozenset({"advantages"})
+
+    def compute(self, inputs: LossInputs) -> LossOutput:
+        return LossOutput(-inputs.logprobs * inputs.column("advantages"))
+"""
+
+
+def test_a_signal_that_is_no_need_is_an_error(tmp_path: Path) -> None:
+    plugin = tmp_path / "silent.py"
+    plugin.write_text(SILENT, encoding="utf-8")
+    changes = (lambda recipe: recipe["plugins"].append(str(plugin)), put("objective.terms.own", {"loss": "silent"}))
+    with pytest.raises(PluginError, match="silent without `rewards`"):
+        compiled(tmp_path, *changes)
+    plugin.write_text(SILENT.replace('"advantages"})', '"advantages", "rewards"})'), encoding="utf-8")
+    terms = only_stage(compiled(tmp_path, *changes)).terms
+    assert {term.name: term.signal for term in terms if term.signal} == {"rl": "advantages", "own": "rewards"}

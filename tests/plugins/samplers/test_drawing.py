@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from wavalign.plugins.api import Distribution
+from wavalign.plugins.samplers.batch import StreamDrawer
 from wavalign.plugins.samplers.drawing import LARGEST, Draw, Drawer, penalised, row_uniforms
-from wavalign.plugins.samplers.loop import StreamDrawer
 from wavalign.plugins.samplers.transcript import Transcript
 
 PROBABILITIES = torch.tensor([[0.1, 0.4, 0.05, 0.25, 0.2]])
@@ -143,19 +143,35 @@ def test_the_penalty_waits_for_more_ids_than_its_window_and_sees_the_newest_of_t
     """By hand, likeliest first, window 2: nothing is penalised before the fourth token, then whatever came in the last
     two."""
     logits, drawer = torch.tensor([[3.0, 2.9, 2.8, 0.1]]), StreamDrawer(0, Distribution(0.0, 0, 1.0, 2.0, 2))
-    transcript, row, said = Transcript(1, 1, 8, device=torch.device("cpu")), torch.tensor([0]), []
-    for _ in range(8):
-        draw = drawer.draw(logits.clone(), torch.tensor([0.5], dtype=torch.float64), transcript, row)
-        said.append(int(draw.ids))
-        transcript.write(row, [draw], heads=(0,), forced=torch.tensor([[-1]]))
-    assert said == [0, 0, 0, 1, 2, 0, 1, 2]
+    for window in (0, 4):
+        transcript, said = written((1, 1, 8), window), []
+        for _ in range(8):
+            draw = drawer.draw(logits.clone(), transcript)
+            said.append(int(draw.ids))
+            note(transcript, [draw])
+        assert said == [0, 0, 0, 1, 2, 0, 1, 2]
 
 
-def test_recent_ids_are_the_newest_of_their_own_stream_and_row() -> None:
-    transcript, rows = Transcript(2, 2, 5, device=torch.device("cpu")), torch.tensor([0, 1])
+def written(shape: tuple[int, int, int], window: int) -> Transcript:
+    return Transcript(torch.full(shape, 0.5, dtype=torch.float64), device=torch.device("cpu"), window=window)
+
+
+def note(transcript: Transcript, draws: list[Draw]) -> None:
+    """One step in which the layout forces nothing and ends nothing."""
+    count = len(draws[0].ids)
+    transcript.write(draws, forced=torch.full((count, len(draws)), -1))
+    none = torch.zeros(count, dtype=torch.bool)
+    transcript.close(torch.zeros((count, len(draws)), dtype=torch.int8), finished=none, text_over=none)
+    transcript.advance(tuple(range(len(draws))))
+
+
+@pytest.mark.parametrize("place", [0, 4])
+def test_recent_ids_are_the_newest_of_their_own_stream_and_row(place: int) -> None:
+    """Where Python counts the steps, and where a tensor does."""
+    transcript = written((2, 2, 5), place)
     for step in range(5):
         for window in (3, 4):
-            found = transcript.recent(1, rows, window)
+            found = transcript.recent(1, window)
             if step <= window:
                 assert found is None, "no penalty before there are more ids than the window holds"
             else:
@@ -164,4 +180,4 @@ def test_recent_ids_are_the_newest_of_their_own_stream_and_row() -> None:
                 assert found is not None and found.tolist() == expected
         ids = [torch.tensor([10 * row + 100 * stream + step for row in (0, 1)]) for stream in (0, 1)]
         draws = [Draw(each, torch.zeros(2), None) for each in ids]
-        transcript.write(rows, draws, heads=(0, 1), forced=torch.full((2, 2), -1))
+        note(transcript, draws)

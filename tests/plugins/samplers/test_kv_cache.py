@@ -1,5 +1,6 @@
 """The loop: what it records can be scored again, and a row's answer is its own."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,10 @@ from wavalign.plugins.api import SamplingOptions
 from wavalign.plugins.architectures.vita import VitaAudio
 from wavalign.plugins.architectures.vita_audio.policy import VitaPolicy
 from wavalign.plugins.batch import AudioClip, Dialogue, Message, Role, Rollout, RolloutGroup, collate, concatenate
-from wavalign.plugins.samplers import loop
+from wavalign.plugins.samplers import kv_cache
+from wavalign.plugins.samplers.heads import HeadProjections
 from wavalign.plugins.samplers.kv_cache import KvCache, KvCacheParams
-from wavalign.plugins.samplers.loop import HeadProjections
+from wavalign.plugins.samplers.recorded import NO_BUCKETS
 
 LENGTHS = (3, 9, 1, 6)
 
@@ -105,7 +107,8 @@ def test_looking_seldom_which_rows_are_finished_changes_no_answer(
     policy = lively_policy(vita, scale=4.0)
     settings = options(top_k=20)
     expected = rollouts(sample(vita, policy, settings))
-    monkeypatch.setattr(loop, "look_every", lambda device: 7)
+    seldom = replace(NO_BUCKETS, every=7)
+    monkeypatch.setattr(kv_cache, "buckets_for", lambda device, record: seldom)
     for one, other in zip(expected, rollouts(sample(vita, policy, settings)), strict=True):
         assert torch.equal(one.completion.ids, other.completion.ids)
         assert torch.equal(one.completion.roles, other.completion.roles)
@@ -123,7 +126,7 @@ def test_logits_are_single_precision_under_autocast(tmp_path: Path) -> None:
     policy = lively_policy(vita)
     hidden = torch.randn(3, 32, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):
-        found = HeadProjections(policy).logits(0, hidden)
+        found = HeadProjections(policy, 1).logits(0, hidden)
     torch.testing.assert_close(found, hidden @ policy.head_weight(0).detach().t())
 
 

@@ -13,6 +13,8 @@ from wavalign.plugins.api import Architecture
 from wavalign.schema.model import AdapterSection, ModelSection
 from wavalign.schema.translation import did_you_mean
 
+PREDICTING = ("text_head", "audio_head", "audio_branch", "mtp")
+"""Groups of parameters that predict tokens, which a critic does not."""
 Shapes = Mapping[str, tuple[int, ...]]
 GroupOf = Callable[[str], str]
 
@@ -32,7 +34,13 @@ class WeightCounts:
     head: int = 0
     """Of the largest trained head or embedding, whose gradient is whole before it is added; 0 where none is trained."""
     head_uses: int = 1
-    """How often one backward pass gives a gradient for all of it: by every head it serves, and as embedding."""
+    """How often one backward pass gives a gradient for all of it by the heads that it serves."""
+    embedded: bool = False
+    """Whether one more comes from it as the embedding, or from an embedding as large."""
+    projections: int = 0
+    """All heads together, trained or not, each weight once."""
+    critic_trained: int = 0
+    """Of a second network that is a critic: what only predicts tokens is frozen there."""
 
     @property
     def trainable(self) -> int:
@@ -78,34 +86,43 @@ def count_weights(model: ModelSection, architecture: Architecture) -> WeightCoun
         group = architecture.parameter_group(name)
         by_group[group] = by_group.get(group, 0) + prod(shape)
     total = sum(by_group.values())
+    both = {
+        "projections": _projections(architecture),
+        "critic_trained": sum(n for group, n in by_group.items() if group not in (*PREDICTING, *(model.freeze or ()))),
+    }
     if section is None:
         frozen = sum(by_group.get(group, 0) for group in model.freeze or ())
-        head, uses = _head(architecture, frozenset(by_group) - frozenset(model.freeze or ()))
-        return WeightCounts(frozen=frozen, trained=total - frozen, head=head, head_uses=uses)
+        head, uses, embedded = _head(architecture, frozenset(by_group) - frozenset(model.freeze or ()))
+        return WeightCounts(frozen, total - frozen, head=head, head_uses=uses, embedded=embedded, **both)
     layers = adapted_layers(section, shapes, architecture.parameter_group).values()
     trained = sum(by_group[group] for group in section.also_train)
     dora = section.type == "dora"
     added = sum(section.rank * (outputs + inputs) + dora * outputs for outputs, inputs in layers)
     kept = sum(2 * outputs for outputs, _ in layers) if dora else 0
-    head, uses = _head(architecture, frozenset(section.also_train))
-    return WeightCounts(total - trained, trained, added, kept, head, uses)
+    head, uses, embedded = _head(architecture, frozenset(section.also_train))
+    return WeightCounts(total - trained, trained, added, kept, head, uses, embedded, **both)
 
 
-def _head(architecture: Architecture, trained: frozenset[str]) -> tuple[int, int]:
-    """Size of the largest trained weight that reaches over the vocabulary, and its gradients in a backward pass."""
+def _head(architecture: Architecture, trained: frozenset[str]) -> tuple[int, int, bool]:
+    """Of the largest trained weight over the vocabulary: size, heads that it serves, and whether ids are embedded."""
     with torch.device("meta"):
         policy = architecture.empty_policy()
     groups = {id(each): architecture.parameter_group(name) for name, each in policy.named_parameters()}
     weights = [policy.head_weight(index) for index in range(len(architecture.tokens.heads))]
     served = Counter(id(weight) for weight in weights)
-    found = [
-        (weight.numel(), served[id(weight)] + (groups[id(weight)] == "embed"))
-        for weight in weights
-        if groups[id(weight)] in trained
-    ]
-    if "embed" in trained:
-        found.append((weights[0].numel(), 1))
-    return max(found, default=(0, 1))
+    embedded = "embed" in trained
+    found = [(weight.numel(), served[id(weight)], embedded) for weight in weights if groups[id(weight)] in trained]
+    if embedded:
+        found.append((weights[0].numel(), 0, True))
+    return max(found, default=(0, 0, False))
+
+
+def _projections(architecture: Architecture) -> int:
+    """Elements of all heads, each weight once."""
+    with torch.device("meta"):
+        policy = architecture.empty_policy()
+    weights = [policy.head_weight(index) for index in range(len(architecture.tokens.heads))]
+    return sum({id(weight): weight.numel() for weight in weights}.values())
 
 
 def trained_line(model: ModelSection, weights: WeightCounts) -> str:

@@ -1,8 +1,9 @@
 """Sampling a step ahead: its operator, what it does not go with, and where it saves nothing."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
-from wavalign.engine.compile.operators import ANSWERS, ROLLOUTS, Candidate, StageParts
+from wavalign.engine.compile.operators import ANSWERS, ROLLOUTS, SCALAR, Candidate, StageParts
 from wavalign.engine.compile.plan import Operator, StagePlan, Warned
 from wavalign.engine.compile.reward_checks import Noted
 from wavalign.plugins.api import Reward, text_is_enough
@@ -12,7 +13,9 @@ from wavalign.schema.stage import Stage
 
 AHEAD = "rollout_ahead"
 """Name and function of the operator."""
-PATH = "rollout.ahead"
+WEIGHED, OLD, PATH = "weighed", "old_logprobs", "rollout.ahead"
+_LEARNING = ("micro_batches", "term", "first_ratio")
+"""Functions that read old log-probs where rows are learned from."""
 
 
 def sampling_ahead(parts: StageParts) -> Iterator[Candidate]:
@@ -29,6 +32,40 @@ def sampling_ahead(parts: StageParts) -> Iterator[Candidate]:
             detail="of the next step, while rewards score; by weights one step old when it learns",
         )
         yield Candidate(operator, follows=True)
+
+
+def in_one_pass(known: Sequence[Candidate], parts: StageParts) -> list[Candidate]:
+    """`known`; where each row is learned from once, with old log-probs and importance off the pass that learns.
+
+    What is dropped there, or asks for old log-probs before it, needs them of a pass of their own.
+    """
+    once = parts.epochs * parts.mini_batches == 1 and not parts.dropout
+    asked = any(OLD in term.needs for term in parts.terms)
+    before = (each.operator for each in known if each.operator.function not in (*_LEARNING, "recompute"))
+    early = any({OLD, "importance"} & set(each.needs) for each in before)
+    if not parts.ahead or not once or not asked or early or any("importance" in term.needs for term in parts.terms):
+        return list(known)
+    operator = Operator(
+        name=WEIGHED,
+        function=WEIGHED,
+        needs=("micro_batches", "logprobs"),
+        gives={WEIGHED: "[B]", "mismatch": SCALAR},
+        scope="micro_batch",
+        place="device",
+        detail="answers come from other weights: tokens count by the ratio to those that learn",
+    )
+    kept = [_weighed(each) for each in known if each.operator.function != "recompute"]
+    return [*kept, Candidate(operator)]
+
+
+def _weighed(candidate: Candidate) -> Candidate:
+    """With what the pass that learns says of old log-probs in the place of those that were computed before it."""
+    operator, needs = candidate.operator, candidate.operator.needs
+    if operator.function == "micro_batches":
+        needs = tuple("behaviour_logprobs" if each == OLD else each for each in needs if each != "importance")
+    elif operator.function in _LEARNING:
+        needs = tuple(WEIGHED if each == "micro_batches" else each for each in needs if each != OLD)
+    return replace(candidate, operator=operator.model_copy(update={"needs": needs}))
 
 
 def ahead_problems(stage: Stage) -> Iterator[Noted]:

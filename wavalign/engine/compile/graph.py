@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal, final
 
-from wavalign.engine.compile.ahead import sampling_ahead
+from wavalign.engine.compile.ahead import in_one_pass, sampling_ahead
 from wavalign.engine.compile.operators import Candidate, StageParts, candidates, metrics
 from wavalign.engine.compile.plan import Graph, Operator, Pruned
 
@@ -22,7 +22,7 @@ def build_graph(parts: StageParts, left_out: Sequence[Pruned] = ()) -> Graph:
 
     `left_out` is what the recipe names and the parts do not: terms that can move no weight, a gate that none follows.
     """
-    known = [*candidates(parts), *sampling_ahead(parts)]
+    known = [*in_one_pass(candidates(parts), parts), *sampling_ahead(parts)]
     resolution = _Resolution(known)
     resolution.need(TARGET)
     resolution.follow()

@@ -101,6 +101,8 @@ class StageParts:
     epochs: int = 1
     ahead: bool = False
     """Whether the next step's prompts are answered while rewards score."""
+    dropout: bool = False
+    """Whether the pass that learns drops anything."""
     resample: int = 0
     """Rounds in which groups without spread are replaced at most; 0 where they stay."""
 

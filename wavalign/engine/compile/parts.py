@@ -32,6 +32,7 @@ def stage_parts(stage: Stage, terms: Sequence[TermPlan], registry: Registry) -> 
         adapter=stage.model.adapter is not None,
         own_network=_own_network(stage.rollout.provider.type, registry) and not stage.rollout.ahead,
         ahead=bool(stage.rollout.ahead),
+        dropout=stage.model.adapter is not None and stage.model.adapter.dropout > 0,
         mini_batches=stage.batch.mini_batches,
         epochs=stage.batch.epochs,
         resample=0 if stage.rollout.resample is None else stage.rollout.resample.limit,

@@ -183,8 +183,9 @@ class MemoryRow(Section):
     name: str
     bytes: int
     note: str = ""
-    phase: Literal["held", "collect", "learn"] = "held"
-    """`held` throughout, or only while a step collects or learns."""
+    phase: Literal["held", "collect", "train", "learn", "update"] = "held"
+    """`held` throughout, or only while answers are sampled (`collect`), while a micro-batch goes forward and backward
+    (`learn`), from the end of the last backward pass until the weights have moved (`update`), or in both (`train`)."""
 
 
 MARGIN = 0.1
@@ -202,11 +203,11 @@ class Memory(Section):
 
     @property
     def total(self) -> int:
-        """Bytes of the fuller phase."""
-        sums = {"held": 0, "collect": 0, "learn": 0}
+        """Bytes of the fullest moment."""
+        sums = {"held": 0, "collect": 0, "train": 0, "learn": 0, "update": 0}
         for row in self.rows:
             sums[row.phase] += row.bytes
-        return sums["held"] + max(sums["collect"], sums["learn"])
+        return sums["held"] + max(sums["collect"], sums["train"] + max(sums["learn"], sums["update"]))
 
     @property
     def fits(self) -> Literal["yes", "tight", "no"]:

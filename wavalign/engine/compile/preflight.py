@@ -3,13 +3,16 @@
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from math import ceil
 from typing import Literal, Protocol, TypeVar, final
 
 import torch
 
 from wavalign.engine.compile.adapter import count_weights, trained_line
 from wavalign.engine.compile.components import read_headings, there_before
+from wavalign.engine.compile.half_precision import WORTH, cpu_products
 from wavalign.engine.compile.memory import estimate_memory
+from wavalign.engine.compile.memory_sizes import RowSizes
 from wavalign.engine.compile.operators import ROLLOUTS
 from wavalign.engine.compile.plan import MARGIN, Cluster, Memory, Plan, StagePlan, TermPlan
 from wavalign.engine.compile.stage_links import codec_before
@@ -104,6 +107,7 @@ def preflight(plan: Plan, tools: Tools, cluster: Cluster, *, folder: str) -> Pre
     """Look at everything a run of `plan` would touch; problems become findings, not exceptions."""
     inspection = _Inspection(plan, tools, cluster)
     inspection.disk(folder)
+    inspection.precision()
     for stage in plan.stages:
         inspection.stage(stage)
     return Preflight(tuple(inspection.findings), tuple(inspection.memory))
@@ -117,6 +121,10 @@ class _Inspection:
         self.plan, self.tools, self.cluster = plan, tools, cluster
         self.findings: list[Finding] = []
         self.memory: list[tuple[str, Memory]] = []
+        self._sizes: dict[str, int | None] = {}
+        """Dialogues of the present stage's headings; None of a stream."""
+        self._singles = 1
+        """Most rows that one of them comes to."""
 
     def disk(self, folder: str) -> None:
         """Space where the run will write."""
@@ -125,8 +133,19 @@ class _Inspection:
         hint = "" if level == "ok" else "free some space or set runtime.folder"
         self._add("", "disk", level, f"{free / 2**30:.1f} GiB free at {folder}", hint)
 
+    def precision(self) -> None:
+        """Whether a CPU that computes is one for the precision that is asked for."""
+        if self.plan.device != "cpu" or not any(stage.kind.network for stage in self.plan.stages):
+            return
+        products = cpu_products()
+        if self.plan.runtime.precision == "bf16" and products.ratio < 1:
+            self._add("", "precision", "warning", f"bf16 on this CPU: {products.text}", products.advice)
+        elif self.plan.runtime.precision == "float32" and products.ratio >= WORTH:
+            self._add("", "precision", "ok", f"float32; {products.advice} ({products.text})")
+
     def stage(self, stage: StagePlan) -> None:
         """Data, weights, masks and memory of one stage."""
+        self._sizes, self._singles = {}, 1
         for message, hint in self.tools.missing_files(stage):
             self._add(stage.name, "files", "error", message, hint)
         opened = {name: self._head(stage, name, sources) for name, sources in self._headings(stage).items()}
@@ -154,9 +173,10 @@ class _Inspection:
                 lambda d=dialogues: self.tools.rows(stage, architecture, d),  # type: ignore[misc]
             )
             rows[name] = [each for each in found or [] if _stays(stage, name, *each)]
+            self._singles = max(self._singles, *(len(each.singles) for each in dialogues), 1)
         if stage.geometry is not None:
             self._masks(stage, rows)
-            self._estimate(stage, architecture, rows)
+        self._estimate(stage, architecture, rows)
 
     def _headings(self, stage: StagePlan) -> dict[str, Sequence[WeightedComponent]]:
         """Headings that the stage will read, with the sources that are there; the others are noted."""
@@ -176,6 +196,7 @@ class _Inspection:
         if found is None:
             return None
         dialogues, total = found
+        self._sizes[name] = total
         size = f"{total} dialogues" if total is not None else "a stream"
         self._add(stage.name, f"data.{name}", "ok", f"{size}, {len(dialogues)} read")
         return dialogues
@@ -253,28 +274,55 @@ class _Inspection:
         architecture: Architecture,
         rows: dict[str, list[tuple[TokenSequence, TokenSequence | None]]],
     ) -> None:
-        pairs = [pair for each in rows.values() for pair in each]
-        prompt = max((row.length for row, _ in pairs), default=0)
-        target = max((row.length for _, row in pairs if row is not None), default=0)
-        answer = stage.stage.rollout.max_new_tokens if stage.graph.gives("rollouts") else target
+        sizes = self._row_sizes(stage, architecture, rows)
         weights = self._try(stage.name, "trained", lambda: count_weights(stage.stage.model, architecture))
         if weights is None:
             return
-        self._add(stage.name, "trained", "ok", trained_line(stage.stage.model, weights))
+        if stage.kind.learns:
+            self._add(stage.name, "trained", "ok", trained_line(stage.stage.model, weights))
         memory = estimate_memory(
             architecture.dimensions(),
             weights=weights,
             stage=stage,
             runtime=self.plan.runtime,
-            row=(len(architecture.tokens.streams), prompt + max(answer, target)),
+            row=sizes,
             cluster=self.cluster,
         )
         self.memory.append((stage.name, memory))
         levels: dict[str, Level] = {"yes": "ok", "tight": "warning", "no": "error"}
+        level, hint = levels[memory.fits], "" if memory.fits == "yes" else FEWER_BYTES
         message = f"about {memory.total / 2**30:.2f} of {memory.capacity / 2**30:.1f} GiB a process"
         if memory.fits == "tight":
             message += f": less than {MARGIN:.0%} to spare, so that it may not fit"
-        self._add(stage.name, "memory", levels[memory.fits], message, "" if memory.fits == "yes" else FEWER_BYTES)
+        again = sum(row.bytes for row in memory.rows if row.phase in ("train", "learn", "update"))
+        on_host = not any(row.name == "CUDA" for row in memory.rows)
+        if on_host and memory.fits == "yes" and 0 < memory.capacity < memory.total + again:
+            message += f"; the allocator may hold up to {again / 2**30:.2f} GiB more between tensors, which do not fit"
+            level, hint = "warning", "set MALLOC_MMAP_THRESHOLD_=1048576 in the environment, or lower batch.micro_batch"
+        self._add(stage.name, "memory", level, message, hint)
+
+    def _row_sizes(
+        self,
+        stage: StagePlan,
+        architecture: Architecture,
+        rows: dict[str, list[tuple[TokenSequence, TokenSequence | None]]],
+    ) -> RowSizes:
+        pairs = [pair for each in rows.values() for pair in each]
+        longest = stage.stage.rollout.max_new_tokens
+        limit, ranks = stage.stage.evaluation.limit, max(1, self.plan.processes)
+        held_out = [size or 0 for name, size in self._sizes.items() if name.startswith("evaluation.")]
+        most = max(held_out, default=0)
+        return RowSizes(
+            len(architecture.tokens.streams),
+            prompt=max((row.length for row, _ in pairs), default=0),
+            answer=max(
+                longest if stage.graph.gives("rollouts") else 0,
+                max((row.length for _, row in pairs if row is not None), default=0),
+            ),
+            sampled=longest,
+            singles=self._singles,
+            held_out=ceil((most if limit is None else min(most, limit)) / ranks),
+        )
 
     def _try(self, stage: str, what: str, look: Callable[[], T]) -> T | None:
         try:

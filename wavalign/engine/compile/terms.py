@@ -77,7 +77,7 @@ class TermPlanner:
             needs=tuple(sorted(instance.needs)),
             members=instance.members or tuple(sorted(set(term.members or ()))),
             scalars=dict(instance.scalars),
-            signal=instance.signal if instance.signal in instance.needs and instance.unit != "group" else "",
+            signal=instance.signal,
             heads=term.heads,
         )
         self.terms.append(plan)
@@ -117,6 +117,11 @@ class TermPlanner:
             if name in known_columns() or scalar_outputs(self.terms).get(name, unit) != unit:
                 message = f"loss '{type_}' has a scalar output of its own named `{name}`, which is another column"
                 raise PluginError(message, hint="give it another name; two of one name are of one unit")
+        if loss.signal and (loss.signal not in loss.needs or loss.unit == "group"):
+            message = (
+                f"loss '{type_}' says it is silent without `{loss.signal}`, which is no column of single rows it needs"
+            )
+            raise PluginError(message, hint="name a column of `needs` as its `signal`, or none; a group has none")
         mine = ("", family) if family == ROLLOUTS else ("", family, DATA)
         known = {name for name, whose in known_columns().items() if whose in mine} | set(loss.scalars)
         if not loss.needs <= known:

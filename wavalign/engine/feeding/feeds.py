@@ -6,7 +6,6 @@ Every rank draws the same dialogues and takes its own slice, so that a step sees
 import hashlib
 import threading
 from array import array
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,10 +22,14 @@ from wavalign.errors import DataError, PluginError
 from wavalign.plugins import audio
 from wavalign.plugins.api import Architecture, Codec, DataSource
 from wavalign.plugins.batch import AudioClip, Dialogue, TokenSequence
-from wavalign.storage.cache import BlobCache
+from wavalign.storage.cache import BlobCache, Recent
 
-CLIPS_AT_HAND = 65_536
-"""Clips whose codes stay in memory (about 1 KB for ten seconds); others are found again by their content."""
+CODES_AT_HAND = 64 * 2**20
+"""Bytes of codes that stay in memory (about 1 KB for ten seconds); others are found again by their content."""
+PROMPTS_AT_HAND = 256 * 2**20
+"""Bytes of written prompts that stay in memory where the same ones are asked for again and again."""
+_ENTRY = 256
+"""Bytes that an entry takes beside its numbers."""
 MOST_IN_A_ROW = 10_000
 """Dialogues of a stream that may be left out one after the other."""
 
@@ -194,24 +197,24 @@ class CodeCache:
 
     def __init__(self, codec: Codec, path: Path) -> None:
         self.codec, self._fingerprint = codec, codec.fingerprint()
-        self._memory: OrderedDict[str, array[int]] = OrderedDict()
-        self._kept = BlobCache(path, table="codes", column="ids", what="codes")
+        self._memory: Recent[array[int]] = Recent(CODES_AT_HAND)
+        self._kept = BlobCache(path, table="codes", column="ids", what="codes of sound")
 
     def __call__(self, clip: AudioClip) -> Sequence[int]:
         """Ids of a clip."""
-        if clip.url not in self._memory:
-            self._memory[clip.url] = self._look_up(clip)
-            if len(self._memory) > CLIPS_AT_HAND:
-                self._memory.popitem(last=False)
-        self._memory.move_to_end(clip.url)
-        return tuple(self._memory[clip.url])
+        found = self._memory.get(clip.url)
+        if found is None:
+            found = self._look_up(clip)
+            self._memory.put(clip.url, found, size=_ENTRY + len(found) * found.itemsize)
+        return tuple(found)
 
     def _look_up(self, clip: AudioClip) -> "array[int]":
-        key = f"{self._fingerprint}:{hashlib.sha256(audio.read_bytes(clip)).hexdigest()}"
+        content = audio.read_bytes(clip)
+        key = f"{self._fingerprint}:{hashlib.sha256(content).hexdigest()}"
         found = self._kept.get(key)
         if found is not None:
             return array("i", found)
-        ids = array("i", self.codec.encode(audio.read(clip, sample_rate=self.codec.sample_rate)))
+        ids = array("i", self.codec.encode(audio.read(clip, sample_rate=self.codec.sample_rate, content=content)))
         self._kept.put(key, ids.tobytes())
         return ids
 
@@ -241,6 +244,14 @@ class Encoder:
         self.codec_lock = threading.Lock()
         """Held by whoever asks the codec: answers are decoded in a thread while dialogues are encoded."""
         self._encode_audio = encode_audio if encode_audio is not None else no_codec
+        self._prompts: Recent[tuple[Dialogue, TokenSequence]] | None = None
+
+    def keeping(self) -> "Encoder":
+        """One that keeps the prompts it has written, for dialogues that are asked again and again."""
+        other = Encoder(self.architecture, None)
+        other.codec_lock, other._encode_audio = self.codec_lock, self._encode_audio
+        other._prompts = Recent(PROMPTS_AT_HAND)
+        return other
 
     def codes(self, clip: AudioClip) -> Sequence[int]:
         """Codec ids of a clip."""
@@ -251,8 +262,14 @@ class Encoder:
 
     def prompt(self, dialogue: Dialogue) -> TokenSequence:
         """The prompt's row."""
+        found = None if self._prompts is None else self._prompts.get(id(dialogue))
+        if found is not None and found[0] is dialogue:
+            return found[1]
         with located(dialogue):
-            return self.architecture.encode_prompt(dialogue, self.codes)
+            row = self.architecture.encode_prompt(dialogue, self.codes)
+        if self._prompts is not None:
+            self._prompts.put(id(dialogue), (dialogue, row), size=_bytes(row))
+        return row
 
     def target(self, dialogue: Dialogue) -> TokenSequence:
         """The demonstration's row."""
@@ -260,6 +277,11 @@ class Encoder:
             raise DataError(f"{dialogue.label} has no target", hint="rows to learn from need one")
         with located(dialogue):
             return self.architecture.encode_target(dialogue, self.codes)
+
+
+def _bytes(row: TokenSequence) -> int:
+    """What a row takes."""
+    return _ENTRY + row.ids.nbytes + row.roles.nbytes + sum(each.values.nbytes for each in row.sounds)
 
 
 def feed_seed(seed: int, stage: str, heading: str) -> int:

@@ -72,10 +72,23 @@ def _slices(total: int, step: int) -> Iterator[slice]:
 
 
 def _product(left: Tensor, right: Tensor) -> Tensor:
-    """`left` [N, M] @ `right` [M, P], multiplied in their precision, given as [N, P] in the accumulator's."""
+    """`left` [N, M] @ `right` [M, P] of one precision, given as [N, P] in the accumulator's and never rounded before.
+
+    A GPU sums half precision in float32 by itself. A CPU would round the sums to half precision again, which the
+    sampler does not; it also takes longer than to multiply in float32, but where it has instructions for bfloat16.
+    """
     if left.is_cuda and left.dtype in (torch.bfloat16, torch.float16):
         return torch.mm(left, right, out_dtype=torch.float32)
-    return (left @ right).to(accumulator(left.dtype))
+    dtype = accumulator(left.dtype)
+    return left.to(dtype) @ right.to(dtype)
+
+
+def _each_product(left: Tensor, right: Tensor) -> Tensor:
+    """As `_product`, of `left` [N, M, P] and `right` [N, P, Q] matrix by matrix."""
+    if left.is_cuda and left.dtype in (torch.bfloat16, torch.float16):
+        return torch.bmm(left, right, out_dtype=torch.float32)
+    dtype = accumulator(left.dtype)
+    return torch.bmm(left.to(dtype), right.to(dtype))
 
 
 def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
@@ -273,8 +286,7 @@ class KeptLogprobs(torch.autograd.Function):
         with torch.autocast(hidden.device.type, enabled=False):
             for r in _slices(hidden.shape[0], _rows_at_once(support, hidden)):
                 ids = support[r].long()
-                pieces = head[ids.clamp(min=0)].to(hidden.dtype)
-                logits = torch.bmm(pieces, hidden[r, :, None])[:, :, 0].to(dtype)
+                logits = _each_product(head[ids.clamp(min=0)].to(hidden.dtype), hidden[r, :, None])[:, :, 0]
                 if query.inverse is not None:
                     logits.mul_(query.inverse[r, None])
                 logprobs[r] = logits.masked_fill_(ids < 0, _BARRED).log_softmax(dim=1)

@@ -118,7 +118,8 @@ class Evaluator:
         best: BestOf | None = None,
     ) -> None:
         self.best = best
-        self.roller, self.splits, self.metrics, self.section = roller, splits, metrics, section
+        self.roller = replace(roller, encoder=roller.encoder.keeping())  # the same prompts at every evaluation
+        self.splits, self.metrics, self.section = splits, metrics, section
         self.options = evaluation_options(section.sampling, max_new_tokens=max_new_tokens)
         self._needs = {need for metric in metrics.values() for need in metric.needs}
         self.make_start: Callable[[], Policy] | None = None

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
+from wavalign.engine.compile.adapter import PREDICTING
 from wavalign.engine.compile.plan import Plan, StagePlan
 from wavalign.engine.compile.stage_links import codec_before, writer_of
 from wavalign.engine.contracts.construct import construct
@@ -43,8 +44,6 @@ from wavalign.storage.checkpoints import Want, local_folder, local_path
 
 P = TypeVar("P", bound=Plugin)
 C = TypeVar("C", bound=Component)
-_PREDICTING = ("text_head", "audio_head", "audio_branch", "mtp")
-"""Groups of parameters that predict tokens, which a critic does not."""
 Progress = Callable[[str, int, int], None]
 
 
@@ -106,7 +105,7 @@ class Parts:
         if self.plan.runtime.gradient_checkpointing:
             recompute_layers(critic)
         for name, parameter in critic.named_parameters():
-            if architecture.parameter_group(name) in (*_PREDICTING, *(stage.stage.model.freeze or ())):
+            if architecture.parameter_group(name) in (*PREDICTING, *(stage.stage.model.freeze or ())):
                 parameter.requires_grad_(False)
         return critic
 

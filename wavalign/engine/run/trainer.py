@@ -33,6 +33,7 @@ from wavalign.engine.state.distributed import World
 from wavalign.engine.state.files import read_json, storage_errors
 from wavalign.engine.state.folder import RunFolder
 from wavalign.engine.step.stage import LiveStage
+from wavalign.storage.cache import uses_said
 
 
 @final
@@ -151,6 +152,8 @@ class Trainer:
     def _finish(self) -> None:
         if not self.world.is_first:
             return
+        for line in uses_said():
+            self.observer.message(line)
         last = last_model(self.plan, self.folder)
         if last is not None:
             with storage_errors(str(self.folder.model)):

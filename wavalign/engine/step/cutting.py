@@ -11,6 +11,8 @@ from wavalign.engine.step.batches import MicroBatch, Row, cut_rows
 from wavalign.engine.step.selection import Selection, idle
 from wavalign.engine.step.terms import LiveTerm
 
+OPEN = 16
+"""Parts that are looked at for room: those before them are nearly full."""
 Measure = Callable[[Sequence[Row]], int]
 """Rows -> tokens of their forward."""
 
@@ -75,10 +77,10 @@ class Cutter:
 
 
 def fill(blocks: Sequence[list[Row]], limits: Limits, measure: Measure | None) -> list[list[Row]]:
-    """Blocks, in their order, each in the first part that has room for it; one that fits in none is one of its own."""
+    """Blocks, in their order, each in the first of the latest parts that has room; one that fits in none is a part."""
     parts: list[list[Row]] = []
     for block in blocks:
-        place = next((part for part in parts if _fits([*part, *block], limits, measure)), None)
+        place = next((part for part in parts[-OPEN:] if _fits([*part, *block], limits, measure)), None)
         if place is None:
             parts.append(list(block))
         else:

@@ -26,6 +26,8 @@ from wavalign.engine.step.values import Made
 from wavalign.errors import NonFiniteError
 
 Values = Mapping[str, Any]
+ALIASES: Mapping[str, str] = {"behaviour_logprobs": "old_logprobs"}
+"""By value, the column that rows have it as."""
 
 
 def micro_batches(live: LiveStage, plan: Operator) -> Run:
@@ -34,7 +36,8 @@ def micro_batches(live: LiveStage, plan: Operator) -> Run:
     weighed, skips = "importance" in plan.needs, live.settings.geometry.skip_without_signal
 
     def run(values: Values) -> Made:
-        columns: dict[str, Column] = {name: values[name] for name in names}
+        # What sampled stands in for the old log-probs until the pass that learns gives them (`weighing.py`).
+        columns: dict[str, Column] = {ALIASES.get(name, name): values[name] for name in names}
         if weighed:
             columns["importance"] = values["importance"]
 
@@ -102,12 +105,12 @@ def forward(live: LiveStage, _: Operator) -> Run:
 def term(live: LiveStage, plan: Operator) -> Run:
     """One term's part of its aggregate and what it leaves for the metrics."""
     of, (value, tally) = live.term(plan.of), plan.gives
-    scalars = plan.needs[3:]
+    rows, scalars = plan.needs[0], plan.needs[3:]
 
     def run(values: Values) -> Made:
         found = term_value(
             of,
-            values["micro_batches"],
+            values[rows],
             values["logprobs"],
             {name: values[name] for name in scalars},
             values["denominators"].by_term[plan.of],
@@ -154,11 +157,12 @@ def kl_to_reference(live: LiveStage, _: Operator) -> Run:
     return run
 
 
-def first_ratio(live: LiveStage, _: Operator) -> Run:
+def first_ratio(live: LiveStage, plan: Operator) -> Run:
     """The ratio to the sampling policy on tokens that it sampled, for the metrics."""
+    rows = plan.needs[0]
 
     def run(values: Values) -> Made:
-        batch: MicroBatch = values["micro_batches"]
+        batch: MicroBatch = values[rows]
         known = live.selection.union(batch, only="old_logprobs")
         return {"ratio": ratios_of(values["logprobs"].detach(), batch, known)}
 

@@ -245,7 +245,8 @@ def _first_ratio(_: LiveStage, given: Given, report: Report) -> None:
 
 def _mismatch(_: LiveStage, given: Given, report: Report) -> None:
     """How far what sampled is from what learns."""
-    (_ratio_sum, gap, tokens), largest = ratio_sums([given["mismatch"]])
+    found: Ratios | Sequence[Sequence[Ratios]] = given["mismatch"]  # before the updates, or off their passes
+    (_ratio_sum, gap, tokens), largest = ratio_sums([found] if isinstance(found, Ratios) else found[0])
     report.sums |= {"mismatch": gap, "mismatch tokens": tokens}
     report.ratios["mismatch/mean"] = ("mismatch", "mismatch tokens")
     report.maxima["mismatch/max"] = largest

@@ -17,7 +17,7 @@ from wavalign.engine.compile.plan import Operator
 from wavalign.engine.compile.resampled import DRAWN, without_prefix
 from wavalign.engine.contracts.origins import guarded_block, origin
 from wavalign.engine.state.seeds import generator
-from wavalign.engine.step import learning, references
+from wavalign.engine.step import learning, references, weighing
 from wavalign.engine.step import token_operators as token_level
 from wavalign.engine.step.batches import AnswerColumn, CompletionColumn, MicroBatches, RowColumn, ScoreColumn
 from wavalign.engine.step.executor import LiveOperator, Run
@@ -336,6 +336,7 @@ FUNCTIONS: dict[str, Function] = {
     "prompts": Function(_prompts, "reading prompts"),
     "rollout": Function(_rollout, "sampling answers"),
     "rollout_ahead": Function(_rollout_ahead, "sampling answers of the next step"),
+    "weighed": Function(weighing.weighed),
     "decode_audio": Function(_decode_audio, "decoding the sound of answers"),
     "reward": Function(_reward, "rewards", _reward_progress),
     "aggregate": Function(_aggregate),

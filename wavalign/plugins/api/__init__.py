@@ -8,8 +8,9 @@ registry only. Shapes use the letters of `plugins.batch`. Plugins import every n
 from wavalign.plugins.api.base import Plugin, Remembers
 from wavalign.plugins.api.codec import Codec, Nar
 from wavalign.plugins.api.data import DataSource, StreamPosition, StreamRecord, StreamSource
+from wavalign.plugins.api.decoding import Buffers, DecodingState, StaticDecodingState
 from wavalign.plugins.api.metric import Detail, Measurement, Metric
-from wavalign.plugins.api.model import Architecture, DecodingState, Dimensions, EncodeAudio, ModelSource, Policy
+from wavalign.plugins.api.model import Architecture, Dimensions, EncodeAudio, ModelSource, Policy
 from wavalign.plugins.api.objective import (
     Advantage,
     AdvantageInputs,
@@ -33,6 +34,7 @@ __all__ = [
     "AdvantageInputs",
     "AdvantageOutput",
     "Architecture",
+    "Buffers",
     "Codec",
     "DataSource",
     "DecodingState",
@@ -62,6 +64,7 @@ __all__ = [
     "Sample",
     "Sampler",
     "SamplingOptions",
+    "StaticDecodingState",
     "StepInputs",
     "StepOutput",
     "StreamPosition",

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from wavalign.plugins.api.base import Plugin
+from wavalign.plugins.api.decoding import DecodingState
 from wavalign.plugins.batch import Answer, AudioClip, Dialogue, Message, TokenBatch, TokenSequence, TokenSpace
 
 INIT_STD = 0.02
@@ -30,42 +31,6 @@ class ModelSource:
     """Folder or file of the base tokenizer, for random weights; a checkpoint brings its own."""
     device: str = "cpu"
     """Where frozen helpers outside the policy run, such as an encoder that turns sound into features."""
-
-
-class DecodingState(ABC):
-    """A batch of answers being sampled: caches, layout state, what comes next. Lives for one sampling call.
-
-    The sampler's loop is: read `heads`, `hidden()` and `forced()`, choose `ids`, `append(ids)`, drop rows that
-    `finished()` names with `keep`. Rows are [P * G], the G answers of a prompt adjacent.
-    """
-
-    @abstractmethod
-    def heads(self) -> tuple[int, ...]:
-        """Per stream, the index in `TokenSpace.heads` of the head that predicts the coming token, alike in all rows."""
-
-    @abstractmethod
-    def hidden(self) -> Tensor:
-        """Hidden states [B, S, H] from which those heads predict the coming token."""
-
-    @abstractmethod
-    def forced(self) -> Tensor:
-        """Ids [B, S] the layout puts next, -1 where the model chooses."""
-
-    @abstractmethod
-    def append(self, ids: Tensor) -> Tensor:
-        """Take the chosen `ids` [B, S] and return their roles [B, S] int8."""
-
-    @abstractmethod
-    def finished(self) -> Tensor:
-        """Bool [B]: rows that are complete (end of turn, or nothing that was asked for can still come)."""
-
-    def text_over(self) -> Tensor:
-        """Bool [B]: rows whose text is complete, whatever else may follow; the same however `need` is."""
-        return self.finished()
-
-    @abstractmethod
-    def keep(self, rows: Tensor) -> None:
-        """Go on with `rows` (indices [B'] into the present batch) only."""
 
 
 class Policy(nn.Module, ABC):
@@ -122,6 +87,12 @@ class Dimensions:
     """Most positions of a row that the network is made for; None where it knows no limit."""
     helper_bytes: int = 0
     """Of frozen networks on the device outside the policy, such as an encoder."""
+
+    @property
+    def fused_parameters(self) -> int:
+        """Numbers in the copies that sampling with joined projections makes, at most: q, k, v, o, gate and up."""
+        attention = 2 * self.hidden * self.hidden + self.hidden * self.key_value_width
+        return self.layers * (attention + 2 * self.hidden * self.intermediate)
 
 
 class Architecture(Plugin):

@@ -23,7 +23,7 @@ def placed_roles(kinds: Tensor, *, room_for_text: Tensor, behind_text: Tensor) -
     """
     stray = (kinds == int(Role.TEXT)) & ~room_for_text
     closes_sound = (kinds == int(Role.TEXT_END)) & ~behind_text
-    return torch.where(stray | closes_sound, int(Role.AUDIO_MARK), kinds).to(torch.int8)
+    return kinds.masked_fill(stray | closes_sound, int(Role.AUDIO_MARK)).to(torch.int8)
 
 
 def roles_of_row(kinds: Tensor, room_for_text: Tensor) -> Tensor:

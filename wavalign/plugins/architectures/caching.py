@@ -1,165 +1,199 @@
-"""Cached keys and values, and one decoder layer over them: what every family's decoding is made of."""
+"""Cached keys and values of a batch of rows: what every family's decoding is made of."""
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Hashable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, final
 
 import torch
 from torch import Tensor
-from torch.nn import functional
+
+from wavalign.plugins.api import Buffers
+from wavalign.plugins.architectures.cached_layers import AttentionInputs, Span, attend
+from wavalign.plugins.architectures.fused_layers import FusedLayers
 
 if TYPE_CHECKING:
-    from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaRMSNorm
-    from transformers.models.qwen2.modeling_qwen2 import Qwen2DecoderLayer, Qwen2RMSNorm
-
-    DecoderLayer = Qwen2DecoderLayer | LlamaDecoderLayer
+    from wavalign.plugins.architectures.cached_layers import DecoderLayer, DecoderNorm
 
 SPARE_SLOTS = 64
-"""Slots kept free beyond those in use."""
+"""Slots kept free beyond those in use, where nobody said how many tokens are to come."""
 GROWTH = 1.25
-"""By how much a full cache grows."""
-
-
-@final
-class LayerCache:
-    """Keys and values [B, Hkv, slots, D] of one layer, in buffers that grow in steps."""
-
-    __slots__ = ("keys", "length", "values")
-
-    def __init__(self, keys: Tensor, values: Tensor) -> None:
-        device = keys.device.type
-        if torch.is_autocast_enabled(device):  # as attention reads them, rather than converting all of them every step
-            keys, values = (each.to(torch.get_autocast_dtype(device)) for each in (keys, values))
-        self.keys, self.values, self.length = keys, values, 0
-
-    def reserve(self, slots: int) -> None:
-        """Make room for `slots` slots in all."""
-        if slots <= self.keys.shape[2]:
-            return
-        room = max(slots + SPARE_SLOTS, int(slots * GROWTH))
-        self.keys, self.values = self._grown(self.keys, room), self._grown(self.values, room)
-
-    def append(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Store new slots and return all filled ones."""
-        start, new = self.length, keys.shape[2]
-        self.reserve(start + new)
-        self.length = start + new
-        self.keys.narrow(2, start, new).copy_(keys)
-        self.values.narrow(2, start, new).copy_(values)
-        return self.keys.narrow(2, 0, self.length), self.values.narrow(2, 0, self.length)
-
-    def select(self, rows: Tensor) -> None:
-        """Keep or repeat `rows` (indices)."""
-        self.keys, self.values = self.keys.index_select(0, rows), self.values.index_select(0, rows)
-
-    def _grown(self, old: Tensor, room: int) -> Tensor:
-        new = old.new_empty(old.shape[0], old.shape[1], room, old.shape[3])
-        new[:, :, : self.length] = old[:, :, : self.length]
-        return new
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class AttentionInputs:
-    """Rotary embedding and mask of one pass over new slots."""
-
-    cosine: Tensor
-    """[B or 1, N, 1, 1, D]."""
-    sine: Tensor
-    """As `cosine`, its first half negated, so that rotation is one roll."""
-    mask: Tensor | None
-    """Added to scores [B or 1, 1, groups * N or 1, slots], -inf where hidden; None where every slot is visible."""
-
-
-def attend(layer: "DecoderLayer", states: Tensor, cache: LayerCache, inputs: AttentionInputs) -> Tensor:
-    """One decoder layer over new `states` [B, N, H] with `cache`; query heads that share a key become query rows."""
-    attention = layer.self_attn
-    normed = _norm(layer.input_layernorm, states)
-    batch, new, _ = states.shape
-    size = attention.head_dim
-    query = attention.q_proj(normed).view(batch, new, -1, attention.num_key_value_groups, size)
-    key = attention.k_proj(normed).view(batch, new, -1, 1, size)
-    value = attention.v_proj(normed).view(batch, new, -1, size)
-    rotated = rotate(torch.cat([query, key], dim=3), inputs)
-    query, key = rotated[:, :, :, :-1], rotated[:, :, :, -1]
-    keys, values = cache.append(key.transpose(1, 2), value.transpose(1, 2))
-    rows = query.permute(0, 2, 3, 1, 4).flatten(2, 3)
-    mixed = functional.scaled_dot_product_attention(rows, keys, values, attn_mask=inputs.mask, scale=attention.scaling)
-    if new > 1:
-        mixed = mixed.view(batch, query.shape[2], -1, new, size).permute(0, 3, 1, 2, 4)
-    joined = mixed.reshape(batch, new, -1)
-    states = states + attention.o_proj(joined)
-    result: Tensor = states + layer.mlp(_norm(layer.post_attention_layernorm, states))
-    return result
-
-
-def _norm(norm: "Qwen2RMSNorm | LlamaRMSNorm", states: Tensor) -> Tensor:
-    """What `norm` gives, as one operation instead of seven."""
-    # A frozen norm may be held in bfloat16 beside float32 states; the fused operation wants one precision.
-    weight = norm.weight.to(states.dtype)
-    return functional.rms_norm(states, tuple(weight.shape), weight, norm.variance_epsilon)
-
-
-def rotate(states: Tensor, inputs: AttentionInputs) -> Tensor:
-    """Rotary position embedding of `states` [B, N, Hkv, groups, D]."""
-    return torch.addcmul(states * inputs.cosine, states.roll(states.shape[-1] // 2, -1), inputs.sine)
+"""By how much a full cache grows then."""
 
 
 @final
 class PaddedSlots:
     """Cached keys and values of `layers` over left-padded rows, whose coming tokens stand side by side.
 
-    Padding is hidden by a mask, and positions count from each row's first token.
+    Padding is hidden by a mask, and positions count from each row's first token. The tensors lie in the buffers of a
+    decoding state: `slots<layer>` [B, 2, Hkv, slots, D], `padding` [B], the slots in front of each row, and `known`
+    [1], how many tokens there are, kept up to date only where a step's places come from tensors.
     """
 
-    def __init__(self, layers: "Sequence[DecoderLayer]", rotary: Any, lengths: Sequence[int], *, like: Tensor) -> None:
+    def __init__(
+        self,
+        layers: "Sequence[DecoderLayer]",
+        rotary: Any,
+        lengths: Sequence[int],
+        *,
+        like: Tensor,
+        rows: Buffers,
+        shared: Buffers,
+    ) -> None:
         """`rotary` gives cosine and sine of positions; `like` the type and the device of what is cached."""
-        longest, attention = max(lengths), layers[0].self_attn
-        self.padding = torch.tensor([longest - length for length in lengths], device=like.device)
-        """[B], slots in front of each row."""
+        longest, attention, device = max(lengths), layers[0].self_attn, like.device
+        self.rows, self.shared, self.granularity = rows, shared, 1
         self._layers, self._rotary, self._groups = layers, rotary, attention.num_key_value_groups
-        self._padded = len(set(lengths)) > 1
+        self._padded, self._settled, self._shifts = len(set(lengths)) > 1, False, 0
+        self._fused: FusedLayers | None = None
         heads = attention.config.num_attention_heads // attention.num_key_value_groups
-        shape = (len(lengths), heads, longest + SPARE_SLOTS, attention.head_dim)
-        self._caches = [LayerCache(like.new_empty(shape), like.new_empty(shape)) for _ in layers]
+        dtype = like.dtype
+        if torch.is_autocast_enabled(device.type):  # as attention reads them, rather than converting all every step
+            dtype = torch.get_autocast_dtype(device.type)
+        shape = (len(lengths), 2, heads, longest + SPARE_SLOTS, attention.head_dim)
+        for index in range(len(layers)):
+            rows[f"slots{index}"] = torch.zeros(shape, dtype=dtype, device=device)
+        rows["padding"] = torch.tensor([longest - length for length in lengths], device=device)
+        shared["known"] = torch.tensor([longest], device=device)
 
-    def filled(self, layer: int) -> int:
-        """How many slots `layer` has seen."""
-        return self._caches[layer].length
+    @property
+    def layers(self) -> "Sequence[DecoderLayer]":
+        """The decoder layers in the order of their caches."""
+        return self._layers
 
-    def attention_inputs(self, states: Tensor, *, layer: int = 0, shift: int = 0) -> AttentionInputs:
-        """Rotary embedding and mask for `states` [B, N, H] in the next slots of `layer`, `shift` tokens behind them."""
-        first = self.filled(layer)
-        slots = torch.arange(first + states.shape[1], device=states.device)
-        new = slots[first:]
-        positions = (new + shift if shift else new)[None]
+    @property
+    def room(self) -> int:
+        """Slots of every cache."""
+        return self.rows["slots0"].shape[3]
+
+    @property
+    def settled(self) -> bool:
+        """Whether there is room for all that is to come."""
+        return self._settled
+
+    def settle(self, slots: int, granularity: int, *, shift: int = 0) -> None:
+        """Make caches of just `slots` slots; with `granularity` above 1, steps know places from tensors alone.
+
+        `shift`: the furthest that tokens stand behind their slots.
+        """
+        room = -(-slots // granularity) * granularity
+        self._resize(room)
+        self.granularity, self._settled, self._shifts = granularity, True, max(shift, self._shifts)
+        if len(self.shared["cosine"]) < room + self._shifts:
+            self._make_tables(self.shared["cosine"], room)
         if self._padded:
-            positions = (positions - self.padding[:, None]).clamp(min=0)
-        cosine, sine = self._rotary(states, positions)
-        half = sine.shape[-1] // 2
-        sine = torch.cat([-sine[..., :half], sine[..., half:]], dim=-1)
-        visible, mask = self._visible(slots, new), None
-        if visible is not None:
-            mask = torch.zeros_like(visible, dtype=states.dtype).masked_fill(~visible, -torch.inf)
-        return AttentionInputs(cosine[:, :, None, None], sine[:, :, None, None], mask)
+            hidden = torch.arange(room, device=self.rows["padding"].device) < self.rows["padding"][:, None]
+            kind = self.shared["cosine"].dtype
+            self.rows["padding_mask"] = torch.zeros_like(hidden, dtype=kind).masked_fill(hidden, -torch.inf)
+
+    def fuse(self, norms: "Sequence[DecoderNorm]", states: Tensor) -> None:
+        """Run joined copies of the layers from now on, and of `norms`; `states` [..., H] are what goes through them."""
+        self._fused = FusedLayers(self._layers, norms, self.shared, states)
+        self._fused.turn(self.rows)
+        self._make_rotation()
+
+    def norm(self, module: "DecoderNorm", states: Tensor) -> Tensor:
+        """What `module` gives for `states` [B, N, H]."""
+        if self._fused is None:
+            normed: Tensor = module(states)
+            return normed
+        return self._fused.norm(module, states)
+
+    def tick(self) -> None:
+        """Count one more token, where anybody reads the count."""
+        if self.granularity > 1:
+            self.shared["known"].add_(1)
+
+    def span(self, first: int, count: int, *, known: int) -> Span:
+        """The next `count` slots from `first`, when `known` tokens are there."""
+        end = first + count
+        if not self._settled and end > self.room:
+            self._resize(max(end + SPARE_SLOTS, int(end * GROWTH)))
+        if self.granularity == 1:
+            return Span(first, count, end, None)
+        device = self.shared["known"].device
+        places = torch.arange(first - known, end - known, device=device) + self.shared["known"]
+        return Span(first, count, min(self.room, self.view(end)), places)
+
+    def view(self, filled: int) -> int:
+        """How many slots attention looks at when `filled` are."""
+        return -(-filled // self.granularity) * self.granularity
+
+    def inputs(self, states: Tensor, span: Span, *, shift: int = 0) -> AttentionInputs:
+        """Rotary embedding and mask for `states` [B, N, H] in the slots of `span`, whose tokens stand `shift` later."""
+        self._shifts = max(self._shifts, shift)
+        if "cosine" not in self.shared or len(self.shared["cosine"]) < span.first + span.count + shift:
+            self._make_tables(states, self.room)
+        cosine, sine = (self._at(self.shared[name], span, shift)[:, :, None, None] for name in ("cosine", "sine"))
+        rotation = self._at(self.shared["rotation"], span, shift)[:, :, None] if "rotation" in self.shared else None
+        return AttentionInputs(span, cosine, sine, self._mask(span, states.dtype), rotation)
 
     def run(self, layers: Iterable[int], states: Tensor, inputs: AttentionInputs) -> Tensor:
         """Run `layers`, which have seen equally many slots, over new `states` [B, N, H]."""
         for index in layers:
-            states = attend(self._layers[index], states, self._caches[index], inputs)
+            cache = self.rows[f"slots{index}"]
+            if self._fused is None:
+                states = attend(self._layers[index], states, cache, inputs)
+            else:
+                states = self._fused.attend(index, states, cache, inputs)
         return states
 
-    def select(self, rows: Tensor) -> None:
-        """Keep or repeat `rows` (indices)."""
-        self.padding = self.padding[rows]
-        for cache in self._caches:
-            cache.select(rows)
+    def phase(self, filled: int) -> Hashable:
+        """What a recorded step over `filled` slots depends on."""
+        return min(self.room, self.view(filled))
 
-    def _visible(self, slots: Tensor, new: Tensor) -> Tensor | None:
-        """Which `slots` each of the `new` ones sees; a padding slot sees itself, so that no softmax is empty."""
-        if len(new) == 1:
-            return (slots >= self.padding[:, None])[:, None, None] if self._padded else None
+    def constants(self) -> Hashable:
+        """What every step depends on."""
+        return self._padded, self.granularity, None if self._fused is None else self._fused.kinds
+
+    def _resize(self, room: int) -> None:
+        for index in range(len(self._layers)):
+            old = self.rows[f"slots{index}"]
+            new = old.new_zeros(*old.shape[:3], room, old.shape[4])
+            kept = min(room, old.shape[3])
+            new[:, :, :, :kept] = old[:, :, :, :kept]
+            self.rows[f"slots{index}"] = new
+
+    def _make_tables(self, like: Tensor, room: int) -> None:
+        """Cosine and sine [positions, D] of every position there is room for."""
+        positions = torch.arange(room + self._shifts, device=like.device)
+        cosine, sine = (each[0] for each in self._rotary(like, positions[None]))
+        half = sine.shape[-1] // 2
+        self.shared["cosine"] = cosine
+        self.shared["sine"] = torch.cat([-sine[..., :half], sine[..., half:]], dim=-1)
+        self._make_rotation()
+
+    def _make_rotation(self) -> None:
+        if self._fused is not None and self._fused.folded:
+            half = self.shared["cosine"].shape[-1] // 2
+            self.shared["rotation"] = torch.complex(self.shared["cosine"][:, :half], self.shared["sine"][:, half:])
+
+    def _at(self, table: Tensor, span: Span, shift: int) -> Tensor:
+        """Entries [B or 1, N, D] of `table` for the tokens of `span`."""
+        if span.places is None and not self._padded:
+            return table.narrow(0, span.first + shift, span.count)[None]
+        places = span.places
+        if places is None:
+            places = torch.arange(span.first, span.first + span.count, device=table.device)
+        positions = ((places + shift) - self.rows["padding"][:, None]).clamp(min=0)
+        return table.index_select(0, positions.flatten()).view(*positions.shape, -1)
+
+    def _mask(self, span: Span, kind: torch.dtype) -> Tensor | None:
+        if span.places is None and span.count == 1:
+            if not self._padded:
+                return None
+            if self._settled:
+                return self.rows["padding_mask"][:, None, None, : span.view]
+        visible = self._visible(span)
+        return torch.zeros_like(visible, dtype=kind).masked_fill(~visible, -torch.inf)
+
+    def _visible(self, span: Span) -> Tensor:
+        """Which slots each of the new ones sees; a padding slot sees itself, so that no softmax is empty."""
+        padding = self.rows["padding"]
+        slots = torch.arange(span.view, device=padding.device)
+        new = slots[span.first :] if span.places is None else span.places
+        if span.count == 1:
+            seen = slots >= padding[:, None]
+            return (seen if span.places is None else seen & (slots <= new))[:, None, None]
         visible = (slots <= new[:, None])[None]
-        if self._padded:
-            visible = (visible & (slots >= self.padding[:, None, None])) | (slots == new[:, None])
+        if self._padded or span.places is not None:
+            visible = (visible & (slots >= padding[:, None, None])) | (slots == new[:, None])
         return visible[:, None].expand(-1, self._groups, -1, -1).flatten(1, 2)[:, None]

@@ -45,6 +45,7 @@ from wavalign.plugins.architectures.vita_audio.vocabulary import (
     read_vocabulary,
 )
 from wavalign.plugins.batch import Answer, Dialogue, HeadSpec, Message, TokenSequence, TokenSpace
+from wavalign.plugins.clip_features import ClipFeatures
 from wavalign.schema.base import Params
 from wavalign.schema.bounds import Heads, Layers, Position, Width
 
@@ -134,7 +135,8 @@ class VitaAudio(Architecture):
         if source.checkpoint is not None:
             self._check_sizes(source.checkpoint)
         self._plan = DecodingPlan(self.vocabulary.layout, params.decoding)
-        self._writer = ChatWriter(self.vocabulary, params.system_prompt, params.feed_user_text, self._extractor)
+        heard = None if self._extractor is None else ClipFeatures(self._extractor, self._extractor.identity)
+        self._writer = ChatWriter(self.vocabulary, params.system_prompt, params.feed_user_text, heard)
         self._role_table = self.vocabulary.layout.role_table(self.sizes.vocabulary_size)
 
     @property

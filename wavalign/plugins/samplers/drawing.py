@@ -27,6 +27,8 @@ class Draw:
     """[B] float32, under the distribution that was drawn from."""
     support: Tensor | None
     """[B, K] int32 ids that could be drawn, padded by -1; None when all could."""
+    short: Tensor | None = None
+    """Bool [B]: rows whose kept ids are more than were looked at, so that the draw does not count."""
 
 
 def row_uniforms(seed: int, name: str, shape: tuple[int, int]) -> Tensor:
@@ -47,6 +49,14 @@ class Drawer:
     """0 keeps every id."""
     top_p: float
     """1 keeps every id."""
+    most: int = 0
+    """Nucleus sampling alone looks at the so many likeliest ids and says of what that is too few; 0 looks as far as it
+    must, for which it reads how far that is."""
+
+    @property
+    def width(self) -> int:
+        """How many ids can be kept at most, where that is known beforehand; 0 where nothing is cut."""
+        return (self.top_k or self.most) if self.cuts else 0
 
     @property
     def cuts(self) -> bool:
@@ -60,13 +70,13 @@ class Drawer:
         if not self.cuts:
             chosen, logprobs = _invert(_exponentials(logits, self.temperature), uniforms)
             return Draw(chosen, logprobs, None)
-        ids, weights = self._likeliest(logits)
+        ids, weights, short = self._likeliest(logits)
         chosen, logprobs = _invert(weights, uniforms)
-        kept = torch.where(weights > 0, ids, -1).to(torch.int32)
-        return Draw(ids.gather(1, chosen[:, None])[:, 0], logprobs, kept)
+        kept = ids.masked_fill(~(weights > 0), -1).to(torch.int32)
+        return Draw(ids.gather(1, chosen[:, None])[:, 0], logprobs, kept, short)
 
-    def _likeliest(self, logits: Tensor) -> tuple[Tensor, Tensor]:
-        """Ids [B, K] by falling probability, and their unnormalised probabilities, 0 behind the cut.
+    def _likeliest(self, logits: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Ids [B, K] by falling probability, and their unnormalised probabilities, 0 behind the cut; who is short.
 
         Nucleus: an id stays while the probability before it is below `top_p` of what top-k left.
         """
@@ -74,22 +84,25 @@ class Drawer:
         width = min(self.top_k or vocabulary, vocabulary)
         if self.top_p >= 1:
             values, ids = logits.topk(width, dim=-1)
-            return ids, _exponentials(values, self.temperature)
+            return ids, _exponentials(values, self.temperature), None
         logits.div_(self.temperature)
         # Almost always a few ids hold `top_p` of the mass: look wider only where they do not.
         whole = None if self.top_k else torch.logsumexp(logits, dim=-1, keepdim=True)
-        looked = min(width, FIRST_WIDTH) if whole is not None else width
+        looked = min(width, self.most or FIRST_WIDTH) if whole is not None else width
         while True:
             values, ids = logits.topk(looked, dim=-1)
             total = torch.logsumexp(values, dim=-1, keepdim=True) if whole is None else whole
             probabilities = (values - total).exp()
             mass = probabilities.cumsum(dim=-1)
-            if looked == width or bool((mass[:, -1] >= self.top_p).all()):
+            if looked == width or self.most or bool((mass[:, -1] >= self.top_p).all()):
                 break
             looked = min(width, 4 * looked)
-        kept = mass - probabilities < self.top_p
-        used = int(kept.sum(dim=-1).max())
-        return ids[:, :used], torch.where(kept, probabilities, 0)[:, :used]
+        cut = ~(mass - probabilities < self.top_p)
+        kept = probabilities.masked_fill(cut, 0)
+        if self.most:
+            return ids, kept, None if looked == width else mass[:, -1] < self.top_p
+        used = int((~cut).sum(dim=-1).max())
+        return ids[:, :used], kept[:, :used], None
 
 
 def penalised(logits: Tensor, recent: Tensor, penalty: float) -> Tensor:
@@ -146,7 +159,7 @@ def _cell(weights: Tensor, cells: Tensor) -> Tensor:
     if weights.shape[1] % CELL == 0:
         return weights.gather(1, places)
     last = weights.shape[1] - 1
-    return torch.where(places <= last, weights.gather(1, places.clamp(max=last)), 0)
+    return weights.gather(1, places.clamp(max=last)).masked_fill(places > last, 0)
 
 
 def _hit(cumulative: Tensor, wanted: Tensor) -> Tensor:

@@ -1,104 +1,69 @@
-"""The sampling loop over a `DecodingState`."""
+"""The sampling loop."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import final
+from typing import Protocol, final
 
 import torch
 from torch import Tensor, nn
 
-from wavalign.plugins.api import DecodingState, Distribution, Policy
-from wavalign.plugins.samplers.drawing import Draw, Drawer, penalised, row_uniforms
-from wavalign.plugins.samplers.transcript import Transcript
+from wavalign.plugins.samplers.batch import Batch
+from wavalign.plugins.samplers.drawing import row_uniforms
+
+
+class Stepping(Protocol):
+    """How the steps of a batch are run."""
+
+    every: int
+    """Steps between looks at which rows are finished."""
+
+    def step(self, batch: Batch) -> None:
+        """Run one step."""
+
+    def look(self, batch: Batch) -> None:
+        """Settle what the steps since the last look have left open."""
+
+    def keep(self, batch: Batch, rows: Tensor) -> None:
+        """Go on with `rows` (indices) only."""
 
 
 @final
-class HeadProjections:
-    """Logits of a policy's heads in float32, also under autocast: scoring computes them so.
+class PlainSteps:
+    """Steps as they stand, over just the rows and slots that there are."""
 
-    A GPU multiplies half precision into float32 by itself; elsewhere a head of lower precision is converted once.
-    """
+    def __init__(self, every: int) -> None:
+        self.every = every
 
-    def __init__(self, policy: Policy) -> None:
-        self._policy = policy
-        self._weights: dict[int, Tensor] = {}
-        self._room: Tensor | None = None
+    def step(self, batch: Batch) -> None:
+        """Run one step."""
+        batch.step()
+        batch.advance()
 
-    def logits(self, head: int, hidden: Tensor) -> Tensor:
-        """Logits [B, V] of `hidden` [B, H], to be overwritten at will; the next call takes their place."""
-        weight = self._policy.head_weight(head).detach()
-        with torch.autocast(weight.device.type, enabled=False):
-            if weight.is_cuda and weight.dtype == hidden.dtype and weight.dtype in (torch.bfloat16, torch.float16):
-                return torch.mm(hidden, weight.t(), out_dtype=torch.float32)
-            key = weight.data_ptr()
-            if key not in self._weights:
-                self._weights[key] = weight.float()
-            rows, vocabulary = len(hidden), len(weight)
-            if self._room is None or self._room.numel() < rows * vocabulary:
-                self._room = torch.empty(rows * vocabulary, device=weight.device)  # once: so much memory comes slowly
-            room = self._room[: rows * vocabulary].view(rows, vocabulary)
-            return torch.mm(hidden.float(), self._weights[key].t(), out=room)
+    def look(self, batch: Batch) -> None:
+        """Nothing is left open."""
+
+    def keep(self, batch: Batch, rows: Tensor) -> None:
+        """Go on with `rows` (indices) only."""
+        batch.keep(rows)
 
 
-@final
-class StreamDrawer:
-    """Draws the ids of one stream."""
-
-    def __init__(self, stream: int, distribution: Distribution) -> None:
-        self._stream = stream
-        self._penalty, self._window = distribution.repetition_penalty, distribution.repetition_window
-        self._drawer = Drawer(distribution.temperature, distribution.top_k, distribution.top_p)
-
-    def draw(self, logits: Tensor, uniforms: Tensor, transcript: Transcript, rows: Tensor) -> Draw:
-        """The coming ids of `rows` from `logits` [R, V], which are overwritten, with `uniforms` [R]."""
-        if self._penalty != 1:
-            recent = transcript.recent(self._stream, rows, self._window)
-            logits = logits if recent is None else penalised(logits, recent, self._penalty)
-        return self._drawer.draw(logits, uniforms)
-
-
-def sample_rows(
-    state: DecodingState,
-    heads: HeadProjections,
-    distributions: Sequence[Distribution],
-    uniforms: Tensor,
-    *,
-    compact_below: float,
-) -> Transcript:
-    """Sample each stream from its distribution until every row of `state` is finished or `uniforms` [B, S, T] are used.
+def sample_rows(batch: Batch, stepping: Stepping, steps: int, *, compact_below: float) -> None:
+    """Sample until every row of `batch` is finished or `steps` tokens of each are drawn.
 
     Finished rows leave the batch once the live ones are less than `compact_below` of it.
     """
-    device = state.finished().device
-    count, streams, steps = uniforms.shape
-    transcript = Transcript(count, streams, steps, device=device)
-    drawers = [StreamDrawer(stream, each) for stream, each in enumerate(distributions)]
-    left, rows = uniforms.permute(2, 1, 0).contiguous().to(device), torch.arange(count, device=device)
-    for step in range(steps):
-        turn, hidden = state.heads(), state.hidden()
-        draws = [
-            drawers[stream].draw(heads.logits(head, hidden[:, stream]), left[step, stream], transcript, rows)
-            for stream, head in enumerate(turn)
-        ]
-        roles = state.append(transcript.write(rows, draws, heads=turn, forced=state.forced()))
-        finished = state.finished()
-        transcript.close(rows, roles, finished=finished, text_over=state.text_over())
-        if (step + 1) % look_every(device):
+    for step in range(1, steps + 1):
+        stepping.step(batch)
+        if step % stepping.every and step < steps:
             continue
-        live = int((~finished).sum())
-        if live == 0:
+        stepping.look(batch)
+        alive = batch.live()
+        count = int(alive.sum())
+        if count == 0:
             break
-        if live < compact_below * len(rows):
-            kept = (~finished).nonzero()[:, 0]
-            state.keep(kept)
-            left, rows = left[:, :, kept], rows[kept]
-    return transcript
-
-
-def look_every(device: torch.device) -> int:
-    """Steps between looks at which rows are finished: on an accelerator to look is to wait for it."""
-    return 1 if device.type == "cpu" else 8
+        if count < compact_below * len(alive) and step < steps:
+            stepping.keep(batch, alive.nonzero()[:, 0])
 
 
 def unique_names(ids: Sequence[str]) -> list[str]:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from tests.plugins.architectures.kimi_helpers import (
@@ -142,21 +143,31 @@ def test_features_must_fit_the_network_and_the_positions(tmp_path: Path) -> None
         hearing.encode_prompt(absent, lambda clip: [1])
 
 
-def test_features_are_remembered_until_too_many_others_came(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(whisper_front_end, "KEPT", 2)
+def test_features_are_computed_once_by_content_and_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another process finds them and never reads the encoder's weights; other weights give other features."""
+    monkeypatch.setenv("WAVALIGN_CACHE", str(tmp_path / "cache"))
     folder = Path(write_whisper(tmp_path / "w"))
-    listens = whisper_front_end.WhisperFrontEnd(folder, feature_size=FEATURE_SIZE, device="cpu")
-    read: list[str] = []
-    original = audio.read
+    asked: list[int] = []
+    frames = WhisperFeatures.frames
 
-    def counted(clip: AudioClip, *, sample_rate: int) -> Waveform:
-        read.append(clip.url)
-        return original(clip, sample_rate=sample_rate)
+    def counted(self: WhisperFeatures, waveform: Waveform, *, multiple: int = 1) -> Tensor:
+        asked.append(len(waveform.samples))
+        return frames(self, waveform, multiple=multiple)
 
-    monkeypatch.setattr(audio, "read", counted)
-    for codes in ("1", "2,3", "1", "4,5,6", "1", "2,3"):
-        listens(AudioClip(codes))
-    assert read == ["1", "2,3", "4,5,6", "2,3"]  # 2,3 went when 4,5,6 came, as 1 had been asked for since
+    monkeypatch.setattr(WhisperFeatures, "frames", counted)
+
+    def listening() -> whisper_front_end.WhisperFrontEnd:
+        return whisper_front_end.WhisperFrontEnd(folder, feature_size=FEATURE_SIZE, device="cpu")
+
+    first, later = listening(), listening()
+    cold = [first(AudioClip(codes)) for codes in ("1", "2,3", "1")]
+    warm = [later(AudioClip(codes)) for codes in ("1", "2,3", "1")]
+    assert all(torch.equal(one, other) for one, other in zip(cold, warm, strict=True))
+    assert len(asked) == 2 and later._whisper._encoder is None
+    weights = load_file(folder / "model.safetensors")
+    save_file({name: each + 0.25 for name, each in weights.items()}, folder / "model.safetensors")
+    assert not torch.equal(listening()(AudioClip("1")), cold[0])
+    assert len(asked) == 3
 
 
 def test_hearing_codes_alone_is_a_choice_and_a_lacking_encoder_an_error(tmp_path: Path) -> None:

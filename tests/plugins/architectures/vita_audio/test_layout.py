@@ -6,7 +6,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from wavalign.plugins.architectures.vita_audio.layout import TextWatch, VitaLayout, head_schedule
+from wavalign.plugins.api import Buffers
+from wavalign.plugins.architectures.vita_audio.layout import (
+    HeadSchedule,
+    TextWatch,
+    VitaLayout,
+    WatchTable,
+    head_schedule,
+)
 from wavalign.plugins.batch import Role
 
 BOA, EOA, END, STOP, FIRST = 90, 91, 92, 93, 100
@@ -74,9 +81,15 @@ def test_schedule_takes_the_modules_in_turn_and_falls_back_where_they_run_out() 
     assert set(islice(head_schedule((1, 5), 0), 20)) == {0}
 
 
+def watch_of(made: VitaLayout, count: int) -> TextWatch:
+    rows, shared = Buffers(), Buffers()
+    rows["finished"] = torch.zeros(count, dtype=torch.bool)
+    return TextWatch(made, rows, shared)
+
+
 def watch(made: VitaLayout, ids: list[int]) -> list[bool]:
     """What the watch says after each id, of a row that stands between two others."""
-    table, seen = made.role_table(168), TextWatch(made, 3, torch.device("cpu"))
+    table, seen = made.role_table(168), watch_of(made, 3)
     other = torch.tensor(5)
     found = []
     for x in ids:
@@ -107,3 +120,29 @@ def test_text_watch_knows_short_and_merged_chunks() -> None:
     assert watch(made, [40, BOA, 100, EOA, 40, 40, 40, 40, 40, BOA]) == [False] * 9 + [True]
     assert watch(made, [40, 40, BOA]) == [False, False, True]
     assert watch(made, [BOA]) == [True]
+
+
+@pytest.mark.parametrize("ratio", [(1, 10, 4, 10), (1, 4, 3, 8, 4, 10), (2, 5), (20_000, 5, 3, 4)])
+def test_what_is_looked_up_is_what_the_watch_says(ratio: tuple[int, ...]) -> None:
+    """For answers of marks, words and codes at random, most of them malformed."""
+    made, generator = layout(*ratio), torch.Generator().manual_seed(0)
+    alphabet = torch.tensor([40, 40, 40, 41, made.begin_audio, made.end_audio, 100, 163, made.end_turn, made.end_text])
+    rows, shared = Buffers(), Buffers()
+    rows["finished"] = torch.zeros(300, dtype=torch.bool)
+    looked_up, said, table = WatchTable(made, 168, rows, shared), watch_of(made, 300), made.role_table(168)
+    for _ in range(60):
+        ids = alphabet[torch.randint(len(alphabet), (300,), generator=generator)]
+        assert torch.equal(looked_up.append(ids), said.append(ids, table[ids]))
+        assert torch.equal(looked_up.over, said.over)
+    assert int(said.over.sum()) > 0
+
+
+@pytest.mark.parametrize("schedule", [(8192, 0), (1, 10, 4, 10), (2, 3, 2, 1), (3, 2, 1, 5), (1, 5, 1, 0)])
+@pytest.mark.parametrize("modules", [0, 1, 3, 10])
+def test_a_turn_is_known_without_those_before_it(schedule: tuple[int, ...], modules: int) -> None:
+    known, turns = HeadSchedule(schedule, modules), list(islice(head_schedule(schedule, modules), 60))
+    assert [known.head(turn) for turn in range(60)] == turns
+    for head in range(modules + 1):
+        for turn in range(30):
+            assert known.comes(head, turn) or head not in turns[turn:]
+            assert known.comes(head, turn) or not known.comes(head, turn + 1)

@@ -5,13 +5,14 @@ stream chooses at every step from the same hidden state; the layout overrules a 
 unit so many positions ago, and stream 0 while it waits for the latest codebook.
 """
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, final
 
 import torch
 from torch import Tensor
 
-from wavalign.plugins.api import DecodingState
+from wavalign.plugins.api import StaticDecodingState
 from wavalign.plugins.architectures.answer_roles import placed_roles
 from wavalign.plugins.architectures.caching import PaddedSlots
 from wavalign.plugins.architectures.codec_language_model.layout import CodecLmLayout
@@ -26,8 +27,21 @@ FREE = -1
 
 
 @final
-class CodecLmDecodingState(DecodingState):
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far an answer is."""
+
+    length: int
+    """Tokens known."""
+    ready: bool = True
+    """Whether the coming tokens' states were left by the prompt."""
+
+
+@final
+class CodecLmDecodingState(StaticDecodingState):
     """Answers under construction."""
+
+    host: Progress
 
     def __init__(
         self,
@@ -37,27 +51,29 @@ class CodecLmDecodingState(DecodingState):
         *,
         need: Literal["text", "all"],
     ) -> None:
+        super().__init__()
         self._model, self._layout, self._text_is_enough = model, layout, need == "text"
         weight, lengths = model.norm.weight, [prompt.length for prompt in prompts]
         device, longest, count = weight.device, max(lengths), len(prompts)
-        self._layers = range(len(model.layers))
-        self._slots = PaddedSlots(model.trunk(), model.rotary_emb, lengths, like=weight)
-        self._roles = layout.role_table().to(device)
-        self._finished = torch.zeros(count, dtype=torch.bool, device=device)
-        self._ends = torch.tensor(layout.ends, device=device)
-        self._behind_text = torch.ones(count, dtype=torch.bool, device=device)
-        self._text_over = torch.zeros(count, dtype=torch.bool, device=device)
+        self.host = Progress(longest)
+        self._slots = PaddedSlots(
+            model.trunk(), model.rotary_emb, lengths, like=weight, rows=self.rows, shared=self.shared
+        )
+        self.shared["roles"] = layout.role_table().to(device)
+        self.shared["ends"] = torch.tensor(layout.ends, device=device)
+        self.rows["finished"] = torch.zeros(count, dtype=torch.bool, device=device)
+        self.rows["behind_text"] = torch.ones(count, dtype=torch.bool, device=device)
+        self.rows["text_over"] = torch.zeros(count, dtype=torch.bool, device=device)
         """Whether stream 0 has begun to speak."""
-        self._waits = torch.zeros(count, dtype=torch.int64, device=device)
+        self.rows["waits"] = torch.zeros(count, dtype=torch.int64, device=device)
         """Blanks that stream 0 still owes behind the end of speech."""
-        self._spoke = torch.zeros((count, max(layout.delays) + 1), dtype=torch.bool, device=device)
+        self.rows["spoke"] = torch.zeros((count, max(layout.delays) + 1), dtype=torch.bool, device=device)
         """Whether stream 0 spoke a unit: column d of the coming position, d positions ago; column 0 stays unused."""
-        self._newest = torch.full((count, len(layout.delays), longest), layout.blank)
+        self.rows["newest"] = torch.full((count, len(layout.delays)), layout.blank, device=device)
+        ids = torch.full((count, len(layout.delays), longest), layout.blank)
         for index, prompt in enumerate(prompts):
-            self._newest[index, :, longest - prompt.length :] = prompt.ids
-        self._newest = self._newest.to(device)
-        self._ready: Tensor | None = None
-        self._ready = self.hidden()
+            ids[index, :, longest - prompt.length :] = prompt.ids
+        self._ready: Tensor | None = self._run(ids.to(device))
 
     def heads(self) -> tuple[int, ...]:
         """A head per stream, at every step."""
@@ -66,55 +82,80 @@ class CodecLmDecodingState(DecodingState):
     def hidden(self) -> Tensor:
         """Hidden states [B, S, H] for the coming tokens, the same for every stream."""
         if self._ready is None:
-            states = self._model.embed(self._newest)
-            states = self._slots.run(self._layers, states, self._slots.attention_inputs(states))
-            self._ready = self._model.norm(states[:, -1:]).expand(-1, len(self._layout.delays), -1)
+            self._ready = self._run(self.rows["newest"][:, :, None])
         return self._ready
 
     def forced(self) -> Tensor:
         """Ids [B, S]: blanks where a stream has nothing to say."""
-        return torch.where(self._idle(), self._layout.blank, FREE)
+        return self._idle() * (self._layout.blank - FREE) + FREE
 
-    def append(self, ids: Tensor) -> Tensor:
+    def take(self, ids: Tensor) -> Tensor:
         """Take `ids` [B, S] and return their roles [B, S] int8."""
-        layout, roles = self._layout, self._roles[ids]
-        roles[:, 0] = placed_roles(roles[:, 0], room_for_text=~self._text_over, behind_text=self._behind_text)
+        layout, rows, roles = self._layout, self.rows, self.shared["roles"][ids]
+        over, behind, finished, waits = (rows[name] for name in ("text_over", "behind_text", "finished", "waits"))
+        roles[:, 0] = placed_roles(roles[:, 0], room_for_text=~over, behind_text=behind)
         # A further stream has no words: whatever it says beside codec ids is a mark.
-        roles[:, 1:] = torch.where(roles[:, 1:] == int(Role.AUDIO), roles[:, 1:], int(Role.AUDIO_MARK))
-        roles = torch.where(self._idle(), int(Role.FORCED), roles).to(torch.int8)
+        roles[:, 1:].masked_fill_(roles[:, 1:] != int(Role.AUDIO), int(Role.AUDIO_MARK))
+        roles.masked_fill_(self._idle(), int(Role.FORCED))
         first, chosen = roles[:, 0], ids[:, 0]
-        self._waits = (self._waits - 1).clamp(min=0)
-        self._waits = torch.where(
-            (chosen == layout.end_speech) & (first != int(Role.FORCED)), layout.waits, self._waits
-        )
-        self._spoke[:, 1:] = self._spoke[:, :-1].clone()
-        if self._spoke.shape[1] > 1:
-            self._spoke[:, 1] = first == int(Role.AUDIO)
-        self._behind_text = first == int(Role.TEXT)
-        self._text_over = self._text_over | (chosen == layout.begin_speech)
-        self._finished = self._finished | ((first != int(Role.FORCED)) & torch.isin(chosen, self._ends))
+        free = first != int(Role.FORCED)
+        waits.sub_(1).clamp_(min=0).masked_fill_((chosen == layout.end_speech) & free, layout.waits)
+        spoke = rows["spoke"]
+        if spoke.shape[1] > 1:
+            spoke[:, 1:] = spoke[:, :-1].clone()
+            torch.eq(first, int(Role.AUDIO), out=spoke[:, 1])
+        torch.eq(first, int(Role.TEXT), out=behind)
+        over.logical_or_(chosen == layout.begin_speech)
+        finished.logical_or_(free & (chosen[:, None] == self.shared["ends"]).any(dim=1))
         if self._text_is_enough:
-            self._finished = self._finished | self._text_over
-        self._newest, self._ready = ids[:, :, None], None
+            finished.logical_or_(over)
+        rows["newest"].copy_(ids)
+        self._slots.tick()
+        self._ready = None
         return roles
+
+    def advance(self) -> None:
+        """Count the token."""
+        self.host = Progress(self.host.length + 1, ready=False)
 
     def finished(self) -> Tensor:
         """Bool [B]: closed, or at its sound where only text is wanted."""
-        return self._finished
+        return self.rows["finished"]
 
     def text_over(self) -> Tensor:
         """Bool [B]: no text can follow."""
-        return self._text_over | self._finished
+        return self.rows["text_over"] | self.rows["finished"]
 
     def keep(self, rows: Tensor) -> None:
         """Go on with `rows` (indices) only."""
-        self._finished, self._waits, self._spoke = self._finished[rows], self._waits[rows], self._spoke[rows]
-        self._behind_text, self._text_over = self._behind_text[rows], self._text_over[rows]
-        self._newest = self._newest[rows]
+        super().keep(rows)
         self._ready = None if self._ready is None else self._ready[rows]
-        self._slots.select(rows)
+
+    def settle(self, steps: int, *, slots: int = 1) -> None:
+        """Make room for `steps` more tokens; with `slots` above 1 places come from tensors."""
+        self._slots.settle(self.host.length + steps, slots)
+
+    def fuse(self) -> None:
+        """Join the projections of every layer."""
+        self._slots.fuse([self._model.norm], self._model.embed_tokens.weight)
+
+    def phase(self) -> Hashable:
+        """Whether the prompt left what the coming tokens need."""
+        return self.host.ready, self._slots.phase(self.host.length)
+
+    def constants(self) -> Hashable:
+        """Layout and what is needed of it."""
+        return type(self).__name__, self._layout, self._text_is_enough, self._slots.constants()
+
+    def _run(self, ids: Tensor) -> Tensor:
+        """Hidden states [B, S, H] behind the new `ids` [B, S, N]."""
+        model, slots, now, count = self._model, self._slots, self.host, ids.shape[2]
+        states = model.embed(ids)
+        inputs = slots.inputs(states, slots.span(now.length - count, count, known=now.length))
+        states = slots.run(range(len(slots.layers)), states, inputs)
+        return slots.norm(model.norm, states[:, -1:]).expand(-1, len(self._layout.delays), -1)
 
     def _idle(self) -> Tensor:
         """Bool [B, S]: where the layout puts a blank."""
-        spoken = [~self._spoke[:, delay] for delay in self._layout.delays[1:]]
-        return torch.stack([self._waits > 0, *spoken], dim=1)
+        spoken = [~self.rows["spoke"][:, delay] for delay in self._layout.delays[1:]]
+        return torch.stack([self.rows["waits"] > 0, *spoken], dim=1)

@@ -11,7 +11,6 @@ vocabulary, so that one embedding serves all streams. Summed embeddings and one 
 
 from typing import Any, cast, final
 
-import torch
 from torch import Tensor, nn
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaRMSNorm, LlamaRotaryEmbedding
 from transformers.models.qwen2.modeling_qwen2 import Qwen2DecoderLayer, Qwen2RMSNorm, Qwen2RotaryEmbedding
@@ -48,5 +47,5 @@ class Backbone(nn.Module):
         if ids.shape[1] == 1:
             return embedded[:, 0]
         spoken = ids != self.blank
-        spoken[:, 0] = True
-        return torch.where(spoken[..., None], embedded, 0.0).sum(dim=1)
+        spoken[:, 0].fill_(True)
+        return embedded.masked_fill(~spoken[..., None], 0.0).sum(dim=1)

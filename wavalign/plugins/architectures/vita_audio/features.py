@@ -19,6 +19,7 @@ from torch.nn import functional
 from wavalign.errors import CheckpointError, DataError
 from wavalign.plugins import audio
 from wavalign.plugins.batch import AudioClip
+from wavalign.plugins.clip_features import computed_by
 from wavalign.plugins.speech import kaldi_fbank as kaldi
 
 SAMPLE_RATE = 16000
@@ -56,9 +57,12 @@ class FeatureExtractor:
 
     normalization: Normalization
 
-    def __call__(self, clip: AudioClip) -> Tensor:
-        """Features [N, 560] float32 of a clip; raises DataError where it cannot be read or is under 25 ms."""
-        samples = torch.from_numpy(audio.read(clip, sample_rate=SAMPLE_RATE).samples)
+    def __call__(self, clip: AudioClip, content: bytes | None = None) -> Tensor:
+        """Features [N, 560] float32 of a clip; raises DataError where it cannot be read or is under 25 ms.
+
+        `content` is that of its file, where it is known already.
+        """
+        samples = torch.from_numpy(audio.read(clip, sample_rate=SAMPLE_RATE, content=content).samples)
         if len(samples) < kaldi.FRAME_LENGTH:
             raise DataError(
                 f"{clip.url}: {1000 * len(samples) / SAMPLE_RATE:.1f} ms of sound are too short to hear, 25 are needed",
@@ -66,6 +70,11 @@ class FeatureExtractor:
             )
         stacked = stack_frames(mel_energies(samples))
         return (stacked + self.normalization.shift) * self.normalization.scale
+
+    def identity(self) -> str:
+        """A digest of all that the features of a file hang on."""
+        files = (__file__, kaldi.__file__, audio.__file__)
+        return computed_by(files, ("torch", "numpy", "soxr", "soundfile", "transformers"), self.normalization.text)
 
 
 def mel_energies(samples: Tensor) -> Tensor:
