@@ -6,7 +6,7 @@ from typing import Any, final
 
 from wavalign.engine.feeding.feeds import Encoder, Feed
 from wavalign.engine.state.distributed import World
-from wavalign.engine.step.packing import packed, unpacked
+from wavalign.engine.step.answers_as_bytes import packed, unpacked
 from wavalign.errors import ResumeError
 from wavalign.plugins.batch import Dialogue, RolloutGroup
 
