@@ -20,6 +20,8 @@ DRAWS = 16384
 UNLIKELY = 5.0
 """Standard deviations of the chi-square statistic beyond which frequencies are not those of the log-probs."""
 PROMPT = 48
+FLAT = 8.0
+"""Temperature at which many ids are common: the random weights are sure of one."""
 
 
 @final
@@ -67,7 +69,7 @@ def frequencies(setting: Setting) -> Iterator[Row]:
     contest = Contest("T", 2_048, device=str(setting.device), dtype=setting.dtype)
     draws = 1024 if setting.small else DRAWS
     for name, top_k, top_p in (("whole", 0, 1.0), ("top-k 20", 20, 1.0), ("top-p 0.9", 0, 0.9)):
-        options = SamplingOptions(draws, 1.0, top_k, top_p, 1)
+        options = SamplingOptions(draws, FLAT, top_k, top_p, 1)
         sampler, generator = KvCache(KvCacheParams(max_rows=draws)), torch.Generator().manual_seed(1)
         group = sampler.sample(contest.policy, contest.architecture, contest.prompts(1, PROMPT), options, generator)[0]
         ids = torch.tensor([int(rollout.completion.ids[0, 0]) for rollout in group.rollouts])
