@@ -19,8 +19,10 @@ DRAWS = 16384
 """Answers to one prompt whose first ids are counted."""
 UNLIKELY = 5.0
 """Standard deviations of the chi-square statistic beyond which frequencies are not those of the log-probs."""
+FEWEST = 10
+"""Common ids that make the statistic one of frequencies."""
 PROMPT = 48
-FLAT = 8.0
+FLAT = 1.5
 """Temperature at which many ids are common: the random weights are sure of one."""
 
 
@@ -67,7 +69,7 @@ def same_ids(setting: Setting) -> Iterator[Row]:
 def frequencies(setting: Setting) -> Iterator[Row]:
     """How often ids are drawn, against the log-probs recorded for them."""
     contest = Contest("T", 2_048, device=str(setting.device), dtype=setting.dtype)
-    draws = 1024 if setting.small else DRAWS
+    draws = 4096 if setting.small else DRAWS
     for name, top_k, top_p in (("whole", 0, 1.0), ("top-k 20", 20, 1.0), ("top-p 0.9", 0, 0.9)):
         options = SamplingOptions(draws, FLAT, top_k, top_p, 1)
         sampler, generator = KvCache(KvCacheParams(max_rows=draws)), torch.Generator().manual_seed(1)
@@ -76,7 +78,8 @@ def frequencies(setting: Setting) -> Iterator[Row]:
         logprobs = torch.tensor([float(rollout.logprobs[0, 0]) for rollout in group.rollouts])
         common, apart = _apart(ids, logprobs)
         value = f"{common} common ids, chi-square {apart:.1f} deviations from its mean"
-        yield Row(f"frequencies against exp(log-prob), {name}", value, f"< {UNLIKELY:.0f}", apart < UNLIKELY)
+        aim = f"< {UNLIKELY:.0f}, over {FEWEST} ids or more"
+        yield Row(f"frequencies against exp(log-prob), {name}", value, aim, apart < UNLIKELY and common >= FEWEST)
 
 
 def _apart(ids: Tensor, logprobs: Tensor) -> tuple[int, float]:
