@@ -44,7 +44,7 @@ class KvCacheParams(Params):
     once more."""
     cuda_graphs: bool = True
     """On CUDA, record a step once and replay it; where it cannot be, each operation is launched from Python."""
-    keep_mib: int = Field(default=1024, ge=0)
+    keep_mib: int = Field(default=1024, ge=0, le=1 << 20)
     """What was recorded stays for the next call as long as it and its tensors take no more than so many MiB."""
 
 
