@@ -2,7 +2,7 @@
 
     python scripts/same_numbers.py record FOLDER            in a clone of the commit before, and in one of that after
     python scripts/same_numbers.py compare BEFORE AFTER     every shared metric of every step, and every weight
-    python scripts/same_numbers.py record FOLDER --dense    every row and projection by itself, as without the keys that save time
+    python scripts/same_numbers.py record FOLDER --dense    every row and projection by itself: without what saves time
 
 Only fields that measure time or memory may differ. Fields that one side has alone are named, and are no difference of
 numbers; a field that the side before has and the side after has lost is one.
