@@ -18,6 +18,7 @@ from tests.toy.compiled import Change, compiled, drop, only_stage, put
 from wavalign.engine.backends.base import AdamSettings, Backend, Precision
 from wavalign.engine.backends.deepspeed import DeepSpeedBackend
 from wavalign.engine.backends.plain import PlainBackend
+from wavalign.engine.compile import memory_sampling
 from wavalign.engine.compile.adapter import WeightCounts, count_weights
 from wavalign.engine.compile.lowering import deepspeed_config
 from wavalign.engine.compile.memory import estimate_memory
@@ -30,6 +31,7 @@ from wavalign.engine.state.distributed import World
 from wavalign.plugins.api import Architecture, Dimensions
 from wavalign.plugins.architectures.vita import VitaAudio
 from wavalign.plugins.batch import Role, TokenBatch
+from wavalign.plugins.samplers import heads, kv_cache
 from wavalign.plugins.scalars import ScalarHead
 from wavalign.schema.component import Component
 from wavalign.schema.model import AdapterSection, ModelSection
@@ -573,3 +575,8 @@ def test_the_example_of_the_page(tmp_path: Path) -> None:
     sums = {phase: sum(row.bytes for row in rows.rows if row.phase == phase) for phase in ("held", "train", "learn")}
     assert sum(sums.values()) == 55_197_164_736
     assert rows.total == 57_120_217_344
+
+
+def test_copies_are_counted_from_where_the_sampler_makes_them() -> None:
+    assert memory_sampling.JOINED_FROM == kv_cache.FUSED_FROM
+    assert memory_sampling.TURNED_FROM == heads.LARGE
