@@ -208,7 +208,7 @@ def test_a_dry_run_does_not_miss_what_is_yet_to_be_written(tmp_path: Path) -> No
     assert ("imitate", "data.demonstrations", "written by stage sample, and looked at when it is there") in [
         (each.stage, each.what, each.message) for each in found.findings
     ]
-    assert [name for name, _ in found.memory] == ["imitate"]
+    assert [name for name, _ in found.memory] == ["sample", "imitate"]
 
 
 def test_it_needs_prompts_and_no_objective(tmp_path: Path) -> None:
