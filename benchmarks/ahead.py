@@ -20,15 +20,15 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-import torch  # noqa: E402
+import torch
 
-from wavalign.engine.compile.compiler import compile_recipe  # noqa: E402
-from wavalign.engine.compile.plan import Cluster  # noqa: E402
-from wavalign.engine.run.builder import Builder  # noqa: E402
-from wavalign.engine.state.distributed import World  # noqa: E402
-from wavalign.engine.step.stage import LiveStage  # noqa: E402
-from wavalign.engine.step.step import StepExecutor  # noqa: E402
-from wavalign.schema.loading import load_recipe  # noqa: E402
+from wavalign.engine.compile.compiler import compile_recipe
+from wavalign.engine.compile.plan import Cluster
+from wavalign.engine.run.builder import Builder
+from wavalign.engine.state.distributed import World
+from wavalign.engine.step.stage import LiveStage
+from wavalign.engine.step.step import StepExecutor
+from wavalign.schema.loading import load_recipe
 
 WORKERS, WARM = 16, 2
 

@@ -19,9 +19,9 @@ from typing import Any, Literal
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.dpo.point import Point  # noqa: E402
-from benchmarks.grpo.point import SIZES, Measured  # noqa: E402
-from benchmarks.parity_trl import spawn  # noqa: E402
+from benchmarks.dpo.point import Point
+from benchmarks.grpo.point import SIZES, Measured
+from benchmarks.parity_trl import spawn
 
 DISCLOSURE = """\
 What is compared: one optimiser step of DPO, data, reference, metrics and all bookkeeping in between. WavAlign runs a

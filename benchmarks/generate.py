@@ -30,13 +30,13 @@ from transformers import GenerationConfig, Qwen2ForCausalLM
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.grpo.point import SIZES  # noqa: E402
-from benchmarks.grpo.world import word_tokenizer  # noqa: E402
-from wavalign.plugins.api import DecodingState, ModelSource, Policy, SamplingOptions, StaticDecodingState  # noqa: E402
-from wavalign.plugins.architectures.vita import VitaAudio, VitaParams  # noqa: E402
-from wavalign.plugins.architectures.vita_audio.sizes import VitaSizes  # noqa: E402
-from wavalign.plugins.batch import Dialogue, Message, TokenBatch, TokenSequence  # noqa: E402
-from wavalign.plugins.samplers.kv_cache import KvCache, KvCacheParams  # noqa: E402
+from benchmarks.grpo.point import SIZES
+from benchmarks.grpo.world import word_tokenizer
+from wavalign.plugins.api import DecodingState, ModelSource, Policy, SamplingOptions, StaticDecodingState
+from wavalign.plugins.architectures.vita import VitaAudio, VitaParams
+from wavalign.plugins.architectures.vita_audio.sizes import VitaSizes
+from wavalign.plugins.batch import Dialogue, Message, TokenBatch, TokenSequence
+from wavalign.plugins.samplers.kv_cache import KvCache, KvCacheParams
 
 NETWORKS: dict[str, dict[str, int]] = {
     **SIZES,

@@ -23,7 +23,7 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.cuda.rows import Row, Setting, ceilings  # noqa: E402
+from benchmarks.cuda.rows import Row, Setting, ceilings
 
 Rows = Callable[[Setting], Iterator[Row]]
 

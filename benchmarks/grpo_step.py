@@ -23,7 +23,7 @@ from typing import Any, final
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.grpo.point import CONTENDERS, SIZES, Contender, Measured, Point  # noqa: E402
+from benchmarks.grpo.point import CONTENDERS, SIZES, Contender, Measured, Point
 
 LOSS_TOLERANCE, RELATIVE_LOSS, NORM_TOLERANCE, WEIGHT_TOLERANCE = 1e-6, 1e-5, 1e-4, 1e-5
 TIE = 0.05

@@ -22,7 +22,7 @@ from torch import Tensor
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from wavalign.engine.models.scored_policy import selected_logprobs  # noqa: E402
+from wavalign.engine.models.scored_policy import selected_logprobs
 
 VOCABULARIES = (2_048, 8_192, 32_000, 128_256, 168_072)
 

@@ -26,7 +26,7 @@ from typing import Any, final
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.grpo.point import resident  # noqa: E402
+from benchmarks.grpo.point import resident
 
 BOUND = 0.15
 """How far an estimate may lie from what was measured."""

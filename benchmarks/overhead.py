@@ -33,19 +33,19 @@ from torch import Tensor
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.grpo import ours  # noqa: E402
-from benchmarks.grpo.point import ADVANTAGE_EPSILON, BETAS, CLIP, EPSILON, MAX_NORM, SIZES, Point, reward_of  # noqa: E402
-from benchmarks.grpo.world import WORDS, write_world  # noqa: E402
-from wavalign.engine.api import compile_recipe, run  # noqa: E402
-from wavalign.engine.backends.base import Placement  # noqa: E402
-from wavalign.engine.models.fused_logprobs import Query  # noqa: E402
-from wavalign.engine.models.scored_policy import head_logprobs  # noqa: E402
-from wavalign.engine.models.starting_weights import StartingWeights  # noqa: E402
-from wavalign.engine.run.observers import Observer, RunInfo  # noqa: E402
-from wavalign.plugins.api import ModelSource  # noqa: E402
-from wavalign.plugins.architectures.vita import VitaAudio, VitaParams  # noqa: E402
-from wavalign.plugins.batch import Dialogue, Message, Role, TokenSequence, collate  # noqa: E402
-from wavalign.schema.loading import load_recipe  # noqa: E402
+from benchmarks.grpo import ours
+from benchmarks.grpo.point import ADVANTAGE_EPSILON, BETAS, CLIP, EPSILON, MAX_NORM, SIZES, Point, reward_of
+from benchmarks.grpo.world import WORDS, write_world
+from wavalign.engine.api import compile_recipe, run
+from wavalign.engine.backends.base import Placement
+from wavalign.engine.models.fused_logprobs import Query
+from wavalign.engine.models.scored_policy import head_logprobs
+from wavalign.engine.models.starting_weights import StartingWeights
+from wavalign.engine.run.observers import Observer, RunInfo
+from wavalign.plugins.api import ModelSource
+from wavalign.plugins.architectures.vita import VitaAudio, VitaParams
+from wavalign.plugins.batch import Dialogue, Message, Role, TokenSequence, collate
+from wavalign.schema.loading import load_recipe
 
 SIZES["L"] = {"num_layers": 8, "hidden_size": 512, "intermediate_size": 1376, "num_heads": 8, "num_key_value_heads": 4}
 AIM = 0.03

@@ -21,9 +21,9 @@ from typing import Any, final
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.dpo.point import Point as DPOPoint  # noqa: E402
-from benchmarks.grpo.point import Measured  # noqa: E402
-from benchmarks.grpo.point import Point as GRPOPoint  # noqa: E402
+from benchmarks.dpo.point import Point as DPOPoint
+from benchmarks.grpo.point import Measured
+from benchmarks.grpo.point import Point as GRPOPoint
 
 LOSS, RELATIVE, NORM, WEIGHTS = 1e-6, 1e-5, 1e-4, 1e-5
 """Allowed: of a loss absolute and relative, of gradient norms relative, of weights after the last step absolute."""

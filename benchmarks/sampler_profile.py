@@ -23,14 +23,14 @@ from torch.nn import functional
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.generate import Contest  # noqa: E402
-from wavalign.plugins.architectures.caching import PaddedSlots  # noqa: E402
-from wavalign.plugins.architectures.fused_layers import FusedLayers  # noqa: E402
-from wavalign.plugins.architectures.vita_audio.decoding import VitaDecodingState  # noqa: E402
-from wavalign.plugins.samplers.batch import Batch, StreamDrawer  # noqa: E402
-from wavalign.plugins.samplers.heads import HeadProjections  # noqa: E402
-from wavalign.plugins.samplers.kv_cache import Call, KvCache  # noqa: E402
-from wavalign.plugins.samplers.transcript import Transcript  # noqa: E402
+from benchmarks.generate import Contest
+from wavalign.plugins.architectures.caching import PaddedSlots
+from wavalign.plugins.architectures.fused_layers import FusedLayers
+from wavalign.plugins.architectures.vita_audio.decoding import VitaDecodingState
+from wavalign.plugins.samplers.batch import Batch, StreamDrawer
+from wavalign.plugins.samplers.heads import HeadProjections
+from wavalign.plugins.samplers.kv_cache import Call, KvCache
+from wavalign.plugins.samplers.transcript import Transcript
 
 PROMPT = 48
 PARTS: list[tuple[Any, str, str]] = [

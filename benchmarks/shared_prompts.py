@@ -24,19 +24,19 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-import torch  # noqa: E402
+import torch
 
-from wavalign.engine import api  # noqa: E402
-from wavalign.engine.models.packed_rows import packed, packing_options  # noqa: E402
-from wavalign.engine.models.scored_policy import ScoredPolicy  # noqa: E402
-from wavalign.engine.run.builder import Builder  # noqa: E402
-from wavalign.engine.state.distributed import World  # noqa: E402
-from wavalign.engine.step.step import StepExecutor  # noqa: E402
-from wavalign.plugins.api import Dimensions  # noqa: E402
-from wavalign.plugins.architectures.vita_audio.decoding import DecodingPlan  # noqa: E402
-from wavalign.plugins.architectures.vita_audio.policy import VitaPolicy  # noqa: E402
-from wavalign.plugins.architectures.vita_audio.sizes import VitaSizes  # noqa: E402
-from wavalign.plugins.batch import HeadSpec, Role, TokenSequence, TokenSpace, collate  # noqa: E402
+from wavalign.engine import api
+from wavalign.engine.models.packed_rows import packed, packing_options
+from wavalign.engine.models.scored_policy import ScoredPolicy
+from wavalign.engine.run.builder import Builder
+from wavalign.engine.state.distributed import World
+from wavalign.engine.step.step import StepExecutor
+from wavalign.plugins.api import Dimensions
+from wavalign.plugins.architectures.vita_audio.decoding import DecodingPlan
+from wavalign.plugins.architectures.vita_audio.policy import VitaPolicy
+from wavalign.plugins.architectures.vita_audio.sizes import VitaSizes
+from wavalign.plugins.batch import HeadSpec, Role, TokenSequence, TokenSpace, collate
 
 OFF = ("batch.share_prompts=false", "batch.packing=false", "batch.skip_without_signal=false")
 VOCABULARY = 1000

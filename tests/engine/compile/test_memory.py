@@ -18,20 +18,22 @@ from tests.toy.compiled import Change, compiled, drop, only_stage, put
 from wavalign.engine.backends.base import AdamSettings, Backend, Precision
 from wavalign.engine.backends.deepspeed import DeepSpeedBackend
 from wavalign.engine.backends.plain import PlainBackend
-from wavalign.engine.compile import memory_sampling
+from wavalign.engine.compile import memory, memory_sampling
 from wavalign.engine.compile.adapter import WeightCounts, count_weights
 from wavalign.engine.compile.lowering import deepspeed_config
 from wavalign.engine.compile.memory import estimate_memory
 from wavalign.engine.compile.memory_sampling import NUCLEUS
 from wavalign.engine.compile.memory_sizes import RowSizes
 from wavalign.engine.compile.plan import Cluster, FamilySize, Geometry, Memory, MemoryRow
+from wavalign.engine.models import fused_logprobs
 from wavalign.engine.models.adapters import attach
 from wavalign.engine.models.scored_policy import ScoredPolicy
 from wavalign.engine.state.distributed import World
 from wavalign.plugins.api import Architecture, Dimensions
+from wavalign.plugins.architectures import caching
 from wavalign.plugins.architectures.vita import VitaAudio
 from wavalign.plugins.batch import Role, TokenBatch
-from wavalign.plugins.samplers import heads, kv_cache
+from wavalign.plugins.samplers import heads, kv_cache, recorded
 from wavalign.plugins.scalars import ScalarHead
 from wavalign.schema.component import Component
 from wavalign.schema.model import AdapterSection, ModelSection
@@ -580,3 +582,9 @@ def test_the_example_of_the_page(tmp_path: Path) -> None:
 def test_copies_are_counted_from_where_the_sampler_makes_them() -> None:
     assert memory_sampling.JOINED_FROM == kv_cache.FUSED_FROM
     assert memory_sampling.TURNED_FROM == heads.LARGE
+    assert (memory_sampling.SPARE_SLOTS, memory_sampling.ROUNDED_SLOTS) == (caching.SPARE_SLOTS, recorded.SLOTS)
+
+
+def test_tiles_are_counted_as_the_head_makes_them() -> None:
+    assert {"cpu": fused_logprobs.CPU_TILE, "cuda": fused_logprobs.GPU_TILE} == memory.TILES
+    assert (memory.DIRECT, memory.MOST_TILE_ROWS) == (fused_logprobs.DIRECT, fused_logprobs.MAX_TILE_ROWS)

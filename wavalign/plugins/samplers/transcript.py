@@ -1,6 +1,6 @@
 """Tokens, log-probs and roles that a sampling loop collects, and the rollouts made of them."""
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import final
 
@@ -118,10 +118,6 @@ class Transcript:
         """Count the step, whose streams were predicted by `heads`."""
         self.sources[self.host :] = [heads]
         self.host += 1
-
-    def phase(self, windows: Sequence[int]) -> Hashable:
-        """What a recorded step depends on: which streams have said more than their `windows`."""
-        return tuple(self.steps > window for window in windows)
 
     def keep(self, rows: Tensor) -> None:
         """Go on with `rows` (indices into the batch) only."""
