@@ -4,6 +4,7 @@ import sqlite3
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
+from threading import Timer
 
 import pytest
 
@@ -32,6 +33,30 @@ def test_a_value_is_found_again_also_by_another_who_opens_the_file(tmp_path: Pat
     assert opened(path).get("a") == b"22"
     assert uses_said() == [f"things: 3 computed, 3 read from {path}"]
     assert uses_said() == []
+
+
+def being_made(path: Path) -> sqlite3.Connection:
+    """A new file whose first table another one is writing."""
+    other = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    other.execute("BEGIN IMMEDIATE")
+    other.execute("CREATE TABLE more (x)")
+    return other
+
+
+def test_a_file_that_another_process_is_making_is_waited_for(tmp_path: Path) -> None:
+    other = being_made(tmp_path / "things.sqlite")
+    Timer(0.3, lambda: other.execute("COMMIT")).start()
+    kept = opened(tmp_path / "things.sqlite")
+    kept.put("a", b"1")
+    assert kept.get("a") == b"1"
+
+
+def test_a_file_that_stays_locked_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = being_made(tmp_path / "things.sqlite")
+    monkeypatch.setattr(cache, "PATIENCE", 0.1)
+    with pytest.raises(StorageError, match="database is locked"):
+        opened(tmp_path / "things.sqlite")
+    other.close()
 
 
 def test_a_damaged_value_is_made_anew_and_that_is_said(tmp_path: Path) -> None:

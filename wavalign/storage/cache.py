@@ -19,6 +19,8 @@ V = TypeVar("V")
 LIMIT, DEFAULT_LIMIT = "WAVALIGN_CACHE_GB", 20.0
 """What names the size that each file of the cache may have, in gigabytes, and that size where nothing does."""
 _GIGABYTE, _DAY, _AT_ONCE = 10**9, 86_400, 256
+PATIENCE = 60.0
+"""Seconds that a process waits for others that write."""
 _ROOM = 0.9
 """Of the limit what is left where old entries make room."""
 
@@ -116,8 +118,8 @@ class BlobCache:
         self._write = f"INSERT OR REPLACE INTO {table} (key, day, sum, {column}) VALUES (?, ?, ?, ?)"
         with self._errors():
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._database = sqlite3.connect(path, timeout=60, isolation_level=None, check_same_thread=False)
-            self._database.execute("PRAGMA journal_mode=WAL")
+            self._database = sqlite3.connect(path, timeout=PATIENCE, isolation_level=None, check_same_thread=False)
+            _share(self._database)
             self._database.execute("PRAGMA synchronous=OFF")  # a lost entry is computed again
             self._prepare(column)
 
@@ -191,6 +193,22 @@ class BlobCache:
         except (sqlite3.Error, OSError) as error:
             hint = "it can be made again: remove it, free some space, or set WAVALIGN_CACHE to another folder"
             raise StorageError(f"the cache of {self._what} {self._path} cannot be used: {error}", hint=hint) from error
+
+
+def _share(database: sqlite3.Connection) -> None:
+    """Let several processes read and write at once.
+
+    While another process makes the file, SQLite refuses this at once, whatever its timeout: it is asked again.
+    """
+    end = time.monotonic() + PATIENCE
+    while True:
+        try:
+            database.execute("PRAGMA journal_mode=WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > end:
+                raise
+            time.sleep(0.02)
 
 
 def _today() -> int:
