@@ -327,6 +327,10 @@ class Scored:
     tokens: Tensor | None = field(default=None, compare=False)
     """[S, Tc] of the completion: what single tokens and frames are worth, 0 where nothing is said of one. Each lies
     between 0 and the ends of the reward's range. `plugins.token_rewards` lays out values of frames and words."""
+    variance: float | None = None
+    """Of the value's own error, in the square of the range's unit: how far another asking of the same judge about the
+    same answer would lie from this one, or what a judge's calibration left. 0 says that it is exact; None that nobody
+    knows."""
 
     @classmethod
     def absent(cls, reason: str, details: Mapping[str, float | str] | None = None) -> "Scored":

@@ -452,6 +452,10 @@ SCORED: dict[str, tuple[Any, float | None, str]] = {
     "beyond all sums": (Scored(1e308), None, "gave 1e+308; rewards go up to 1e+12"),
     "barely above": (Scored(1.0000001), None, "gave 1.0000001, outside its range 0 to 1"),
     "nan": (Scored(NAN), None, "gave nan"),
+    "a variance below 0": (Scored(0.5, variance=-0.1), None, "gave -0.1 as the variance of its value"),
+    "a variance that is none": (Scored(0.5, variance=NAN), None, "gave nan as the variance of its value"),
+    "a variance without end": (Scored(0.5, variance=INF), None, "gave inf as the variance of its value"),
+    "a variance in words": (Scored(0.5, variance="0.1"), None, "gave str as the variance"),  # type: ignore[arg-type]
 }
 
 
@@ -460,6 +464,12 @@ def test_scores(name: str) -> None:
     gives, value, reason = SCORED[name]
     found = scored(gives, 0.0, 1.0)
     assert (found.value, found.reason[: len(reason) or None]) == (value, reason)
+
+
+def test_a_variance_becomes_a_float_and_none_stays_none() -> None:
+    found = scored(Scored(0.5, variance=np.float32(0.25)), 0.0, 1.0)  # type: ignore[arg-type]
+    assert type(found.variance) is float and found.variance == 0.25
+    assert scored(Scored(0.5), 0.0, 1.0).variance is None
 
 
 def test_details_that_json_cannot_hold_are_shown_as_text(tmp_path: Path) -> None:

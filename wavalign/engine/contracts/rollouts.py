@@ -233,13 +233,18 @@ def scored(found: object, low: float, high: float, *, completion: TokenSequence 
         return Scored(None, f"gave {exact(value)}; rewards go up to {LARGEST_REWARD:g}", said)
     if not low <= value <= high:
         return Scored(None, f"gave {exact(value)}, outside its range {exact(low)} to {exact(high)}", said)
-    if found.tokens is None or completion is None:
-        return Scored(value, text(found.reason), said)
     try:
-        tokens = token_values(found.tokens, completion, low, high)
+        variance = None if found.variance is None else _variance(found.variance)
+        tokens = None
+        if found.tokens is not None and completion is not None:
+            tokens = token_values(found.tokens, completion, low, high)
     except Broken as broken:
         return Scored(None, broken.text, said)
-    return Scored(value, text(found.reason), said, tokens=tokens)
+    return Scored(value, text(found.reason), said, tokens=tokens, variance=variance)
+
+
+def _variance(found: object) -> float:
+    return number(found, "the variance of its value", low=0, high=LARGEST_REWARD**2)
 
 
 def details(found: object) -> dict[str, float | str]:

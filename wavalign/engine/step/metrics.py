@@ -16,6 +16,7 @@ from wavalign.engine.contracts.origins import origin
 from wavalign.engine.step.batches import AnswerColumn
 from wavalign.engine.step.executor import Clock
 from wavalign.engine.step.resampling import Resampled
+from wavalign.engine.step.reward_noise import unstated
 from wavalign.engine.step.rewards import Scores, cut_off
 from wavalign.engine.step.stage import LiveStage
 from wavalign.engine.step.tallies import KL, ForwardSizes, Ratios, Totals, Updated, kl_sums, ratio_sums
@@ -224,6 +225,17 @@ def _rewards(live: LiveStage, given: Given, report: Report) -> None:
         groups = everywhere[~everywhere.isnan().all(dim=1)]  # one without any reward has no variance to speak of
         flat = groups.nan_to_num(nan=math.inf).amin(1) == groups.nan_to_num(nan=-math.inf).amax(1)
         values["zero_variance_groups"] = float(flat.double().mean()) if len(flat) else math.nan
+    values |= _noise(live, scores)
+
+
+def _noise(live: LiveStage, scores: Scores) -> dict[str, float]:
+    """The mean variance of the rewards' own errors, and how many answers have one that is not known in full."""
+    everywhere = live.world.all_gather_rows(scores.noise)
+    known = everywhere[~everywhere.isnan()]
+    if not len(known):
+        return {}
+    lacking = live.world.all_gather_rows(unstated(scores.errors, scores.parts, scores.total).double())
+    return {"reward_noise": float(known.mean()), "reward_noise_unstated": float(lacking.sum())}
 
 
 def _kl(_: LiveStage, given: Given, report: Report) -> None:

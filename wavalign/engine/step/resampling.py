@@ -138,4 +138,5 @@ def _scores(kept: Scores, found: Scores, at: list[int], rows: list[int]) -> Scor
         absent=tables(kept.absent, found.absent),
         judged=tables(kept.judged or kept.parts, found.judged or found.parts),
         spent=found.spent,
+        errors=tables(kept.errors, found.errors),
     )

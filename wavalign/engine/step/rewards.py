@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from wavalign.engine.contracts.origins import origin
+from wavalign.engine.step.reward_noise import own_errors, total_noise
 from wavalign.engine.step.reward_pool import Call, LiveReward
 from wavalign.errors import PluginError
 from wavalign.plugins.api import text_is_enough
@@ -53,6 +54,14 @@ class Scores:
     """As `parts`, with the lowest value for answers that count so because they were cut off; empty where none do."""
     spent: Spent = Spent()
     """What the step has asked so far, answers that are not kept among them."""
+    errors: Mapping[str, Tensor] = field(default_factory=dict)
+    """Per reward [P, G] float64: variance that its own error adds to the total; NaN where it gave no value or states
+    none, 0 where a rule of the recipe made the value."""
+
+    @property
+    def noise(self) -> Tensor:
+        """[P, G] float64: variance of the total's own error as far as rewards state one; NaN where none does."""
+        return total_noise(self.errors, self.total)
 
     @property
     def judged_parts(self) -> dict[str, Tensor]:
@@ -83,7 +92,9 @@ def collect_scores(
             scaled = torch.where(gone, lowest(live, "on_absent: drop_sample"), scaled)
         parts[live.name], absent[live.name] = scaled, gone
         failed[live.name] = int((scaled.isnan() & ~gone).sum())
-    return Scores(combine(rewards, parts, absent), parts, words, failed, absent)
+    weights = {live.name: (live.section.weight, slope(live)) for live in rewards}
+    errors = own_errors(words, parts, absent, weights)
+    return Scores(combine(rewards, parts, absent), parts, words, failed, absent, errors=errors)
 
 
 def scale(values: Tensor, live: LiveReward) -> Tensor:
@@ -152,4 +163,5 @@ def judge_truncated(scores: Scores, rewards: Sequence[LiveReward], groups: Seque
     weights = [live.section.weight for live in rewards]
     worth = sum(least[live.name] * live.section.weight for live in rewards) / sum(weights)
     judged = {name: part.masked_fill(cut, least[name]) for name, part in scores.parts.items()}
-    return replace(scores, total=torch.where(cut, worth, scores.total), judged=judged)
+    errors = {name: each.masked_fill(cut, 0.0) for name, each in scores.errors.items()}
+    return replace(scores, total=torch.where(cut, worth, scores.total), judged=judged, errors=errors)
