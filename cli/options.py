@@ -43,12 +43,13 @@ def recipe_path(name: str) -> str:
     return str(shipped(name))
 
 
-def compiled(recipe: str, overrides: list[str] | None) -> "Plan":
-    """Load and compile a recipe for this machine."""
+def compiled(recipe: str, overrides: list[str] | None, *, nodes: int = 0, slots: int = 0) -> "Plan":
+    """Load and compile a recipe for this machine, or for as many machines with so many slots each."""
     with status(f"checking {recipe}"):
         # Not through the engine's surface: this brings torch, but no network's layers, and `--help` waits for neither.
         from wavalign.engine.compile.cluster import detect_cluster
         from wavalign.engine.compile.compiler import compile_recipe
         from wavalign.schema.loading import read_recipe
 
-        return compile_recipe(read_recipe(recipe_path(recipe), tuple(overrides or ())), detect_cluster())
+        cluster = detect_cluster().model_copy(update={"nodes": nodes, "slots": slots})
+        return compile_recipe(read_recipe(recipe_path(recipe), tuple(overrides or ())), cluster)

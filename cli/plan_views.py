@@ -24,7 +24,10 @@ class Branch:
 
 def tree(plan: Plan, trained: Mapping[str, str] | None = None) -> str:
     """The plan for a reader; `trained` says by stage what an adapter comes to, where that was counted."""
-    processes = f"{plan.processes} process{'es' if plan.processes != 1 else ''}"
+    each = plan.processes_per_node
+    processes = f"{each} process{'es' if each != 1 else ''}"
+    if plan.nodes > 1:
+        processes = f"{plan.nodes} nodes x {processes}"
     where = f"{processes} on {plan.device}, {plan.runtime.precision}"
     head = f"{plan.name}  seed {plan.seed}, {where}, plan {plan.fingerprint}"
     return "\n".join(_lines(Branch(head, tuple(_stage(stage, trained or {}) for stage in plan.stages))))

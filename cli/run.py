@@ -3,18 +3,32 @@
 import os
 import sys
 from contextlib import closing
-from typing import TYPE_CHECKING, Annotated
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, final
 
 import typer
 
 from wavalign.errors import PreflightError, UsageError
 
+from . import launching
 from .console import Format, note, output_format, say, say_json, say_table, status
-from .options import FormatOption, RecipeArgument, SetOption, compiled
+from .launching import (
+    Asked,
+    HostfileOption,
+    Launcher,
+    LauncherOption,
+    MasterOption,
+    PrintOption,
+    RemoteOption,
+    SlurmOption,
+)
+from .options import FormatOption, RecipeArgument, SetOption
 
 if TYPE_CHECKING:
     from wavalign.engine.compile.plan import Plan
     from wavalign.engine.compile.preflight import Finding, Preflight
+
+    from .launching import Target
 
 EXAMPLES = """Examples:
 
@@ -29,6 +43,10 @@ wavalign run my.yaml --resume
 wavalign run my.yaml --resume --from step-40
 
 wavalign run my.yaml --resume --accept reward.answer
+
+wavalign run my.yaml --hostfile hosts
+
+wavalign run my.yaml --launcher slurm --slurm time=24:00:00 --print
 """
 
 WORKER = ("-m", "wavalign_cli", "worker")
@@ -59,6 +77,12 @@ def run(
     resume: ResumeOption = False,
     from_: FromOption = "",
     accept: AcceptOption = None,
+    hostfile: HostfileOption = None,
+    launcher: LauncherOption = Launcher.AUTO,
+    print_: PrintOption = False,
+    remote: RemoteOption = "",
+    master: MasterOption = "",
+    slurm: SlurmOption = None,
     set_: SetOption = None,
     format_: FormatOption = Format.TEXT,
     quiet: QuietOption = False,
@@ -67,20 +91,53 @@ def run(
     output_format.set(format_)
     if (from_ or accept) and not resume:
         raise UsageError("--from and --accept go with --resume", hint="add --resume, or leave them out")
-    plan = compiled(recipe, set_)
-    if dry_run:
-        _look(plan, format_)
+    if slurm and launcher is not Launcher.SLURM:
+        raise UsageError("--slurm goes with --launcher slurm", hint="add it, or leave --slurm out")
+    resuming = (*(["--from", from_] if from_ else []), *(word for each in accept or () for word in ("--accept", each)))
+    asked = Asked(
+        recipe, tuple(set_ or ()), hostfile, launcher, remote, master, tuple(slurm or ()), resume, resuming
+    )  # fmt: skip
+    if launching.submits(asked, os.environ):
+        launching.submit(asked, show=print_)
         return
+    if launcher is Launcher.DEEPSPEED:
+        launching.hand_over(asked, show=print_)
+        return
+    found = launching.target(asked, os.environ)
+    if dry_run:
+        _look(found.plan, format_)
+    elif print_:
+        launching.show_commands(found)
+    else:
+        _run(found, _Resuming(resume, from_, frozenset(accept or ())), format_, quiet=quiet)
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class _Resuming:
+    """Whether and how a run is gone on with."""
+
+    asked: bool
+    at: str
+    accept: frozenset[str]
+
+
+def _run(found: "Target", resuming: _Resuming, form: Format, *, quiet: bool) -> None:
     with status("loading the engine"):
         from wavalign.engine import api  # brings the networks, which no `--help` shall wait for
 
         from .displays import make_display  # brings the report's parts
 
-    silent = quiet or format_ is not Format.TEXT
+    silent = quiet or form is not Format.TEXT
     with closing(make_display(quiet=silent, stream=sys.stdout, environment=os.environ)) as display:
-        asked = api.Resume(at=from_, accept=frozenset(accept or ())) if resume else False
-        folder = api.run(plan, resume=asked, observer=display, worker=WORKER)
-    if format_ is Format.JSON:
+        resume = api.Resume(at=resuming.at, accept=resuming.accept) if resuming.asked else False
+        if found.place is not None:
+            folder = api.run_as_rank(found.plan, found.place, resume=resume, observer=display)
+        else:
+            folder = api.run(found.plan, resume=resume, observer=display, worker=WORKER, nodes=found.nodes)
+    if found.place is not None and found.place.rank:
+        return  # the first process speaks
+    if form is Format.JSON:
         say_json({"ok": True, "folder": str(folder)})
     elif quiet:
         say(str(folder))

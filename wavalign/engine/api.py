@@ -1,30 +1,33 @@
 """The Python surface: what the command line does, as functions."""
 
 import os
-import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from wavalign.crash_log import run_folder
+from wavalign.engine.causes import signal_text
 from wavalign.engine.compile.adapter import adapter_line, count_weights, trained_line
 from wavalign.engine.compile.cluster import detect_cluster
 from wavalign.engine.compile.compiler import compile_recipe as _compile
 from wavalign.engine.compile.plan import Cluster, Plan
 from wavalign.engine.compile.preflight import Preflight
 from wavalign.engine.compile.preflight import preflight as _preflight
-from wavalign.engine.launch import Place, launch
-from wavalign.engine.rank import LOCK, run_rank
+from wavalign.engine.launch import Ended, Place, launch
+from wavalign.engine.nodes.head import launch_nodes
+from wavalign.engine.nodes.joining import Joined
+from wavalign.engine.nodes.remote import Nodes
+from wavalign.engine.rank import LOCK, joined_world, run_rank
 from wavalign.engine.run.builder import Builder
 from wavalign.engine.run.exporting import Exported, ExportOptions, export_model
 from wavalign.engine.run.observers import Observer, Silent
-from wavalign.engine.run.opening import ROOT, Resume, open_run
+from wavalign.engine.run.opening import ROOT, Resume, open_run, open_together
 from wavalign.engine.run.preflight_tools import PreflightTools
 from wavalign.engine.run.progress import is_complete, lost_steps, newest_checkpoint
 from wavalign.engine.state.checkpoint import CheckpointStore
 from wavalign.engine.state.distributed import World
 from wavalign.engine.state.folder import RunFolder
-from wavalign.errors import Interrupted, PreflightError, UnfinishedError, WorkersError
+from wavalign.errors import Interrupted, PreflightError, UnfinishedError, UsageError, WorkersError
 from wavalign.schema.loading import LoadedRecipe, load_recipe, read_recipe
 
 __all__ = [
@@ -36,6 +39,7 @@ __all__ = [
     "preflight",
     "read_recipe",
     "run",
+    "run_as_rank",
     "run_rank",
     "trained_parts",
 ]
@@ -79,39 +83,77 @@ def run(
     resume: bool | Resume = False,
     observer: Observer | None = None,
     worker: Sequence[str] = WORKER,
+    nodes: Nodes | None = None,
 ) -> Path:
-    """Run a plan on this machine and give its folder; `worker` is the command each of several processes is.
+    """Run a plan on this machine, or on `nodes`, and give its folder; `worker` is the command each of its processes is.
 
     `resume` goes on with a run: from its newest checkpoint, or as a `Resume` says.
     """
+    if nodes is None and plan.nodes > 1:
+        hint = "--hostfile FILE, --launcher slurm in an allocation, or start every process by torchrun or srun"
+        raise UsageError(f"the recipe wants {plan.nodes} nodes, and nothing says which", hint=hint)
     said: list[str] = []
     folder = open_run(plan, Resume() if resume is True else resume or None, said.append)
     run_folder.set(folder.path)
     try:
-        if plan.processes == 1:
+        if plan.processes == 1 and nodes is None:
             run_rank(folder, plan=plan, resume=bool(resume), observer=observer, said=said)
         else:
-            _launch(plan, folder, worker, resume=bool(resume), said=said)
+            for text in said:
+                sys.stderr.write(f"{text}\n")
+            asked = [*worker, str(folder.path.absolute()), *(["--resume"] if resume else [])]
+            raise_for(_launch(plan, folder, asked, nodes), folder)
         _check_finished(plan, folder)
     finally:
         folder.unlock()
     return folder.path
 
 
-def _launch(plan: Plan, folder: RunFolder, worker: Sequence[str], *, resume: bool, said: Sequence[str]) -> None:
+def run_as_rank(plan: Plan, place: Joined, *, resume: bool | Resume = False, observer: Observer | None = None) -> Path:
+    """This process's part of a run whose processes somebody else started; gives the folder, chosen by the first."""
+    if plan.processes != place.size:
+        wanted = f"{plan.nodes} x {plan.processes_per_node}" if plan.nodes > 1 else str(plan.processes)
+        hint = "set runtime.processes to what each machine starts, or to `auto`; runtime.nodes follows by itself"
+        raise UsageError(f"{place.by} started {place.size} processes, and the recipe wants {wanted}", hint=hint)
+    os.environ.update(place.variables())
+    said: list[str] = []
+    world = joined_world(plan)
+    try:
+        folder = open_together(plan, world, Resume() if resume is True else resume or None, said.append)
+    except BaseException:
+        world.close()
+        raise
+    try:
+        run_rank(folder, plan=plan, world=world, resume=bool(resume), observer=observer, said=said)
+        if place.rank == 0:
+            _check_finished(plan, folder)
+    finally:
+        folder.unlock()
+    return folder.path
+
+
+def _launch(plan: Plan, folder: RunFolder, worker: Sequence[str], nodes: Nodes | None) -> Ended:
     """Run every rank in a process of its own."""
-    for text in said:
-        sys.stderr.write(f"{text}\n")
+    store = CheckpointStore(folder.checkpoints, keep=plan.runtime.keep_checkpoints)
+    if nodes is not None:
+        told = {
+            "folder": str(folder.path.absolute()), "fingerprint": plan.fingerprint, "threads": plan.runtime.threads
+        }  # fmt: skip
+        place = Place(folder.ranks, is_writing=store.is_writing)
+        return launch_nodes(worker, place, nodes, each=plan.processes_per_node, told=told)
     descriptor = folder.lock_descriptor
     assert descriptor is not None
-    store = CheckpointStore(folder.checkpoints, keep=plan.runtime.keep_checkpoints)
-    ended = launch(
-        [*worker, str(folder.path), *(["--resume"] if resume else [])],
+    return launch(
+        worker,
         Place(folder.ranks, keep=(descriptor,), is_writing=store.is_writing),
         processes=plan.processes,
         env={**os.environ, LOCK: str(descriptor)},
         threads=plan.runtime.threads,
     )
+
+
+def raise_for(ended: Ended, folder: RunFolder) -> None:
+    """Raise what the end of the processes comes to: Interrupted, or WorkersError with who is to blame."""
     newest, lost = newest_checkpoint(folder), lost_steps(folder)
     if ended.code and ended.asked:
         raise Interrupted(ended.asked, newest, lost=lost)
@@ -120,14 +162,18 @@ def _launch(plan: Plan, folder: RunFolder, worker: Sequence[str], *, resume: boo
     kept = f"{newest} is complete, and the same command with --resume goes on from there" if newest else ""
     lost_text = f" ({lost} step{'s' * (lost != 1)} after it are done again)" if lost and newest else ""
     hint = kept + lost_text if kept else "no checkpoint was written; --resume starts again at the first step"
+    raise WorkersError(ended.code, _blamed(ended), hint=hint)
+
+
+def _blamed(ended: Ended) -> str:
+    """Which process, where, how it ended and why."""
+    where = f" on {ended.node}" if ended.node else ""
+    why = f"; {ended.cause}" if ended.cause else ""
     if ended.killed_by:
-        name = signal.Signals(ended.killed_by).name
-        often = "; often: out of memory" if ended.killed_by == signal.SIGKILL else ""
-        raise WorkersError(
-            ended.code, f"process {ended.rank} was ended by signal {ended.killed_by} ({name}{often})", hint=hint
-        )
-    message = f"process {ended.rank} of this run ended with exit code {ended.code}; its message stands above"
-    raise WorkersError(ended.code, message, hint=hint)
+        return f"process {ended.rank}{where} was ended by signal {signal_text(ended.killed_by)}{why}"
+    if ended.cause:
+        return f"node {ended.node} was lost with process {ended.rank}: {ended.cause}"
+    return f"process {ended.rank}{where} of this run ended with exit code {ended.code}; its message stands above"
 
 
 def _check_finished(plan: Plan, folder: RunFolder) -> None:

@@ -4,8 +4,10 @@ The ranks find one another by the environment (`World.from_environment`); the fi
 the process that holds it and waits.
 """
 
+import faulthandler
 import os
 from collections.abc import Sequence
+from datetime import timedelta
 
 import torch
 
@@ -20,6 +22,7 @@ from wavalign.engine.run.trainer import Trainer
 from wavalign.engine.state.distributed import World
 from wavalign.engine.state.files import full_disk, read_json
 from wavalign.engine.state.folder import RunFolder
+from wavalign.engine.state.watch import free_waiting
 from wavalign.errors import Interrupted, PluginError
 
 LOCK = "WAVALIGN_LOCK"
@@ -31,21 +34,27 @@ def run_rank(
     *,
     resume: bool,
     plan: Plan | None = None,
+    world: World | None = None,
     observer: Observer | None = None,
     said: Sequence[str] = (),
 ) -> None:
     """This process's part of a run, whose folder is locked; the first rank observes and writes the report.
 
-    Without a `plan` that of the folder is read. `said` is told first.
+    Without a `plan` that of the folder is read, without a `world` the others are looked for. `said` is told first.
     """
     plan = plan if plan is not None else planned(folder)
-    torch.set_num_threads(plan.runtime.threads or max(1, (os.cpu_count() or 1) // plan.processes))
-    watch_launcher()
-    world = World.from_environment(plan.device)
+    torch.set_num_threads(plan.runtime.threads or max(1, (os.cpu_count() or 1) // plan.processes_per_node))
+    watch_launcher(free_waiting)
+    if plan.processes > 1 and not faulthandler.is_enabled():
+        faulthandler.enable()  # where native code fails, Python's stack is in the rank's log
+    world = world if world is not None else joined_world(plan)
     watcher = observer if observer is not None and world.is_first else Silent()
     run_folder.set(folder.path)
-    if world.is_first and LOCK in os.environ and folder.lock_descriptor is None:
-        folder.inherit_lock(int(os.environ[LOCK]))
+    if world.is_first and folder.lock_descriptor is None:
+        if LOCK in os.environ:
+            folder.inherit_lock(int(os.environ[LOCK]))
+        else:
+            folder.lock_as_rank()
     try:
         watcher.start(_info(plan, folder))
         for text in said:
@@ -58,6 +67,11 @@ def run_rank(
     finally:
         watcher.close()
         world.close()
+
+
+def joined_world(plan: Plan) -> World:
+    """The ranks that this process's environment describes; each has the recipe's patience with the others."""
+    return World.from_environment(plan.device, patience=timedelta(seconds=plan.runtime.timeout))
 
 
 def _train(plan: Plan, folder: RunFolder, world: World, watcher: Observer, *, resume: bool) -> None:
@@ -90,7 +104,8 @@ def _report(plan: Plan, folder: RunFolder, world: World, watcher: Observer, *, c
 
 
 def _info(plan: Plan, folder: RunFolder) -> RunInfo:
-    where = f"{plan.processes} x {processor() if plan.device == 'cpu' else torch.cuda.get_device_name(0)}"
+    nodes = f"{plan.nodes} nodes, " if plan.nodes > 1 else ""
+    where = f"{nodes}{plan.processes} x {processor() if plan.device == 'cpu' else torch.cuda.get_device_name(0)}"
     return RunInfo(
         name=plan.name,
         folder=str(folder.path),

@@ -31,8 +31,14 @@ class RuntimeSection(Section):
     """What runs the steps."""
     clips: ClipLimits = ClipLimits()
     """Bounds on every sound that is read, so that one file cannot take the machine."""
+    nodes: Annotated[int, Field(ge=1, le=1024)] | Literal["auto"] = Field(
+        default="auto", exclude_if=lambda nodes: nodes in ("auto", 1)
+    )
+    """Machines; `auto` takes those of the hostfile, the allocation or the launcher, and one without them."""
     processes: Annotated[int, Field(ge=1, le=1024)] | Literal["auto"] = 1
-    """Processes on this machine; `auto` takes one per GPU, or one where there is none."""
+    """Processes on each machine; `auto` takes one per GPU, or one where there is none."""
+    timeout: float = Field(default=1800.0, gt=0, le=604_800, exclude_if=lambda seconds: seconds == 1800.0)
+    """Seconds that a process waits for the others before the run ends and says whom it waited for."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """`auto` takes a GPU where there is one."""
     precision: Literal["float32", "bf16"] = "float32"

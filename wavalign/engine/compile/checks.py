@@ -322,9 +322,23 @@ def check_runtime(runtime: RuntimeSection, cluster: Cluster, note: Note) -> None
     elif runtime.engine.offload_optimizer and runtime.engine.zero == 0:
         path = ("runtime", "engine", "offload_optimizer")
         note("conflict", "offload_optimizer needs a ZeRO stage of 1 or more", path, "set runtime.engine.zero: 2")
+    if cluster.nodes:  # machines elsewhere have devices of their own
+        _check_nodes(runtime, cluster, note)
+        return
     if runtime.device == "cuda" and cluster.gpus == 0:
         note("no_device", "device is cuda, and this machine has no GPU", ("runtime", "device"), "use device: auto")
     count = runtime.processes
     if count != "auto" and cluster.gpus and runtime.device != "cpu" and count > cluster.gpus:
         hint = f"at most {cluster.gpus}, or `auto`"
         note("no_device", f"{count} processes and {cluster.gpus} GPUs", ("runtime", "processes"), hint)
+
+
+def _check_nodes(runtime: RuntimeSection, cluster: Cluster, note: Note) -> None:
+    """Rules between the runtime section and the machines that a hostfile, an allocation or a launcher names."""
+    if runtime.nodes not in ("auto", cluster.nodes):
+        message = f"the recipe wants {runtime.nodes} nodes, and there are {cluster.nodes}"
+        hint = f"`auto` takes those there are; or {cluster.nodes}, or as many lines of the hostfile (nodes of the job)"
+        note("nodes", message, ("runtime", "nodes"), hint)
+    if runtime.processes != "auto" and cluster.slots and runtime.processes > cluster.slots:
+        message = f"{runtime.processes} processes on each node, and they have room for {cluster.slots}"
+        note("nodes", message, ("runtime", "processes"), f"at most {cluster.slots}, or `auto`")

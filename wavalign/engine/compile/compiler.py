@@ -66,6 +66,13 @@ def device_of(runtime: RuntimeSection, cluster: Cluster) -> str:
     return runtime.device if runtime.device != "auto" else ("cuda" if cluster.gpus else "cpu")
 
 
+def processes_per_node(runtime: RuntimeSection, cluster: Cluster, device: str) -> int:
+    """Processes on each machine."""
+    if runtime.processes != "auto":
+        return runtime.processes
+    return cluster.slots or (max(1, cluster.gpus) if device == "cuda" else 1)
+
+
 def _follows(problem: Problem, broken: Broken) -> bool:
     """Whether a problem would not be there without what was taken out."""
     lacks = {path[-1] for path in broken.paths}
@@ -93,8 +100,9 @@ class _Compiler:
         self.registry = Registry(self.recipe.plugins)
         self.resolver = Resolver(self.registry, self.source)
         self.device = device_of(self.recipe.runtime, cluster)
-        asked = self.recipe.runtime.processes
-        self.processes = (max(1, cluster.gpus) if self.device == "cuda" else 1) if asked == "auto" else asked
+        asked = self.recipe.runtime.nodes
+        self.nodes = (cluster.nodes or 1) if asked == "auto" else asked
+        self.processes = self.nodes * processes_per_node(self.recipe.runtime, cluster, self.device)
 
     def compile(self) -> Plan:
         """Run the passes; raise when anything was noted."""
@@ -128,7 +136,7 @@ class _Compiler:
             self.resolver.component("tracker", each, ("runtime", "trackers", index))
             for index, each in enumerate(runtime.trackers)
         )
-        return runtime.model_copy(update={"trackers": trackers})
+        return runtime.model_copy(update={"trackers": trackers, "nodes": self.nodes if self.nodes > 1 else "auto"})
 
     def _stage(self, stage: Stage, index: int, first_step: int, runtime: RuntimeSection) -> StagePlan:
         path: TreePath = ("stages", index)

@@ -60,8 +60,9 @@ def estimate_memory(
     rows += [*_helpers(case), *collecting(case, stage)]
     if on_gpu:
         rows.append(MemoryRow(name="CUDA", bytes=CUDA_BYTES, note="its context and libraries"))
-    ranks = max(1, case.geometry.processes)
-    return Memory(rows=tuple(rows), capacity=cluster.gpu_bytes if on_gpu else cluster.host_bytes // ranks)
+    nodes = runtime.nodes if isinstance(runtime.nodes, int) else 1
+    neighbours = max(1, case.geometry.processes // nodes)
+    return Memory(rows=tuple(rows), capacity=cluster.gpu_bytes if on_gpu else cluster.host_bytes // neighbours)
 
 
 def _training(case: Case, stage: StagePlan, runtime: RuntimeSection) -> Iterator[MemoryRow]:

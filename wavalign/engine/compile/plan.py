@@ -19,7 +19,7 @@ from wavalign.schema.stage_kinds import KINDS, StageKind
 
 FREE_RUNTIME = (
     "folder", "trackers", "report", "keep_checkpoints", "checkpoint_every", "reward_workers", "threads",
-    "gradient_checkpointing", "clips", "reward_failure_budget", "log_rollouts_every", "dead_signal_after",
+    "gradient_checkpointing", "clips", "reward_failure_budget", "log_rollouts_every", "dead_signal_after", "timeout",
 )  # fmt: skip
 """Keys of `runtime` that change nothing that is learned: a resumed run may have others."""
 _BESIDE = ("fingerprint", "earlier", "accepted")
@@ -37,6 +37,10 @@ class Cluster(Section):
     """Memory of the smallest GPU."""
     cores: int = 1
     host_bytes: int = 0
+    nodes: int = 0
+    """Machines that a hostfile, an allocation or a launcher names; 0 where none does."""
+    slots: int = 0
+    """Processes that they have room for, each; 0 where that is not said."""
 
 
 @final
@@ -290,6 +294,16 @@ class Plan(Section):
         return sum(stage.steps for stage in self.stages)
 
     @property
+    def nodes(self) -> int:
+        """Machines."""
+        return self.runtime.nodes if isinstance(self.runtime.nodes, int) else 1
+
+    @property
+    def processes_per_node(self) -> int:
+        """Of `processes`, those on each machine."""
+        return self.processes // self.nodes
+
+    @property
     def fingerprint(self) -> str:
         """Equal for two plans exactly when a run of one may be resumed by the other."""
         content = learned(self.model_dump(mode="json"))
@@ -321,6 +335,8 @@ def learned(content: Mapping[str, Any]) -> dict[str, Any]:
     kept: dict[str, Any] = json.loads(json.dumps(content))
     for key in FREE_RUNTIME:
         kept["runtime"].pop(key, None)
+    if kept["runtime"].pop("nodes", 1) != 1:  # on how many machines they are is free, how many they are is not
+        kept["runtime"]["processes"] = kept["processes"]
     for key in ("description", *_BESIDE):
         kept.pop(key, None)
     for stage in kept["stages"]:

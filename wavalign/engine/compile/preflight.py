@@ -108,6 +108,7 @@ def preflight(plan: Plan, tools: Tools, cluster: Cluster, *, folder: str) -> Pre
     inspection = _Inspection(plan, tools, cluster)
     inspection.disk(folder)
     inspection.precision()
+    inspection.nodes(folder)
     for stage in plan.stages:
         inspection.stage(stage)
     return Preflight(tuple(inspection.findings), tuple(inspection.memory))
@@ -125,6 +126,14 @@ class _Inspection:
         """Dialogues of the present stage's headings; None of a stream."""
         self._singles = 1
         """Most rows that one of them comes to."""
+
+    def nodes(self, folder: str) -> None:
+        """What is taken for granted of several machines."""
+        if self.plan.nodes == 1:
+            return
+        each = self.plan.processes_per_node
+        counts = f"{self.plan.nodes} nodes x {each} process{'es' * (each != 1)}, {self.plan.processes} in all"
+        self._add("", "nodes", "ok", f"{counts}; {folder}, this Python and the recipe's files must be on all of them")
 
     def disk(self, folder: str) -> None:
         """Space where the run will write."""

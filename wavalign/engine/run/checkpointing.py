@@ -158,6 +158,13 @@ class RunCheckpoints:
         done = self._moment.step if self._moment is not None else 0
         return max(0, done - (steps[-1] if steps else 0))
 
+    def survives(self) -> bool:
+        """Whether the last complete step can be written now, in the middle of the next one, by whoever is first."""
+        moment = self._moment
+        if moment is None or not moment.stage_step or moment.live.clock.weights_of != moment.stage_step:
+            return False
+        return self.world.size == 1 or moment.live.backend.saves_alone
+
     def rescue(
         self, error: BaseException, *, weights_of: int | None, together: bool, say: Callable[[str], None]
     ) -> None:

@@ -65,6 +65,7 @@ class StepClock:
         self.log_step(live, step, result)
         self.checkpoints.take(live, step)
         stop = self.world.any_true(self.stop.asked != 0)
+        self.stop.in_time()
         every = self.plan.runtime.checkpoint_every
         if stop or step == live.plan.steps or (every and step % every == 0):
             self.observer.waiting("writing a checkpoint", 0, 0)
@@ -92,6 +93,7 @@ class StepClock:
     def rescue(self, error: BaseException, live: LiveStage) -> None:
         """Write the checkpoint of the last complete step before `error` ends the run."""
         self.stop.waits = True
+        self.stop.in_time()
         say, clock = self.observer.message, live.clock
         together = clock.together or self.measuring.together
         self.checkpoints.rescue(error, weights_of=clock.weights_of, together=together, say=say)

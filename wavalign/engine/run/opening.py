@@ -3,6 +3,7 @@
 import importlib.metadata
 import os
 import platform
+import socket
 import sys
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
@@ -15,9 +16,10 @@ from wavalign import __version__
 from wavalign.engine.compile.plan import Plan
 from wavalign.engine.compile.resuming import PlanChanges
 from wavalign.engine.state.checkpoint import Checkpoint, CheckpointStore
+from wavalign.engine.state.distributed import World
 from wavalign.engine.state.files import full_disk, read_json
 from wavalign.engine.state.folder import RunFolder
-from wavalign.errors import ResumeError, UsageError
+from wavalign.errors import PreflightError, RankLostError, ResumeError, UsageError, WavAlignError
 from wavalign.schema.dumping import dump_yaml
 
 ROOT = Path("runs")
@@ -48,6 +50,38 @@ def open_run(plan: Plan, resume: Resume | None, say: Callable[[str], None]) -> R
     with full_disk(str(folder.path)):
         folder.lock()
         return _opened(plan, folder, resume, say)
+
+
+def open_together(plan: Plan, world: World, resume: Resume | None, say: Callable[[str], None]) -> RunFolder:
+    """The same where somebody else started the processes: the first one opens the folder, the others are told it.
+
+    Every rank calls it. Raises PreflightError where machines differ in what they read or see.
+    """
+    prints = world.gather([plan.fingerprint, socket.gethostname()])
+    for rank, (fingerprint, host) in enumerate(prints):
+        if fingerprint != prints[0][0]:
+            message = f"process {rank} on {host} has plan {fingerprint}, process 0 on {prints[0][1]} {prints[0][0]}"
+            hint = "the recipe, what it extends and its plugin files must be the same on every machine"
+            raise PreflightError(message, hint=hint)
+    opened: RunFolder | WavAlignError | None = None
+    if world.is_first:
+        try:
+            opened = open_run(plan, resume, say)
+        except WavAlignError as error:  # told to the others before it ends this one
+            opened = error
+    told = [str(opened.path.absolute()), ""] if isinstance(opened, RunFolder) else ["", str(opened)]
+    path, problem = world.broadcast(told)
+    if isinstance(opened, WavAlignError):
+        raise opened
+    if problem:
+        raise RankLostError("the first process could not open the run's folder", hint=problem)
+    folder = opened if opened is not None else RunFolder(Path(path))
+    blind = [host for (_, host), seen in zip(prints, world.gather(folder.plan.exists()), strict=True) if not seen]
+    if blind:
+        hint = "it must lie on a file system that all machines share: set runtime.folder"
+        folder.unlock()
+        raise PreflightError(f"{blind[0]} does not see the run's folder {path}", hint=hint)
+    return folder
 
 
 def _opened(plan: Plan, folder: RunFolder, resume: Resume | None, say: Callable[[str], None]) -> RunFolder:

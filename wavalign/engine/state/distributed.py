@@ -12,10 +12,13 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from wavalign.engine.state.watch import Watch, store_of
 from wavalign.errors import RankLostError, UsageError
 
 PATIENCE = timedelta(minutes=30)
 """How long a rank waits for the others: longer than the slowest step's sampling and rewards on one of them."""
+_LATER = timedelta(minutes=1)
+"""How much later the process group itself gives up, which cannot say whom it waited for."""
 _LOST = ("peer", "connection", "timed out", "timeout", "socket", "gloo", "nccl", "store")
 """Words of the messages by which a process group says that it is broken."""
 _SPEAKING = (os.path.join("torch", "distributed"), "deepspeed")
@@ -26,10 +29,11 @@ _SPEAKING = (os.path.join("torch", "distributed"), "deepspeed")
 class World:
     """The ranks of a run: rank r of `size`, and what they do together. Every rank calls every method alike."""
 
-    __slots__ = ("device", "local_rank", "rank", "size")
+    __slots__ = ("_watch", "device", "local_rank", "rank", "size")
 
     def __init__(self, *, rank: int, size: int, local_rank: int, device: torch.device) -> None:
         self.rank, self.size, self.local_rank, self.device = rank, size, local_rank, device
+        self._watch: Watch | None = None
 
     @classmethod
     def single(cls, device: Literal["cpu", "cuda"] = "cpu") -> "World":
@@ -47,7 +51,8 @@ class World:
         """Join the ranks that RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT describe.
 
         Without WORLD_SIZE, or with 1, this process is alone. Raises UsageError for an incomplete environment and
-        RankLostError when the others do not come within `patience`.
+        RankLostError when the others do not come within `patience`. From then on a wait that is longer ends with who is
+        missing (`watch.py`).
         """
         size = int(environment.get("WORLD_SIZE", "1"))
         if size == 1:
@@ -61,6 +66,10 @@ class World:
         backend = "gloo" if device == "cpu" else "cpu:gloo,cuda:nccl"
         with _rank_lost("the start"):
             dist.init_process_group(backend, init_method=address, rank=rank, world_size=size, timeout=patience)
+            store = store_of(environment["MASTER_ADDR"], int(environment["MASTER_PORT"]))
+        world._watch = Watch(store, rank=rank, size=size, patience=patience.total_seconds())
+        world._watch.start()
+        dist.distributed_c10d._set_pg_timeout(patience + _LATER)
         return world
 
     def alone(self) -> "World":
@@ -75,7 +84,7 @@ class World:
     def sum_(self, tensor: Tensor) -> None:
         """Replace `tensor` [...] by its sum over ranks."""
         if self.size > 1:
-            with _rank_lost("a sum"):
+            with self._meeting("a sum"):
                 dist.all_reduce(tensor)
 
     def all_reduce_sum(self, tensor: Tensor) -> Tensor:
@@ -87,7 +96,7 @@ class World:
     def broadcast_(self, tensor: Tensor) -> None:
         """Replace `tensor` [...] by that of rank 0."""
         if self.size > 1:
-            with _rank_lost("a broadcast"):
+            with self._meeting("a broadcast"):
                 dist.broadcast(tensor, src=0)
 
     def all_gather_rows(self, tensor: Tensor) -> Tensor:
@@ -95,7 +104,7 @@ class World:
         if self.size == 1:
             return tensor
         parts = [torch.empty_like(tensor, memory_format=torch.contiguous_format) for _ in range(self.size)]
-        with _rank_lost("a gather"):
+        with self._meeting("a gather"):
             dist.all_gather(parts, tensor.contiguous())
         return torch.cat(parts)
 
@@ -114,13 +123,13 @@ class World:
         """`data` of every rank, in order, on the first one; None on the others: for what is large."""
         sizes = self.all_gather_rows(torch.tensor([len(data)])).tolist()
         if not self.is_first:
-            with _rank_lost("a hand-over"):
+            with self._meeting("a hand-over"):
                 dist.send(torch.frombuffer(bytearray(data), dtype=torch.uint8), dst=0)
             return None
         parts = [memoryview(data)]
         for rank, size in enumerate(sizes[1:], 1):
             part = torch.empty(size, dtype=torch.uint8)
-            with _rank_lost("a hand-over"):
+            with self._meeting("a hand-over"):
                 dist.recv(part, src=rank)
             parts.append(part.numpy().data)
         return parts
@@ -139,15 +148,32 @@ class World:
 
     def joint(self, doing: str) -> AbstractContextManager[None]:
         """Inside, a library speaks to the other ranks by itself; RankLostError where it loses one."""
-        return nullcontext() if self.size == 1 else _rank_lost(doing, by=_SPEAKING)
+        return nullcontext() if self.size == 1 else self._meeting(doing, by=_SPEAKING)
 
     def close(self) -> None:
         """Leave the group; harmless when there is none.
 
         A process that is alone keeps the group that a library wanted: it remembers it, and its next run needs it.
         """
+        if self._watch is not None:
+            self._watch.close()
         if self.size > 1 and dist.is_initialized():
             dist.destroy_process_group()
+
+    @contextmanager
+    def _meeting(self, doing: str, *, by: Sequence[str] = ()) -> Iterator[None]:
+        """Inside, this rank meets the others; RankLostError, with whose fault that is where it is known."""
+        if self._watch is None:
+            with _rank_lost(doing, by=by):
+                yield
+            return
+        try:
+            with _rank_lost(doing, by=by), self._watch.meeting(doing):
+                yield
+        except RankLostError as error:
+            if self._watch.verdict:
+                raise RankLostError(error.message, hint=self._watch.verdict) from error
+            raise
 
 
 def _device(kind: Literal["cpu", "cuda"], local_rank: int) -> torch.device:

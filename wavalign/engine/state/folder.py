@@ -28,6 +28,7 @@ class RunFolder:
         self.path = path
         self._lock: int | None = None
         self._inherited = False
+        self._rank_lock: int | None = None
 
     @classmethod
     def create(cls, root: Path, *, name: str) -> "RunFolder":
@@ -207,11 +208,42 @@ class RunFolder:
             raise FolderBusyError(
                 f"{self.path} is in use by {self._holder()}", hint="wait for that run, stop it, or use another folder"
             ) from None
+        try:
+            self._check_rank_free()
+        except FolderBusyError:
+            os.close(descriptor)
+            raise
         holder = {"pid": os.getpid(), "host": socket.gethostname(), "time": datetime.now(UTC).isoformat()}
         with storage_errors(str(self._lock_path)):
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, json.dumps(holder).encode(), 0)
         self._lock, self._inherited = descriptor, False
+
+    @property
+    def _rank_lock_path(self) -> Path:
+        return self.path / "rank.lock"
+
+    def lock_as_rank(self) -> None:
+        """Hold the folder also beyond the launcher, whose lock a process of another machine cannot inherit."""
+        with storage_errors(str(self._rank_lock_path)):
+            self._rank_lock = os.open(self._rank_lock_path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(self._rank_lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise self._busy_rank() from None
+
+    def _check_rank_free(self) -> None:
+        if not self._rank_lock_path.exists():
+            return
+        with self._rank_lock_path.open("rb") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise self._busy_rank() from None
+
+    def _busy_rank(self) -> FolderBusyError:
+        message = f"{self.path} is still written to by the first process of a run whose launcher is gone"
+        return FolderBusyError(message, hint="it ends once its step and checkpoint are done; then try again")
 
     def inherit_lock(self, descriptor: int) -> None:
         """Hold the lock that the process which started this one took: it is free when the last of them has ended."""
