@@ -46,7 +46,8 @@ class Node:
         )
         self._heard: queue.Queue[dict[str, Any] | None] = queue.Queue()
         self._listened = self._spoke = time.monotonic()
-        threading.Thread(target=self._listen, name=host, daemon=True).start()
+        self._listener = threading.Thread(target=self._listen, name=host, daemon=True)
+        self._listener.start()
         self.tell(dict(opening))
 
     def tell(self, what: dict[str, Any]) -> None:
@@ -81,6 +82,7 @@ class Node:
             self._process.wait(LETTING_GO)
         except subprocess.TimeoutExpired:
             self.drop("it did not end")
+        self._listener.join(1.0)
 
     def drop(self, why: str) -> None:
         """Wait for it no longer."""
@@ -112,15 +114,17 @@ class Node:
     def _listen(self) -> None:
         stream = self._process.stdout
         assert stream is not None
-        for line in iter(stream.readline, b""):
-            try:
-                told = json.loads(line)
-            except ValueError:
-                told = None
-            if isinstance(told, dict):
-                self._heard.put(told)
-            else:  # what a login of the node prints before anything else
-                sys.stderr.write(presentable(f"{self.host}: {line.decode(errors='replace').rstrip()}") + "\n")
+        with stream:
+            for line in iter(stream.readline, b""):
+                try:
+                    told = json.loads(line)
+                except ValueError:
+                    told = None
+                if isinstance(told, dict):
+                    self._heard.put(told)
+                else:  # what a login of the node prints before anything else
+                    said = line.decode(errors="replace").rstrip()
+                    sys.stderr.write(presentable(f"{self.host}: {said}") + "\n")
         self._heard.put(None)
 
 

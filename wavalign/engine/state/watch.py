@@ -6,6 +6,7 @@ thread's stack. Who has not come to that meeting is missing: it writes its stack
 and say so. One that does not answer at all is stopped, gone, or in native code that holds the interpreter.
 """
 
+import atexit
 import json
 import os
 import socket
@@ -59,7 +60,7 @@ class Meeting:
 
 @final
 class Watch:
-    """The meetings of this rank, and the thread that watches them."""
+    """The meetings of this rank, and the threads that watch them."""
 
     def __init__(self, store: Store, *, rank: int, size: int, patience: float) -> None:
         """`patience` is in seconds."""
@@ -67,20 +68,24 @@ class Watch:
         self._thread_id = threading.get_ident()
         self._closed = threading.Event()
         self._now = Meeting(0)
-        self._reachable = True
-        self._thread = threading.Thread(target=self._watch, name="watch", daemon=True)
+        self._lock = threading.Lock()
+        self._threads = [threading.Thread(target=each, name="watch", daemon=True) for each in (self._ask, self._count)]
         self.verdict = ""
         """What was found once some wait outlasted its patience."""
 
     def start(self) -> None:
         """Watch the thread that calls this."""
         self._thread_id = threading.get_ident()
-        self._thread.start()
+        atexit.register(self.close)
+        for thread in self._threads:
+            thread.start()
 
     def close(self) -> None:
         """Watch no longer; a thread that is left in native code at the interpreter's end would abort the process."""
         self._closed.set()
-        self._thread.join(ANSWER + POLL)
+        atexit.unregister(self.close)
+        for thread in self._threads:
+            thread.join(ANSWER + POLL)
 
     @contextmanager
     def meeting(self, doing: str) -> Iterator[None]:
@@ -92,19 +97,27 @@ class Watch:
         finally:
             self._now = Meeting(self._now.number, outer.doing, outer.since)
 
-    # --- the thread ---------------------------------------------------------------------------------------------------
+    # --- the threads --------------------------------------------------------------------------------------------------
 
-    def _watch(self) -> None:
+    def _ask(self) -> None:
+        """Look into the store again and again; whoever holds it may stand still, and let this thread wait for ever."""
         while not self.verdict and not self._closed.wait(POLL):
             now = self._now
-            overdue = bool(now.doing) and time.monotonic() - now.since > self._patience
-            if self._reachable:
-                try:
-                    self._look(now, overdue=overdue)
-                except RuntimeError:  # the first rank, or the launcher that holds the store, has ended or stands still
-                    self._reachable = False
-            if overdue and not self._reachable:
+            try:
+                self._look(now, overdue=self._overdue(now) > 0)
+            except RuntimeError:  # the first rank, or the launcher that holds the store, has ended
+                return
+
+    def _count(self) -> None:
+        """End a wait of which the store should long have told."""
+        while not self.verdict and not self._closed.wait(POLL):
+            now = self._now
+            if self._overdue(now) > 2 * (ANSWER + POLL):
                 self._end(f"{self._waited(now)}; the process that holds the meeting point does not answer")
+
+    def _overdue(self, now: Meeting) -> float:
+        """Seconds by which a wait has outlasted this rank's patience."""
+        return time.monotonic() - now.since - self._patience if now.doing else -1.0
 
     def _look(self, now: Meeting, *, overdue: bool) -> None:
         if overdue and not self._store.check(["overdue"]):
@@ -135,11 +148,15 @@ class Watch:
         return f"{place} has waited in {now.doing} (the {now.number}th) since {since:%H:%M:%S}, {seconds:.0f} s"
 
     def _end(self, verdict: str, *, missing: Sequence[int] = ()) -> None:
-        self.verdict = verdict
+        with self._lock:
+            if self.verdict or self._closed.is_set():
+                return
+            self.verdict = verdict
         stack = self._stack()
         if self._rank in missing:
             sys.stderr.write(presentable(f"{verdict}\nprocess {self._rank} stands here:\n{stack}") + "\n")
             sys.stderr.flush()
+            time.sleep(LET)  # the others look for it once more before they lose it
             os._exit(HUNG)  # its main thread cannot be reached; the others lose it and write what can be written
         sys.stderr.write(presentable(f"process {self._rank} waits here:\n{stack}") + "\n")
         sys.stderr.flush()
@@ -184,10 +201,12 @@ def free_waiting(done: threading.Event | None = None) -> None:
 
 
 def _connections() -> Iterator[int]:
-    """Descriptors of sockets."""
+    """Descriptors of sockets with another end; to shut down one that listens would abort the library."""
     for name in os.listdir("/proc/self/fd"):
         with suppress(OSError):  # closed meanwhile
             if stat.S_ISSOCK(os.fstat(int(name)).st_mode):
+                with socket.socket(fileno=os.dup(int(name))) as connection:
+                    connection.getpeername()
                 yield int(name)
 
 
