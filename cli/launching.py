@@ -16,7 +16,7 @@ import typer
 from wavalign.errors import UsageError, WorkersError
 
 from .console import note, say
-from .options import compiled
+from .options import compiled, recipe_path
 
 if TYPE_CHECKING:
     from wavalign.engine.compile.plan import Plan
@@ -123,8 +123,6 @@ def submit(asked: Asked, *, show: bool) -> None:
     """Print the batch script, or hand it to sbatch."""
     from wavalign.engine.nodes.slurm import Job, script, script_path  # `--help` shall not wait for it
     from wavalign.schema.loading import read_recipe
-
-    from .options import recipe_path
 
     if asked.hostfile is not None:
         raise UsageError("SLURM names the machines of a job itself", hint="leave --hostfile out")

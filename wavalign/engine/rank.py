@@ -7,6 +7,7 @@ the process that holds it and waits.
 import faulthandler
 import os
 from collections.abc import Sequence
+from contextlib import nullcontext
 from datetime import timedelta
 
 import torch
@@ -22,6 +23,7 @@ from wavalign.engine.run.trainer import Trainer
 from wavalign.engine.state.distributed import World
 from wavalign.engine.state.files import full_disk, read_json
 from wavalign.engine.state.folder import RunFolder
+from wavalign.engine.state.rank_lock import locked_as_rank
 from wavalign.engine.state.watch import free_waiting
 from wavalign.errors import Interrupted, PluginError
 
@@ -50,16 +52,14 @@ def run_rank(
     world = world if world is not None else joined_world(plan)
     watcher = observer if observer is not None and world.is_first else Silent()
     run_folder.set(folder.path)
-    if world.is_first and folder.lock_descriptor is None:
-        if LOCK in os.environ:
-            folder.inherit_lock(int(os.environ[LOCK]))
-        else:
-            folder.lock_as_rank()
+    if world.is_first and LOCK in os.environ and folder.lock_descriptor is None:
+        folder.inherit_lock(int(os.environ[LOCK]))
+    alone = world.is_first and folder.lock_descriptor is None
     try:
         watcher.start(_info(plan, folder))
         for text in said:
             watcher.message(text)
-        with full_disk(str(folder.path)):
+        with full_disk(str(folder.path)), locked_as_rank(folder.path) if alone else nullcontext():
             _train(plan, folder, world, watcher, resume=resume)
     except PluginError as error:
         error.keep_traceback()

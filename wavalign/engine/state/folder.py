@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, final
 
 from wavalign.engine.state.files import read_json, storage_errors, write_json, write_text
+from wavalign.engine.state.rank_lock import check_rank_free
 from wavalign.errors import FolderBusyError, StorageError, UsageError
 
 _HALF_WRITTEN = re.compile(r"\..+\.([0-9a-f]{32}|writing)|\.tmp-.+")
@@ -28,7 +29,6 @@ class RunFolder:
         self.path = path
         self._lock: int | None = None
         self._inherited = False
-        self._rank_lock: int | None = None
 
     @classmethod
     def create(cls, root: Path, *, name: str) -> "RunFolder":
@@ -209,7 +209,7 @@ class RunFolder:
                 f"{self.path} is in use by {self._holder()}", hint="wait for that run, stop it, or use another folder"
             ) from None
         try:
-            self._check_rank_free()
+            check_rank_free(self.path)
         except FolderBusyError:
             os.close(descriptor)
             raise
@@ -218,32 +218,6 @@ class RunFolder:
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, json.dumps(holder).encode(), 0)
         self._lock, self._inherited = descriptor, False
-
-    @property
-    def _rank_lock_path(self) -> Path:
-        return self.path / "rank.lock"
-
-    def lock_as_rank(self) -> None:
-        """Hold the folder also beyond the launcher, whose lock a process of another machine cannot inherit."""
-        with storage_errors(str(self._rank_lock_path)):
-            self._rank_lock = os.open(self._rank_lock_path, os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            fcntl.flock(self._rank_lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise self._busy_rank() from None
-
-    def _check_rank_free(self) -> None:
-        if not self._rank_lock_path.exists():
-            return
-        with self._rank_lock_path.open("rb") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise self._busy_rank() from None
-
-    def _busy_rank(self) -> FolderBusyError:
-        message = f"{self.path} is still written to by the first process of a run whose launcher is gone"
-        return FolderBusyError(message, hint="it ends once its step and checkpoint are done; then try again")
 
     def inherit_lock(self, descriptor: int) -> None:
         """Hold the lock that the process which started this one took: it is free when the last of them has ended."""
