@@ -1,7 +1,7 @@
 """The `wavalign` command: its table of commands, and the one place where errors become exit codes.
 
 0 done, 1 the run failed, 2 usage, 3 recipe invalid, 4 plugin failed, 5 preflight failed, 6 rewards over their failure
-budget, 7 the checkpoint belongs to another plan, 130 / 143 interrupted after a checkpoint was written.
+budget, 7 the checkpoint belongs to another plan, 129 / 130 / 138 / 143 interrupted after a checkpoint was written.
 
 Command modules import nothing heavy at their top (pydantic, torch, the engine): `wavalign --help` answers at once.
 """

@@ -1,4 +1,4 @@
-"""Runs whose processes somebody else starts: torchrun, srun; and a SLURM job that meets its time limit, with stand-ins."""
+"""Runs whose processes somebody else starts: torchrun, srun, DeepSpeed; and a SLURM job that meets its time limit."""
 
 import os
 import signal
