@@ -2,7 +2,7 @@
 
 r = 1 where the last word heard is the last word of the rollout's own text, else 0. Only that word counts: the words
 around it are heard in any answer. What Whisper hears is compared by its sound. Source: the semantic-consistency reward
-of WavAlign-style post-training; the judge is PocketSphinx (Huggins-Daines et al., 2006) with a closed language model, or
+of WavAlign-style post-training; the judge is PocketSphinx (Huggins-Daines et al., 2006) with a closed language model or
 Whisper (Radford et al., 2022) with an open one.
 """
 
