@@ -143,7 +143,7 @@ HEADER = f"""\
 
 The quickstart with 40 steps: one base model, 16 prompts of 8 answers and 16 demonstrations a step, the same 213
 held-out items (renditions never heard), greedy answers. The reward is `answer_match` (5 or 1) and an error that is
-drawn anew for every answer, whose variance the judge states (benchmarks/gating/noisy_judge.py). All but the gate is
+drawn anew for every answer, whose variance the judge states (recipes/gates/noisy_judge.py). All but the gate is
 the same; a seed has the same demonstrations, prompts and first answers under every gate. *Heard right*: a recogniser
 with a closed language model hears the right word in the sound. *Lambda*: its mean over the last {LATE} steps.
 

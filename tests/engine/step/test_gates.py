@@ -10,7 +10,7 @@ import torch
 
 from tests.distributed import run_ranks
 from tests.engine.step.test_invariance import MIXED, Run, assert_equal
-from tests.toy.compiled import Change, compiled, graph, only_stage, put
+from tests.toy.compiled import Change, compiled, graph, only_stage, problems, put
 from tests.toy.live import live_stage, train, train_rank
 from wavalign.engine.compile.plan import Plan
 from wavalign.engine.step.step import StepExecutor
@@ -125,5 +125,9 @@ def test_noise_is_in_the_graph_where_a_gate_asks_for_it(tmp_path: Path) -> None:
     assert not plain.gives("reward_noise") and not plain.gives("prompt_gates")
 
 
-def test_nobody_follows_each_prompt_where_no_term_on_answers_does(tmp_path: Path) -> None:
+def test_values_of_prompts_that_nobody_follows_are_refused(tmp_path: Path) -> None:
     assert only_stage(plan(tmp_path)).graph.gives("prompt_gates")
+    alone = put("objective.terms.rl.share", 0.5)
+    (found,) = problems(tmp_path, PLUGINS, UNSURE, GATE, alone)
+    assert "has a value for each prompt, and no term on answers to prompts follows it" in found.message
+    assert not only_stage(compiled(tmp_path, PLUGINS, UNSURE, alone)).graph.gives("prompt_gates")

@@ -98,7 +98,7 @@ class RolloutAdaptive(Gate):
 
     def _factors(self, rewards: Tensor, present: Tensor, noise: Tensor | None) -> dict[str, Tensor]:
         """By name [P], what makes lambda; `rewards`, `present`, `noise` [P, G], at least one present in each row."""
-        count = present.sum(dim=1)
+        count = present.double().sum(dim=1)
         mean = torch.where(present, rewards, 0.0).sum(dim=1) / count
         variance = torch.where(present, rewards - mean[:, None], 0.0).square().sum(dim=1) / count
         best = torch.where(present, rewards, -torch.inf).amax(dim=1)
