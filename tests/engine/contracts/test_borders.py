@@ -25,7 +25,7 @@ from wavalign.engine.compile.plan import TermPlan
 from wavalign.engine.contracts.construct import construct
 from wavalign.engine.contracts.rollouts import Lent, scored
 from wavalign.engine.step.objective import count, term_loss
-from wavalign.engine.step.rewards import LiveReward
+from wavalign.engine.step.reward_pool import LiveReward
 from wavalign.engine.step.step import StepExecutor
 from wavalign.errors import PluginError
 from wavalign.plugins.api import (

@@ -15,8 +15,10 @@ from wavalign.engine.feeding.pairing import Sample
 from wavalign.engine.run.builder import Builder
 from wavalign.engine.stages.dataset import DATA
 from wavalign.engine.stages.pairing import Pairing, Score
+from wavalign.engine.step.reward_budget import check_budget
 from wavalign.engine.step.reward_inputs import shown_to
-from wavalign.engine.step.rewards import RewardPool, Scores, check_budget, collect_scores
+from wavalign.engine.step.reward_pool import RewardPool
+from wavalign.engine.step.rewards import Scores, collect_scores
 from wavalign.engine.step.rollouts import Roller, check_codes
 from wavalign.errors import DataError
 from wavalign.plugins import audio

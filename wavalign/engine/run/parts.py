@@ -58,6 +58,8 @@ class Parts:
         """Folders of the answers that the present stage reads, by the names of the stages that wrote them."""
         self.reward_models: Mapping[str, Path] = {}
         """Those that the present stage scores with, by the names of the stages that left them."""
+        self.run_folder: Path | None = None
+        """Where rewards may keep files of their own; None outside a run."""
         self.opened: dict[tuple[str, str], object] = {}
         """Reward models that are loaded, by stage and address."""
 

@@ -13,8 +13,10 @@ from typing import Any, final
 import torch
 
 from wavalign.engine.state.seeds import generator
+from wavalign.engine.step.reward_budget import check_budget
 from wavalign.engine.step.reward_inputs import shown_to
-from wavalign.engine.step.rewards import RewardPool, check_budget, collect_scores, judge_truncated
+from wavalign.engine.step.reward_pool import RewardPool
+from wavalign.engine.step.rewards import collect_scores, judge_truncated
 from wavalign.engine.step.rollouts import Roller
 from wavalign.plugins.api import Policy, SamplingOptions
 from wavalign.plugins.batch import Dialogue, RolloutGroup

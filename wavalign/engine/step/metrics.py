@@ -219,6 +219,7 @@ def _rewards(live: LiveStage, given: Given, report: Report) -> None:
             gone = live.world.all_gather_rows(scores.absent[name].double())
             values[f"{key}/failed"] = float((everywhere.isnan() & (gone == 0)).sum())
             values[f"{key}/absent"] = float(gone.sum())
+            values |= {f"{key}/{count}": number for count, number in scores.spent.counts.get(name, {}).items()}
             continue
         values["reward_std"] = float(present.std(unbiased=False)) if len(present) else math.nan
         groups = everywhere[~everywhere.isnan().all(dim=1)]  # one without any reward has no variance to speak of

@@ -23,14 +23,15 @@ from wavalign.engine.step.batches import AnswerColumn, CompletionColumn, MicroBa
 from wavalign.engine.step.executor import LiveOperator, Run
 from wavalign.engine.step.metrics import step_result
 from wavalign.engine.step.resampling import AGAIN, ROUND, resample
+from wavalign.engine.step.reward_budget import hold_budget
 from wavalign.engine.step.reward_inputs import shown_to
-from wavalign.engine.step.rewards import Spent, collect_scores, hold_budget, judge_truncated
+from wavalign.engine.step.rewards import Spent, collect_scores, judge_truncated
 from wavalign.engine.step.rows import answer_rows, data_rows
 from wavalign.engine.step.stage import LiveStage, there
 from wavalign.engine.step.tallies import ratios_of_gaps
 from wavalign.engine.step.updates import cut_updates
 from wavalign.engine.step.values import Made
-from wavalign.errors import PluginError, RewardBudgetError
+from wavalign.errors import PluginError, RewardBudgetError, RewardStopped
 from wavalign.plugins.api import AdvantageInputs, GateReading
 from wavalign.plugins.api.base import Remembers
 from wavalign.plugins.batch import Dialogue, RolloutGroup
@@ -164,7 +165,7 @@ def _reward(live: LiveStage, plan: Operator) -> Run:
     (heard,), (given,) = plan.needs, plan.gives
     needs = next(each.reward.needs for each in live.rewards.rewards if each.name == plan.of)
     shown = partial(shown_to, needs, encoder=live.roller.encoder)
-    return lambda values: {given: live.rewards.score(plan.of, shown(values[heard]))}
+    return lambda values: {given: live.rewards.score(plan.of, shown(values[heard]), together=True)}
 
 
 def _reward_progress(live: LiveStage, plan: Operator) -> Callable[[], tuple[str, int, int]]:
@@ -188,9 +189,9 @@ def _aggregate(live: LiveStage, plan: Operator) -> Run:
                 live.rewards,
                 live.world,
                 budget=settings.reward_failure_budget,
-                spent=Spent(calls_so_far, earlier.failed),
+                spent=replace(earlier, calls=calls_so_far),
             )
-        except RewardBudgetError:
+        except (RewardBudgetError, RewardStopped):
             live.clock.together = True
             raise
         scores = replace(scores, spent=spent)

@@ -16,7 +16,8 @@ from typing_extensions import override
 from wavalign.engine.contracts.token_rewards import is_scored
 from wavalign.engine.state.distributed import World
 from wavalign.engine.step.batches import Column, MicroBatch, Row
-from wavalign.engine.step.rewards import LiveReward, Scores, combine, slope
+from wavalign.engine.step.reward_pool import LiveReward
+from wavalign.engine.step.rewards import Scores, combine, slope
 from wavalign.engine.step.selection import Selection
 from wavalign.plugins.api import StepInputs
 from wavalign.plugins.batch import Rollout, RolloutGroup
