@@ -2,9 +2,9 @@
 
 import functools
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 
@@ -21,11 +21,13 @@ PLUGINS = put("plugins", [str(TOYS / name) for name in ("plugins.py", "openings.
 UNSURE = put("rewards.sure", {"type": "toy_unsure", "scale": [1, 5], "weight": 6})
 OPTIONS = {"subtract_noise": True, "zero_variance": "leave_out", "per_prompt": True, "max_variance": 3.0}
 GATE = put("objective.gate", {"type": "rollout_adaptive", "threshold": 2.5, "ema": 0.5, **OPTIONS})
+Numbers = npt.NDArray[np.float64]
 EACH = {"type": "toy_each", "values": [0.1, 0.7, 0.0, 0.4]}
 
 
 def plan(folder: Path, *changes: Change) -> Plan:
-    return compiled(folder, *MIXED, PLUGINS, UNSURE, GATE, *changes)
+    slowly = put("optim.learning_rate", 0.02)  # three steps on, rounding is that of the first
+    return compiled(folder, *MIXED, PLUGINS, UNSURE, GATE, slowly, *changes)
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +62,7 @@ def test_two_processes(folder: Path) -> None:
     assert_equal(second, whole_step(folder))
 
 
-def by_hand(total: np.ndarray[Any, Any], noise: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+def by_hand(total: Numbers, noise: Numbers) -> Numbers:
     """First readings of a gate with the options above: [P] of `total` and `noise` [P, G]."""
     raw = np.full(len(total), np.nan)
     for p, (rewards, errors) in enumerate(zip(total, noise, strict=True)):
@@ -72,7 +74,8 @@ def by_hand(total: np.ndarray[Any, Any], noise: np.ndarray[Any, Any]) -> np.ndar
             if variance:
                 raw[p] = 0.8 / (1 + np.exp(-5 * (rewards.max() - 2.5))) * min(1.0, variance / 3.0)
     mean = np.nanmean(raw)
-    return np.where(np.isnan(raw), mean, np.minimum(raw, 1.0))
+    found: Numbers = np.where(np.isnan(raw), mean, np.minimum(raw, 1.0))
+    return found
 
 
 def test_each_answer_counts_by_the_share_of_its_prompt(tmp_path: Path) -> None:
