@@ -8,6 +8,7 @@ from wavalign.engine.compile.advantage_checks import advantage_problems, compare
 from wavalign.engine.compile.ahead import ahead_warnings
 from wavalign.engine.compile.calibrations import corrections, weak_calibrations
 from wavalign.engine.compile.checks import StageChecks, check_runtime, measured_in_round, watch_problem
+from wavalign.engine.compile.gate_checks import gate_problems
 from wavalign.engine.compile.geometry import only_measuring, plan_geometry
 from wavalign.engine.compile.graph import build_graph
 from wavalign.engine.compile.instruments import shared_instruments
@@ -147,7 +148,8 @@ class _Compiler:
             plan = plan.model_copy(update={"corrections": self._corrections(stage, note)})
         if len(self.resolver.problems) > before or not KINDS[stage.type].learns or broken & READ_BY_GEOMETRY:
             return plan
-        for where, message, hint in advantage_problems(stage, learned, self.registry):
+        rules = (advantage_problems, gate_problems)
+        for where, message, hint in chain.from_iterable(rule(stage, learned, self.registry) for rule in rules):
             note("conflict", message, where, hint)
         if len(self.resolver.problems) > before:
             return plan
