@@ -1,5 +1,7 @@
 """The drift alarm: rises by SciPy, values on the same items, and how often noise raises it."""
 
+from collections.abc import Mapping, Sequence
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -7,7 +9,7 @@ from scipy import stats
 from wavalign.engine.report.drift import drifts, rise
 from wavalign.engine.report.paired import paired
 
-Outcomes = dict[str, list[float | None]]
+Outcomes = Mapping[str, Sequence[float | None]]
 RISING = [0.1 + 0.02 * step + 0.01 * (-1) ** step for step in range(30)]
 
 
