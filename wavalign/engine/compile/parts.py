@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from wavalign.engine.compile.guard_checks import guard_detail
 from wavalign.engine.compile.operators import ROLLOUTS, AdvantageSays, RewardNeeds, StageParts
 from wavalign.engine.compile.plan import Pruned, TermPlan
 from wavalign.engine.contracts.construct import construct
@@ -23,7 +24,8 @@ def stage_parts(stage: Stage, terms: Sequence[TermPlan], registry: Registry) -> 
         details={term.name: _detail(_loss(term, registry), term.loss.type, once=once) for term in live},
         wants_sound={term.name: not _mask(term, registry).text_alone for term in live if term.family == ROLLOUTS},
         rewards={
-            name: RewardNeeds(each.type, _reward_needs(each.type, registry)) for name, each in stage.rewards.items()
+            name: RewardNeeds(guard_detail(each), _reward_needs(each.type, registry))
+            for name, each in stage.rewards.items()
         },
         advantage=AdvantageSays() if objective is None else advantage_says(objective.advantage, registry),
         gate=None if gate is None else gate.type,

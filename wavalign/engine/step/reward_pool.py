@@ -35,6 +35,11 @@ class LiveReward:
     reward: Reward
     section: RewardSection
 
+    @property
+    def is_guard(self) -> bool:
+        """Whether it takes no part in the total."""
+        return self.section.guard is not None
+
     def __post_init__(self) -> None:
         """Refuse a range that the scale cannot map, where the reward's object has set it."""
         low, high = self.reward.range
