@@ -117,6 +117,8 @@ def test_types_are_alternatives_told_apart_by_a_constant() -> None:
         "scale",
         "on_failure",
         "on_absent",
+        "guard",
+        "below",
         "stage",
         "timeout",
     }

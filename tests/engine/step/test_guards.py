@@ -14,7 +14,8 @@ from wavalign.engine.step.reward_pool import Call, LiveReward
 from wavalign.engine.step.rewards import Scores, collect_scores, counted, judge_truncated
 from wavalign.engine.step.token_level import rewards_of_tokens
 from wavalign.errors import PluginError
-from wavalign.plugins.batch import Role, Scored, TokenSequence
+from wavalign.plugins.api import Reward
+from wavalign.plugins.batch import Dialogue, Role, Rollout, Scored, TokenSequence
 from wavalign.schema.base import Params
 from wavalign.schema.reward import RewardSection
 
@@ -24,10 +25,14 @@ FAILED = Scored(None, "down")
 
 
 @final
-class Bottomless(Scripted):
+class Bottomless(Reward):
     """Has no lowest value."""
 
+    needs: ClassVar[frozenset[str]] = frozenset({"text"})
     range: ClassVar[tuple[float, float]] = (-math.inf, 2.0)
+
+    def score(self, rollout: Rollout, dialogue: Dialogue) -> Scored:
+        return Scored(0.0)
 
 
 def live(name: str, *, bottomless: bool = False, **section: Any) -> LiveReward:
@@ -109,7 +114,7 @@ def test_a_factor_multiplies_what_is_above_the_lowest() -> None:
 
 
 def test_a_full_value_takes_nothing_off_to_the_last_bit() -> None:
-    said = {"answer": [[0.1, 1.3, 1.7]], "style": [[0.3, 0.7, 1.1]], "loops": [[2, 2, 2]]}
+    said: dict[str, list[list[Any]]] = {"answer": [[0.1, 1.3, 1.7]], "style": [[0.3, 0.7, 1.1]], "loops": [[2, 2, 2]]}
     plain = scored([ANSWER, STYLE], {name: said[name] for name in ("answer", "style")})
     for rule in ("lowest", "multiply", "drop_sample", "drop_group"):
         found = scored([ANSWER, STYLE, live("loops", guard=rule)], said)
