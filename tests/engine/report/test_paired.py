@@ -93,6 +93,11 @@ def test_equal_answers_have_no_difference() -> None:
     assert (result.difference, result.low, result.high, result.p) == (0.0, 0.0, 0.0, 1.0)
 
 
+def test_one_item_shows_nothing() -> None:
+    found = paired([0.5], [0.2])
+    assert found is not None and (found.count, found.p) == (1, 1.0) and not found.shown()
+
+
 def test_seeds_count_too() -> None:
     """Three seeds that agree show what three seeds that contradict one another do not, at the same mean."""
     won, lost = shares(60, 20, 0, 20), shares(50, 0, 20, 30)

@@ -154,7 +154,7 @@ def _mcnemar(only_a: int, only_b: int) -> float:
 def _flipped(left: Numbers, right: Numbers, resamples: int) -> float:
     """p of the test that exchanges the two outcomes of an item at random; exact where all ways can be tried."""
     differences = left - right
-    if not differences.any():
+    if not differences.any() or len(differences) == 1:  # of one item, both ways are as far apart
         return 1.0
     if 2 ** len(differences) <= resamples:
         exact = permutation_test(
