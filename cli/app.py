@@ -20,7 +20,22 @@ from wavalign.errors import Interrupted, WavAlignError
 from wavalign.redaction import REDACTOR
 from wavalign.terminal import redacted_streams
 
-from . import data, doctor, elsewhere, export, pairs, plan, plugins, recipes, report, run, schema, validate, worker
+from . import (
+    data,
+    doctor,
+    elsewhere,
+    evaluate,
+    export,
+    pairs,
+    plan,
+    plugins,
+    recipes,
+    report,
+    run,
+    schema,
+    validate,
+    worker,
+)
 from .console import Format, output_format, say
 from .failures import show_crash, show_error, show_interrupted
 from .streams import as_full, usable_streams, watched_interrupts
@@ -44,6 +59,7 @@ data.app.command("pairs")(pairs.pairs)
 app.add_typer(data.app, name="data")
 app.command("schema")(schema.schema)
 app.command("report")(report.report)
+app.command("evaluate", epilog=evaluate.EXAMPLES)(evaluate.evaluate)
 app.command("export", epilog=export.EXAMPLES)(export.export)
 app.command("doctor")(doctor.doctor)
 app.command("worker", hidden=True)(worker.worker)

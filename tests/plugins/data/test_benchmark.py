@@ -13,7 +13,7 @@ from wavalign.errors import DataError
 from wavalign.plugins.batch import AudioClip, Message
 from wavalign.plugins.data.benchmark import Benchmark, BenchmarkParams
 
-MMSU = {"prompt": "Which one?\nA. red\nB. blue", "reference": "B", "domain": "law", "question_id": 7}
+MMSU: dict[str, Any] = {"prompt": "Which one?\nA. red\nB. blue", "reference": "B", "domain": "law", "question_id": 7}
 
 
 def source(path: Path, **options: Any) -> Benchmark:
