@@ -7,6 +7,7 @@ from typing import final
 from wavalign.engine.compile.advantage_checks import advantage_problems, compares
 from wavalign.engine.compile.ahead import ahead_warnings
 from wavalign.engine.compile.checks import StageChecks, check_runtime, measured_in_round, watch_problem
+from wavalign.engine.compile.gate_checks import gate_problems
 from wavalign.engine.compile.geometry import only_measuring, plan_geometry
 from wavalign.engine.compile.graph import build_graph
 from wavalign.engine.compile.instruments import shared_instruments
@@ -143,7 +144,8 @@ class _Compiler:
         plan = StagePlan(name=stage.name, first_step=first_step, stage=stage, terms=learned)
         if len(self.resolver.problems) > before or not KINDS[stage.type].learns or broken & READ_BY_GEOMETRY:
             return plan
-        for where, message, hint in advantage_problems(stage, learned, self.registry):
+        rules = (advantage_problems, gate_problems)
+        for where, message, hint in chain.from_iterable(rule(stage, learned, self.registry) for rule in rules):
             note("conflict", message, where, hint)
         if len(self.resolver.problems) > before:
             return plan
