@@ -26,6 +26,7 @@ from . import (
     elsewhere,
     evaluate,
     export,
+    judge,
     pairs,
     plan,
     plugins,
@@ -57,6 +58,8 @@ app.add_typer(recipes.app, name="recipes")
 app.add_typer(plugins.app, name="plugins")
 data.app.command("pairs")(pairs.pairs)
 app.add_typer(data.app, name="data")
+judge.app.command("calibrate", epilog=judge.EXAMPLES)(judge.calibrate)
+app.add_typer(judge.app, name="judge")
 app.command("schema")(schema.schema)
 app.command("report")(report.report)
 app.command("evaluate", epilog=evaluate.EXAMPLES)(evaluate.evaluate)
