@@ -115,6 +115,7 @@ def test_types_are_alternatives_told_apart_by_a_constant() -> None:
         "type",
         "weight",
         "scale",
+        "calibration",
         "on_failure",
         "on_absent",
         "guard",

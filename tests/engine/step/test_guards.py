@@ -201,3 +201,10 @@ def test_what_a_section_may_not_say(section: dict[str, Any], message: str) -> No
 
 def test_a_section_without_a_guard_reads_as_before() -> None:
     assert {"guard", "below"} & set(RewardSection.model_validate({"type": "scripted"}).model_dump()) == set()
+
+
+def test_a_guard_that_is_asked_alone_gives_its_values_and_no_total() -> None:
+    found = scored([live("loops", guard="lowest")], {"loops": [[0, 2]]})
+    assert found.guards["loops"].tolist() == [[0, 2]]
+    assert found.tripped["loops"].tolist() == [[True, False]]
+    assert found.total.isnan().all()

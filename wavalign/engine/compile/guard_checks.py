@@ -30,7 +30,7 @@ def guard_problems(stage: Stage, known: Mapping[str, type[Reward]]) -> Iterator[
         hint = "add a reward that counts, or leave `guard` out of one of them"
         yield "missing_section", "all rewards are guards, and there is nothing to guard", ("rewards",), hint
     for name, guard in guards.items():
-        if name in known:
+        if name in known and guard.calibration is None:  # that of a calibration is known when it is read
             yield from _span(name, guard, known[name])
     lowering = [name for name, each in guards.items() if each.guard in ("lowest", "multiply")]
     for name, plugin in known.items():

@@ -51,12 +51,12 @@ def guarded(scores: Scores, rewards: Sequence[LiveReward]) -> Scores:
         total=scores.total.masked_fill(dropped, math.nan),
         tripped={name: each.tripped for name, each in found.items()},
     )
-    return _lowered(changed, counted(rewards), factor)
+    return _lowered(changed, counted(rewards), factor) if scores.parts else changed
 
 
 def threshold(live: LiveReward) -> float:
     """What a guard's value must reach: the recipe's `below`, or the middle of its range."""
-    low, high = live.reward.range
+    low, high = live.range
     return (low + high) / 2 if live.section.below is None else live.section.below
 
 
@@ -71,7 +71,7 @@ def _verdict(live: LiveReward, scores: Scores) -> _Verdict:
     dropped = torch.zeros_like(missing)
     factor = torch.ones_like(value)
     if section.guard == "multiply":
-        low, high = live.reward.range
+        low, high = live.range
         factor = torch.where(missing, 1.0, (value - low) / (high - low))
         tripped = factor < NOTHING_TAKEN
     else:
