@@ -15,8 +15,8 @@ from typing import Any, final
 import httpx2
 
 from wavalign.errors import PreflightError, quoted
-from wavalign.redaction import HIDDEN, REDACTOR
 from wavalign.plugins.judging.quoting import cleaned
+from wavalign.redaction import HIDDEN, REDACTOR
 from wavalign.storage import strict_json
 
 MOST_BYTES = 1 << 20
@@ -84,7 +84,7 @@ class Client:
             if self._loop is None:
                 self._loop = asyncio.new_event_loop()
                 # No cookies, no redirects: the key goes to the one address that the recipe names.
-                self._client = httpx2.AsyncClient(follow_redirects=False, timeout=None)  # noqa: S113 # bounded below
+                self._client = httpx2.AsyncClient(follow_redirects=False, timeout=None)  # bounded below
                 threading.Thread(target=_run, args=(self._loop,), name="judge", daemon=True).start()
             return self._loop
 
@@ -95,12 +95,15 @@ class Client:
             headers["Authorization"] = f"Bearer {self._key}"
         reached = False
         try:
-            async with asyncio.timeout(seconds), self._client.stream("POST", self._url, json=body, headers=headers) as got:
+            async with (
+                asyncio.timeout(seconds),
+                self._client.stream("POST", self._url, json=body, headers=headers) as got,
+            ):
                 reached = True
                 return self._read(got, await _content(got))
         except TimeoutError:
             return Exchange(words=f"no whole answer within {seconds:.3g} s")
-        except _TooMuch as error:
+        except _TooMuchError as error:
             return Exchange(words=str(error))
         except (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.UnsupportedProtocol) as error:
             return Exchange(words=self._shown(f"cannot connect: {error}"), sent=False)
@@ -128,12 +131,12 @@ class Client:
         return self._shown(text) if text else ""
 
 
-class _TooMuch(Exception):
+class _TooMuchError(Exception):
     """More was sent than a reply can be."""
 
 
 def holds_key(text: str, key: str) -> bool:
-    """Whether a part of `key` stands in `text`: forwards or backwards, in any case, with whatever between its letters."""
+    """Whether a part of `key` stands in `text`: forwards or backwards, in any case, with anything between its letters."""
     plain, secret = _plain(text), _plain(key)
     parts = {secret[i : i + _WINDOW] for i in range(max(len(secret) - _WINDOW + 1, 1))} if secret else set()
     return any(part in plain or part[::-1] in plain for part in parts)
@@ -144,20 +147,20 @@ def _plain(text: str) -> str:
 
 
 async def _content(got: httpx2.Response) -> bytes:
-    """The body, unpacked where it was packed although nobody asked for that; raises _TooMuch."""
+    """The body, unpacked where it was packed although nobody asked for that; raises _TooMuchError."""
     content = bytearray()
     async for chunk in got.aiter_raw():
         content += chunk
         if len(content) > MOST_BYTES:
-            raise _TooMuch(f"the server sent more than {MOST_BYTES >> 20} MiB")
+            raise _TooMuchError(f"the server sent more than {MOST_BYTES >> 20} MiB")
     packed = got.headers.get("content-encoding", "identity").strip().lower()
     if packed in ("", "identity"):
         return bytes(content)
     if packed not in ("gzip", "x-gzip", "deflate"):
-        raise _TooMuch(f"the server packed its answer in a way that nobody asked for ({cleaned(packed, 40).text})")
+        raise _TooMuchError(f"the server packed its answer in a way that nobody asked for ({cleaned(packed, 40).text})")
     whole = zlib.decompressobj(wbits=47).decompress(bytes(content), MOST_BYTES + 1)
     if len(whole) > MOST_BYTES:
-        raise _TooMuch(f"the server's answer unpacks to more than {MOST_BYTES >> 20} MiB")
+        raise _TooMuchError(f"the server's answer unpacks to more than {MOST_BYTES >> 20} MiB")
     return whole
 
 

@@ -42,7 +42,7 @@ class Ledger:
     """Money and requests, over all processes and resumes of a run."""
 
     def __init__(self, budget: Budget, *, folder: Path | None, patience: float, name: str = "judge") -> None:
-        """`patience` is how long a request can be in flight, in seconds; without a folder nothing outlives the process."""
+        """`patience` is how long a request can be in flight, in seconds; without a folder nothing outlives a process."""
         self._budget, self._patience, self._name = budget, patience, name
         self._path = None if folder is None else folder / FILE
         self._open: dict[str, Open] = {}
@@ -58,7 +58,7 @@ class Ledger:
     def reserve(self, money: float, until: float) -> str | None:
         """Write down a request that is about to be sent; waits for others in flight where only they stand in the way.
 
-        None where they still do at `until`. Raises RewardStopped where the budget has no room. Nothing may be sent then.
+        None where they still do at `until`. Raises RewardStopped where the budget has no room.
         """
         while True:
             with self._lock, self._writing():
@@ -97,7 +97,10 @@ class Ledger:
         """Why a request has no room, and whether that may change by what others in flight turn out to cost."""
         limit = self._budget
         if limit.requests is not None and self.requests + 1 > limit.requests:
-            return f"the budget of {limit.requests:,} requests of reward `{self._name}` is used up: {self._words()}", False
+            return (
+                f"the budget of {limit.requests:,} requests of reward `{self._name}` is used up: {self._words()}",
+                False,
+            )
         if limit.money is None or self.money + money <= limit.money + _ROUNDING:
             return "", False
         now = time.time()

@@ -14,7 +14,7 @@ POLL = 0.5
 
 
 def share(limit: int | None, rank: int, processes: int, what: str) -> int | None:
-    """Of a run's `limit` that of one process: shares are whole and add up to it. Raises PreflightError where none is."""
+    """Of a run's `limit` that of one process, so that all add up to it. Raises PreflightError where it would be 0."""
     if limit is None:
         return None
     mine = limit // processes + (rank < limit % processes)

@@ -14,7 +14,7 @@ MOST_WORDS, MOST_REPLY = 400, 100_000
 _NUMBER = re.compile(r"(?:0|[1-9][0-9]{0,2})(?:\.[0-9])?")
 
 
-class NoNumber(Exception):
+class ReplyError(Exception):
     """A reply that holds no numbers in the declared form; its text is the reason."""
 
 
@@ -29,38 +29,38 @@ class Verdict:
 
 
 def reply_text(body: object, max_tokens: int) -> str:
-    """What the assistant wrote, of a chat completion; raises NoNumber for anything but one finished text."""
+    """What the assistant wrote, of a chat completion; raises ReplyError for anything but one finished text."""
     choice = _only_choice(body)
     message, end = choice.get("message"), choice.get("finish_reason")
     if end == "length":
-        raise NoNumber(f"the token limit cut the reply off (max_tokens is {max_tokens:,}, reasoning counts)")
+        raise ReplyError(f"the token limit cut the reply off (max_tokens is {max_tokens:,}, reasoning counts)")
     if not isinstance(message, dict):
-        raise NoNumber("the reply has no message")
+        raise ReplyError("the reply has no message")
     if message.get("refusal"):
-        raise NoNumber("the judge refused")
+        raise ReplyError("the judge refused")
     if message.get("tool_calls") or message.get("function_call"):
-        raise NoNumber("the judge called a tool instead of answering")
+        raise ReplyError("the judge called a tool instead of answering")
     if end != "stop":
-        raise NoNumber(f"the reply ended by {_short(end)}, not by itself")
+        raise ReplyError(f"the reply ended by {_short(end)}, not by itself")
     content = message.get("content")
     if not isinstance(content, str):
-        raise NoNumber(f"the reply's content is {_kind(content)}, not text")
+        raise ReplyError(f"the reply's content is {_kind(content)}, not text")
     if not content.strip():
-        raise NoNumber("the reply is empty")
+        raise ReplyError("the reply is empty")
     if len(content) > MOST_REPLY:
-        raise NoNumber(f"the reply has {len(content):,} characters")
+        raise ReplyError(f"the reply has {len(content):,} characters")
     return content
 
 
 def _only_choice(body: object) -> Mapping[str, Any]:
     choices = body.get("choices") if isinstance(body, dict) else None
     if not isinstance(choices, list) or len(choices) != 1 or not isinstance(choices[0], dict):
-        raise NoNumber("the server's answer is no chat completion with one choice")
+        raise ReplyError("the server's answer is no chat completion with one choice")
     return choices[0]
 
 
 def verdict(text: str, rubric: Rubric, step: RubricStep) -> Verdict:
-    """The numbers of a reply in the rubric's form; raises NoNumber."""
+    """The numbers of a reply in the rubric's form; raises ReplyError."""
     return _of_tags(text, rubric, step) if rubric.form == "tags" else _of_json(text, rubric, step)
 
 
@@ -69,10 +69,10 @@ def _of_tags(text: str, rubric: Rubric, step: RubricStep) -> Verdict:
     body = r"\s*".join(rf"<{name}>(.*?)</{name}>" for name in names)
     found = re.fullmatch(rf"\s*{body}\s*", text, re.DOTALL)
     if found is None:
-        raise NoNumber(f"the reply is not {' '.join(f'<{name}>' for name in names)}: {_short(text)}")
+        raise ReplyError(f"the reply is not {' '.join(f'<{name}>' for name in names)}: {_short(text)}")
     said = dict(zip(names, found.groups(), strict=True))
     if any(f"<{name}>" in part or f"</{name}>" in part for part in said.values() for name in names):
-        raise NoNumber("the reply gives a tag more than once")
+        raise ReplyError("the reply gives a tag more than once")
     return Verdict({name: _number(said[name], name, rubric) for name in step.axes}, _words(said.get(WHY, "")))
 
 
@@ -81,26 +81,26 @@ def _of_json(text: str, rubric: Rubric, step: RubricStep) -> Verdict:
     try:
         found = strict_json.parse(text.strip())
     except ValueError as error:
-        raise NoNumber(f"the reply is no JSON ({error}): {_short(text)}") from None
+        raise ReplyError(f"the reply is no JSON ({error}): {_short(text)}") from None
     if not isinstance(found, dict) or {*found} != {*names}:
         there = ", ".join(map(_short, found)) if isinstance(found, dict) else _kind(found)
-        raise NoNumber(f"the reply is not an object of {', '.join(names)}: {there}")
+        raise ReplyError(f"the reply is not an object of {', '.join(names)}: {there}")
     why = found.get(WHY, "")
     if not isinstance(why, str):
-        raise NoNumber(f"{WHY} is {_kind(why)}, not text")
+        raise ReplyError(f"{WHY} is {_kind(why)}, not text")
     return Verdict({name: _json_number(found[name], name, rubric) for name in step.axes}, _words(why))
 
 
 def _number(text: str, name: str, rubric: Rubric) -> float:
     text = text.strip()
     if not text.isascii() or not _NUMBER.fullmatch(text):
-        raise NoNumber(f"{name} is {_short(text)}, not one number")
+        raise ReplyError(f"{name} is {_short(text)}, not one number")
     return _on_scale(float(text), name, rubric)
 
 
 def _json_number(value: object, name: str, rubric: Rubric) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise NoNumber(f"{name} is {_kind(value)}, not a number")
+        raise ReplyError(f"{name} is {_kind(value)}, not a number")
     return _on_scale(value, name, rubric)
 
 
@@ -108,7 +108,7 @@ def _on_scale(value: float, name: str, rubric: Rubric) -> float:
     low, high = rubric.scale
     # Compared before it becomes a float: a whole number of JSON may have hundreds of digits.
     if not low <= value <= high or not rubric.has(float(value)):
-        raise NoNumber(f"{name} is {_short(value)}, no number of the scale {low} to {high}")
+        raise ReplyError(f"{name} is {_short(value)}, no number of the scale {low} to {high}")
     return float(value)
 
 

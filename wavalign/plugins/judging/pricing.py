@@ -41,7 +41,7 @@ def at_most(service: Service, text_bytes: int, seconds: float) -> Bill:
 
 
 def by_usage(usage: object, service: Service, most: Bill) -> Bill | None:
-    """What the server says was used, priced; None where it is no usage: missing, negative, no whole numbers, 0, huge."""
+    """What the server says was used, priced; None where that is none: missing, negative, no whole numbers, 0, huge."""
     if not isinstance(usage, dict):
         return None
     sent, written = _count(usage.get("prompt_tokens")), _count(usage.get("completion_tokens"))

@@ -60,7 +60,9 @@ def lacks(dialogue: Dialogue, rubric: Rubric, hears: Hears) -> str | None:
             return f"no text of {who}, which the judge would not know: give it text, {other}"
     for key in rubric.shows:
         if not _told(dialogue.metadata.get(key)):
-            return f"no text, number or list in metadata.{key}, which the rubric shows: give it, or take it out of `shows`"
+            return (
+                f"no text, number or list in metadata.{key}, which the rubric shows: give it, or take it out of `shows`"
+            )
     return None
 
 
@@ -76,7 +78,7 @@ def material(rollout: Rollout, dialogue: Dialogue, rubric: Rubric, shown: Shown)
             entry["cut_after_seconds"], entry["of_seconds"] = round(sound.seconds, 2), round(sound.of_seconds, 2)
 
     for turn in dialogue.messages:
-        entry = _entry(turn.role, cleaned(turn.text, shown.characters)) if turn.text.strip() else {"turn": turn.role}
+        entry = _entry(turn.role, cleaned(turn.text, shown.characters) if turn.text.strip() else None)
         if (clip := _heard(turn, shown.hears)) is not None:
             listen(wav(audio.read(clip, sample_rate=None), shown.seconds), entry)
         entries.append(entry)
@@ -84,7 +86,7 @@ def material(rollout: Rollout, dialogue: Dialogue, rubric: Rubric, shown: Shown)
         entries.append({"about": what, "is": cleaned(_told(dialogue.metadata.get(key)), shown.characters).text})
     answer = cleaned(rollout.answer.text, shown.characters)
     reads = rubric.reads or shown.hears == "nothing"
-    entry = _entry("answer to be judged", answer) if reads else {"turn": "answer to be judged"}
+    entry = _entry("answer to be judged", answer if reads else None)
     if shown.hears != "nothing" and rollout.waveform is not None:
         listen(wav(rollout.waveform, shown.seconds), entry)
     entries.append(entry)
@@ -125,9 +127,9 @@ def _form(rubric: Rubric, step: RubricStep) -> list[str]:
     return ["{" + ", ".join([*fields, *(f'"{name}": N' for name in names)]) + "}"]
 
 
-def _entry(turn: str, text: Cleaned) -> dict[str, object]:
-    entry: dict[str, object] = {"turn": turn, "text": text.text}
-    if text.characters > len(text.text):
+def _entry(turn: str, text: Cleaned | None) -> dict[str, object]:
+    entry: dict[str, object] = {"turn": turn} if text is None else {"turn": turn, "text": text.text}
+    if text is not None and text.characters > len(text.text):
         entry["cut_after_characters"], entry["of_characters"] = len(text.text), text.characters
     return entry
 

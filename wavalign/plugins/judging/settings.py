@@ -9,7 +9,9 @@ from wavalign.plugins.judging.address import completions_url
 from wavalign.schema.base import Section
 
 _Price = Annotated[float, Field(ge=0, le=1e6)]
-OWN = frozenset({"model", "messages", "max_tokens", "max_completion_tokens", "temperature", "top_p", "seed", "stream", "n"})
+OWN = frozenset(
+    {"model", "messages", "max_tokens", "max_completion_tokens", "temperature", "top_p", "seed", "stream", "n"}
+)
 """Fields of a request that `options` may not set."""
 
 
