@@ -1,4 +1,4 @@
-"""One question to one judge: from the cache, or by a request within pace, budget and time, repeated where that helps."""
+"""One question to one judge: from the cache, or by a request within pace, budget and time, repeated where it helps."""
 
 import random
 import threading

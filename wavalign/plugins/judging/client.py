@@ -136,7 +136,7 @@ class _TooMuchError(Exception):
 
 
 def holds_key(text: str, key: str) -> bool:
-    """Whether a part of `key` stands in `text`: forwards or backwards, in any case, with anything between its letters."""
+    """Whether a part of `key` stands in `text`: forwards or backwards, in any case, with anything in between."""
     plain, secret = _plain(text), _plain(key)
     parts = {secret[i : i + _WINDOW] for i in range(max(len(secret) - _WINDOW + 1, 1))} if secret else set()
     return any(part in plain or part[::-1] in plain for part in parts)

@@ -42,7 +42,7 @@ class Ledger:
     """Money and requests, over all processes and resumes of a run."""
 
     def __init__(self, budget: Budget, *, folder: Path | None, patience: float, name: str = "judge") -> None:
-        """`patience` is how long a request can be in flight, in seconds; without a folder nothing outlives a process."""
+        """`patience` is how long a request can be in flight; without a folder nothing lasts longer than a process."""
         self._budget, self._patience, self._name = budget, patience, name
         self._path = None if folder is None else folder / FILE
         self._open: dict[str, Open] = {}
