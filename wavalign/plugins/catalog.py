@@ -16,6 +16,7 @@ CATALOG: dict[tuple[str, str], str] = {
     ("codec", "process"): "wavalign.plugins.codecs.process:ProcessCodec",
     ("codec", "source_filter"): "wavalign.plugins.codecs.source_filter:SourceFilterCodec",
     ("codec", "transformers"): "wavalign.plugins.codecs.transformers:TransformersCodec",
+    ("data", "benchmark"): "wavalign.plugins.data.benchmark:Benchmark",
     ("data", "hf_dataset"): "wavalign.plugins.data.hf_dataset:HfDataset",
     ("data", "jsonl"): "wavalign.plugins.data.jsonl:Jsonl",
     ("data", "parquet"): "wavalign.plugins.data.parquet:Parquet",
