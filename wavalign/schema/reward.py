@@ -56,7 +56,5 @@ class RewardSection(Component):
         if self.weight != 1 or self.scale is not None:
             raise ValueError("a guard takes no part in the total, so that it has neither `weight` nor `scale`")
         if self.guard == "multiply" and self.below is not None:
-            raise ValueError(
-                "`guard: multiply` takes off by the value: leave out `below`, or use `guard: lowest`"
-            )
+            raise ValueError("`guard: multiply` takes off by the value: leave out `below`, or use `guard: lowest`")
         return self

@@ -27,8 +27,7 @@ def stage_parts(stage: Stage, terms: Sequence[TermPlan], registry: Registry) -> 
         details={term.name: _detail(_loss(term, registry), term.loss.type, once=once) for term in live},
         wants_sound={term.name: not _mask(term, registry).text_alone for term in live if term.family == ROLLOUTS},
         rewards={
-            name: RewardNeeds(guard_detail(each), _reward_needs(each, registry))
-            for name, each in stage.rewards.items()
+            name: RewardNeeds(guard_detail(each), _reward_needs(each, registry)) for name, each in stage.rewards.items()
         },
         advantage=AdvantageSays() if objective is None else advantage_says(objective.advantage, registry),
         gate=None if gate is None else gate_says(gate, registry),
