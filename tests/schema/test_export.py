@@ -116,7 +116,6 @@ def test_types_are_alternatives_told_apart_by_a_constant() -> None:
         "type",
         "weight",
         "scale",
-        "calibration",
         "on_failure",
         "on_absent",
         "guard",
