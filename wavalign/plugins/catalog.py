@@ -30,6 +30,7 @@ CATALOG: dict[tuple[str, str], str] = {
     ("reward", "answer_match"): "wavalign.plugins.rewards.answer_match:AnswerMatch",
     ("reward", "asr_consistency"): "wavalign.plugins.rewards.asr_consistency:AsrConsistency",
     ("reward", "frame_quality"): "wavalign.plugins.rewards.frame_quality:FrameQuality",
+    ("reward", "judge"): "wavalign.plugins.rewards.judge:JudgeReward",
     ("reward", "overlong"): "wavalign.plugins.rewards.overlong:Overlong",
     ("reward", "reward_model"): "wavalign.plugins.rewards.reward_model:LearnedReward",
     ("reward", "speaking_style"): "wavalign.plugins.rewards.speaking_style:SpeakingStyle",
