@@ -61,11 +61,12 @@ def choose(run: RunData, choice: Choice) -> Chosen:
             f"{run.folder} keeps no answers",
             hint="a run keeps `evaluation.samples` of every measurement and those of every `log_rollouts_every` steps",
         )
+    columns: Sequence[Column] = COLUMNS if choice.both else ANSWER
     if choice.both:
-        cards, says, columns = _both(run, choice), "before and after training", COLUMNS
+        cards, says = _both(run, choice), "before and after training"
     else:
         samples, says = _samples(run, choice)
-        cards, columns = [_card(each) for each in samples], ANSWER
+        cards = [_card(each) for each in samples]
     cards = [card for card in cards if _asked(card, choice)]
     if not cards:
         raise UsageError(f"no kept answer is that: {_words(choice)}", hint=there_is(run))
