@@ -37,6 +37,7 @@ class Elsewhere:
     why: str
 
 
+_PROSODY = {"pitch_range": {"low": 4, "high": 12}, "rate": {"low": 9, "high": 17}, "pauses": {"high": 0.2}}
 _CONTAINS = {"reference": "answer", "contains": 5}
 ROWS: dict[str, Row] = {
     "answer_match": Row("answer_match"),
@@ -47,7 +48,12 @@ ROWS: dict[str, Row] = {
     "target_codes": Row("target_codes"),
     "speaking_style": Row("speaking_style"),
     "speech_quality": Row("speech_quality"),
+    "distillmos": Row("distillmos"),
     "frame_quality": Row("frame_quality"),
+    "prosody": Row("prosody", _PROSODY),
+    "speaker_similarity": Row("speaker_similarity"),
+    "word_accuracy": Row("word_accuracy"),
+    "word_accuracy, the reference": Row("word_accuracy", {"against": "reference"}),
     "overlong": Row("overlong", {"limit": 40, "buffer": 20}),
 }
 ELSEWHERE: tuple[Elsewhere, ...] = (
