@@ -11,6 +11,7 @@ from wavalign.engine.compile.plan import Cluster, TermPlan
 from wavalign.engine.compile.reward_checks import (
     Noted,
     best_of_problems,
+    declared_needs,
     held_out_problems,
     judging_problems,
     range_problems,
@@ -247,7 +248,7 @@ class StageChecks:
     def listen(self, names: Iterable[str]) -> None:
         """Rewards that listen need what makes sound of codes."""
         for name, plugin in self._known(names):
-            if "waveform" in plugin.needs and self.stage.model.codec is None:
+            if "waveform" in declared_needs(self.stage.rewards[name], plugin) and self.stage.model.codec is None:
                 self.note("missing_section", _listens(name), ("rewards", name), ADD_CODEC)
 
     def _gate_is_used(self) -> bool:
