@@ -20,6 +20,8 @@ class Row:
     options: Mapping[str, Any] = field(default_factory=dict)
     module: str = ""
     """Of an optional package whose weights it reads."""
+    slow: bool = False
+    """Whether asking it takes half a minute."""
 
     def reward(self) -> Reward:
         """Made as a recipe makes it."""
@@ -50,7 +52,7 @@ ROWS: dict[str, Row] = {
     "target_codes": Row("target_codes"),
     "speaking_style": Row("speaking_style"),
     "speech_quality": Row("speech_quality"),
-    "distillmos": Row("distillmos", module="distillmos"),
+    "distillmos": Row("distillmos", module="distillmos", slow=True),
     "frame_quality": Row("frame_quality"),
     "prosody": Row("prosody", _PROSODY),
     "speaker_similarity": Row("speaker_similarity", module="resemblyzer"),

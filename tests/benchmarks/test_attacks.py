@@ -19,7 +19,9 @@ VARIANTS = ("written otherwise",)
 READS_WORDS = ("answer_match", "asr_consistency")
 
 
-@pytest.mark.parametrize("name", ROWS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if row.slow else name for name, row in ROWS.items()]
+)
 def test_a_reward_says_of_attacks_what_its_row_says(name: str) -> None:
     if ROWS[name].module and importlib.util.find_spec(ROWS[name].module) is None:
         pytest.skip(f"{ROWS[name].module} is not installed")
