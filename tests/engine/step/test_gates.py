@@ -2,6 +2,7 @@
 
 import functools
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -9,6 +10,7 @@ import pytest
 import torch
 
 from tests.distributed import run_ranks
+from tests.engine.run.test_trainer import Stop, assert_same_run, run
 from tests.engine.step.test_invariance import MIXED, Run, assert_equal
 from tests.toy.compiled import Change, compiled, graph, only_stage, problems, put
 from tests.toy.live import live_stage, train, train_rank
@@ -118,6 +120,26 @@ def test_the_values_of_others_are_told_apart(tmp_path: Path, loss: str) -> None:
     assert whole[0][2]["loss"] != pytest.approx(mean[0][2]["loss"], abs=1e-4)
 
 
+@pytest.mark.parametrize("loss", ["grpo", "online_dpo"])
+def test_one_less_each_value_is_the_other_share(tmp_path: Path, loss: str) -> None:
+    def trained(share: str, values: list[float]) -> Run:
+        term = put("objective.terms", {"rl": {"loss": loss, "tokens": "text", "share": share}})
+        gate = put("objective.gate", {**EACH, "values": values})
+        lines, weights = train(compiled(tmp_path, PLUGINS, UNSURE, term, gate))
+        return [{k: v for k, v in line.items() if k != "gate"} for line in lines], weights
+
+    assert_equal(trained("gate", [0.1, 0.7, 0.0, 0.4]), trained("1 - gate", [0.9, 0.3, 1.0, 0.6]))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [put("batch.mini_batches", 2), put("rollout.ahead", 1), put("rollout.resample", {"limit": 1})],
+    ids=["several updates", "ahead", "resampled"],
+)
+def test_however_a_step_goes_it_may_be_cut(tmp_path: Path, change: Change) -> None:
+    assert_equal(train(plan(tmp_path, change, put("batch.micro_batch", 4))), train(plan(tmp_path, change)))
+
+
 def test_noise_is_in_the_graph_where_a_gate_asks_for_it(tmp_path: Path) -> None:
     found = graph(tmp_path, PLUGINS, UNSURE, GATE)
     (gate,) = (each for each in found.operators if each.function == "gate")
@@ -134,3 +156,20 @@ def test_values_of_prompts_that_nobody_follows_are_refused(tmp_path: Path) -> No
     (found,) = problems(tmp_path, PLUGINS, UNSURE, GATE, alone)
     assert "has a value for each prompt, and no term on answers to prompts follows it" in found.message
     assert not only_stage(compiled(tmp_path, PLUGINS, UNSURE, alone)).graph.gives("prompt_gates")
+
+
+def test_a_resume_goes_on_with_the_same_values(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    changes = (PLUGINS, UNSURE, GATE, put("runtime.checkpoint_every", 2))
+    uncut = run(tmp_path / "whole", *changes)
+    step = StepExecutor.step
+
+    def killed(self: StepExecutor, index: int) -> Any:
+        if index == 3:
+            raise Stop
+        return step(self, index)
+
+    monkeypatch.setattr(StepExecutor, "step", killed)
+    with pytest.raises(Stop):
+        run(tmp_path / "cut", *changes)
+    monkeypatch.undo()
+    assert_same_run(run(tmp_path / "cut", *changes, resume=True), uncut)

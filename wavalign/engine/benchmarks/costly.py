@@ -124,7 +124,8 @@ def _said(pool: RewardPool, pairs: Sequence[tuple[Question, Given]], folder: Pat
     groups = [_group(question, given, folder) for question, given in pairs]
     calls = pool.score(live.name, groups)
     scores = collect_scores(pool.rewards, {live.name: calls}, (len(groups), 1))
-    values, words = scores.parts[live.name][:, 0].tolist(), scores.words[live.name]
+    said = {**scores.parts, **scores.guards}  # a guard may be asked by its name
+    values, words = said[live.name][:, 0].tolist(), scores.words[live.name]
     for (_, given), value, (word,) in zip(pairs, values, words, strict=True):
         number = None if math.isnan(value) else value
         yield {"place": given.place, "value": number, "reason": word.reason, "details": dict(word.details)}

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from wavalign.engine.compile.guard_checks import guard_detail
 from wavalign.engine.compile.operators import ROLLOUTS, StageParts
 from wavalign.engine.compile.plan import Pruned, TermPlan
 from wavalign.engine.compile.reward_checks import declared_needs
@@ -25,7 +26,9 @@ def stage_parts(stage: Stage, terms: Sequence[TermPlan], registry: Registry) -> 
         terms=live,
         details={term.name: _detail(_loss(term, registry), term.loss.type, once=once) for term in live},
         wants_sound={term.name: not _mask(term, registry).text_alone for term in live if term.family == ROLLOUTS},
-        rewards={name: RewardNeeds(each.type, _reward_needs(each, registry)) for name, each in stage.rewards.items()},
+        rewards={
+            name: RewardNeeds(guard_detail(each), _reward_needs(each, registry)) for name, each in stage.rewards.items()
+        },
         advantage=AdvantageSays() if objective is None else advantage_says(objective.advantage, registry),
         gate=None if gate is None else gate_says(gate, registry),
         families=tuple(stage.data.learned),
