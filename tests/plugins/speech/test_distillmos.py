@@ -16,6 +16,7 @@ from tests.plugins.spoken import say
 from wavalign.errors import PluginError
 from wavalign.plugins.batch import Waveform
 from wavalign.plugins.speech import distillmos
+from wavalign.plugins.speech.shipped import Shipped
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("distillmos") is None, reason="pip install --no-deps distillmos==0.9.1"
@@ -82,7 +83,7 @@ def test_the_package_is_not_imported() -> None:
 def test_a_file_that_holds_something_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "weights.pt"
     torch.save({"model": {"cnn.cnn.0.bias": torch.zeros(3)}}, path)
-    monkeypatch.setattr(distillmos.Shipped, "file", lambda self: path)
+    monkeypatch.setattr(Shipped, "file", lambda self: path)
     distillmos.network.cache_clear()
     with pytest.raises(PluginError, match=r"holds no network of Distill-MOS") as caught:
         distillmos.network()
