@@ -18,6 +18,10 @@ class Row:
 
     type: str
     options: Mapping[str, Any] = field(default_factory=dict)
+    module: str = ""
+    """Of an optional package whose weights it reads."""
+    slow: bool = False
+    """Whether asking it takes half a minute."""
 
     def reward(self) -> Reward:
         """Made as a recipe makes it."""
@@ -37,6 +41,7 @@ class Elsewhere:
     why: str
 
 
+_PROSODY = {"pitch_range": {"low": 4, "high": 12}, "rate": {"low": 9, "high": 17}, "pauses": {"high": 0.2}}
 _CONTAINS = {"reference": "answer", "contains": 5}
 ROWS: dict[str, Row] = {
     "answer_match": Row("answer_match"),
@@ -47,10 +52,18 @@ ROWS: dict[str, Row] = {
     "target_codes": Row("target_codes"),
     "speaking_style": Row("speaking_style"),
     "speech_quality": Row("speech_quality"),
+    "distillmos": Row("distillmos", module="distillmos", slow=True),
     "frame_quality": Row("frame_quality"),
+    "prosody": Row("prosody", _PROSODY),
+    "speaker_similarity": Row("speaker_similarity", module="resemblyzer"),
     "overlong": Row("overlong", {"limit": 40, "buffer": 20}),
 }
 ELSEWHERE: tuple[Elsewhere, ...] = (
+    Elsewhere(
+        "word_accuracy",
+        "tests/plugins/rewards/test_local_judges.py::test_answers_made_to_fool_who_listens_for_words",
+        "Whisper hardly understands the world's synthesizer: it is attacked with a neural voice",
+    ),
     Elsewhere(
         "judge",
         "tests/plugins/judging/test_reward.py::test_an_injected_instruction_moves_nothing",
