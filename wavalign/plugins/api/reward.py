@@ -61,6 +61,9 @@ class Process:
     is no run."""
     timeout: float = math.inf
     """Seconds after which a call is given up."""
+    fresh: bool = False
+    """Whether it is asked again about the same answers to see how far it repeats itself: nothing that is remembered
+    from an earlier asking may stand in for a new one."""
 
 
 class Reward(Remembers):
@@ -81,6 +84,9 @@ class Reward(Remembers):
     `runtime.reward_workers` of all."""
     counts: tuple[str, ...] = ()
     """Names of what `tally` counts."""
+    free_options: ClassVar[frozenset[str]] = frozenset()
+    """Its options that change no value, by dotted names with `*` for any part (`budget`, `judges.*.prices`): limits,
+    budgets, where something is kept. A calibration holds for the reward whatever they are."""
 
     def __init__(self, params: Any) -> None:
         self.params = params
@@ -109,6 +115,11 @@ class Reward(Remembers):
     @classmethod
     def range_of(cls, params: Any) -> tuple[float, float] | None:
         """Its range where options decide it, asked before a run starts; None where that of the class holds."""
+        return None
+
+    @classmethod
+    def needs_of(cls, params: Any) -> frozenset[str] | None:
+        """Its needs where options decide them, asked before a run starts; None where those of the class hold."""
         return None
 
     @classmethod
