@@ -30,7 +30,8 @@ def recipe(folder: Path, **runtime: object) -> str:
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run of two processes that this project starts itself."""
     folder = tmp_path_factory.mktemp("whole")
-    assert wavalign("run", recipe(folder, processes=2)).returncode == 0
+    done = wavalign("run", recipe(folder, processes=2))
+    assert done.returncode == 0, done.stderr
     return folder / "run"
 
 
@@ -108,9 +109,15 @@ def test_a_job_meets_its_time_limit_and_goes_on(whole: Path, tmp_path: Path) -> 
 
 
 def test_deepspeeds_launcher(whole: Path, tmp_path: Path) -> None:
-    """On this machine alone, where it needs no pdsh."""
+    """On this machine alone, which it asks by ssh whether it is there."""
     (tmp_path / "hosts").write_text("localhost slots=2\n")
+    (tmp_path / "ssh").write_text("#!/bin/bash\necho 127.0.0.1\n")
+    (tmp_path / "ssh").chmod(0o755)
     path = recipe(tmp_path, processes=2)
-    done = wavalign("run", path, "--launcher", "deepspeed", "--hostfile", str(tmp_path / "hosts"), timeout=300)
+    where = ("--launcher", "deepspeed", "--hostfile", str(tmp_path / "hosts"), "--master", f"127.0.0.1:{free_port()}")
+    found = environment(PATH=f"{tmp_path}:{os.environ['PATH']}")
+    done = subprocess.run(
+        command("run", path, *where), cwd=ROOT, env=found, capture_output=True, text=True, timeout=300, check=False
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     is_the_same(tmp_path / "run", whole)
