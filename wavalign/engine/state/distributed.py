@@ -156,9 +156,11 @@ class World:
         A process that is alone keeps the group that a library wanted: it remembers it, and its next run needs it.
         """
         if self._watch is not None:
-            self._watch.close()
+            self._watch.stop()
         if self.size > 1 and dist.is_initialized():
-            dist.destroy_process_group()
+            dist.destroy_process_group()  # before anything waits: the others may meet again at the same place
+        if self._watch is not None:
+            self._watch.close()
 
     @contextmanager
     def _meeting(self, doing: str, *, by: Sequence[str] = ()) -> Iterator[None]:

@@ -80,8 +80,12 @@ class Watch:
         for thread in self._threads:
             thread.start()
 
+    def stop(self) -> None:
+        """Watch no longer; at once."""
+        self._closed.set()
+
     def close(self) -> None:
-        """Watch no longer; a thread that is left in native code at the interpreter's end would abort the process."""
+        """Stop, and wait for the threads: one left in native code at the interpreter's end would abort the process."""
         self._closed.set()
         atexit.unregister(self.close)
         for thread in self._threads:
