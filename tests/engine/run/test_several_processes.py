@@ -1,6 +1,7 @@
 """A fault that one of several processes meets: the others end soon and say what they lost and what is left."""
 
 import json
+import os
 import signal
 import time
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 import torch.distributed as dist
 
-from tests.distributed import run_ranks
+from tests.distributed import free_port, run_ranks
 from tests.toy import one_sided
 from tests.toy.compiled import Change, compiled, put
 from wavalign.engine.compile.plan import Plan
@@ -36,6 +37,7 @@ ENGINES = {
 def part(world: World, plan: str, folder: str, resume: bool) -> dict[str, Any]:
     """This rank's part of a run; how it ended."""
     began = time.monotonic()
+    os.environ["MASTER_PORT"] = str(world.broadcast(free_port()))  # who is quick must not meet the store that is closed
     world.close()  # a run joins by itself
     try:
         run_rank(RunFolder(Path(folder)), plan=Plan.from_json(plan), resume=resume)
