@@ -1,12 +1,16 @@
 """`wavalign judge calibrate` on judges whose faults are known."""
 
+import itertools
 import json
+import socket
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from benchmarks.calibration import write_scores
+from tests.plugins.judging.server import Asked, refuses, serving
+from tests.plugins.judging.server import scores as gives_score
 from tests.toy.world import toy_recipe, write_recipe
 from wavalign_cli import app as application
 
@@ -130,3 +134,54 @@ def test_a_judge_that_never_answers_is_no_calibration(
 ) -> None:
     said = told(capsys, 6, recipe(tmp_path, fails_at=1.0), "--reward", "judge", "--on", scores)
     assert "gave no value for any of 120 answers (first: the judge was down)" in said
+
+
+def judged_by(folder: Path, url: str, **more: object) -> str:
+    """The toy recipe with a judge behind `url`, whose replies are kept."""
+    made = toy_recipe(folder)
+    service = {"url": url, "model": "fake", "max_tokens": 100, "prices": {"input": 1, "output": 2}}
+    judge = {"type": "judge", "judges": {"one": service}, "rubric": "semantic", "cache": True, **more}
+    made["rewards"] = {"judge": judge}
+    return str(write_recipe(folder, made))
+
+
+def test_a_judge_behind_a_server_is_asked_anew_every_time(
+    tmp_path: Path, scores: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its cache would repeat itself and look as if the judge did."""
+    monkeypatch.setenv("WAVALIGN_CACHE", str(tmp_path / "cache"))
+    lines = Path(scores).read_text().splitlines()[:24]
+    few = tmp_path / "few.jsonl"
+    few.write_text("\n".join(lines) + "\n")
+    counter = itertools.count()
+
+    def wavers(asked: Asked, sock: socket.socket) -> None:
+        gives_score(2 + next(counter) % 3)(asked, sock)
+
+    with serving(wavers) as server:
+        found = calibrated(capsys, judged_by(tmp_path, server.url), "--on", str(few), "--repeats", "2")
+        assert len(server.asked) == 48 == found["replies"]["counts"]["requests"]
+    assert found["noise"] > 0.1 and found["replies"]["counts"]["cost"] > 0
+    assert "fake" in found["judge"]["instrument"] and "semantic" in found["judge"]["instrument"]
+
+
+def test_a_judge_that_is_not_paid_ends_the_command(
+    tmp_path: Path, scores: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with serving(refuses(402, "no credit")) as server:
+        said = told(capsys, 6, judged_by(tmp_path, server.url), "--reward", "judge", "--on", scores)
+        assert len(server.asked) <= 16, "what is in flight, and nothing more"
+    assert "402" in said or "credit" in said
+
+
+def test_a_row_that_the_judge_cannot_use_is_named(
+    tmp_path: Path, scores: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [json.loads(line) for line in Path(scores).read_text().splitlines()[:3]]
+    rows[1] |= {"question": {"audio": "q.wav"}}
+    path = tmp_path / "bad.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with serving(gives_score(3)) as server:
+        said = told(capsys, 5, judged_by(tmp_path, server.url), "--reward", "judge", "--on", str(path))
+        assert not server.asked
+    assert f"{path}:2: reward `judge` cannot score this row" in said

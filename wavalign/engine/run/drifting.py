@@ -1,6 +1,6 @@
-"""The drift alarm of a stage: what it remembers of rewards and held-out items, on the first rank.
+"""What a measurement is held against, on the first rank: the run's start, and for the drift alarm the stage's first.
 
-It keeps nothing in checkpoints: a run that goes on reads what it needs off its own files, which are cut back to where
+Nothing is kept in checkpoints: a run that goes on reads what it needs off its own files, which are cut back to where
 it goes on.
 """
 
@@ -10,9 +10,10 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, final
 
-from wavalign.engine.compile.plan import StagePlan
+from wavalign.engine.compile.plan import Plan, StagePlan
 from wavalign.engine.report.drift import Drift, drifts
-from wavalign.engine.run.evaluation import SplitResult
+from wavalign.engine.report.outcomes import Outcome, Split, keyed, moved, outcomes_in
+from wavalign.engine.run.evaluation import Item, SplitResult
 from wavalign.engine.state.folder import RunFolder
 
 Values = Mapping[str, Sequence[float | None]]
@@ -70,6 +71,47 @@ class DriftWatch:
         for split, (step, items) in found.items():
             names = dict.fromkeys(name for values in items for name in values if "/" not in name)
             self._first[split] = (step, {name: [values.get(name) for values in items] for name in names})
+
+
+@final
+class SinceStart:
+    """Looks what has changed since the first measurement that a stage began with, item by item."""
+
+    def __init__(self, plan: Plan, folder: RunFolder) -> None:
+        """Read what an earlier part of the run measured."""
+        self._begins = {stage.name: stage.first_step for stage in plan.stages}
+        first: dict[str, list[Outcome]] = {}
+        for each in outcomes_in(folder.evaluation, []):
+            known = first.setdefault(each.split, [])
+            begun = self._begins.get(each.stage) == each.step
+            if begun and (not known or (known[0].stage, known[0].step) == (each.stage, each.step)):
+                known.append(each)
+        self._first: dict[str, Split] = {split: keyed(found) for split, found in first.items() if found}
+
+    def see(self, result: SplitResult, stage: str, step: int) -> dict[str, float] | None:
+        """By value the p that nothing has changed; None of the first measurement, and where there was none before."""
+        items = keyed(_outcome(item, result.label, stage, step) for item in result.items)
+        if result.label in self._first:
+            return moved(self._first[result.label], items)
+        if self._begins.get(stage) == step and items:
+            self._first[result.label] = items
+        return None
+
+
+def _outcome(item: Item, split: str, stage: str, step: int) -> Outcome:
+    return Outcome(
+        stage=stage,
+        step=step,
+        split=split,
+        item=item.index,
+        dialogue=item.group.dialogue.id,
+        question="",
+        text="",
+        reference=None,
+        finished=None,
+        values=item.verdict.values,
+        details={},
+    )
 
 
 def _measurements(stage: StagePlan) -> int:
