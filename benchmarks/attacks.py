@@ -28,7 +28,7 @@ def main() -> int:
     found: dict[str, dict[str, Measured]] = {}
     for name in given.rows or ROWS:
         reward = ROWS[name].reward()
-        found[name] = dict(measure(reward))
+        found[name] = dict(measure(reward, ROWS[name].below))
         reward.close()
         print(_shown(name, found[name]), flush=True)
     if given.write:
