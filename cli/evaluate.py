@@ -33,6 +33,10 @@ wavalign evaluate --compare evaluations/a/mmsu evaluations/b/mmsu
 """
 
 
+REASONS = 3
+"""Why answers have no number: so many reasons are printed."""
+
+
 @final
 class Suite(StrEnum):
     """Whose file it is."""
@@ -50,6 +54,7 @@ class TaskName(StrEnum):
     CHOICE = "choice"
     YES_NO = "yes_no"
     REFERENCE = "reference"
+    TRANSCRIPT = "transcript"
     REFUSAL = "refusal"
     OPEN = "open"
     INSTRUCTIONS = "instructions"
@@ -243,7 +248,9 @@ def _show(done: "Evaluated", form: Format) -> None:
 def _row(value: "Value") -> tuple[str, str, str, str]:
     number, missing = _interval(value.value, value.low, value.high), ""
     if value.missing:
-        missing = "; " + ", ".join(f"{count} without: {reason}" for reason, count in value.missing.items())
+        reasons = [f"{count} without: {reason}" for reason, count in value.missing.items()]
+        more = [f"and {len(reasons) - REASONS} further reasons"] if len(reasons) > REASONS else []
+        missing = "; " + ", ".join([*reasons[:REASONS], *more])
     return value.name, number, str(value.count), f"{value.says}{missing}"
 
 

@@ -4,6 +4,7 @@ An attack takes a fact and gives one answer or several to its question, in text 
 world's own synthesizer and written as codes of its own codec, so that nothing is downloaded.
 """
 
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cache
@@ -14,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from wavalign.plugins import audio
 from wavalign.plugins.batch import Answer, AudioClip, Dialogue, Message, Role, Rollout, TokenSequence, Waveform
 from wavalign.plugins.codecs.source_filter import SourceFilterCodec, SourceFilterParams
 from wavalign.plugins.speech.espeak import Delivery
@@ -82,10 +84,23 @@ def say(text: str, voice: str | None = None) -> Waveform:
 
 def asked(fact: Fact) -> Dialogue:
     """The question of a fact with all that a reward may want to know of it."""
-    clip = AudioClip.of_codes(codec().encode(say(fact.answer)))
+    clip = AudioClip.of_codes(codec().encode(say(fact.answer)), _recorded(fact.answer))
     others = world().rivals(fact)
     known = {"reference": fact.answer, "answer": fact.word, "style": _STYLE, "others": others}
     return Dialogue(fact.id, (Message("user", fact.question),), Message("assistant", fact.answer, clip), known)
+
+
+@cache
+def _recorded(text: str) -> str:
+    """A file with `text` in the assistant's voice, for who compares with a target's sound."""
+    path = str(Path(_folder().name) / f"{text}.wav")
+    audio.write(say(text), path)
+    return path
+
+
+@cache
+def _folder() -> "tempfile.TemporaryDirectory[str]":
+    return tempfile.TemporaryDirectory(prefix="wavalign-attacks-")
 
 
 def rollout(said: Said) -> Rollout:

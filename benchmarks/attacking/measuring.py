@@ -42,6 +42,18 @@ def _dialogues() -> tuple[Dialogue, ...]:
     return tuple(asked(fact) for fact in facts())
 
 
+def prepare() -> None:
+    """Make all answers, so that their making is in nobody's time."""
+    for attack in (None, *ATTACKS):
+        _answers(attack)
+    _dialogues()
+
+
+def num_answers() -> int:
+    """Answers that a reward is asked about."""
+    return sum(len(_answers(attack)) for attack in (None, *ATTACKS))
+
+
 def measure(reward: Reward, below: float | None = None, attacks: Iterable[Attack] = ATTACKS) -> Mapping[str, Measured]:
     """By attack; raises ValueError where the reward fails, or has no value for a right answer.
 

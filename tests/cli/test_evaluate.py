@@ -24,7 +24,7 @@ def test_a_table_with_intervals_and_where_things_are(recipe: str, capsys: Said) 
     told = capsys.readouterr()
     out = "evaluations/toy/ultraeval-qa"
     assert "random weights of preset tiny" in told.out and "ultraeval qa: 6 questions, 6 answered now" in told.out
-    assert "contains         0.000 [0.000, 0.390]  6" in told.out
+    assert "contains  0.000 [0.000, 0.390]  6" in told.out
     assert f"answers for the suite  {out}/last_res.jsonl" in told.out and told.out.endswith(f"folder  {out}\n")
     assert "no sound" in told.err
     assert application.main(["evaluate", recipe, "--on", "qa.jsonl", "--format", "json"]) == 0

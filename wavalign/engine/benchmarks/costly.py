@@ -126,9 +126,12 @@ def _said(pool: RewardPool, pairs: Sequence[tuple[Question, Given]], folder: Pat
     scores = collect_scores(pool.rewards, {live.name: calls}, (len(groups), 1))
     said = {**scores.parts, **scores.guards}  # a guard may be asked by its name
     values, words = said[live.name][:, 0].tolist(), scores.words[live.name]
-    for (_, given), value, (word,) in zip(pairs, values, words, strict=True):
+    for (question, given), value, (word,) in zip(pairs, values, words, strict=True):
         number = None if math.isnan(value) else value
-        yield {"place": given.place, "value": number, "reason": word.reason, "details": dict(word.details)}
+        # The same reason for several answers is counted as one.
+        reason = word.reason.replace(question.dialogue.label, "the dialogue")
+        reason = reason.replace(f"dialogue {question.dialogue.id}", "the dialogue")
+        yield {"place": given.place, "value": number, "reason": reason, "details": dict(word.details)}
 
 
 def _group(question: Question, given: Given, folder: Path) -> RolloutGroup:

@@ -17,7 +17,7 @@ from wavalign.engine.benchmarks.costly import heard_texts, judged, pairs_of
 from wavalign.engine.benchmarks.layouts import SuiteFile
 from wavalign.engine.benchmarks.models import Chosen, OpenModel
 from wavalign.engine.benchmarks.questions import Benchmark, Question, Task, benchmark, component
-from wavalign.engine.benchmarks.scoring import Score, contains, measures_of, word_errors
+from wavalign.engine.benchmarks.scoring import Score, contains, is_missing, measures_of, word_errors
 from wavalign.engine.benchmarks.values import Column, Value, value_of
 from wavalign.engine.state.files import storage_errors, write_json, write_text
 from wavalign.engine.state.folder import RunFolder
@@ -209,6 +209,8 @@ class _Evaluation:
         """What the words of answers tell."""
         for each in measures_of(self.bench.task):
             scores = [each.score(question, given.text) for question, given in pairs]
+            if each.optional and all(map(is_missing, scores)):
+                continue
             yield Column(each.name, scores, each.unit, each.says, each.less)
 
     def _heard(self, pairs: Sequence[Pair]) -> Iterator[Column]:

@@ -152,7 +152,7 @@ def _answers(run: RunData, split: str, time: tuple[str, int]) -> dict[Key, Given
                 found[split, each.dialogue, each.item] = _outcome(each)
     for sample in _samples(run, split):
         if (sample.stage, sample.step) == time:
-            found[split, sample.dialogue, sample.item] = _sampled(sample)
+            found[split, sample.dialogue, sample.item] = sampled(sample)
     return found
 
 
@@ -162,7 +162,8 @@ def _outcome(each: Outcome) -> Given:
     )
 
 
-def _sampled(each: Sample) -> Given:
+def sampled(each: Sample) -> Given:
+    """A kept answer, with its sound."""
     shown = dict(each.shown)
     # What a reward heard stands in for a metric's transcript.
     for name, value in each.details.items():

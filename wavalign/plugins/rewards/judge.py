@@ -149,7 +149,7 @@ class JudgeReward(Reward):
         self._timeout = min(process.timeout, LONGEST) * _MARGIN
         name = "judge" if process.folder is None else process.folder.name
         ledger = Ledger(given.budget, folder=process.folder, patience=given.request_seconds + 1, name=name)
-        self._shared = Shared(ledger, Replies(kept=given.cache))
+        self._shared = Shared(ledger, Replies(kept=given.cache, fresh=process.fresh))
         self._panel = Panel(given.judges, self._rubric, samples=given.samples, shared=self._shared)
         self._panel.open(process, given.retries, seconds=given.request_seconds, concurrency=given.concurrency)
 
