@@ -187,6 +187,13 @@ def test_no_lie_is_a_number(name: str) -> None:
     assert counts["judged"] == 0 and counts["requests"] <= 3
 
 
+@pytest.mark.parametrize(
+    ("answer", "said"), [(fake.floods, "sent more than 1 MiB"), (fake.bomb, "unpacks to more than")]
+)
+def test_what_is_read_has_a_bound(answer: fake.Answer, said: str) -> None:
+    assert said in scored(answer, retries={"attempts": 1})[0].reason
+
+
 @pytest.mark.parametrize("answer", [fake.stalls, fake.drips], ids=["stalls", "drips"])
 def test_who_says_nothing_in_time_is_given_up(answer: fake.Answer) -> None:
     began = time.monotonic()
@@ -237,6 +244,24 @@ def test_what_only_a_person_can_mend_ends_the_run(answer: fake.Answer, said: str
             assert raised.value.hint and KEY not in raised.value.message + raised.value.hint
         made.close()
     assert len(server.asked) == 1, "nothing is asked after that"
+
+
+def test_who_waits_to_try_again_does_not_once_all_is_over() -> None:
+    def answer(asked: Asked, sock: Any) -> None:
+        waiting = "wait for me" in asked.user
+        (fake.refuses(503, "later", "retry-after: 0.6") if waiting else fake.refuses(402))(asked, sock)
+
+    with serving(answer) as server, ThreadPoolExecutor(1) as pool:
+        made = judge(server.url)
+        waits = pool.submit(made.score, rollout("wait for me"), SUM)
+        while not server.asked:
+            time.sleep(0.01)
+        with pytest.raises(RewardStopped):
+            made.score(rollout("another"), SUM)
+        with pytest.raises(RewardStopped):
+            waits.result(10)
+        made.close()
+    assert len(server.asked) == 2
 
 
 def test_a_refusal_of_one_answer_is_no_end_of_the_run() -> None:

@@ -90,7 +90,7 @@ class Client:
         with self._lock:
             if self._loop is None and not self._closed:
                 self._loop = asyncio.new_event_loop()
-                # Neither redirects nor cookies: the key goes to the one address that the recipe names, and every request
+                # Neither redirects nor cookies: the key goes to the one address that the recipe names, and each request
                 # is like the first. `post` bounds the time.
                 jar, free = CookieJar(DefaultCookiePolicy(allowed_domains=[])), httpx2.Limits(max_connections=None)
                 self._client = httpx2.AsyncClient(follow_redirects=False, timeout=None, limits=free, cookies=jar)
