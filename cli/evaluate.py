@@ -238,6 +238,8 @@ def _show(done: "Evaluated", form: Format) -> None:
     of = "" if done.answers == bench.total else f" of {bench.total}"
     say(f"{done.model}\n{bench.suite} {bench.subset}: {done.answers}{of} questions, {done.drawn} answered now")
     say_table(("value", "95 % interval", "answers", ""), [_row(each) for each in done.values])
+    if done.spent:
+        say("judge: " + ", ".join(f"{name} {value:g}" for name, value in done.spent.items()))
     for line in done.notes:
         say(f"not scored: {line}" if "for a judge" in line or "own rules" in line else f"note: {line}")
     if done.suite_file is not None:

@@ -9,6 +9,7 @@ self-consistency (arXiv 2203.11171). docs/judge.md says what fools it.
 
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, ClassVar, final
 
 from pydantic import Field, model_validator
@@ -31,6 +32,13 @@ from wavalign.schema.base import Params, RecipePath
 
 COUNTS = ("requests", "cached", "judged", "unreadable")
 """What is counted beside `cost`, and beside the failures, which the engine counts."""
+FREE = frozenset(
+    {
+        *("budget", "concurrency", "retries", "request_seconds", "cache"),
+        *(f"judges.*.{name}" for name in ("api_key", "prices", "requests_per_minute", "tokens_per_minute")),
+    }
+)
+"""Options that change no value."""
 LONGEST = 3600.0
 """Seconds that an answer takes at most where nobody says."""
 _MARGIN = 0.95
@@ -107,6 +115,7 @@ class JudgeReward(Reward):
     Params = JudgeParams
     needs: ClassVar[frozenset[str]] = frozenset({"text", "waveform"})
     range: ClassVar[tuple[float, float]] = (1.0, 5.0)
+    free_options: ClassVar[frozenset[str]] = FREE
     params: JudgeParams
 
     def __init__(self, params: JudgeParams) -> None:
@@ -136,7 +145,8 @@ class JudgeReward(Reward):
     def instrument(cls, params: JudgeParams) -> str:
         """The models and what they are asked."""
         models = ", ".join(sorted({each.model for each in params.judges.values()}))
-        return f"judge {models} by {params.rubric_file or params.rubric}"
+        name = params.rubric if params.rubric_file is None else Path(params.rubric_file).name
+        return f"judge {models} by {name} ({params.criteria().digest[:8]})"
 
     @classmethod
     def dialogue_needs(cls, params: JudgeParams, dialogue: Dialogue) -> str | None:
