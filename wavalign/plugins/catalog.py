@@ -22,6 +22,7 @@ CATALOG: dict[tuple[str, str], str] = {
     ("data", "research_jsonl"): "wavalign.plugins.data.research_jsonl:ResearchJsonl",
     ("data", "slamkit_jsonl"): "wavalign.plugins.data.slamkit_jsonl:SlamkitJsonl",
     ("data", "spoken_world"): "wavalign.plugins.data.spoken_world:SpokenWorld",
+    ("data", "natural_world"): "wavalign.plugins.data.natural_world:NaturalWorld",
     ("nar", "process"): "wavalign.plugins.nars.process:ProcessNar",
     ("provider", "in_process"): "wavalign.plugins.providers.in_process:InProcess",
     ("sampler", "kv_cache"): "wavalign.plugins.samplers.kv_cache:KvCache",
