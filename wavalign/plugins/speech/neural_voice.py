@@ -4,8 +4,9 @@
     back     features, F0, level -> five spectra -> pulses and noise shaped by them, one inverse STFT
 
 Between the two, pitch, its range and the level are moved before a sound exists, so that a style costs no quality; and
-what the back takes is what `codecs.neural_voice` makes tokens of. The noise is seeded: the same call gives the same
-samples. Source: the package hibari-tts (a voice of Kokoro-82M, distilled); its graph is cut, its weights stay its own.
+the back speaks phones of any durations, which `codecs.phonetic` makes tokens of. The noise is seeded: the same call
+gives the same samples. Source: the package hibari-tts (a voice of Kokoro-82M, distilled); its graph is cut, its weights
+stay its own.
 """
 
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from wavalign.plugins.batch import Waveform
 from wavalign.plugins.speech.shipped import INSTALL, Shipped, module_folder
 
 Array = npt.NDArray[np.float32]
+Ids = npt.NDArray[np.int64]
 
 SAMPLE_RATE = 24_000
 HOP = 300
@@ -37,8 +39,10 @@ _NETWORK = Shipped(
 )
 _JOINT = "/Concat_43_output_0"
 """What the back takes: features, log(1 + F0) and level, side by side [1, 130, F]."""
-_OPEN = ("/Reshape_42_output_0", "f0", "/Mul_62_output_0")
-"""What the front gives: features, F0 and level."""
+_OPEN = ("/Reshape_42_output_0", "f0", "/Mul_62_output_0", "/ReduceSum_1_output_0")
+"""What the front gives: features, F0, level, and the number of the phone that is being spoken."""
+_PHONES = "/Transpose_22_output_0"
+"""Features of each phone, by all phones around it [1, L, WIDTH]."""
 _SPECTRA = ("lh", "theta", "ln", "lr", "phi")
 _SCALE = 5.0
 _VOICED = 40.0
@@ -56,6 +60,8 @@ class Score:
     """[F] Hz; below 40 unvoiced."""
     level: Array
     """[F], in the network's own logarithmic measure."""
+    phones: Ids
+    """[F / 2] the network's id of the phone that is spoken; a phone's frames stand together."""
 
 
 @final
@@ -77,7 +83,7 @@ class Manner:
 
 @final
 class NeuralVoice:
-    """The two halves; any number of threads may call them."""
+    """The two parts; any number of threads may call them."""
 
     def __init__(self) -> None:
         """Load and cut the network (0.5 s). Raises PluginError where the extra `natural` is not installed."""
@@ -94,20 +100,34 @@ class NeuralVoice:
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         options.log_severity_level = 3
         cutter = onnx.utils.Extractor(onnx.load(str(path)))
-        halves = (
+        parts = (
             cutter.extract_model(list(ends[0]), list(ends[1])).SerializeToString()
-            for ends in ((("ids", "speed"), _OPEN), ((_JOINT,), _SPECTRA))
+            for ends in ((("ids", "speed"), _OPEN), (("ids",), (_PHONES,)), ((_JOINT,), _SPECTRA))
         )
-        self._front, self._back = (
-            InferenceSession(half, options, providers=["CPUExecutionProvider"]) for half in halves
+        self._front, self._text, self._back = (
+            InferenceSession(part, options, providers=["CPUExecutionProvider"]) for part in parts
         )
 
     def read(self, text: str, manner: Manner = Manner()) -> Score:
         """How `text` is to be spoken; no frames for no words. Long texts: sentence after sentence."""
-        parts = [self._sentence(phones, manner) for phones in self._words.phonemize(text)]
-        if not parts:
-            return Score(np.zeros((0, WIDTH), np.float32), np.zeros(0, np.float32), np.zeros(0, np.float32))
-        return Score(*(np.concatenate(part) for part in zip(*parts, strict=True)))
+        said = [self._sentence(phones, manner) for phones in self._words.phonemize(text)]
+        if not said:
+            nothing = np.zeros(0, np.float32)
+            return Score(np.zeros((0, WIDTH), np.float32), nothing, nothing, np.zeros(0, np.int64))
+        return Score(
+            np.concatenate([each.features for each in said]),
+            np.concatenate([each.pitch for each in said]),
+            np.concatenate([each.level for each in said]),
+            np.concatenate([each.phones for each in said]),
+        )
+
+    def features(self, phones: Ids) -> Array:
+        """Features [F, WIDTH] of `phones` [F / 2], as the voice speaks them beside one another."""
+        starts = np.flatnonzero(np.diff(phones, prepend=-1))
+        ids = phones[starts]
+        known = self._text.run(None, {"ids": ids[None]})[0][0].T
+        counts = np.diff(starts, append=len(phones))
+        return np.asarray(np.repeat(known, counts * FRAMES_PER_FEATURE, axis=0), dtype=np.float32)
 
     def sing(self, score: Score, *, seed: int = 0) -> Waveform:
         """The sound of `score`, HOP samples a frame; the seed is that of its noise."""
@@ -123,15 +143,13 @@ class NeuralVoice:
         """The sound of `text`."""
         return self.sing(self.read(text, manner), seed=seed)
 
-    def _sentence(self, phones: str, manner: Manner) -> tuple[Array, Array, Array]:
+    def _sentence(self, phones: str, manner: Manner) -> Score:
         ids = np.asarray([self._words.ids(phones)], np.int64)
         speed = np.asarray([manner.speed], np.float32)
-        features, pitch, level = (each[0] for each in self._front.run(None, {"ids": ids, "speed": speed}))
-        return (
-            _slurred(features.T, manner.slur),
-            _moved(pitch, manner),
-            level + np.float32(manner.level) * (level > 0.0),
-        )
+        *found, place = self._front.run(None, {"ids": ids, "speed": speed})
+        features, pitch, level = (each[0] for each in found)
+        level = level + np.float32(manner.level) * (level > 0.0)
+        return Score(_slurred(features.T, manner.slur), _moved(pitch, manner), level, ids[0][place.reshape(-1)])
 
 
 def _moved(pitch: Array, manner: Manner) -> Array:
