@@ -22,7 +22,10 @@ LONG_FUNCTIONS: dict[str, str] = {}
 MANY_PARAMETERS: dict[str, str] = {
     "cli/data.py::check": "the options of a command, each with its own help",
     "cli/data.py::show": "each is an option of the command",
+    "cli/evaluate.py::evaluate": "each is an option of the command",
     "cli/export.py::export": "each is an option of the command",
+    "cli/judge.py::calibrate": "each is an option of the command",
+    "cli/listen.py::listen": "each is an option of the command",
     "cli/pairs.py::pairs": "each is an option of the command",
     "cli/run.py::run": "each is an option of the command",
     "wavalign/engine/compile/operators.py::_one": "the fields of an operator and of its line in the table",
@@ -33,7 +36,7 @@ LONG_FILES: dict[str, str] = {}
 LONG_CLASSES: dict[str, str] = {}
 BROAD_HANDLERS: dict[str, str] = {
     "cli/app.py": "the one place where an unexpected error becomes a message, a log file and exit code 1",
-    "wavalign/engine/step/rewards.py": "a reward is somebody else's code: its failure is a counted missing value",
+    "wavalign/engine/step/reward_pool.py": "a reward is somebody else's code: its failure is a counted missing value",
     "wavalign/engine/step/values.py": "what an operator raises in its thread is raised where its value is needed",
     "wavalign/plugins/audio.py": "a file system of fsspec raises whatever its own library does",
     "wavalign/plugins/speech/worker_side/wavalign_worker.py": "a worker's failure is an answer",

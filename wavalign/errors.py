@@ -8,6 +8,7 @@ WavAlignError                        exit 1   run failed
 │   ├── DataError                             a file or record that cannot be read
 │   └── CheckpointError                       weights that do not fit, are torn or are refused
 ├── RewardBudgetError                exit 6   more rewards failed than the recipe allows
+├── RewardStopped                    exit 6   a reward cannot go on: its budget is spent, its service refuses to serve
 ├── ResumeError                      exit 7   the checkpoint belongs to another plan
 ├── NonFiniteError                   exit 1   a loss or gradient is NaN or infinite
 ├── StorageError                     exit 1   the disk is full or refuses to be written
@@ -156,6 +157,17 @@ class RewardBudgetError(WavAlignError):
 
     exit_code = 6
     code = "reward_budget"
+
+
+@final
+class RewardStopped(WavAlignError):  # noqa: N818  # as Interrupted: the run ends with its last step kept
+    """A reward cannot score anything more in this run: its budget is spent, or its service refuses to serve.
+
+    Raised in `Reward.score`; nothing more is asked, the last complete step is kept, and every rank ends.
+    """
+
+    exit_code = 6
+    code = "reward_stopped"
 
 
 @final

@@ -2,10 +2,12 @@
 
 import itertools
 import os
-from collections.abc import Sequence
+import threading
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, final
 
-from wavalign.plugins.api import Advantage, AdvantageInputs, AdvantageOutput, Measurement, Metric, Reward
+from wavalign.errors import RewardStopped
+from wavalign.plugins.api import Advantage, AdvantageInputs, AdvantageOutput, Measurement, Metric, Process, Reward
 from wavalign.plugins.batch import Dialogue, Rollout, RolloutGroup, Scored
 from wavalign.schema.base import Params
 
@@ -51,6 +53,57 @@ class SidedReward(Reward, Sided):
         """Raise after so many answers."""
         self._trip()
         return Scored(float(len(rollout.answer.text) % 2))
+
+
+@final
+class SidedSpender(Reward, Sided):
+    """Counts what it is asked, on threads of its own, and cannot go on after so many answers."""
+
+    type = "sided_spender"
+    Params = SidedParams
+    needs: ClassVar[frozenset[str]] = frozenset({"text"})
+    range: ClassVar[tuple[float, float]] = (0.0, 1.0)
+    concurrency = 3
+    counts = ("asked", "euros")
+
+    def __init__(self, params: SidedParams) -> None:
+        super().__init__(params)
+        self._construct()
+        self._asked, self._lock, self.total = 0, threading.Lock(), 0.0
+
+    def join(self, process: Process) -> None:
+        """Leave a mark where files of its own may be."""
+        assert process.folder is not None and process.timeout == 60
+        process.folder.mkdir(parents=True, exist_ok=True)
+        (process.folder / f"{process.rank} of {process.processes}").touch()
+
+    def score(self, rollout: Rollout, dialogue: Dialogue) -> Scored:
+        """Stop after so many answers."""
+        try:
+            self._trip()
+        except RuntimeError:
+            raise RewardStopped("the money is spent", hint="earn some") from None
+        with self._lock:
+            self._asked += 1
+        return Scored(float(len(rollout.answer.text) % 2))
+
+    def tally(self) -> dict[str, float]:
+        """What was asked since the last time, half a euro each."""
+        with self._lock:
+            asked, self._asked = self._asked, 0
+        return {"asked": float(asked), "euros": asked / 2}
+
+    def settle(self, totals: Mapping[str, float]) -> None:
+        """Add what all processes have spent."""
+        self.total += totals["euros"]
+
+    def state_dict(self) -> dict[str, Any]:
+        """What was spent."""
+        return {"euros": self.total}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore it."""
+        self.total = state["euros"]
 
 
 @final

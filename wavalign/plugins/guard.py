@@ -26,12 +26,13 @@ from wavalign.errors import (
     PreflightError,
     RankLostError,
     ResumeError,
+    RewardStopped,
     StorageError,
     quoted,
 )
 from wavalign.plugins.settings import Settings
 
-SPEAKING = (PreflightError, NonFiniteError, RankLostError, ResumeError, StorageError)
+SPEAKING = (PreflightError, NonFiniteError, RankLostError, ResumeError, RewardStopped, StorageError)
 """Errors with a meaning and an exit code of their own."""
 LONGEST_TEXT = 1000
 """Characters of an exception's text in a message; the whole stands in the traceback's file."""

@@ -1,5 +1,6 @@
 """A fault that one of several processes meets: the others end soon and say what they lost and what is left."""
 
+import json
 import signal
 import time
 from pathlib import Path
@@ -115,6 +116,21 @@ def test_a_reward_on_one_rank(tmp_path: Path, engine: str) -> None:
     )
     assert [end["type"] for end in ends] == ["RewardBudgetError"] * 2
     assert newest(tmp_path) == ["step-3"]
+
+
+def test_a_reward_that_cannot_go_on(tmp_path: Path) -> None:
+    """Both end alike with the last complete step kept; what rewards count is summed over both, and remembered."""
+    ends = joined(tmp_path, put("rewards.exact", sided("spender", 1, 3 * 8)))
+    assert [(end["type"], end["code"]) for end in ends] == [("RewardStopped", 6)] * 2
+    assert all("the money is spent" in end["message"] and "earn some" in end["hint"] for end in ends)
+    assert newest(tmp_path) == ["step-3"]
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    steps = [line for line in lines if line["split"] == "train"]
+    assert [(line["reward/exact/asked"], line["reward/exact/euros"]) for line in steps] == [(16, 8)] * 3
+    kept = json.loads((tmp_path / "run" / "checkpoints" / "step-3" / "checkpoint.json").read_text())
+    assert kept["meta"]["remembered"]["reward.exact"] == {"euros": 24.0}
+    left = {each.name for each in (tmp_path / "run" / "rewards" / "exact").iterdir()}
+    assert left == {"0 of 2", "1 of 2"}
 
 
 @pytest.mark.parametrize("rank", [0, 1])

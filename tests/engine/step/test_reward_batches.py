@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tests.engine.step.test_rewards import groups, scored
-from wavalign.engine.step.rewards import LiveReward, RewardPool
+from wavalign.engine.step.reward_pool import Line, LiveReward, RewardPool
 from wavalign.errors import PluginError
 from wavalign.plugins.api import Reward
 from wavalign.plugins.batch import Dialogue, Rollout, Scored
@@ -84,9 +84,9 @@ def test_a_call_that_hangs_is_given_up_once(pools: list[RewardPool]) -> None:
     started: list[int] = []
     begin = pool._start_thread
 
-    def counted() -> None:
+    def counted(line: Line) -> None:
         started.append(1)
-        begin()
+        begin(line)
 
     pool._start_thread = counted  # type: ignore[method-assign]
     calls = pool.submit(made, groups(["hang", "1"], ["3", "4"]))

@@ -9,7 +9,8 @@ import torch
 
 from tests.engine.step.test_rewards import Scripted, cut_off, groups, live, scored
 from wavalign.engine.step.reward_noise import own_errors, total_noise, unstated
-from wavalign.engine.step.rewards import LiveReward, RewardPool, Scores, judge_truncated
+from wavalign.engine.step.reward_pool import LiveReward, RewardPool
+from wavalign.engine.step.rewards import Scores, judge_truncated
 from wavalign.plugins.batch import Scored
 from wavalign.schema.base import Params
 

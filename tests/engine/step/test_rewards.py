@@ -9,16 +9,9 @@ from typing import Any, ClassVar, Literal, final
 import pytest
 import torch
 
-from wavalign.engine.step.rewards import (
-    LiveReward,
-    RewardPool,
-    Scores,
-    check_budget,
-    collect_scores,
-    combine,
-    judge_truncated,
-    scale,
-)
+from wavalign.engine.step.reward_budget import check_budget
+from wavalign.engine.step.reward_pool import LiveReward, RewardPool
+from wavalign.engine.step.rewards import Scores, collect_scores, combine, judge_truncated, scale
 from wavalign.engine.step.values import Pending
 from wavalign.errors import PluginError, RewardBudgetError
 from wavalign.plugins.api import Reward

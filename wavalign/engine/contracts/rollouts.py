@@ -158,6 +158,7 @@ def _measurement(found: object, groups: int) -> Measurement:
     want(found.unit, str, f"the unit of {found.name}")
     if found.better not in ("more", "less"):
         raise Broken(f"says that {shown(found.better)} of {found.name} is better; it is more or less")
+    want(found.quality, bool, f"`quality` of {found.name}")
     want(found.says, str, f"what {found.name} says")
     want(found.details, Mapping, f"the details of {found.name}")
     want(found.points, Mapping, f"the points of {found.name}")
@@ -285,8 +286,18 @@ def _reward_made(reward: Reward) -> None:
     if not isinstance(declared, tuple | list) or len(declared) != 2:
         raise Broken(f"left {shown(declared)} as `range`, which is the lowest and the highest value")
     whole(reward.batch_size, "`batch_size`", low=1)
+    whole(reward.concurrency, "`concurrency`", low=0)
+    names(reward.counts, "`counts`")
     if problem := range_problem(*declared):
         raise Broken(problem, hint="declare the lowest and the highest value that `score` can give")
+
+
+def _tally(plugin: Reward, own: Callable[[], Any]) -> dict[str, float]:
+    found = own()
+    want(found, Mapping, "the tally")
+    if {*found} != {*plugin.counts}:
+        raise Broken(f"counted {shown(sorted(found))}; `counts` names {shown(sorted(plugin.counts))}")
+    return {name: number(value, f"the count of {name}") for name, value in found.items()}
 
 
 def _metric_made(metric: Metric) -> None:
@@ -369,6 +380,7 @@ def _lent_group(group: RolloutGroup) -> RolloutGroup:
 
 AROUND: Mapping[tuple[str, str], Callable[..., Any]] = {
     ("sampler", "sample"): _sample,
+    ("reward", "tally"): _tally,
     ("metric", "measure"): _measure,
     ("metric", "observe"): _observe,
     ("metric", "conclude"): _conclude,

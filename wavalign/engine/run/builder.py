@@ -27,7 +27,7 @@ from wavalign.engine.step.ahead import InFlight
 from wavalign.engine.step.best_of import BestOf
 from wavalign.engine.step.cutting import Cutter
 from wavalign.engine.step.dead_signal import SignalWatch
-from wavalign.engine.step.rewards import LiveReward, RewardPool
+from wavalign.engine.step.reward_pool import LiveReward, RewardPool
 from wavalign.engine.step.rollouts import Roller, check_codes
 from wavalign.engine.step.sampling import check_streams, rollout_options
 from wavalign.engine.step.selection import Selection
@@ -41,6 +41,7 @@ from wavalign.plugins.api import (
     Mask,
     Metric,
     Policy,
+    Process,
     Provider,
     Reward,
     Sampler,
@@ -145,8 +146,13 @@ class Builder(Parts):
             section = stage.stage.rewards[name]
             reward = self.plugin(Reward, section, f"rewards.{name}")
             reward.prepare(models)
-            live.append(LiveReward(name, reward, section))
+            reward.join(self._process(name, section.timeout))
+            live.append(LiveReward(name, reward, section, stage.corrections.get(name)))
         return RewardPool(live, self.plan.runtime.reward_workers)
+
+    def _process(self, name: str, timeout: float) -> Process:
+        folder = None if self.run_folder is None else self.run_folder / "rewards" / name
+        return Process(self.world.rank, self.world.size, folder, timeout)
 
     def _term(self, term: TermPlan) -> LiveTerm:
         place = f"objective.terms.{term.name}"

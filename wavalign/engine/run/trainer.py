@@ -43,6 +43,7 @@ class Trainer:
     def __init__(self, plan: Plan, folder: RunFolder, world: World, observer: Observer) -> None:
         self.plan, self.folder, self.world, self.observer = plan, folder, world, observer
         self.builder = Builder(plan, world, observer.progress, observer.waiting)
+        self.builder.run_folder = folder.path
         self.records = RecordMaker(folder.path)
         self.log = RunLog(folder, observer.message)
         self.checkpoints = RunCheckpoints(plan, folder, world, self.log)

@@ -12,7 +12,7 @@ from typing import Any, TypeVar, final
 import torch
 from torch import Tensor
 
-from wavalign.engine.compile.operators import ROLLOUTS
+from wavalign.engine.compile.operators import PROMPT_GATES, ROLLOUTS
 from wavalign.engine.compile.plan import Operator
 from wavalign.engine.compile.resampled import DRAWN, without_prefix
 from wavalign.engine.contracts.origins import guarded_block, origin
@@ -21,17 +21,19 @@ from wavalign.engine.step import learning, references, weighing
 from wavalign.engine.step import token_operators as token_level
 from wavalign.engine.step.batches import AnswerColumn, CompletionColumn, MicroBatches, RowColumn, ScoreColumn
 from wavalign.engine.step.executor import LiveOperator, Run
+from wavalign.engine.step.guards import guarded
 from wavalign.engine.step.metrics import step_result
 from wavalign.engine.step.resampling import AGAIN, ROUND, resample
+from wavalign.engine.step.reward_budget import hold_budget
 from wavalign.engine.step.reward_inputs import shown_to
-from wavalign.engine.step.rewards import Spent, collect_scores, hold_budget, judge_truncated
+from wavalign.engine.step.rewards import Spent, collect_scores, counted, judge_truncated
 from wavalign.engine.step.rows import answer_rows, data_rows
 from wavalign.engine.step.stage import LiveStage, there
 from wavalign.engine.step.tallies import ratios_of_gaps
 from wavalign.engine.step.updates import cut_updates
 from wavalign.engine.step.values import Made
-from wavalign.errors import PluginError, RewardBudgetError
-from wavalign.plugins.api import AdvantageInputs
+from wavalign.errors import PluginError, RewardBudgetError, RewardStopped
+from wavalign.plugins.api import AdvantageInputs, GateReading
 from wavalign.plugins.api.base import Remembers
 from wavalign.plugins.batch import Dialogue, RolloutGroup
 
@@ -164,7 +166,7 @@ def _reward(live: LiveStage, plan: Operator) -> Run:
     (heard,), (given,) = plan.needs, plan.gives
     needs = next(each.reward.needs for each in live.rewards.rewards if each.name == plan.of)
     shown = partial(shown_to, needs, encoder=live.roller.encoder)
-    return lambda values: {given: live.rewards.score(plan.of, shown(values[heard]))}
+    return lambda values: {given: live.rewards.score(plan.of, shown(values[heard]), together=True)}
 
 
 def _reward_progress(live: LiveStage, plan: Operator) -> Callable[[], tuple[str, int, int]]:
@@ -188,12 +190,13 @@ def _aggregate(live: LiveStage, plan: Operator) -> Run:
                 live.rewards,
                 live.world,
                 budget=settings.reward_failure_budget,
-                spent=Spent(calls_so_far, earlier.failed),
+                spent=replace(earlier, calls=calls_so_far),
             )
-        except RewardBudgetError:
+        except (RewardBudgetError, RewardStopped):
             live.clock.together = True
             raise
         scores = replace(scores, spent=spent)
+        scores = guarded(scores, live.rewards.rewards)
         scores = judge_truncated(scores, live.rewards.rewards, groups, settings.truncated)
         return {"scores": scores, "rewards": AnswerColumn(ROLLOUTS, scores.total, ~scores.total.isnan())}
 
@@ -203,7 +206,7 @@ def _aggregate(live: LiveStage, plan: Operator) -> Run:
 def _advantage(live: LiveStage, _: Operator) -> Run:
     advantage = there(live.advantage)
 
-    weights = {each.name: each.section.weight for each in live.rewards.rewards}
+    weights = {each.name: each.section.weight for each in counted(live.rewards.rewards)}
 
     def run(values: Values) -> Made:
         total: Tensor = values["rewards"].table
@@ -235,12 +238,26 @@ def _gate(live: LiveStage, plan: Operator) -> Run:
     gate, last = there(live.gate), max(1, live.settings.steps - 1)
 
     def run(values: Values) -> Made:
-        rewards = live.world.all_gather_rows(values["rewards"].table) if plan.needs else None
-        reading = gate.update(rewards, progress=values["step"] / last)
+        tables = {name: values[name] for name in plan.needs}
+        rewards = live.world.all_gather_rows(tables["rewards"].table) if "rewards" in tables else None
+        if "reward_noise" in tables:
+            noise = live.world.all_gather_rows(tables["reward_noise"])
+            reading = gate.update(rewards, progress=values["step"] / last, noise=noise)
+        else:
+            reading = gate.update(rewards, progress=values["step"] / last)
         _show_state(gate, values["step"])
-        return {"gate": reading}
+        return {"gate": reading, **_own_shares(live, plan, reading)}
 
     return run
+
+
+def _own_shares(live: LiveStage, plan: Operator, reading: GateReading) -> Made:
+    """Each prompt's own value of the gate, for every answer of this rank, where somebody follows it."""
+    if PROMPT_GATES not in plan.gives:
+        return {}
+    mine = torch.tensor(reading.prompts, dtype=torch.float64)[live.share(len(reading.prompts))]
+    table = mine[:, None].expand(-1, live.settings.geometry.group_size)
+    return {PROMPT_GATES: AnswerColumn(ROLLOUTS, table, torch.ones_like(table, dtype=torch.bool))}
 
 
 # --- rows -------------------------------------------------------------------------------------------------------------
@@ -345,6 +362,7 @@ FUNCTIONS: dict[str, Function] = {
     "token_rewards": Function(token_level.token_rewards),
     "old_values": Function(token_level.old_values, "values under the weights that sampled"),
     "token_advantage": Function(_token_advantage),
+    "reward_noise": Function(lambda _live, _plan: lambda values: {"reward_noise": values["scores"].noise}),
     "gate": Function(_gate),
     "answer_rows": Function(_answer_rows),
     "data_rows": Function(_data_rows, "reading dialogues to learn from"),

@@ -1,4 +1,4 @@
-"""Rewards on worker threads, and what happens when they fail.
+"""What rewards say of a step's answers, on one scale.
 
 A reward that raises, hangs or gives something that is no number gives None with the reason; never a number. What a
 missing value does to its sample, its group or the run is the recipe's word (`on_failure`, `reward_failure_budget`). An
@@ -7,9 +7,6 @@ told otherwise. What the token limit cut off is judged by `rollout.truncated`.
 """
 
 import math
-import queue
-import threading
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import final
@@ -17,56 +14,13 @@ from typing import final
 import torch
 from torch import Tensor
 
-from wavalign.crash_log import keep_traceback
-from wavalign.engine.contracts.origins import close_all, origin
-from wavalign.engine.contracts.rollouts import lent_dialogue, lent_rollout, scored
-from wavalign.engine.contracts.values import text
-from wavalign.engine.state.distributed import World
+from wavalign.engine.contracts.origins import origin
+from wavalign.engine.step.reward_corrections import corrected_word
 from wavalign.engine.step.reward_noise import own_errors, total_noise
-from wavalign.errors import PluginError, RewardBudgetError
-from wavalign.plugins.api import Reward, text_is_enough
-from wavalign.plugins.batch import Answer, Dialogue, Rollout, RolloutGroup, Scored
-from wavalign.plugins.guard import left_changed, words
-from wavalign.plugins.settings import Settings
-from wavalign.schema.reward import RewardSection
-
-POLL_SECONDS = 0.05
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class LiveReward:
-    """A constructed reward with its section."""
-
-    name: str
-    reward: Reward
-    section: RewardSection
-
-    def __post_init__(self) -> None:
-        """Refuse a range that the scale cannot map, where the reward's object has set it."""
-        low, high = self.reward.range
-        if self.section.scale is not None and not math.isfinite(high - low):
-            message = f"{origin(self.reward)}: its range {low:g} to {high:g} cannot be mapped to {self.section.scale}"
-            raise PluginError(message, hint="remove the scale, or declare a finite range", placed=True)
-
-
-@final
-@dataclass(slots=True)
-class Call:
-    """One reward on one rollout."""
-
-    live: LiveReward
-    rollout: Rollout
-    dialogue: Dialogue
-    place: tuple[int, int]
-    first: bool = True
-    """Whether no call before it is asked together with it."""
-    started: float | None = None
-    result: Scored | None = None
-    error: BaseException | None = None
-    """What the reward raised."""
-    fatal: PluginError | None = None
-    """Why the run cannot go on: the reward has changed what everybody's numbers hang on."""
+from wavalign.engine.step.reward_pool import Call, LiveReward
+from wavalign.errors import PluginError
+from wavalign.plugins.api import text_is_enough
+from wavalign.plugins.batch import Answer, RolloutGroup, Scored
 
 
 @final
@@ -78,6 +32,8 @@ class Spent:
     """Of each reward."""
     failed: Mapping[str, int] = field(default_factory=dict)
     """Per reward those that failed."""
+    counts: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    """Per reward what it counts itself (`Reward.counts`)."""
 
 
 @final
@@ -88,7 +44,8 @@ class Scores:
     total: Tensor
     """[P, G] float64 on the common scale; NaN where there is no reward."""
     parts: Mapping[str, Tensor]
-    """Per reward [P, G] float64, scaled; NaN where it failed, or where `on_absent` drops an answer without a value."""
+    """Per reward [P, G] float64, scaled; NaN where it failed, or where `on_absent` drops an answer without a value.
+    Guards are not among them."""
     words: Mapping[str, tuple[tuple[Scored, ...], ...]]
     """Per reward the raw answers, [P][G]."""
     failed: Mapping[str, int] = field(default_factory=dict)
@@ -96,12 +53,17 @@ class Scores:
     absent: Mapping[str, Tensor] = field(default_factory=dict)
     """Per reward bool [P, G]: the answer had nothing to score."""
     judged: Mapping[str, Tensor] = field(default_factory=dict)
-    """As `parts`, with the lowest value for answers that count so because they were cut off; empty where none do."""
+    """As `parts`, with the lowest value for answers that count so because they were cut off, and what guards leave;
+    empty where no rule changes a value."""
     spent: Spent = Spent()
     """What the step has asked so far, answers that are not kept among them."""
     errors: Mapping[str, Tensor] = field(default_factory=dict)
     """Per reward [P, G] float64: variance that its own error adds to the total; NaN where it gave no value or states
     none, 0 where a rule of the recipe made the value."""
+    guards: Mapping[str, Tensor] = field(default_factory=dict)
+    """Per guard [P, G] float64, in its own range; NaN as in `parts`."""
+    tripped: Mapping[str, Tensor] = field(default_factory=dict)
+    """Per guard bool [P, G]: answers that it takes something off, or leaves out, by its value."""
 
     @property
     def noise(self) -> Tensor:
@@ -113,131 +75,6 @@ class Scores:
         """Per reward [P, G] what answers with a total are to be learned from; NaN where there is no value."""
         gone = self.total.isnan()
         return {name: part.masked_fill(gone, math.nan) for name, part in (self.judged or self.parts).items()}
-
-
-@final
-class RewardPool:
-    """Threads that score. A call that outlives its timeout is given up and its thread replaced."""
-
-    def __init__(self, rewards: Sequence[LiveReward], workers: int) -> None:
-        self.rewards = tuple(rewards)
-        self._queue: queue.SimpleQueue[Sequence[Call]] = queue.SimpleQueue()
-        """Calls that are asked together; none ends a thread."""
-        self._finished = threading.Condition()
-        self._workers = workers
-        self._asked: dict[str, Sequence[Call]] = {}
-        """By reward, its newest calls."""
-        for _ in range(workers if rewards else 0):
-            self._start_thread()
-
-    def submit(self, live: LiveReward, groups: Sequence[RolloutGroup]) -> list[Call]:
-        """Queue one reward on every rollout; returns at once."""
-        calls = [
-            Call(live, rollout, group.dialogue, (p, g))
-            for p, group in enumerate(groups)
-            for g, rollout in enumerate(group.rollouts)
-        ]
-        size = live.reward.batch_size
-        for start in range(0, len(calls), size):
-            together = calls[start : start + size]
-            for call in together[1:]:
-                call.first = False
-            self._queue.put(together)
-        return calls
-
-    def score(self, name: str, groups: Sequence[RolloutGroup]) -> Sequence[Call]:
-        """One reward on every rollout, when every call has a result; raises what the run cannot go on from."""
-        live = next(each for each in self.rewards if each.name == name)
-        self._asked[name] = calls = self.submit(live, groups)
-        self.wait(calls)
-        return calls
-
-    def progress(self, name: str) -> tuple[str, int, int]:
-        """Which reward, how many of its newest calls are done, and of how many."""
-        calls = self._asked.get(name, ())
-        return f"reward {name}", sum(call.result is not None for call in calls), len(calls)
-
-    def wait(self, calls: Sequence[Call]) -> None:
-        """Until every call has a result, by itself or because its time was up."""
-        with self._finished:
-            while any(call.result is None for call in calls):
-                self._give_up_late(calls)
-                self._finished.wait(POLL_SECONDS)
-        for call in calls:
-            if call.fatal is not None:
-                raise call.fatal
-
-    def close(self) -> None:
-        """Let the threads end and the rewards free what they hold."""
-        for _ in range(self._workers):
-            self._queue.put(())
-        close_all(live.reward.close for live in self.rewards)
-
-    def _start_thread(self) -> None:
-        # Daemons: a thread that hangs in somebody's reward must not keep the process alive.
-        threading.Thread(target=self._work, name="reward", daemon=True).start()
-
-    def _work(self) -> None:
-        while calls := self._queue.get():
-            began = time.monotonic()
-            for call in calls:
-                call.started = began
-            results = _scored(calls)
-            with self._finished:
-                given_up = calls[0].result is not None
-                for call, result in zip(calls, results, strict=True):
-                    call.result = call.result if given_up else result
-                self._finished.notify_all()
-            if given_up:
-                return  # a replacement has taken this thread's place
-
-    def _give_up_late(self, calls: Sequence[Call]) -> None:
-        now = time.monotonic()
-        for call in calls:
-            late = call.started is not None and now - call.started > call.live.section.timeout
-            if late and call.result is None:
-                call.result = Scored(None, f"no answer within {call.live.section.timeout:g} s")
-                if call.first:
-                    self._start_thread()
-
-
-def _scored(calls: Sequence[Call]) -> list[Scored]:
-    """The reward's word on each of what it is asked together, held against its contract."""
-    try:
-        span = calls[0].live.reward.range
-        return [
-            scored(found, *span, completion=call.rollout.completion)
-            for call, found in zip(calls, _asked(calls), strict=True)
-        ]
-    except BaseException as error:  # somebody else's code: its failure is a missing value, counted and shown
-        for call in calls:
-            call.error = error
-        return [Scored(None, text(words(error)))] * len(calls)
-
-
-def _asked(calls: Sequence[Call]) -> Sequence[object]:
-    """What the reward says of each; of somebody else's code nobody knows what it does to what it is handed."""
-    reward = calls[0].live.reward
-    given, whose = [(call.rollout, call.dialogue) for call in calls], origin(reward)
-    if whose.own:
-        return _said(reward, given)
-    given, settings = [(lent_rollout(rollout), lent_dialogue(dialogue)) for rollout, dialogue in given], Settings()
-    try:
-        return _said(reward, given)
-    finally:
-        if changed := settings.put_back():
-            method = type(reward).score if reward.batch_size == 1 else type(reward).score_batch
-            calls[0].fatal = left_changed(whose, method.__name__, changed, code=method.__code__)
-
-
-def _said(reward: Reward, given: Sequence[tuple[Rollout, Dialogue]]) -> Sequence[object]:
-    if reward.batch_size == 1:
-        return [reward.score(*each) for each in given]
-    found = reward.score_batch([rollout for rollout, _ in given], [dialogue for _, dialogue in given])
-    if not isinstance(found, list | tuple) or len(found) != len(given):
-        count = len(found) if isinstance(found, list | tuple) else type(found).__name__
-        raise ValueError(f"score_batch gave {count} results for {len(given)} answers")
-    return found
 
 
 def collect_scores(
@@ -252,7 +89,7 @@ def collect_scores(
         table = [[Scored(None, "not called")] * shape[1] for _ in range(shape[0])]
         for call in calls[live.name]:
             if call.result is not None:
-                table[call.place[0]][call.place[1]] = call.result
+                table[call.place[0]][call.place[1]] = corrected_word(call.result, live.correction)
         words[live.name] = tuple(tuple(row) for row in table)
         values = [[math.nan if cell.value is None else cell.value for cell in row] for row in table]
         scaled = scale(torch.tensor(values, dtype=torch.float64).view(shape), live)
@@ -262,16 +99,30 @@ def collect_scores(
             scaled = torch.where(gone, lowest(live, "on_absent: drop_sample"), scaled)
         parts[live.name], absent[live.name] = scaled, gone
         failed[live.name] = int((scaled.isnan() & ~gone).sum())
-    weights = {live.name: (live.section.weight, slope(live)) for live in rewards}
+    guards = {live.name: parts.pop(live.name) for live in rewards if live.is_guard}
+    weights = {live.name: (live.section.weight, slope(live)) for live in counted(rewards)}
     errors = own_errors(words, parts, absent, weights)
-    return Scores(combine(rewards, parts, absent), parts, words, failed, absent, errors=errors)
+    nothing = torch.full(shape, math.nan, dtype=torch.float64)
+    total = combine(counted(rewards), parts, absent) if parts else nothing
+    return Scores(total, parts, words, failed, absent, errors=errors, guards=guards)
+
+
+def counted(rewards: Sequence[LiveReward]) -> list[LiveReward]:
+    """Those that the total is made of: all but guards."""
+    return [live for live in rewards if not live.is_guard]
+
+
+def floor_of(rewards: Sequence[LiveReward], least: Mapping[str, float]) -> float:
+    """The lowest total there is, from the lowest value of each of `rewards`."""
+    weights = [live.section.weight for live in rewards]
+    return sum(least[live.name] * live.section.weight for live in rewards) / sum(weights)
 
 
 def scale(values: Tensor, live: LiveReward) -> Tensor:
     """Map [P, G] from the plugin's range to the recipe's `scale`."""
     if live.section.scale is None:
         return values
-    (low, high), (to_low, to_high) = live.reward.range, live.section.scale
+    (low, high), (to_low, to_high) = live.range, live.section.scale
     return to_low + (values - low) * (to_high - to_low) / (high - low)
 
 
@@ -279,13 +130,13 @@ def slope(live: LiveReward) -> float:
     """What the recipe's `scale` multiplies a difference of values by; values of single tokens, whose 0 stays 0, too."""
     if live.section.scale is None:
         return 1.0
-    (low, high), (to_low, to_high) = live.reward.range, live.section.scale
+    (low, high), (to_low, to_high) = live.range, live.section.scale
     return (to_high - to_low) / (high - low)
 
 
 def lowest(live: LiveReward, otherwise: str) -> float:
     """The lowest value of a reward on the recipe's scale; PluginError where it has none."""
-    low = live.reward.range[0] if live.section.scale is None else live.section.scale[0]
+    low = live.range[0] if live.section.scale is None else live.section.scale[0]
     if not math.isfinite(low):
         message = f"{origin(live.reward)}: reward `{live.name}` has no lowest value, its range begins at {low:g}"
         raise PluginError(message, hint=f"declare a finite range, or set {otherwise}", placed=True)
@@ -329,54 +180,9 @@ def judge_truncated(scores: Scores, rewards: Sequence[LiveReward], groups: Seque
     cut = cut & ~scores.total.isnan()
     if rule == "mask":
         return replace(scores, total=scores.total.masked_fill(cut, math.nan))
-    least = {live.name: lowest(live, "rollout.truncated: mask") for live in rewards}
-    weights = [live.section.weight for live in rewards]
-    worth = sum(least[live.name] * live.section.weight for live in rewards) / sum(weights)
-    judged = {name: part.masked_fill(cut, least[name]) for name, part in scores.parts.items()}
+    counting = counted(rewards)
+    least = {live.name: lowest(live, "rollout.truncated: mask") for live in counting}
+    worth = floor_of(counting, least)
+    judged = {name: part.masked_fill(cut, least[name]) for name, part in (scores.judged or scores.parts).items()}
     errors = {name: each.masked_fill(cut, 0.0) for name, each in scores.errors.items()}
     return replace(scores, total=torch.where(cut, worth, scores.total), judged=judged, errors=errors)
-
-
-def hold_budget(
-    scores: Scores, made: Mapping[str, Sequence[Call]], pool: RewardPool, world: World, *, budget: float, spent: Spent
-) -> Spent:
-    """Hold the failures of all ranks against the budget, so that all go on or none; a traceback is kept.
-
-    `spent` has the calls of the step, these among them, and what failed before; what is given has these failures too.
-    """
-    counts = torch.tensor(list(scores.failed.values()), device=world.device)
-    found = dict(zip(scores.failed, world.all_reduce_sum(counts).tolist(), strict=True))
-    failed = {name: count + spent.failed.get(name, 0) for name, count in found.items()}
-    try:
-        check_budget(scores, pool.rewards, failed, calls=spent.calls, budget=budget)
-    except RewardBudgetError as error:
-        raised = next((call.error for each in made.values() for call in each if call.error is not None), None)
-        path = keep_traceback(raised) if raised is not None else None
-        if path is not None:
-            error.hint = f"{error.hint}; the traceback of one is in {path}"
-        raise
-    return Spent(spent.calls, failed)
-
-
-def _failed(cell: Scored) -> bool:
-    return cell.value is None and cell.blame == "reward"
-
-
-def check_budget(
-    scores: Scores, rewards: Sequence[LiveReward], failed: Mapping[str, int], *, calls: int, budget: float
-) -> None:
-    """Stop the run when a reward may not fail and did, or when too many calls failed; RewardBudgetError.
-
-    `failed` and `calls` count the calls of each reward on all ranks, so that every rank comes to the same end.
-    """
-    for live in rewards:
-        if not failed[live.name]:
-            continue
-        reasons = (cell.reason for row in scores.words[live.name] for cell in row if _failed(cell))
-        first = next(reasons, "on another process")
-        count = f"{failed[live.name]} of {calls} calls of reward `{live.name}` failed (first: {first})"
-        if live.section.on_failure == "abort":
-            raise RewardBudgetError(count, hint="its on_failure is abort; mend the reward or choose drop_sample")
-        if failed[live.name] / calls > budget:
-            hint = f"runtime.reward_failure_budget is {budget:g}; mend the reward or raise the budget, then --resume"
-            raise RewardBudgetError(count, hint=hint)

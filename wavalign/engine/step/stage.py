@@ -15,7 +15,7 @@ from wavalign.engine.state.remembering import Remembered
 from wavalign.engine.step.ahead import InFlight
 from wavalign.engine.step.cutting import Cutter, Limits
 from wavalign.engine.step.dead_signal import SignalWatch
-from wavalign.engine.step.rewards import RewardPool
+from wavalign.engine.step.reward_pool import RewardPool
 from wavalign.engine.step.rollouts import Roller
 from wavalign.engine.step.selection import Selection
 from wavalign.engine.step.terms import LiveTerm

@@ -23,7 +23,7 @@ from wavalign.plugins.api.objective import (
     Mask,
     Regularizer,
 )
-from wavalign.plugins.api.reward import SHOWN, Facet, Reward, RewardModel, RewardModels, text_is_enough
+from wavalign.plugins.api.reward import SHOWN, Facet, Process, Reward, RewardModel, RewardModels, text_is_enough
 from wavalign.plugins.api.rollout import Distribution, Provider, Sample, Sampler, SamplingOptions
 from wavalign.plugins.api.steps import StepInputs, StepOutput
 from wavalign.plugins.api.tracker import Tracker
@@ -55,6 +55,7 @@ __all__ = [
     "Nar",
     "Plugin",
     "Policy",
+    "Process",
     "Provider",
     "Regularizer",
     "Remembers",

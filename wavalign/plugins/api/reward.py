@@ -1,8 +1,10 @@
 """Rewards: a score per rollout."""
 
+import math
 from abc import abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar, Protocol, final
 
 from wavalign.plugins.api.base import Remembers
@@ -46,6 +48,24 @@ class RewardModels(Protocol):
         """That of a folder or address; raises PreflightError where it cannot score what the present stage samples."""
 
 
+@final
+@dataclass(frozen=True, slots=True)
+class Process:
+    """Where in a run a reward scores: for limits of the whole run, and for files of its own."""
+
+    rank: int = 0
+    processes: int = 1
+    """How many score at the same time, this one among them."""
+    folder: Path | None = None
+    """The reward's own in the run's folder, not made yet; the same for every process and every resume. None where there
+    is no run."""
+    timeout: float = math.inf
+    """Seconds after which a call is given up."""
+    fresh: bool = False
+    """Whether it is asked again about the same answers to see how far it repeats itself: nothing that is remembered
+    from an earlier asking may stand in for a new one."""
+
+
 class Reward(Remembers):
     """A score per rollout. Called from worker threads, several at a time."""
 
@@ -59,12 +79,32 @@ class Reward(Remembers):
     """Lowest and highest value `score` can give; a recipe's `scale` maps it linearly."""
     batch_size: int = 1
     """Most answers of one call: above 1, `score_batch` is called for so many at a time, and never `score`."""
+    concurrency: int = 0
+    """Calls at a time, on threads of its own, for a reward that mostly waits; with 0 it shares the
+    `runtime.reward_workers` of all."""
+    counts: tuple[str, ...] = ()
+    """Names of what `tally` counts."""
+    free_options: ClassVar[frozenset[str]] = frozenset()
+    """Its options that change no value, by dotted names with `*` for any part (`budget`, `judges.*.prices`): limits,
+    budgets, where something is kept. A calibration holds for the reward whatever they are."""
 
     def __init__(self, params: Any) -> None:
         self.params = params
 
     def prepare(self, models: RewardModels) -> None:
         """Open the reward models that it scores with; called once, before the first answer."""
+        return
+
+    def join(self, process: Process) -> None:
+        """Learn where in a run it scores; called once, before the first answer."""
+        return
+
+    def tally(self) -> Mapping[str, float]:
+        """What this process has counted since the last call, of every name in `counts`; asked once a training step."""
+        return {}
+
+    def settle(self, totals: Mapping[str, float]) -> None:
+        """Learn the sums over all ranks of what they have just counted: what is remembered is made of these."""
         return
 
     @classmethod
@@ -75,6 +115,11 @@ class Reward(Remembers):
     @classmethod
     def range_of(cls, params: Any) -> tuple[float, float] | None:
         """Its range where options decide it, asked before a run starts; None where that of the class holds."""
+        return None
+
+    @classmethod
+    def needs_of(cls, params: Any) -> frozenset[str] | None:
+        """Its needs where options decide them, asked before a run starts; None where those of the class hold."""
         return None
 
     @classmethod
@@ -90,6 +135,7 @@ class Reward(Remembers):
         """Score one answer; must not invent a number. `Scored.tokens` may say what its single tokens are worth.
 
         `Scored.absent(reason)` where the answer has nothing to score, `Scored(None, reason)` where the reward failed.
+        Raises RewardStopped where it cannot go on for the whole run: nothing more is asked, and the run ends.
         """
 
     def score_batch(self, rollouts: Sequence[Rollout], dialogues: Sequence[Dialogue]) -> Sequence[Scored]:
