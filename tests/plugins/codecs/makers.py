@@ -125,7 +125,6 @@ def phonetic(folder: Path, seed: int) -> Codec:
     tables = {
         "phones": phones,
         "levels": torch.tensor([-6.0, -6.0, 1.0, 5.0, 5.0, 6.0, 4.0]),
-        "voiced": (phones > 16).float(),
         "loudness": torch.tensor([0.18, 11.4]),
         "patterns": torch.randint(len(phones), (12, 3), generator=drawn),
         "priors": torch.zeros(12),

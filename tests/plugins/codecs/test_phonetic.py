@@ -56,9 +56,9 @@ def test_the_cheapest_path_is_that_of_a_search_over_all_paths() -> None:
 
 
 def test_what_is_read_to_learn_from_holds_every_answer_and_words_of_no_world() -> None:
-    texts = training_texts(None, 430, seed=0)
-    assert texts == training_texts(None, 430, seed=0) != training_texts(None, 430, seed=1)
-    assert len(texts) == 430 and "It is twelve." in texts and all(text[-1] in ".?" for text in texts)
+    texts = training_texts(None, 600, seed=0)
+    assert texts == training_texts(None, 600, seed=0) != training_texts(None, 600, seed=1)
+    assert len(texts) == 600 and "It is twelve." in texts and all(text[-1] in ".?" for text in texts)
     assert set(training_texts(["so it goes"], 3, seed=0)) == {"So it goes."}
 
 

@@ -45,3 +45,12 @@ def test_what_is_slurred_is_not_understood() -> None:
     ears = whisper(2)
     assert ears.recognize(neural_voice().speak("That is Madrid.")) == "That is Madrid."
     assert "Madrid" not in ears.recognize(neural_voice().speak("That is Madrid.", Manner(slur=17)))
+
+
+def test_the_voice_speaks_phones_of_given_durations_as_it_would_itself() -> None:
+    score = neural_voice().read(TEXT)
+    again = neural_voice().timed(score.phones)
+    assert np.array_equal(again.features, score.features) and np.allclose(again.pitch, score.pitch, atol=1e-3)
+    assert np.allclose(again.level, score.level, atol=1e-5)
+    longer = neural_voice().timed(np.repeat(score.phones, 2))
+    assert len(longer.pitch) == 2 * len(score.pitch)

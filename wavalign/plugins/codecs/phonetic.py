@@ -41,9 +41,9 @@ class PhoneticParams(Params):
     """Frames of 25 ms to fit a pair of ids to; 3 are 13.3 pairs a second. A checkpoint brings its own number."""
     sentences: RecipePath | None = None
     """Text file of sentences that the voice reads to learn from, one a line; null: the embedded world, random words."""
-    num_sentences: int = Field(default=430, ge=1, le=100_000)
+    num_sentences: int = Field(default=600, ge=1, le=100_000)
     """How many it reads."""
-    steps: int = Field(default=2400, ge=1, le=1_000_000)
+    steps: int = Field(default=3000, ge=1, le=1_000_000)
     """Updates of the network that tells phones."""
 
 

@@ -39,13 +39,13 @@ _NETWORK = Shipped(
 )
 _JOINT = "/Concat_43_output_0"
 """What the back takes: features, log(1 + F0) and level, side by side [1, 130, F]."""
-_OPEN = ("/Reshape_42_output_0", "f0", "/Mul_62_output_0", "/ReduceSum_1_output_0")
-"""What the front gives: features, F0, level, and the number of the phone that is being spoken."""
-_PHONES = "/Transpose_22_output_0"
-"""Features of each phone, by all phones around it [1, L, WIDTH]."""
+_OPEN = ("/Reshape_42_output_0", "f0", "/Mul_62_output_0")
+"""What the front gives: features, F0 and level."""
+_PLACE = "/ReduceSum_1_output_0"
+"""The number of the phone that is being spoken, a frame of 25 ms each."""
 _SPECTRA = ("lh", "theta", "ln", "lr", "phi")
 _SCALE = 5.0
-_VOICED = 40.0
+VOICED = 40.0
 """Hertz; what is below is unvoiced."""
 
 
@@ -102,9 +102,9 @@ class NeuralVoice:
         cutter = onnx.utils.Extractor(onnx.load(str(path)))
         parts = (
             cutter.extract_model(list(ends[0]), list(ends[1])).SerializeToString()
-            for ends in ((("ids", "speed"), _OPEN), (("ids",), (_PHONES,)), ((_JOINT,), _SPECTRA))
+            for ends in ((("ids", "speed"), (*_OPEN, _PLACE)), (("ids", _PLACE), _OPEN), ((_JOINT,), _SPECTRA))
         )
-        self._front, self._text, self._back = (
+        self._front, self._timed, self._back = (
             InferenceSession(part, options, providers=["CPUExecutionProvider"]) for part in parts
         )
 
@@ -121,13 +121,13 @@ class NeuralVoice:
             np.concatenate([each.phones for each in said]),
         )
 
-    def features(self, phones: Ids) -> Array:
-        """Features [F, WIDTH] of `phones` [F / 2], as the voice speaks them beside one another."""
+    def timed(self, phones: Ids) -> Score:
+        """How the voice itself would speak `phones` [F / 2], each as long as it stands there, two at the least."""
         starts = np.flatnonzero(np.diff(phones, prepend=-1))
-        ids = phones[starts]
-        known = self._text.run(None, {"ids": ids[None]})[0][0].T
-        counts = np.diff(starts, append=len(phones))
-        return np.asarray(np.repeat(known, counts * FRAMES_PER_FEATURE, axis=0), dtype=np.float32)
+        place = np.repeat(np.arange(len(starts)), np.diff(starts, append=len(phones)))
+        found = self._timed.run(None, {"ids": phones[starts][None], _PLACE: place})
+        features, pitch, level = (each[0] for each in found)
+        return Score(features.T, pitch, level, phones)
 
     def sing(self, score: Score, *, seed: int = 0) -> Waveform:
         """The sound of `score`, HOP samples a frame; the seed is that of its noise."""
@@ -154,7 +154,7 @@ class NeuralVoice:
 
 def _moved(pitch: Array, manner: Manner) -> Array:
     """`pitch` [F] in another place, with another range; unvoiced frames stay."""
-    voiced = pitch > _VOICED
+    voiced = pitch > VOICED
     if not voiced.any():
         return pitch
     height = np.log2(np.where(voiced, pitch, 1.0))

@@ -69,8 +69,6 @@ class Example:
     """[T] of the voice's score."""
     loudness: Array
     """[T] dB re full scale."""
-    voiced: Array
-    """[T] 0 or 1."""
 
 
 def spectrum(samples: Array) -> tuple[Tensor, Array]:
@@ -134,8 +132,8 @@ def _example(text: str, generator: np.random.Generator) -> Example:
     samples = samples + noise * np.float32(np.sqrt(np.mean(samples**2)) * 10.0 ** (-decibels / 20.0))
     context, loudness = spectrum(samples)
     place = ((np.arange(len(loudness)) + 0.5) * tract).astype(int).clip(max=len(score.phones) - 1)
-    level, voiced = (each.reshape(-1, 2).mean(axis=1)[place] for each in (score.level, score.pitch > 40.0))
-    return Example(context, score.phones[place], level.astype(np.float32), loudness, voiced.astype(np.float32))
+    level = score.level.reshape(-1, 2).mean(axis=1)[place]
+    return Example(context, score.phones[place], level.astype(np.float32), loudness)
 
 
 @cache

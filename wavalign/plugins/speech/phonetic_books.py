@@ -8,7 +8,7 @@ occur most; a patch is given the pattern that is likeliest under the classifier'
 import json
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import final
 
@@ -21,7 +21,7 @@ from wavalign.errors import CheckpointError, StorageError
 from wavalign.plugins.batch import Waveform
 from wavalign.plugins.speech.codebooks import k_means
 from wavalign.plugins.speech.codes import digest
-from wavalign.plugins.speech.neural_voice import Array, Ids, Score, neural_voice
+from wavalign.plugins.speech.neural_voice import VOICED, Array, Ids, neural_voice
 from wavalign.plugins.speech.phone_classifier import (
     HOP,
     SAMPLE_RATE,
@@ -44,7 +44,7 @@ _LEVEL_WEIGHT = 2.0
 """Of one unit of level, where a semitone counts 1."""
 _MIDDLE = 12.0
 """Semitones re 100 Hz where nothing is voiced."""
-_TABLES = ("patterns", "priors", "prosody", "phones", "levels", "voiced", "loudness")
+_TABLES = ("patterns", "priors", "prosody", "phones", "levels", "loudness")
 
 
 @final
@@ -71,7 +71,7 @@ class PhoneticBooks:
     network: PhoneClassifier
     tables: dict[str, Tensor]
     """`patterns` [C, frames] numbers of phones, `priors` [C], `prosody` [Q, 2] in weighted units; by phone: `phones`
-    [V] the voice's ids, `levels` [V], `voiced` [V]; `loudness` [2]: level = first * dB + second."""
+    [V] the voice's ids, `levels` [V]; `loudness` [2]: level = first * dB + second."""
 
     def lookup(self, waveform: Waveform) -> tuple[list[int], list[int]]:
         """Content and prosody ids of every patch of `waveform` (16 kHz)."""
@@ -89,20 +89,23 @@ class PhoneticBooks:
         return content, nearest
 
     def speak(self, content: Sequence[int], prosody: Sequence[int]) -> Waveform:
-        """The sound of patches named by `content` [N] and `prosody` [N], in the neural voice."""
+        """The sound of patches named by `content` [N] and `prosody` [N], in the neural voice.
+
+        The voice itself says where these phones are voiced and how level goes within them; pitch is the patches', and
+        so is the mean level.
+        """
         per_patch = self.settings.frames_per_patch
         numbers = self.tables["patterns"][torch.tensor(content, dtype=torch.int64)].flatten()
         drawn = self.tables["prosody"][torch.tensor(prosody, dtype=torch.int64)].numpy()
         place = (np.arange(len(numbers) * 2) + 0.5) / (2 * per_patch) - 0.5
         centres = np.arange(len(content))
         semitones, above = (np.interp(place, centres, line) for line in (drawn[:, 0], drawn[:, 1] / _LEVEL_WEIGHT))
-        phones = self.tables["phones"][numbers].numpy()
-        levels, voiced = (np.asarray(self.tables[name][numbers].numpy(), np.float32) for name in ("levels", "voiced"))
-        pitch = np.where(np.repeat(voiced > 0.5, 2), 100.0 * 2.0 ** (semitones / 12.0), 0.0)
-        level = np.repeat(levels, 2) + np.where(np.repeat(levels, 2) > 0.0, above, 0.0)
-        voice = neural_voice()
-        score = Score(voice.features(phones), pitch.astype(np.float32), level.astype(np.float32), phones)
-        return voice.sing(score)
+        levels = np.repeat(np.asarray(self.tables["levels"][numbers].numpy(), np.float32), 2)
+        own = neural_voice().timed(self.tables["phones"][numbers].numpy())
+        sounding = (own.level > 0.0) & (levels > 0.0)
+        louder = float((levels + above - own.level)[sounding].mean()) if sounding.any() else 0.0
+        pitch = np.where(own.pitch > VOICED, 100.0 * 2.0 ** (semitones / 12.0), 0.0).astype(np.float32)
+        return neural_voice().sing(replace(own, pitch=pitch, level=own.level + np.float32(louder) * (own.level > 0.0)))
 
     def heard_phones(self, waveform: Waveform) -> Ids:
         """Numbers of the phones [T] of the cheapest path through what is heard in `waveform`."""
@@ -150,16 +153,13 @@ def fit_phonetic(
     seed = int(torch.randint(1 << 31, (), generator=generator))
     examples = spoken_examples(texts, generator=np.random.default_rng(seed))
     said, level = (np.concatenate(parts) for parts in ([e.phones for e in examples], [e.level for e in examples]))
-    loudness, voiced = (
-        np.concatenate(parts) for parts in ([e.loudness for e in examples], [e.voiced for e in examples])
-    )
+    loudness = np.concatenate([each.loudness for each in examples])
     phones = np.unique(said)
     sounding = level > 0.0
     slope, start = np.polyfit(loudness[sounding], level[sounding], 1)
     tables = {
         "phones": torch.from_numpy(phones),
         "levels": torch.tensor([float(level[said == phone].mean()) for phone in phones]),
-        "voiced": torch.tensor([float(voiced[said == phone].mean()) for phone in phones]),
         "loudness": torch.tensor([float(slope), float(start)]),
     }
     network = train_classifier(examples, phones.tolist(), steps=steps, generator=generator)

@@ -8,7 +8,7 @@ from wavalign.plugins.speech.sounding import dictionary_words
 from wavalign.plugins.speech.world.facts import answer_sentences, world
 from wavalign.plugins.speech.world.styles import STYLES
 
-_SHARES = (0.4, 0.8)
+_SHARES = (0.65, 0.88)
 """Answers up to the first, questions up to the second, random words beyond."""
 _WORDS = 5
 
