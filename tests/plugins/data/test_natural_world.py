@@ -46,8 +46,8 @@ def test_no_split_hears_a_sound_of_another() -> None:
 
 def test_it_speaks_once_and_says_what_it_is(tmp_path: Path) -> None:
     moments = []
+    source = NaturalWorld(NaturalWorldParams(split="heldout", limit=2, cache=str(tmp_path)), seed=0)
     for _ in range(2):
-        source = NaturalWorld(NaturalWorldParams(split="heldout", limit=2, cache=str(tmp_path)), seed=0)
         source.prepare(lambda what, done, total: None)
         moments.append({path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.wav")})
     assert moments[0] == moments[1] and len(moments[0]) == 4

@@ -105,7 +105,8 @@ class PhoneticBooks:
         sounding = (own.level > 0.0) & (levels > 0.0)
         louder = float((levels + above - own.level)[sounding].mean()) if sounding.any() else 0.0
         pitch = np.where(own.pitch > VOICED, 100.0 * 2.0 ** (semitones / 12.0), 0.0).astype(np.float32)
-        return neural_voice().sing(replace(own, pitch=pitch, level=own.level + np.float32(louder) * (own.level > 0.0)))
+        level = np.asarray(own.level + louder * (own.level > 0.0), dtype=np.float32)
+        return neural_voice().sing(replace(own, pitch=pitch, level=level))
 
     def heard_phones(self, waveform: Waveform) -> Ids:
         """Numbers of the phones [T] of the cheapest path through what is heard in `waveform`."""
@@ -152,7 +153,8 @@ def fit_phonetic(
     """Learn to hear from what the voice says of `texts`, then fit both books to `waveforms` (16 kHz)."""
     seed = int(torch.randint(1 << 31, (), generator=generator))
     examples = spoken_examples(texts, generator=np.random.default_rng(seed))
-    said, level = (np.concatenate(parts) for parts in ([e.phones for e in examples], [e.level for e in examples]))
+    said = np.concatenate([each.phones for each in examples])
+    level = np.concatenate([each.level for each in examples])
     loudness = np.concatenate([each.loudness for each in examples])
     phones = np.unique(said)
     sounding = level > 0.0
