@@ -131,7 +131,7 @@ def _guarded(run: RunData) -> Iterator[str]:
         if sum(late) / len(late) >= OFTEN:
             yield (
                 f"At the end {sum(late) / len(late):.0%} of the training answers tripped the guard "
-                f"{name.split('/')[1]}: either its bound is wrong, or the policy answers to what the rewards do not see. "
+                f"{name.split('/')[1]}: its bound is wrong, or the policy answers to what no reward sees. "
                 "The answers' lines in rollouts.jsonl say why."
             )
 
