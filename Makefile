@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 JOBS ?= 2
-EXTRAS := speech,natural,data,tensorboard,dev
+EXTRAS := speech,natural,guards,data,tensorboard,dev
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 

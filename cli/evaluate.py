@@ -210,6 +210,9 @@ class _Job:
             return api.evaluate(
                 found, replace(self._asked, out=out), recipe=self._recipe, stage=stage, at=at, watcher=meter
             )
+        except KeyboardInterrupt:
+            meter.message("interrupted: the same command goes on with the answers that are there")
+            raise
         finally:
             meter.clear()
 

@@ -14,8 +14,9 @@ from wavalign.plugins.catalog import CATALOG
 
 ROOT = Path(__file__).resolve().parents[2]
 STATED = stated(PAGE.read_text(encoding="utf-8"))
+HARMLESS = ("written otherwise", "bare word")
+VARIANTS = HARMLESS[:1]
 COSTS = ("fails", "below")
-VARIANTS = ("written otherwise",)
 READS_WORDS = ("answer_match", "asr_consistency")
 
 
@@ -27,7 +28,9 @@ def test_a_reward_says_of_attacks_what_its_row_says(name: str) -> None:
         pytest.skip(f"{ROWS[name].module} is not installed")
     reward = ROWS[name].reward()
     try:
-        assert outcomes({name: measure(reward)})[name] == STATED.get(name), "python benchmarks/attacks.py --write"
+        assert outcomes({name: measure(reward, ROWS[name].below)})[name] == STATED.get(name), (
+            "python benchmarks/attacks.py --write"
+        )
     finally:
         reward.close()
 
@@ -54,6 +57,20 @@ def test_what_pays_costs_with_another_reward() -> None:
     paid = {attack for found in STATED.values() for attack, outcome in found.items() if outcome == "ABOVE"}
     assert paid, "the page is read"
     assert {attack for attack in paid if not any(found[attack] in COSTS for found in STATED.values())} == set()
+
+
+@pytest.mark.parametrize("attack", [each.name for each in ATTACKS if each.name not in HARMLESS])
+def test_every_attack_costs_something_by_one_of_them(attack: str) -> None:
+    assert any(found[attack] in COSTS for found in STATED.values())
+
+
+def test_guards_let_the_right_answer_through_and_pay_nobody() -> None:
+    guards = {name: found for name, found in STATED.items() if ROWS[name].below is not None}
+    assert {outcome for found in guards.values() for outcome in found.values()} <= {"fails", "below", "same"}
+    heard = ("asr_consistency",)  # which does not hear a word by itself
+    assert {found[each] for name, found in guards.items() for each in HARMLESS[:1] if ROWS[name].type not in heard} == {
+        "same"
+    }
 
 
 def test_number_and_case_do_not_matter_to_who_compares_words() -> None:

@@ -67,3 +67,12 @@ def test_what_is_missing_is_said(
     assert application.main(["evaluate", *arguments]) in (2, 5)
     told = capsys.readouterr().err
     assert said in told and hint in told
+
+
+def test_ctrl_c_says_that_it_can_go_on(recipe: str, capsys: Said, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("wavalign.engine.step.rollouts.Roller.sample", interrupted)
+    assert application.main(["evaluate", recipe, "--on", "qa.jsonl"]) == 130
+    assert "interrupted: the same command goes on" in capsys.readouterr().err

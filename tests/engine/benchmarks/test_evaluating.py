@@ -185,6 +185,16 @@ def test_what_is_no_model_says_so(tmp_path: Path, place: str, options: dict[str,
         api.evaluate(tmp_path / place, Asked(sums(tmp_path / "s.jsonl", 2), out=tmp_path / "out"), **options)
 
 
+def test_a_run_that_is_not_complete_names_its_checkpoint(tmp_path: Path) -> None:
+    trained(tmp_path)
+    (tmp_path / "run" / "stages" / "train" / "complete.json").unlink()
+    asked = Asked(sums(tmp_path / "s.jsonl", 2), out=tmp_path / "out")
+    with pytest.raises(UsageError, match="is not complete") as caught:
+        api.evaluate(tmp_path / "run", asked)
+    assert "--at step-4" in (caught.value.hint or "")
+    assert api.evaluate(tmp_path / "run", asked, at="step-4").answers == 2
+
+
 def judging(url: str, **more: Any) -> dict[str, Any]:
     judge = {"type": "judge", "judges": {"one": {"url": url, "model": "fake"}}, "rubric": "semantic", "cache": False}
     return {**judge, "retries": {"attempts": 2, "seconds": 0.01}, **more}

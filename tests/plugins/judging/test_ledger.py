@@ -2,6 +2,7 @@
 
 import json
 import multiprocessing
+import os
 import time
 from pathlib import Path
 
@@ -106,8 +107,11 @@ def test_no_folder_no_file() -> None:
 
 
 def spend(folder: str) -> int:
-    """Reserve and settle until there is nothing left."""
+    """Reserve and settle until there is nothing left, at the same time as two others."""
     mine, count = ledger(Path(folder), money=2.0, requests=60, patience=30), 0
+    (Path(folder) / f"ready-{os.getpid()}").touch()
+    while len(list(Path(folder).glob("ready-*"))) < 3:
+        time.sleep(0.001)
     try:
         while (key := mine.reserve(0.1, SOON)) is not None:
             count += 1
@@ -120,7 +124,7 @@ def spend(folder: str) -> int:
 def test_processes_share_it(tmp_path: Path) -> None:
     """Whatever their order, not a coin more than there is: 2.0 in requests that cost 0.05 and may cost 0.1."""
     with multiprocessing.get_context("forkserver").Pool(3) as pool:
-        counts = pool.map(spend, [str(tmp_path)] * 3)
+        counts = pool.map(spend, [str(tmp_path)] * 3, chunksize=1)
     lines = [json.loads(line) for line in (tmp_path / FILE).read_text().splitlines()]
     assert sum(counts) == sum("request" in line for line in lines) == 39
     money, most = 0.0, 0.0

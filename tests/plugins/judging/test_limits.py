@@ -78,6 +78,14 @@ def test_a_turn_that_comes_too_late_is_none() -> None:
     assert pace.turn(1, clock.now + 61) is not None and clock.now >= began + WINDOW
 
 
+def test_the_oldest_makes_room() -> None:
+    pace, clock = paced(2, None)
+    assert pace.turn(1, clock.now) is not None
+    clock.now += 50
+    assert pace.turn(1, clock.now) is not None
+    assert pace.turn(1, clock.now + 15) is not None
+
+
 def test_a_pause_holds_for_all() -> None:
     pace, clock = paced(None, None)
     pace.pause(12)

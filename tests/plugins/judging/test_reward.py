@@ -40,7 +40,7 @@ def test_a_number() -> None:
     found, counts, asked = scored(scores(4))
     assert (found.value, found.reason, found.variance) == (4.0, "", None)
     assert found.details == {"one/0": 4.0, "why": "it is so"}
-    assert counts == {"requests": 1, "cached": 0, "judged": 1, "failed": 0, "unreadable": 0}
+    assert counts == {"requests": 1, "cached": 0, "judged": 1, "unreadable": 0}
     (request,) = asked
     assert request.line.startswith("POST /v1/chat/completions ")
     assert request.key == KEY and request.headers["accept-encoding"] == "identity"
@@ -184,7 +184,14 @@ def test_no_lie_is_a_number(name: str) -> None:
     found, counts, _ = scored(NEVER_A_NUMBER[name])
     assert found.value is None and found.blame == "reward" and found.reason
     assert len(found.reason) < 900 and KEY not in found.reason
-    assert counts["failed"] == 1 and counts["judged"] == 0 and counts["requests"] <= 3
+    assert counts["judged"] == 0 and counts["requests"] <= 3
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"), [(fake.floods, "sent more than 1 MiB"), (fake.bomb, "unpacks to more than")]
+)
+def test_what_is_read_has_a_bound(answer: fake.Answer, said: str) -> None:
+    assert said in scored(answer, retries={"attempts": 1})[0].reason
 
 
 @pytest.mark.parametrize("answer", [fake.stalls, fake.drips], ids=["stalls", "drips"])
@@ -224,6 +231,7 @@ def test_a_wait_beyond_the_timeout_is_not_waited() -> None:
         (fake.refuses(404, "no model fake"), "no model fake"),
         (fake.gives(307, {}, "location: http://127.0.0.1:1/elsewhere"), "HTTP 307"),
         (fake.echoes_key(402), "[redacted]"),
+        (fake.gives(200, {"error": {"code": 402, "message": "the gateway wants money"}}), "the gateway wants money"),
     ],
 )
 def test_what_only_a_person_can_mend_ends_the_run(answer: fake.Answer, said: str) -> None:
@@ -236,6 +244,24 @@ def test_what_only_a_person_can_mend_ends_the_run(answer: fake.Answer, said: str
             assert raised.value.hint and KEY not in raised.value.message + raised.value.hint
         made.close()
     assert len(server.asked) == 1, "nothing is asked after that"
+
+
+def test_who_waits_to_try_again_does_not_once_all_is_over() -> None:
+    def answer(asked: Asked, sock: Any) -> None:
+        waiting = "wait for me" in asked.user
+        (fake.refuses(503, "later", "retry-after: 0.6") if waiting else fake.refuses(402))(asked, sock)
+
+    with serving(answer) as server, ThreadPoolExecutor(1) as pool:
+        made = judge(server.url)
+        waits = pool.submit(made.score, rollout("wait for me"), SUM)
+        while not server.asked:
+            time.sleep(0.01)
+        with pytest.raises(RewardStopped):
+            made.score(rollout("another"), SUM)
+        with pytest.raises(RewardStopped):
+            waits.result(10)
+        made.close()
+    assert len(server.asked) == 2
 
 
 def test_a_refusal_of_one_answer_is_no_end_of_the_run() -> None:
@@ -259,6 +285,12 @@ def test_the_key_goes_to_one_address() -> None:
         with pytest.raises(RewardStopped):
             scored(redirect)
     assert other.asked == []
+
+
+def test_no_cookie_comes_back() -> None:
+    content = json.dumps(fake.completion(f"{fake.WHY}<score>3</score>")).encode()
+    _, _, asked = scored(fake.gives(200, content, "set-cookie: a=b; path=/"), samples=2)
+    assert len(asked) == 2 and "cookie" not in asked[1].headers
 
 
 @pytest.mark.parametrize("place", ["reply", "reason"])

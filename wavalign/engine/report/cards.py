@@ -30,6 +30,11 @@ class Given:
     """Where its sound and rewards are; None where they were not kept."""
 
     @property
+    def is_answer(self) -> bool:
+        """Whether a policy gave it; of a pair that was judged there are outcomes alone."""
+        return self.finished is not None or bool(self.text)
+
+    @property
     def audio(self) -> Path | None:
         return None if self.sample is None else self.sample.audio
 
@@ -69,7 +74,7 @@ def before_and_after(run: RunData) -> list[Card]:
         kept = {key for end in (first, last) for key, given in end.items() if given.sample is not None}
         for key in sorted(whole, key=_place):
             card = _card(key, (first.get(key), last.get(key)), run.measures)
-            if key in kept or "worse" in card.tags:
+            if key in kept or ("worse" in card.tags and card.any.is_answer):
                 cards.append(card)
     return sorted(cards, key=_weight)
 

@@ -13,7 +13,7 @@ from typing import Any, final
 from wavalign.engine.compile.plan import Plan, StagePlan
 from wavalign.engine.report.drift import Drift, drifts
 from wavalign.engine.report.outcomes import Outcome, Split, keyed, moved, outcomes_in
-from wavalign.engine.run.evaluation import Item, SplitResult
+from wavalign.engine.run.evaluation import SplitResult
 from wavalign.engine.state.folder import RunFolder
 
 Values = Mapping[str, Sequence[float | None]]
@@ -90,28 +90,16 @@ class SinceStart:
 
     def see(self, result: SplitResult, stage: str, step: int) -> dict[str, float] | None:
         """By value the p that nothing has changed; None of the first measurement, and where there was none before."""
-        items = keyed(_outcome(item, result.label, stage, step) for item in result.items)
+        named = [(item.group.dialogue.id, item.verdict.values) for item in result.items] or result.pairs
+        items = keyed(
+            Outcome(stage, step, result.label, place, name, "", "", None, None, values, {})
+            for place, (name, values) in enumerate(named)
+        )
         if result.label in self._first:
             return moved(self._first[result.label], items)
         if self._begins.get(stage) == step and items:
             self._first[result.label] = items
         return None
-
-
-def _outcome(item: Item, split: str, stage: str, step: int) -> Outcome:
-    return Outcome(
-        stage=stage,
-        step=step,
-        split=split,
-        item=item.index,
-        dialogue=item.group.dialogue.id,
-        question="",
-        text="",
-        reference=None,
-        finished=None,
-        values=item.verdict.values,
-        details={},
-    )
 
 
 def _measurements(stage: StagePlan) -> int:

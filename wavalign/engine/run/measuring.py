@@ -175,5 +175,9 @@ class Measuring:
         changes = {f"{DRIFT}{each.name}": each.after - each.before for each in found}
         self.log.metrics({**result.values, **changes}, stage=stage, step=step, split=split)
         self.log.outcomes(evaluation_line(item, stage=stage, step=step, split=split) for item in result.items)
+        self.log.outcomes(
+            {"stage": stage, "step": step, "split": split, "item": place, "dialogue": name, "values": dict(values)}
+            for place, (name, values) in enumerate(result.pairs)
+        )
         self.log.rollouts(self.records.sample(item, stage=stage, step=step, split=split) for item in result.samples)
         self.folder.add_measures(result.measures)

@@ -30,8 +30,8 @@ from wavalign.plugins.judging.sound import is_silent
 from wavalign.plugins.speech.answers import sound_of
 from wavalign.schema.base import Params, RecipePath
 
-COUNTS = ("requests", "cached", "judged", "failed", "unreadable")
-"""What is counted beside `cost`."""
+COUNTS = ("requests", "cached", "judged", "unreadable")
+"""What is counted beside `cost`, and beside the failures, which the engine counts."""
 FREE = frozenset(
     {
         *("budget", "concurrency", "retries", "request_seconds", "cache"),
@@ -176,7 +176,6 @@ class JudgeReward(Reward):
         shown = dict(details(found)) | ({"taken_out": float(given.taken_out)} if given.taken_out else {})
         values = list(found.values.values())
         if len(values) < self.params.fewest:
-            self._shared.count("failed")
             said = f"{len(values)} valid replies of {self.params.asked}, at least {self.params.fewest} are needed"
             return Scored(None, f"{said} (first failure: {found.failures[0]})", shown)
         self._shared.count("judged")
