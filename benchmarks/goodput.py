@@ -1,13 +1,12 @@
-"""Share of a cluster's time that trains, by simulation beside the formula: stragglers, failures, checkpoint intervals.
+"""Share of a cluster's time that trains, by simulation and formula: stragglers, failures, checkpoint intervals.
 
-    python benchmarks/goodput.py                    8 to 512 GPUs, two rates of failure, three ways to write a checkpoint
+    python benchmarks/goodput.py          8 to 512 GPUs, two rates of failure, three ways to write a checkpoint
 
 A simulated job trains, writes a checkpoint after every interval, and fails at random times; it then restarts from the
 last whole checkpoint. What a failure interrupts is lost, a checkpoint that is half written too. Times are seconds.
 """
 
 import argparse
-import sys
 from dataclasses import dataclass
 from typing import final
 
@@ -86,4 +85,4 @@ def _row(gpus: int, rate: str, each: float, write: float, args: argparse.Namespa
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -7,7 +7,7 @@ steps up for C seconds after every T seconds of training, and a restart that tak
 
 is the share of time that ends in kept steps. Young's interval sqrt(2 C M) is near its maximum; Daly's is nearer:
 sqrt(2 C M) (1 + sqrt(C / 2M) / 3 + (C / 2M) / 9) - C where C < 2M, else M.
-A step ends with its slowest rank: of n ranks whose times vary by a share s of their mean, normally distributed, it takes
+A step ends with its slowest rank: of n ranks whose times vary normally by a share s of their mean, it takes
 1 + s E[max of n standard normal numbers] of the mean.
 Sources: Young (1974), "A first order approximation to the optimum checkpoint interval"; Daly (2006), "A higher order
 estimate of the optimum checkpoint interval for restart dumps", Eq. 20 and 37.
