@@ -3,6 +3,7 @@
 import json
 import math
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from wavalign.engine.state.folder import RunFolder
 from wavalign.engine.step.batches import Row
 from wavalign.errors import DataError, PreflightError
 from wavalign.plugins.api import Reward
-from wavalign.plugins.batch import Dialogue, Rollout
+from wavalign.plugins.batch import Answer, Dialogue, Rollout, TokenSequence
 
 PAIRS = {"pairs": {"type": "toy_preferences"}}
 HELD = {"golden": {"type": "toy_preferences", "part": "heldout"}}
@@ -182,6 +183,23 @@ def test_the_scales(opened: Opened) -> None:
     bounded = opened.made()
     assert bounded.range == (0.0, 1.0)
     torch.testing.assert_close(opened.scores(bounded), torch.sigmoid((raw - raw.mean()) / raw.std()), rtol=1e-6, atol=0)
+
+
+def test_degenerate_answers_have_a_number_within_the_range(opened: Opened) -> None:
+    """Empty, mute and endlessly repeated answers; what they are worth is what the network has learned."""
+    rollout, dialogue = opened.answers()[0]
+    tokens, width = rollout.completion, rollout.completion.length
+    empty = replace(
+        rollout, completion=TokenSequence(tokens.ids[:, :0], tokens.roles[:, :0]), answer=Answer("", (), True)
+    )
+    mute = replace(rollout, answer=replace(rollout.answer, codes=()))
+    again = replace(
+        rollout, completion=TokenSequence(tokens.ids[:, :1].repeat(1, width), tokens.roles[:, :1].repeat(1, width))
+    )
+    bounded = opened.made()
+    for each in (empty, mute, again):
+        value = bounded.score(each, dialogue).value
+        assert value is not None and 0.0 <= value <= 1.0
 
 
 def test_equal_models_are_loaded_once(opened: Opened) -> None:

@@ -17,10 +17,10 @@ from wavalign.plugins.metrics.duration_ratio import DurationRatio, DurationRatio
 from wavalign.plugins.metrics.intervals import bootstrap_ratio
 from wavalign.plugins.metrics.no_end_rate import NoEndRate, NoEndRateParams
 from wavalign.plugins.metrics.speaker_similarity import SpeakerSimilarity, SpeakerSimilarityParams
-from wavalign.plugins.metrics.word_error_rate import WordErrorRate, WordErrorRateParams, error_rate, word_errors
+from wavalign.plugins.metrics.word_error_rate import WordErrorRate, WordErrorRateParams, error_rate
 from wavalign.plugins.speech import speaker
 from wavalign.plugins.speech.synthesizer import synthesize
-from wavalign.plugins.speech.word_errors import edit_distance
+from wavalign.plugins.speech.word_errors import edit_distance, word_errors
 from wavalign.plugins.speech.world.styles import STYLES, UNSEEN_VOICES
 
 

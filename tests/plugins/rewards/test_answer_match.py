@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from tests.plugins.spoken import dialogue, rollout
+from wavalign.plugins.batch import Message
 from wavalign.plugins.rewards.answer_match import AnswerMatch, AnswerMatchParams
 
 RIGHT, NEAR, INSIDE, WRONG = 5.0, 2.0, 3.0, 1.0
@@ -84,6 +85,52 @@ def test_a_longer_answer_contains_the_whole_reference_and_no_other_negation(
     text: str, reference: str, value: float
 ) -> None:
     assert grade(text, reference) == value
+
+
+LISTED = "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen"
+
+
+@pytest.mark.parametrize(
+    ("text", "reference", "alone"),
+    [
+        ("it is twelve or thirteen", "twelve", False),
+        ("either twelve or ten", "twelve", False),
+        ("maybe twelve", "twelve", False),
+        (LISTED, "twelve", False),
+        ("twelve, 13", "12", False),
+        ("thirteen. wait, twelve", "twelve", False),
+        ("five plus seven is twelve", "twelve", True),  # the question's own numbers
+        ("5 + 7 = 12", "12", True),
+        ("5 + 7 = 12, 13", "12", False),
+        ("in the 21st month, twelve", "twelve", True),  # a place in a row is no number
+        ("twelve is wrong", "twelve", False),
+        ("it is false", "false", True),
+        ("it is true or false", "false", False),
+        ("heads or tails it is", "heads or tails", True),
+        ("paris and 3 others", "paris", True),  # no number was asked for
+        ("rome paris madrid", "paris", False),
+        ("答えは十二または十三です", "十二", False),
+    ],
+)
+def test_what_says_more_than_one_thing_contains_nothing_unless_lenient(text: str, reference: str, alone: bool) -> None:
+    asked = replace(
+        dialogue(),
+        messages=(Message("user", "what is five plus seven?"),),
+        metadata={"reference": reference, "wrong": ["rome", "new york"]},
+    )
+
+    def said(**options: Any) -> float | None:
+        return AnswerMatch(AnswerMatchParams(contains=INSIDE, **options)).score(rollout(text), asked).value
+
+    assert said(alternatives="wrong") == (INSIDE if alone else WRONG)
+    assert said(alternatives="wrong", lenient=True) == INSIDE
+    assert said() == (INSIDE if alone or text.startswith("rome") else WRONG)
+
+
+def test_a_list_is_no_answer_whatever_its_order() -> None:
+    words = LISTED.split()
+    for shift in range(len(words)):
+        assert grade(" ".join(words[shift:] + words[:shift]), "twelve") == WRONG
 
 
 @pytest.mark.parametrize(

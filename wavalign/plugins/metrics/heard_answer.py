@@ -2,22 +2,22 @@
 
 `heard_answer` compares the last word heard with the reference's, `heard_own_text` with that of the rollout's text. An
 answer without sound was heard as nothing: it counts as wrong in the first; without text it has no place in the second.
-The recogniser knows only the given sentences, so the gold answers' value is the ceiling to compare with.
+The gold answers' value is the ceiling to compare with: PocketSphinx knows only the given sentences, and no recogniser
+understands everything.
 """
 
 from collections.abc import Sequence
-from typing import final
+from typing import Self, final
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from wavalign.plugins.api import Measurement, Metric
 from wavalign.plugins.batch import Dialogue, RolloutGroup, Waveform
 from wavalign.plugins.metrics.intervals import broken_down, first_rollouts, proportion
+from wavalign.plugins.speech.hearing import Listener, check_listener, hearing, instrument_of
 from wavalign.plugins.speech.needs import needs_reference
-from wavalign.plugins.speech.recognizer import recognizer
-from wavalign.plugins.speech.sentences import instrument_name, load_sentences
-from wavalign.plugins.speech.wording import content_word, references
+from wavalign.plugins.speech.wording import references
 from wavalign.schema.base import Params, RecipePath
 
 _NOTHING = Waveform(np.zeros(0, np.float32), 16_000)
@@ -31,12 +31,19 @@ class HeardAnswerParams(Params):
 
     reference: str = "reference"
     """Metadata key of the right answer: a text, a number, true or false, or a list of accepted ones."""
+    recognizer: Listener = "pocketsphinx"
+    """Who listens: a recogniser of given sentences, or `whisper` (extra `natural`), which hears any English."""
     sentences: RecipePath | None = None
     """Text file of the sentences the recogniser may hear, one a line; null takes the embedded world's answers."""
     processes: int = Field(default=2, ge=1, le=64)
-    """Listening processes."""
+    """Listening processes; threads of whisper."""
     by: tuple[str, ...] = Field(default=(), max_length=100)
     """Metadata keys to report `heard_answer` by."""
+
+    @model_validator(mode="after")
+    def _sentences_are_looked_at(self) -> Self:
+        check_listener(self.recognizer, self.sentences)
+        return self
 
 
 @final
@@ -53,21 +60,21 @@ class HeardAnswer(Metric):
 
     @classmethod
     def instrument(cls, params: HeardAnswerParams) -> str:
-        return instrument_name(params.sentences)
+        return instrument_of(params.recognizer, params.sentences)
 
     def __init__(self, params: HeardAnswerParams) -> None:
         super().__init__(params)
-        self._recognizer = recognizer(load_sentences(params.sentences), params.processes)
+        self._hearing = hearing(params.recognizer, sentences=params.sentences, workers=params.processes)
 
     def measure(self, groups: Sequence[RolloutGroup]) -> list[Measurement]:
         return self.conclude(groups, self.observe(groups))
 
     def observe(self, groups: Sequence[RolloutGroup]) -> list[str]:
         rollouts = first_rollouts(groups)
-        return self._recognizer.recognize_all([(each and each.waveform) or _NOTHING for each in rollouts])
+        return self._hearing.ears.recognize_all([(each and each.waveform) or _NOTHING for each in rollouts])
 
     def conclude(self, groups: Sequence[RolloutGroup], observed: Sequence[str]) -> list[Measurement]:
-        rollouts, heard = first_rollouts(groups), observed
+        rollouts, heard, content_word = first_rollouts(groups), observed, self._hearing.content_word
         right: list[bool | None] = []
         own: list[bool | None] = []
         for group, rollout, words in zip(groups, rollouts, heard, strict=True):

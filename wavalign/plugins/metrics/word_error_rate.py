@@ -2,9 +2,10 @@
 
     WER = sum of (substitutions + deletions + insertions) / sum of reference words      over all answers together
 
-Words are compared as `speech.wording` says: case and punctuation away, numbers by value. An answer without sound says
-nothing, and every word of its reference is missing. The recogniser knows only the words of the given sentences; what it
-mishears in the gold answers, decoded from their tokens, is the floor to compare with. Less is better.
+Words are compared as `speech.wording` says: case and punctuation away, numbers by value; what Whisper hears by its
+sound (`speech.sounding`). An answer without sound says nothing, and every word of its reference is missing.
+PocketSphinx knows only the words of the given sentences; what a recogniser mishears in the gold answers, decoded from
+their tokens, is the floor to compare with. Less is better.
 
 Intervals resample answers, for a long one brings more words. An item's value is its errors over the mean number of
 reference words, so that their mean is the rate and two runs can be compared answer by answer.
@@ -12,19 +13,18 @@ reference words, so that their mean is the rate and two runs can be compared ans
 
 import math
 from collections.abc import Sequence
-from typing import final
+from typing import Self, final
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from wavalign.plugins.api import Measurement, Metric
 from wavalign.plugins.batch import Dialogue, RolloutGroup, Waveform
 from wavalign.plugins.metrics.intervals import bootstrap_ratio, first_rollouts
+from wavalign.plugins.speech.hearing import Listener, check_listener, hearing, instrument_of
 from wavalign.plugins.speech.needs import needs_reference
-from wavalign.plugins.speech.recognizer import recognizer
-from wavalign.plugins.speech.sentences import instrument_name, load_sentences
-from wavalign.plugins.speech.word_errors import edit_distance
-from wavalign.plugins.speech.wording import references, tokens
+from wavalign.plugins.speech.word_errors import word_errors
+from wavalign.plugins.speech.wording import references
 from wavalign.schema.base import Params, RecipePath
 
 _NOTHING = Waveform(np.zeros(0, np.float32), 16_000)
@@ -39,10 +39,17 @@ class WordErrorRateParams(Params):
 
     reference: str | None = "reference"
     """Metadata key of the words to be said (of several the nearest count); null takes the target's text."""
+    recognizer: Listener = "pocketsphinx"
+    """Who listens: a recogniser of given sentences, or `whisper` (extra `natural`), which hears any English."""
     sentences: RecipePath | None = None
     """Text file of sentences whose words the recogniser knows, one a line; null takes the embedded world's answers."""
     processes: int = Field(default=2, ge=1, le=64)
-    """Listening processes."""
+    """Listening processes; threads of whisper."""
+
+    @model_validator(mode="after")
+    def _sentences_are_looked_at(self) -> Self:
+        check_listener(self.recognizer, self.sentences)
+        return self
 
 
 @final
@@ -59,25 +66,25 @@ class WordErrorRate(Metric):
 
     @classmethod
     def instrument(cls, params: WordErrorRateParams) -> str:
-        return instrument_name(params.sentences)
+        return instrument_of(params.recognizer, params.sentences)
 
     def __init__(self, params: WordErrorRateParams) -> None:
         super().__init__(params)
-        self._recognizer = recognizer(load_sentences(params.sentences), params.processes)
+        self._hearing = hearing(params.recognizer, sentences=params.sentences, workers=params.processes)
 
     def measure(self, groups: Sequence[RolloutGroup]) -> list[Measurement]:
         return self.conclude(groups, self.observe(groups))
 
     def observe(self, groups: Sequence[RolloutGroup]) -> list[str]:
         sounds = [(rollout and rollout.waveform) or _NOTHING for rollout in first_rollouts(groups)]
-        return self._recognizer.recognize_all(sounds)
+        return self._hearing.ears.recognize_all(sounds)
 
     def conclude(self, groups: Sequence[RolloutGroup], observed: Sequence[str]) -> list[Measurement]:
         said = [
             None if rollout is None else heard for rollout, heard in zip(first_rollouts(groups), observed, strict=True)
         ]
         counts = [
-            None if heard is None else word_errors(heard, self._wanted(group.dialogue))
+            None if heard is None else word_errors(heard, self._wanted(group.dialogue), by=self._hearing.words)
             for group, heard in zip(groups, said, strict=True)
         ]
         return [error_rate(counts, said)]
@@ -86,13 +93,6 @@ class WordErrorRate(Metric):
         if self.params.reference is None:
             return () if dialogue.target is None else references(dialogue.target.text)
         return references(dialogue.metadata.get(self.params.reference))
-
-
-def word_errors(heard: str, wanted: Sequence[str]) -> tuple[int, int] | None:
-    """Errors and reference words of what was heard, by the nearest of `wanted`; None where nothing is wanted."""
-    said = tokens(heard)
-    found = [(edit_distance(said, words), len(words)) for words in map(tokens, wanted) if words]
-    return min(found, key=lambda pair: (pair[0] / pair[1], pair[0])) if found else None
 
 
 def error_rate(counts: Sequence[tuple[int, int] | None], heard: Sequence[str | None]) -> Measurement:

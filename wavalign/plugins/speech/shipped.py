@@ -30,6 +30,8 @@ class Shipped:
     sha256: str
     what: str
     """What a user misses without it."""
+    install: str = INSTALL
+    """Command that installs it."""
 
     def file(self) -> Path:
         """The file, its content checked once a process; raises PluginError where it is absent or another."""
@@ -40,14 +42,14 @@ class Shipped:
 def _checked(shipped: Shipped) -> Path:
     folder = module_folder(shipped.module)
     if folder is None:
-        raise PluginError(f"{shipped.what} needs the package {shipped.package}", hint=INSTALL)
+        raise PluginError(f"{shipped.what} needs the package {shipped.package}", hint=shipped.install)
     path = folder / shipped.path
     try:
         with path.open("rb") as file:
             found = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise PluginError(
-            f"{shipped.what}: the package {shipped.package} lacks {path}: {error}", hint=INSTALL
+            f"{shipped.what}: the package {shipped.package} lacks {path}: {error}", hint=shipped.install
         ) from error
     if found != shipped.sha256:
         raise PluginError(

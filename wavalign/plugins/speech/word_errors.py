@@ -1,8 +1,10 @@
 """Word errors: the fewest insertions, deletions and substitutions that turn what was said into what was to be said."""
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 
 import numpy as np
+
+from wavalign.plugins.speech.wording import tokens
 
 
 def edit_distance(found: Sequence[Hashable], wanted: Sequence[Hashable]) -> int:
@@ -19,3 +21,15 @@ def edit_distance(found: Sequence[Hashable], wanted: Sequence[Hashable]) -> int:
         above = np.minimum(row[1:] + 1, row[:-1] + (others != numbers[each]))
         row = np.minimum.accumulate(np.concatenate([[number], above]) - places) + places
     return int(row[-1])
+
+
+def word_errors(
+    heard: str, wanted: Sequence[str], *, by: Callable[[str], tuple[str, ...]] = tokens
+) -> tuple[int, int] | None:
+    """Errors and reference words of what was heard, by the nearest of `wanted`; None where nothing is wanted.
+
+    `by` makes of a text what is compared.
+    """
+    said = by(heard)
+    found = [(edit_distance(said, words), len(words)) for words in map(by, wanted) if words]
+    return min(found, key=lambda pair: (pair[0] / pair[1], pair[0])) if found else None
