@@ -24,7 +24,8 @@ WEIGHTS = WeightCounts(frozen=0, trained=791_680)
 """Of the quickstart's model."""
 SETTINGS = (
     "runtime.processes=2", "runtime.checkpoint_every=0", "evaluation.metrics={}", "data.evaluation={}", "steps=2",
-    "runtime.threads=1", "runtime.trackers=[]", "rollout.max_new_tokens=16", "runtime.report=false", "batch.skip_without_signal=false",
+    "runtime.threads=1", "runtime.trackers=[]", "rollout.max_new_tokens=16", "runtime.report=false",
+    "batch.skip_without_signal=false",
 )  # fmt: skip
 SENT = ("all_reduce", "all_gather_into_tensor", "reduce_scatter_tensor")
 
