@@ -48,8 +48,8 @@ def _lines(
     lines = [
         f"{plan.name} on {gpus}, {machine.processes} processes",
         f"rates: {machine.tflops:g} TFLOPS x {machine.utilisation:g}; GB/s of memory {machine.memory:g}, link "
-        f"{machine.link:g}, network {machine.network:g}, a node's store {machine.store:g}; {machine.failures:g} failures "
-        "a node-hour",
+        f"{machine.link:g}, network {machine.network:g}, a node's store {machine.store:g}; "
+        f"{machine.failures:g} failures a node-hour",
     ]
     for name, each in stages.items():
         lines += memory_lines(memory[name], f"stage {name}: ")
