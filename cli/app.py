@@ -20,7 +20,22 @@ from wavalign.errors import Interrupted, WavAlignError
 from wavalign.redaction import REDACTOR
 from wavalign.terminal import redacted_streams
 
-from . import data, doctor, elsewhere, export, pairs, plan, plugins, recipes, report, run, schema, validate, worker
+from . import (
+    data,
+    doctor,
+    elsewhere,
+    export,
+    judge,
+    pairs,
+    plan,
+    plugins,
+    recipes,
+    report,
+    run,
+    schema,
+    validate,
+    worker,
+)
 from .console import Format, output_format, say
 from .failures import show_crash, show_error, show_interrupted
 from .streams import as_full, usable_streams, watched_interrupts
@@ -42,6 +57,8 @@ app.add_typer(recipes.app, name="recipes")
 app.add_typer(plugins.app, name="plugins")
 data.app.command("pairs")(pairs.pairs)
 app.add_typer(data.app, name="data")
+judge.app.command("calibrate", epilog=judge.EXAMPLES)(judge.calibrate)
+app.add_typer(judge.app, name="judge")
 app.command("schema")(schema.schema)
 app.command("report")(report.report)
 app.command("export", epilog=export.EXAMPLES)(export.export)

@@ -80,7 +80,7 @@ class LeakyGate(Gate):
     Params = LeakyParams
     params: LeakyParams
 
-    def update(self, rewards: Tensor | None, *, progress: float) -> GateReading:
+    def update(self, rewards: Tensor | None, *, progress: float, noise: Tensor | None = None) -> GateReading:
         """Half, with a telling name."""
         return GateReading(0.5, {f"for {' '.join(self.params.api_key.split())}": 1.0})
 

@@ -166,7 +166,7 @@ class BadGate(Gate):
         super().__init__(params)
         trip(params, "constructor")
 
-    def update(self, rewards: Tensor | None, *, progress: float) -> GateReading:
+    def update(self, rewards: Tensor | None, *, progress: float, noise: Tensor | None = None) -> GateReading:
         trip(self.params, "update")
         return GateReading(0.5)
 

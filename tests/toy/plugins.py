@@ -170,7 +170,7 @@ class Counting(Gate):
         super().__init__(params)
         self._count = 0
 
-    def update(self, rewards: Tensor | None, *, progress: float) -> GateReading:
+    def update(self, rewards: Tensor | None, *, progress: float, noise: Tensor | None = None) -> GateReading:
         """The next value."""
         self._count += 1
         return GateReading(min(0.5, 0.1 * self._count), {"count": float(self._count)})

@@ -5,6 +5,7 @@ from typing import Annotated, Literal, final
 from pydantic import Field, model_validator
 
 from wavalign.schema.bounds import DAY, MOST_WEIGHT
+from wavalign.schema.calibration import CalibrationSection
 from wavalign.schema.component import Component
 
 _Bound = Annotated[float, Field(ge=-MOST_WEIGHT, le=MOST_WEIGHT)]
@@ -18,6 +19,9 @@ class RewardSection(Component):
     """Relative weight; weights are normalised to sum to 1, so that the total stays on the common scale."""
     scale: tuple[_Bound, _Bound] | None = None
     """Map the plugin's own range linearly to this one, e.g. `[1, 5]`. Omitted, values stay as they are."""
+    calibration: CalibrationSection | None = Field(default=None, exclude_if=lambda found: found is None)
+    """Correct values by what people gave (docs/calibration.md) before anything else is done with them: they are then on
+    the people's scale, and `scale` maps from that."""
     on_failure: Literal["drop_sample", "drop_group", "renormalize", "abort"] = "drop_sample"
     """When the reward fails: drop the sample, drop its whole group, let the other rewards decide, or stop."""
     on_absent: Literal["lowest", "drop_sample", "drop_group"] = "lowest"

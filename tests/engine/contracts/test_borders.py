@@ -383,6 +383,7 @@ GATES: dict[str, tuple[Any, str]] = {
     "true": (GateReading(True), "gave bool as its value"),
     "a factor": (GateReading(0.5, {"x": "y"}), "gave str as factor x"),  # type: ignore[dict-item]
     "factors": (GateReading(0.5, [1.0]), "gave list as factors"),  # type: ignore[arg-type]
+    "prompts nobody promised": (GateReading(0.5, {}, (0.5,)), "gave values of prompts, and its `per_prompt` is False"),
 }
 
 
@@ -391,6 +392,54 @@ def test_gates(name: str) -> None:
     gives, said = GATES[name]
     plugin = gate(lambda: gives)
     assert said in broken(lambda: plugin.update(None, progress=0.0))
+
+
+EACH: dict[str, tuple[Any, str]] = {
+    "too few": ((0.5,), "gave values of 1 prompts where there are 2"),
+    "too many": ((0.5, 0.5, 0.5), "gave values of 3 prompts where there are 2"),
+    "none": ((), "gave values of 0 prompts where there are 2"),
+    "above 1": ((0.5, 1.5), "gave 1.5 as the value of prompt 1, which goes from 0 to 1"),
+    "nan": ((NAN, 0.5), "gave nan as the value of prompt 0"),
+    "a tensor": (torch.ones(2), "gave Tensor as the values of prompts"),
+    "a number": (0.5, "gave float as the values of prompts"),
+}
+
+
+def each_gate(prompts: Any) -> Gate:
+    body = {"update": lambda _self, rewards, *, progress, noise=None: GateReading(0.5, {}, prompts)}
+    quiet = {"state_dict": lambda _self: {}, "load_state_dict": lambda _self, state: None}
+    return made(Gate, per_prompt=property(lambda _self: True), **body, **quiet)
+
+
+@pytest.mark.parametrize("name", EACH)
+def test_values_of_prompts(name: str) -> None:
+    prompts, said = EACH[name]
+    assert said in broken(lambda: each_gate(prompts).update(torch.ones(2, 3), progress=0.0))
+
+
+def test_values_of_prompts_become_floats() -> None:
+    reading = each_gate([np.float32(0.25), 1]).update(torch.ones(2, 3), progress=0.0)
+    assert reading.prompts == (0.25, 1.0) and all(type(each) is float for each in reading.prompts)
+    assert each_gate((0.5,)).update(None, progress=0.0).prompts == (0.5,)  # nobody has said how many there are
+
+
+@pytest.mark.parametrize("what", ["per_prompt", "needs_noise"])
+def test_what_a_gate_says_of_itself_is_yes_or_no(what: str) -> None:
+    plugin = made(Gate, **{"update": lambda *_: None, "state_dict": lambda _self: {}, what: property(lambda _self: 1)},
+                  load_state_dict=lambda _self, state: None)  # fmt: skip
+    assert f"gave int as {what}" in broken(lambda: getattr(plugin, what))
+
+
+def test_noise_that_a_gate_is_lent_is_not_its_to_change() -> None:
+    def update(_self: Gate, rewards: Any, *, progress: float, noise: Any) -> GateReading:
+        noise.zero_()
+        return GateReading(0.5)
+
+    quiet = {"state_dict": lambda _self: {}, "load_state_dict": lambda _self, state: None}
+    plugin = made(Gate, update=update, **quiet)
+    assert "changed `noise` in place" in broken(
+        lambda: plugin.update(torch.ones(1, 2), progress=0.0, noise=torch.ones(1, 2))
+    )
 
 
 def test_a_gates_numbers_become_floats() -> None:

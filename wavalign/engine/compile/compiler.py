@@ -6,7 +6,9 @@ from typing import final
 
 from wavalign.engine.compile.advantage_checks import advantage_problems, compares
 from wavalign.engine.compile.ahead import ahead_warnings
+from wavalign.engine.compile.calibrations import corrections, weak_calibrations
 from wavalign.engine.compile.checks import StageChecks, check_runtime, measured_in_round, watch_problem
+from wavalign.engine.compile.gate_checks import gate_problems
 from wavalign.engine.compile.geometry import only_measuring, plan_geometry
 from wavalign.engine.compile.graph import build_graph
 from wavalign.engine.compile.instruments import shared_instruments
@@ -22,6 +24,7 @@ from wavalign.errors import PluginError, Problem, RecipeError
 from wavalign.plugins.files import digest
 from wavalign.plugins.registry import Registry
 from wavalign.plugins.scalars import ScalarHead
+from wavalign.schema.calibration import Correction
 from wavalign.schema.loading import LoadedRecipe, names_of
 from wavalign.schema.marks import Path as TreePath
 from wavalign.schema.marks import in_file_order
@@ -141,9 +144,12 @@ class _Compiler:
         StageChecks(stage, terms, self.registry, note, broken=broken).run(weights=self._has_weights(index))
         learned = terms if KINDS[stage.type].learns else ()
         plan = StagePlan(name=stage.name, first_step=first_step, stage=stage, terms=learned)
+        if len(self.resolver.problems) == before and not broken & READ_BY_GEOMETRY:
+            plan = plan.model_copy(update={"corrections": self._corrections(stage, note)})
         if len(self.resolver.problems) > before or not KINDS[stage.type].learns or broken & READ_BY_GEOMETRY:
             return plan
-        for where, message, hint in advantage_problems(stage, learned, self.registry):
+        rules = (advantage_problems, gate_problems)
+        for where, message, hint in chain.from_iterable(rule(stage, learned, self.registry) for rule in rules):
             note("conflict", message, where, hint)
         if len(self.resolver.problems) > before:
             return plan
@@ -177,12 +183,23 @@ class _Compiler:
         plan = plan.model_copy(update=decided)
         return plan.model_copy(update={"warnings": tuple(self._warnings(plan, path))})
 
+    def _corrections(self, stage: Stage, note: "_Note") -> dict[str, Correction]:
+        """By reward, what its calibration makes of its values; those that cannot be used are noted."""
+        found: dict[str, Correction] = {}
+        for name, each in corrections(stage, self.registry, self.recipe.plugins):
+            if isinstance(each, Correction):
+                found[name] = each
+            else:
+                note(*each)
+        return found
+
     def _warnings(self, plan: StagePlan, path: TreePath) -> Iterator[Warned]:
         """What a reader of the results should know, with its place in the recipe."""
         found = chain(
             shared_instruments(plan, self.registry),
             golden_warnings(plan, self.recipe.stages),
             ahead_warnings(plan, self.registry),
+            weak_calibrations(plan),
         )
         for each in found:
             place = self.resolver.problem("warning", each.message, (*path, *each.path.split(".")), each.hint)

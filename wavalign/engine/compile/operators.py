@@ -10,6 +10,7 @@ from typing import Literal, final
 
 from wavalign.engine.compile.plan import Operator, Scope, TermPlan
 from wavalign.engine.compile.resampled import DRAWN, as_drawn
+from wavalign.engine.compile.says import AdvantageSays, GateSays, RewardNeeds
 from wavalign.plugins.api import text_is_enough
 
 ANSWERS, ROWS, TOKENS, SCALAR = "[P, G]", "[N]", "[B, S, T]", "[]"
@@ -24,6 +25,8 @@ DATA = "data"
 """Stands for every family of rows that comes from data."""
 POINTS: Mapping[str, str] = {"reference_point": SCALAR, "mean_reference_point": SCALAR}
 """The mean log-ratio of policy and reference on mismatched answers, at least 0: by sums over tokens, and by means."""
+PROMPT_GATES = "prompt_gates"
+"""The column of rows, and the value, that is each prompt's own value of the gate."""
 Place = Literal["device", "threads", "host"]
 CountsAs = Literal["rollout", "reward", "learn"]
 Found = Collection[str]
@@ -51,33 +54,6 @@ class Candidate:
 
 @final
 @dataclass(frozen=True, slots=True)
-class RewardNeeds:
-    """What a reward says about itself."""
-
-    type: str
-    needs: frozenset[str]
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class AdvantageSays:
-    """What an advantage says about itself."""
-
-    type: str = ""
-    unit: Literal["answer", "token"] = "answer"
-    needs: frozenset[str] = frozenset()
-    """Values beside rewards."""
-    compares_answers: bool = True
-    """Whether a prompt must have two answers or more."""
-
-    @property
-    def columns(self) -> frozenset[str]:
-        """Columns of rows that it needs and that are shown in metrics beside those of terms."""
-        return frozenset({"old_logprobs", "ref_logprobs"}) if "ref_logprobs" in self.needs else frozenset()
-
-
-@final
-@dataclass(frozen=True, slots=True)
 class StageParts:
     """What a stage's components say about themselves: all that its operators are made of."""
 
@@ -88,10 +64,9 @@ class StageParts:
     wants_sound: Mapping[str, bool] = field(default_factory=dict)
     """By term on rollouts, whether its mask may look at more than text."""
     rewards: Mapping[str, RewardNeeds] = field(default_factory=dict)
-    advantage: AdvantageSays = AdvantageSays()
-    gate: str | None = None
-    """Type of the gate that some share follows."""
-    gate_reads_rewards: bool = False
+    advantage: AdvantageSays = field(default_factory=AdvantageSays)
+    gate: GateSays | None = None
+    """The gate that some share follows."""
     families: Sequence[str] = ()
     """Of rows that come from data."""
     adapter: bool = False
@@ -121,6 +96,11 @@ def candidates(parts: StageParts) -> list[Candidate]:
 def scalar_outputs(terms: Sequence[TermPlan]) -> dict[str, ScalarUnit]:
     """Scalar outputs that the policy of these terms could have, their losses' own ones among them."""
     return {**SCALARS, **{name: unit for term in terms for name, unit in term.scalars.items()}}
+
+
+def follows_prompts(term: TermPlan) -> bool:
+    """Whether its rows answer prompts and its share moves: by each prompt's own value, where the gate has one."""
+    return term.family == ROLLOUTS and term.share.moves
 
 
 def judged(term: TermPlan) -> list[str]:
@@ -193,10 +173,18 @@ def _rewards(parts: StageParts) -> Iterator[Candidate]:
 def _learned_from(parts: StageParts) -> Iterator[Candidate]:
     yield from _token_level(parts) if parts.advantage.unit == "token" else _answer_level()
     if parts.gate is not None:
-        needs = ("rewards",) if parts.gate_reads_rewards else ()
+        yield from _gate(parts.gate)
+
+
+def _gate(says: GateSays) -> Iterator[Candidate]:
+    if says.needs_noise:
+        detail = "variance of the rewards' own errors, as far as they state it"
         yield _one(
-            "gate", "collect", "host", needs=needs, gives={"gate": SCALAR}, counts_as="reward", detail=parts.gate
-        )
+            "reward_noise", "collect", "host", needs=("scores",), gives={"reward_noise": ANSWERS}, counts_as="reward",
+            detail=detail,
+        )  # fmt: skip
+    gives = {"gate": SCALAR, PROMPT_GATES: "[P]"} if says.per_prompt else {"gate": SCALAR}
+    yield _one("gate", "collect", "host", needs=says.needs, gives=gives, counts_as="reward", detail=says.type)
 
 
 def _answer_level() -> Iterator[Candidate]:
@@ -316,6 +304,8 @@ def _updates(parts: StageParts) -> Iterator[Candidate]:
     columns = sorted(needs - set(scalar_outputs(parts.terms)) | _shown_columns(parts))
     if "old_logprobs" in columns and not parts.own_network:
         columns.append("importance")
+    if parts.gate is not None and parts.gate.per_prompt and any(follows_prompts(term) for term in parts.terms):
+        columns.append(PROMPT_GATES)
     yield _one("micro_batches", "update", "host", needs=("updates", *columns), gives={"micro_batches": "[M]"})
     yield _one("denominators", "update", "host", needs=("micro_batches",), gives={"denominators": "[terms, 3]"})
 

@@ -2,8 +2,9 @@
 
 from collections.abc import Sequence
 
-from wavalign.engine.compile.operators import ROLLOUTS, AdvantageSays, RewardNeeds, StageParts
+from wavalign.engine.compile.operators import ROLLOUTS, StageParts
 from wavalign.engine.compile.plan import Pruned, TermPlan
+from wavalign.engine.compile.says import AdvantageSays, GateSays, RewardNeeds
 from wavalign.engine.contracts.construct import construct
 from wavalign.plugins.api import Advantage, Gate, Loss, Mask, Provider, Reward
 from wavalign.plugins.guard import origin_of
@@ -26,8 +27,7 @@ def stage_parts(stage: Stage, terms: Sequence[TermPlan], registry: Registry) -> 
             name: RewardNeeds(each.type, _reward_needs(each.type, registry)) for name, each in stage.rewards.items()
         },
         advantage=AdvantageSays() if objective is None else advantage_says(objective.advantage, registry),
-        gate=None if gate is None else gate.type,
-        gate_reads_rewards=gate is not None and _reads_rewards(gate.type, registry),
+        gate=None if gate is None else gate_says(gate, registry),
         families=tuple(stage.data.learned),
         adapter=stage.model.adapter is not None,
         own_network=_own_network(stage.rollout.provider.type, registry) and not stage.rollout.ahead,
@@ -54,6 +54,13 @@ def advantage_says(component: Component, registry: Registry) -> AdvantageSays:
     return AdvantageSays(component.type, made.unit, made.needs, made.compares_answers)
 
 
+def gate_says(component: Component, registry: Registry) -> GateSays:
+    """What a gate with its options reads and gives."""
+    plugin = registry.get("gate", component.type)
+    made = construct(Gate, plugin, origin_of(plugin, "gate", component.type), component.params, {})
+    return GateSays(component.type, made.needs_rewards, made.needs_noise, made.per_prompt)
+
+
 def _detail(loss: Loss, type_: str, *, once: bool) -> str:
     inert = loss.inert_on_policy if once else ""
     why = f"; {inert} inert here: one update a batch, so the ratio to the sampling policy is 1" if inert else ""
@@ -64,11 +71,6 @@ def _reward_needs(type_: str, registry: Registry) -> frozenset[str]:
     plugin = registry.get("reward", type_)
     assert issubclass(plugin, Reward)
     return frozenset(plugin.needs)
-
-
-def _reads_rewards(type_: str, registry: Registry) -> bool:
-    plugin = registry.get("gate", type_)
-    return issubclass(plugin, Gate) and plugin.needs_rewards
 
 
 def _own_network(type_: str, registry: Registry) -> bool:

@@ -10,6 +10,7 @@ from pydantic import Field
 
 from wavalign.plugins.scalars import ScalarHead
 from wavalign.schema.base import Section
+from wavalign.schema.calibration import Correction
 from wavalign.schema.component import Component
 from wavalign.schema.environment import remember, secret_names
 from wavalign.schema.runtime import RuntimeSection
@@ -246,6 +247,8 @@ class StagePlan(Section):
     memory: Memory | None = None
     deepspeed: Mapping[str, Any] | None = None
     warnings: tuple[Warned, ...] = ()
+    corrections: Mapping[str, Correction] = Field(default_factory=dict, exclude_if=lambda found: not found)
+    """By reward, what its calibration makes of its values."""
 
     @property
     def has_critic(self) -> bool:

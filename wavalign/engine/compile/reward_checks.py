@@ -70,17 +70,25 @@ def best_of_problems(stage: Stage) -> Iterator[Noted]:
 def range_problems(stage: Stage, name: str, plugin: type[Reward]) -> Iterator[Noted]:
     """What a reward's class says it can give, and whether a scale can map it; an object's shows when it is made."""
     reward, path = stage.rewards[name], ("rewards", name)
+    corrected = reward.calibration is not None and reward.calibration.correction != "none"  # to the people's scale
     declared = declared_range(reward, plugin)
     if not isinstance(declared, tuple | list) or len(declared) != 2:
         return
     if problem := range_problem(*declared):
         hint = f"its class declares `range`: the lowest and the highest value it can give ({plugin.__module__})"
         yield "bad_plugin", f"reward `{name}` ({reward.type}) {problem}", path, hint
+    elif corrected:
+        return
     elif reward.scale is not None and not math.isfinite(declared[1] - declared[0]):
         message = f"reward `{name}` ({reward.type}) goes from {declared[0]:g} to {declared[1]:g}"
         hint = "remove the scale, or declare a finite range on the reward's class"
         yield "conflict", f"{message}, which no scale can map", (*path, "scale"), hint
-    elif reward.scale is None and not math.isfinite(declared[0]) and stage.rollout.truncated == "lowest":
+    elif (
+        not corrected
+        and reward.scale is None
+        and not math.isfinite(declared[0])
+        and stage.rollout.truncated == "lowest"
+    ):
         message = f"reward `{name}` ({reward.type}) has no lowest value for answers that are cut off"
         yield "conflict", message, path, "set rollout.truncated: mask (or keep), or declare a finite range"
 

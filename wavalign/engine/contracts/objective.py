@@ -90,11 +90,14 @@ def _compute_advantages(
     return AdvantageOutput(advantages, valid)
 
 
-def _update(plugin: Gate, own: Callable[..., Any], rewards: Tensor | None, *, progress: float) -> GateReading:
-    """The reading after `rewards` [P, G]; None where the gate reads none."""
+def _update(
+    plugin: Gate, own: Callable[..., Any], rewards: Tensor | None, *, progress: float, noise: Tensor | None = None
+) -> GateReading:
+    """The reading after `rewards` [P, G]; None where the gate reads none. `noise` [P, G] where it is `needs_noise`."""
     handed = _handed(plugin, rewards)
-    lent = Unchanged({"rewards": handed})
-    reading = own(handed, progress=progress)
+    asked = {} if noise is None else {"noise": _handed(plugin, noise)}
+    lent = Unchanged({"rewards": handed, **asked})
+    reading = own(handed, progress=progress, **asked)
     lent.check()
     if not isinstance(reading, GateReading):
         raise Broken(f"gave {named(reading)} instead of a GateReading")
@@ -103,7 +106,33 @@ def _update(plugin: Gate, own: Callable[..., Any], rewards: Tensor | None, *, pr
     for name, value in reading.factors.items():
         one_line(name, "the name of a factor")
         factors[name] = number(value, f"factor {name}")
-    return GateReading(number(reading.value, "its value", low=0, high=1), factors)
+    value = number(reading.value, "its value", low=0, high=1)
+    return GateReading(value, factors, _shares_of_prompts(plugin, reading.prompts, rewards))
+
+
+def _shares_of_prompts(plugin: Gate, found: object, rewards: Tensor | None) -> tuple[float, ...]:
+    """A number from 0 to 1 for each of the P prompts of `rewards` [P, G], of a gate that promises them."""
+    if not isinstance(found, tuple | list):
+        raise Broken(f"gave {named(found)} as the values of prompts, which are a tuple of numbers")
+    if not plugin.per_prompt:
+        if found:
+            raise Broken("gave values of prompts, and its `per_prompt` is False")
+        return ()
+    count = len(found) if rewards is None else len(rewards)
+    if len(found) != count:
+        raise Broken(f"gave values of {len(found)} prompts where there are {count}")
+    return tuple(number(each, f"the value of prompt {place}", low=0, high=1) for place, each in enumerate(found))
+
+
+def _flag(name: str) -> Callable[[Gate, Callable[[], Any]], bool]:
+    """A property that says yes or no."""
+
+    def checked(_plugin: Gate, own: Callable[[], Any]) -> bool:
+        said = own()
+        want(said, bool, name)
+        return bool(said)
+
+    return checked
 
 
 def _state_dict(_plugin: Remembers, own: Callable[[], Any]) -> dict[str, Any]:
@@ -224,6 +253,8 @@ AROUND: Mapping[tuple[str, str], Callable[..., Any]] = {
     ("advantage", "compute"): _compute_advantages,
     ("advantage", "compares_answers"): _compares_answers,
     ("gate", "update"): _update,
+    ("gate", "needs_noise"): _flag("needs_noise"),
+    ("gate", "per_prompt"): _flag("per_prompt"),
     **{(kind, "state_dict"): _state_dict for kind in ("advantage", "gate", "provider", "reward")},
     ("loss", "needs"): _needs,
     ("loss", "scalars"): _scalars,

@@ -147,7 +147,7 @@ class Builder(Parts):
             reward = self.plugin(Reward, section, f"rewards.{name}")
             reward.prepare(models)
             reward.join(self._process(name, section.timeout))
-            live.append(LiveReward(name, reward, section))
+            live.append(LiveReward(name, reward, section, stage.corrections.get(name)))
         return RewardPool(live, self.plan.runtime.reward_workers)
 
     def _process(self, name: str, timeout: float) -> Process:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from wavalign.engine.compile.operators import PROMPT_GATES, follows_prompts
 from wavalign.engine.compile.plan import Operator
 from wavalign.engine.contracts.origins import guarded_block
 from wavalign.engine.state.seeds import derive, global_seed
@@ -106,6 +107,7 @@ def term(live: LiveStage, plan: Operator) -> Run:
     """One term's part of its aggregate and what it leaves for the metrics."""
     of, (value, tally) = live.term(plan.of), plan.gives
     rows, scalars = plan.needs[0], plan.needs[3:]
+    by_prompt = plan.of in _shared_by_prompt(live)
 
     def run(values: Values) -> Made:
         found = term_value(
@@ -114,22 +116,30 @@ def term(live: LiveStage, plan: Operator) -> Run:
             values["logprobs"],
             {name: values[name] for name in scalars},
             values["denominators"].by_term[plan.of],
+            by_prompt=by_prompt,
         )
         return dict(zip((value, tally), found, strict=True))
 
     return run
 
 
+def _shared_by_prompt(live: LiveStage) -> frozenset[str]:
+    """Terms whose rows have shares of their own."""
+    if not live.plan.graph.gives(PROMPT_GATES):
+        return frozenset()
+    return frozenset(each.plan.name for each in live.terms if follows_prompts(each.plan))
+
+
 def objective(live: LiveStage, plan: Operator) -> Run:
     """The number whose gradient is taken."""
     plans = [term.plan for term in live.terms]
     needs = dict(zip((each.name for each in plans), plan.needs, strict=False))
-    gated = "gate" in plan.needs
+    gated, shared = "gate" in plan.needs, _shared_by_prompt(live)
 
     def run(values: Values) -> Made:
         losses = {name: values[need] for name, need in needs.items()}
         gate = values["gate"].value if gated else None
-        loss = objectives.combine(losses, plans, gate=gate, backend_divisor=live.backend.divisor)
+        loss = objectives.combine(losses, plans, gate=gate, backend_divisor=live.backend.divisor, shared=shared)
         return {"loss": loss, "loss_value": loss.detach()}
 
     return run

@@ -19,7 +19,7 @@ R rows (B where they are padded).
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -59,14 +59,30 @@ def term_loss(
 
 
 def combine(
-    losses: Mapping[str, Tensor], specs: Sequence[TermPlan], *, gate: float | None, backend_divisor: float
+    losses: Mapping[str, Tensor],
+    specs: Sequence[TermPlan],
+    *,
+    gate: float | None,
+    backend_divisor: float,
+    shared: Collection[str] = (),
 ) -> Tensor:
     """Sum of share * weight * loss over terms, times what the backend will divide by: the number to go backward from.
 
-    `losses` holds `term_loss` [] of every spec by name. `backend_divisor` is 1 for a backend that only sums,
-    accumulation steps * ranks for one that averages over both.
+    `losses` holds `term_loss` [] of every spec by name; of those in `shared` it has the shares of its rows in it, see
+    `with_shares`. `backend_divisor` is 1 for a backend that only sums, accumulation steps * ranks for one that averages
+    over both.
     """
-    return torch.stack([losses[spec.name] * spec.coefficient(gate) for spec in specs]).sum() * backend_divisor
+    factors = {spec.name: spec.weight if spec.name in shared else spec.coefficient(gate) for spec in specs}
+    return torch.stack([losses[name] * factor for name, factor in factors.items()]).sum() * backend_divisor
+
+
+def with_shares(spec: TermPlan, values: Tensor, gates: Tensor, segments: Segments = PADDED) -> Tensor:
+    """`values` [B, S, T] or [R] times the share of the row, or group, that each is of; `gates` [R] the gate's values.
+
+    An aggregate is linear in its values, so that shares act on its numerator: no row's share is in what it is divided
+    by, and terms that share a step by prompt are cut as others are.
+    """
+    return values * segments.spread(spec.share.constant + spec.share.slope * gates, values).to(values.dtype)
 
 
 def metric_sums(

@@ -12,7 +12,7 @@ from typing import Any, TypeVar, final
 import torch
 from torch import Tensor
 
-from wavalign.engine.compile.operators import ROLLOUTS
+from wavalign.engine.compile.operators import PROMPT_GATES, ROLLOUTS
 from wavalign.engine.compile.plan import Operator
 from wavalign.engine.compile.resampled import DRAWN, without_prefix
 from wavalign.engine.contracts.origins import guarded_block, origin
@@ -32,7 +32,7 @@ from wavalign.engine.step.tallies import ratios_of_gaps
 from wavalign.engine.step.updates import cut_updates
 from wavalign.engine.step.values import Made
 from wavalign.errors import PluginError, RewardBudgetError, RewardStopped
-from wavalign.plugins.api import AdvantageInputs
+from wavalign.plugins.api import AdvantageInputs, GateReading
 from wavalign.plugins.api.base import Remembers
 from wavalign.plugins.batch import Dialogue, RolloutGroup
 
@@ -236,12 +236,26 @@ def _gate(live: LiveStage, plan: Operator) -> Run:
     gate, last = there(live.gate), max(1, live.settings.steps - 1)
 
     def run(values: Values) -> Made:
-        rewards = live.world.all_gather_rows(values["rewards"].table) if plan.needs else None
-        reading = gate.update(rewards, progress=values["step"] / last)
+        tables = {name: values[name] for name in plan.needs}
+        rewards = live.world.all_gather_rows(tables["rewards"].table) if "rewards" in tables else None
+        if "reward_noise" in tables:
+            noise = live.world.all_gather_rows(tables["reward_noise"])
+            reading = gate.update(rewards, progress=values["step"] / last, noise=noise)
+        else:
+            reading = gate.update(rewards, progress=values["step"] / last)
         _show_state(gate, values["step"])
-        return {"gate": reading}
+        return {"gate": reading, **_own_shares(live, plan, reading)}
 
     return run
+
+
+def _own_shares(live: LiveStage, plan: Operator, reading: GateReading) -> Made:
+    """Each prompt's own value of the gate, for every answer of this rank, where somebody follows it."""
+    if PROMPT_GATES not in plan.gives:
+        return {}
+    mine = torch.tensor(reading.prompts, dtype=torch.float64)[live.share(len(reading.prompts))]
+    table = mine[:, None].expand(-1, live.settings.geometry.group_size)
+    return {PROMPT_GATES: AnswerColumn(ROLLOUTS, table, torch.ones_like(table, dtype=torch.bool))}
 
 
 # --- rows -------------------------------------------------------------------------------------------------------------
@@ -346,6 +360,7 @@ FUNCTIONS: dict[str, Function] = {
     "token_rewards": Function(token_level.token_rewards),
     "old_values": Function(token_level.old_values, "values under the weights that sampled"),
     "token_advantage": Function(_token_advantage),
+    "reward_noise": Function(lambda _live, _plan: lambda values: {"reward_noise": values["scores"].noise}),
     "gate": Function(_gate),
     "answer_rows": Function(_answer_rows),
     "data_rows": Function(_data_rows, "reading dialogues to learn from"),

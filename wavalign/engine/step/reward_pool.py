@@ -20,6 +20,7 @@ from wavalign.plugins.api import Reward
 from wavalign.plugins.batch import Dialogue, Rollout, RolloutGroup, Scored
 from wavalign.plugins.guard import left_changed, words
 from wavalign.plugins.settings import Settings
+from wavalign.schema.calibration import Correction
 from wavalign.schema.reward import RewardSection
 
 POLL_SECONDS = 0.05
@@ -34,10 +35,18 @@ class LiveReward:
     name: str
     reward: Reward
     section: RewardSection
+    correction: Correction | None = None
+    """What its calibration makes of its values."""
+
+    @property
+    def range(self) -> tuple[float, float]:
+        """Lowest and highest value behind its correction."""
+        scale = None if self.correction is None else self.correction.scale
+        return self.reward.range if scale is None else scale
 
     def __post_init__(self) -> None:
         """Refuse a range that the scale cannot map, where the reward's object has set it."""
-        low, high = self.reward.range
+        low, high = self.range
         if self.section.scale is not None and not math.isfinite(high - low):
             message = f"{origin(self.reward)}: its range {low:g} to {high:g} cannot be mapped to {self.section.scale}"
             raise PluginError(message, hint="remove the scale, or declare a finite range", placed=True)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from wavalign.engine.contracts.origins import origin
+from wavalign.engine.step.reward_corrections import corrected_word
 from wavalign.engine.step.reward_noise import own_errors, total_noise
 from wavalign.engine.step.reward_pool import Call, LiveReward
 from wavalign.errors import PluginError
@@ -82,7 +83,7 @@ def collect_scores(
         table = [[Scored(None, "not called")] * shape[1] for _ in range(shape[0])]
         for call in calls[live.name]:
             if call.result is not None:
-                table[call.place[0]][call.place[1]] = call.result
+                table[call.place[0]][call.place[1]] = corrected_word(call.result, live.correction)
         words[live.name] = tuple(tuple(row) for row in table)
         values = [[math.nan if cell.value is None else cell.value for cell in row] for row in table]
         scaled = scale(torch.tensor(values, dtype=torch.float64).view(shape), live)
@@ -101,7 +102,7 @@ def scale(values: Tensor, live: LiveReward) -> Tensor:
     """Map [P, G] from the plugin's range to the recipe's `scale`."""
     if live.section.scale is None:
         return values
-    (low, high), (to_low, to_high) = live.reward.range, live.section.scale
+    (low, high), (to_low, to_high) = live.range, live.section.scale
     return to_low + (values - low) * (to_high - to_low) / (high - low)
 
 
@@ -109,13 +110,13 @@ def slope(live: LiveReward) -> float:
     """What the recipe's `scale` multiplies a difference of values by; values of single tokens, whose 0 stays 0, too."""
     if live.section.scale is None:
         return 1.0
-    (low, high), (to_low, to_high) = live.reward.range, live.section.scale
+    (low, high), (to_low, to_high) = live.range, live.section.scale
     return (to_high - to_low) / (high - low)
 
 
 def lowest(live: LiveReward, otherwise: str) -> float:
     """The lowest value of a reward on the recipe's scale; PluginError where it has none."""
-    low = live.reward.range[0] if live.section.scale is None else live.section.scale[0]
+    low = live.range[0] if live.section.scale is None else live.section.scale[0]
     if not math.isfinite(low):
         message = f"{origin(live.reward)}: reward `{live.name}` has no lowest value, its range begins at {low:g}"
         raise PluginError(message, hint=f"declare a finite range, or set {otherwise}", placed=True)

@@ -10,6 +10,7 @@ from typing import final
 import torch
 from torch import Tensor
 
+from wavalign.engine.compile.operators import PROMPT_GATES
 from wavalign.engine.compile.plan import TermPlan
 from wavalign.engine.contracts.origins import origin
 from wavalign.engine.step import objective
@@ -49,9 +50,16 @@ class Tally:
 
 
 def term_value(
-    term: LiveTerm, batch: MicroBatch, logprobs: Tensor, scalars: Mapping[str, Tensor], denominators: Tensor
+    term: LiveTerm,
+    batch: MicroBatch,
+    logprobs: Tensor,
+    scalars: Mapping[str, Tensor],
+    denominators: Tensor,
+    *,
+    by_prompt: bool = False,
 ) -> tuple[Tensor, Tally]:
-    """The term's part of its aggregate, [] with gradient, and its tally.
+    """The term's part of its aggregate, [] with gradient, and its tally; the part with the shares of its rows in it
+    where it is shared `by_prompt`, the tally without.
 
     `logprobs` [B, S + E, T], `scalars` by name [B, T] or [B], `denominators` [2] of the update, all on one device.
     """
@@ -65,8 +73,12 @@ def term_value(
         output = _over_all_rows(output, mine.rows, len(logprobs))
     weights, valid = unit_weights(term, mine), unit_valid(term, mine)
     value = objective.term_loss(term.plan, output.values, weights=weights, row_valid=valid, denominators=denominators)
+    alone = value.detach()
+    if by_prompt:
+        values = objective.with_shares(term.plan, output.values, _unit_gates(term, mine, batch.columns[PROMPT_GATES]))
+        value = objective.term_loss(term.plan, values, weights=weights, row_valid=valid, denominators=denominators)
     return value, Tally(
-        value.detach(),
+        alone,
         objective.metric_sums(output.metrics, weights=weights, row_valid=valid),
         objective.metric_maxima(output.maxima, weights=weights, row_valid=valid),
         _given_finite(term, inputs),
@@ -84,6 +96,15 @@ def unit_weights(term: LiveTerm, mine: TermRows) -> Tensor:
 def unit_valid(term: LiveTerm, mine: TermRows) -> Tensor:
     """Bool [B]; of a loss whose unit is the group, groups all of whose rows are valid."""
     return mine.valid if term.plan.unit != "group" else ~_any_of_group(~mine.valid, mine)
+
+
+def _unit_gates(term: LiveTerm, mine: TermRows, gates: Tensor) -> Tensor:
+    """The gate's value [B] of every row, of `gates` [B, 1, 1]; of a loss whose unit is the group, [groups]."""
+    of_rows = gates.flatten()
+    if term.plan.unit != "group":
+        return of_rows
+    own = of_rows if mine.rows is None else of_rows[mine.rows]
+    return own.new_zeros(mine.groups).index_copy(0, mine.group, own)  # one value a group: whose copy stays is the same
 
 
 def units(term: LiveTerm, mine: TermRows) -> int:

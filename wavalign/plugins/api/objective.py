@@ -1,7 +1,7 @@
 """What becomes of rewards and log-probs: masks, advantages, gates and losses."""
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, final
 
@@ -96,7 +96,11 @@ class GateReading:
     """A gate's value this step and the factors that made it, for the report."""
 
     value: float
+    """What a share is of where it is of no prompt in particular: rows of data, the log."""
     factors: Mapping[str, float] = field(default_factory=dict)
+    prompts: Sequence[float] = ()
+    """[P] a value for each prompt of all ranks, in their order, where the gate is `per_prompt`; `value` should be their
+    mean, so that shares of `gate` and `1 - gate` add up to 1 over a step."""
 
 
 class Gate(Remembers):
@@ -108,9 +112,24 @@ class Gate(Remembers):
     def __init__(self, params: Any) -> None:
         self.params = params
 
+    @property
+    def needs_noise(self) -> bool:
+        """Whether it reads the variance of the rewards' own errors; `update` is then called with `noise`."""
+        return False
+
+    @property
+    def per_prompt(self) -> bool:
+        """Whether its readings have a value for each prompt (`GateReading.prompts`), which sampled answers follow."""
+        return False
+
     @abstractmethod
-    def update(self, rewards: Tensor | None, *, progress: float) -> GateReading:
-        """`rewards` [P, G] float64 of all ranks, NaN where absent; `progress` 0..1 of the stage. Advances the state."""
+    def update(self, rewards: Tensor | None, *, progress: float, noise: Tensor | None = None) -> GateReading:
+        """Take a step's rewards and advance the state.
+
+        `rewards` [P, G] float64 of all ranks, NaN where absent; `progress` 0..1 of the stage; `noise` [P, G] float64:
+        the variance of each reward's own error, NaN where nobody states one, None unless `needs_noise`. A gate that
+        does not need it may leave that argument out.
+        """
 
     @abstractmethod
     def state_dict(self) -> dict[str, Any]:

@@ -61,6 +61,9 @@ class Process:
     is no run."""
     timeout: float = math.inf
     """Seconds after which a call is given up."""
+    fresh: bool = False
+    """Whether it is asked again about the same answers to see how far it repeats itself: nothing that is remembered
+    from an earlier asking may stand in for a new one."""
 
 
 class Reward(Remembers):
@@ -81,6 +84,9 @@ class Reward(Remembers):
     `runtime.reward_workers` of all."""
     counts: tuple[str, ...] = ()
     """Names of what `tally` counts."""
+    free_options: ClassVar[frozenset[str]] = frozenset()
+    """Names of its options that change no value: limits, budgets, where something is kept. A calibration holds for the
+    reward whatever they are."""
 
     def __init__(self, params: Any) -> None:
         self.params = params

@@ -28,7 +28,7 @@ class Fixed(Gate):
     params: FixedParams
 
     @override
-    def update(self, rewards: Tensor | None, *, progress: float) -> GateReading:
+    def update(self, rewards: Tensor | None, *, progress: float, noise: Tensor | None = None) -> GateReading:
         return GateReading(self.params.value)
 
     def state_dict(self) -> dict[str, Any]:

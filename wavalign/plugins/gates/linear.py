@@ -45,7 +45,7 @@ class Linear(Gate):
     params: LinearParams
 
     @override
-    def update(self, rewards: Tensor | None, *, progress: float) -> GateReading:
+    def update(self, rewards: Tensor | None, *, progress: float, noise: Tensor | None = None) -> GateReading:
         line = self.params
         travelled = min(max((progress - line.begin) / (line.until - line.begin), 0.0), 1.0)
         return GateReading((1 - travelled) * line.start + travelled * line.end)
