@@ -59,5 +59,8 @@ class RuntimeSection(Section):
     """Consecutive steps without anything to learn from rewards after which that is said, once a stage; 0 never."""
     log_rollouts_every: Steps = 10
     """Steps between rollouts written to rollouts.jsonl; 0 writes none."""
+    trace_every: Steps = 10
+    """Steps between those whose operators' times are kept, the first among them (`wavalign report --trace`); 0 keeps
+    none."""
     report: bool = True
     """Write report.html at the end."""
