@@ -24,6 +24,7 @@ from . import (
     data,
     doctor,
     elsewhere,
+    evaluate,
     export,
     judge,
     pairs,
@@ -61,6 +62,7 @@ judge.app.command("calibrate", epilog=judge.EXAMPLES)(judge.calibrate)
 app.add_typer(judge.app, name="judge")
 app.command("schema")(schema.schema)
 app.command("report")(report.report)
+app.command("evaluate", epilog=evaluate.EXAMPLES)(evaluate.evaluate)
 app.command("export", epilog=export.EXAMPLES)(export.export)
 app.command("doctor")(doctor.doctor)
 app.command("worker", hidden=True)(worker.worker)

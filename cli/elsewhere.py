@@ -8,9 +8,8 @@ import typer
 from wavalign.errors import UsageError
 
 ELSEWHERE = {
-    "evaluate": "a run measures: `wavalign run RECIPE --set steps=0` measures the model of a recipe and trains nothing",
     "train": "`wavalign run RECIPE`",
-    "compare": "`wavalign report FOLDER FOLDER`",
+    "compare": "`wavalign report FOLDER FOLDER --out FILE` for runs, `wavalign evaluate --compare` for evaluations",
     "init": "`wavalign recipes copy NAME` brings a recipe here to start from",
     "new": "`wavalign recipes copy NAME` brings a recipe here to start from",
 }

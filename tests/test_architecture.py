@@ -22,6 +22,7 @@ LONG_FUNCTIONS: dict[str, str] = {}
 MANY_PARAMETERS: dict[str, str] = {
     "cli/data.py::check": "the options of a command, each with its own help",
     "cli/data.py::show": "each is an option of the command",
+    "cli/evaluate.py::evaluate": "each is an option of the command",
     "cli/export.py::export": "each is an option of the command",
     "cli/judge.py::calibrate": "each is an option of the command",
     "cli/pairs.py::pairs": "each is an option of the command",

@@ -52,6 +52,11 @@ ROWS: dict[str, Row] = {
 }
 ELSEWHERE: tuple[Elsewhere, ...] = (
     Elsewhere(
+        "judge",
+        "tests/plugins/judging/test_reward.py::test_an_injected_instruction_moves_nothing",
+        "what it says depends on who judges: an order in the text does not reach the judge as one",
+    ),
+    Elsewhere(
         "reward_model",
         "tests/engine/stages/test_reward_model.py::test_degenerate_answers_have_a_number_within_the_range",
         "it says what it has learned to say; attack the one you have trained",

@@ -115,8 +115,11 @@ def test_types_are_alternatives_told_apart_by_a_constant() -> None:
         "type",
         "weight",
         "scale",
+        "calibration",
         "on_failure",
         "on_absent",
+        "guard",
+        "below",
         "stage",
         "timeout",
     }

@@ -7,6 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from wavalign.crash_log import run_folder
+from wavalign.engine.benchmarks.comparing import Comparison, compare_folders
+from wavalign.engine.benchmarks.evaluating import Asked, Evaluated, Watcher
+from wavalign.engine.benchmarks.evaluating import evaluate as _evaluate
+from wavalign.engine.benchmarks.models import from_folder, from_plan
 from wavalign.engine.compile.adapter import adapter_line, count_weights, trained_line
 from wavalign.engine.compile.cluster import detect_cluster
 from wavalign.engine.compile.compiler import compile_recipe as _compile
@@ -30,9 +34,14 @@ from wavalign.errors import Interrupted, PreflightError, UnfinishedError, Worker
 from wavalign.schema.loading import LoadedRecipe, load_recipe, read_recipe
 
 __all__ = [
+    "Asked",
+    "Comparison",
+    "Evaluated",
     "Resume",
+    "compare",
     "compile_recipe",
     "detect_cluster",
+    "evaluate",
     "export",
     "load_recipe",
     "on_cluster",
@@ -164,6 +173,28 @@ def export(folder: Path, to: Path, options: ExportOptions | None = None, observe
     """Write the model of a run's (or one stage's) `folder` to `to`, in the layout of the checkpoint it came from."""
     watcher = observer if observer is not None else Silent()
     return export_model(folder, to, options if options is not None else ExportOptions(), watcher.progress)
+
+
+def evaluate(
+    model: Plan | Path,
+    asked: Asked,
+    *,
+    recipe: Plan | None = None,
+    stage: str | None = None,
+    at: str | None = None,
+    watcher: Watcher | None = None,
+) -> Evaluated:
+    """A model's answers to a benchmark, written down and scored; what is there already is not done again.
+
+    `model` is a recipe's plan, or a run's, checkpoint's or model's folder; `recipe` says what a model's folder cannot.
+    """
+    chosen = from_plan(model, stage) if isinstance(model, Plan) else from_folder(model, recipe, stage=stage, at=at)
+    return _evaluate(chosen, asked, watcher if watcher is not None else Silent())
+
+
+def compare(a: Path, b: Path) -> Comparison:
+    """Two evaluations' folders, question by question."""
+    return compare_folders(a, b)
 
 
 def _writable_parent(plan: Plan) -> Path:

@@ -1,12 +1,13 @@
 """What a `pairs` stage makes of answers: who is paired how, which pairs are left out, what is kept of before."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Annotated, Literal, final
 
 from pydantic import Field, field_validator
 
 from wavalign.schema.base import Section
 from wavalign.schema.bounds import MOST_ROWS, MOST_WEIGHT, Name
+from wavalign.schema.reward import RewardSection
 
 _Ratio = Annotated[float, Field(gt=0, le=1e6)]
 
@@ -112,8 +113,8 @@ PairsSection = Annotated[GoldenPairs | ScoredPairs | BestAnswers | GivenPairs, F
 """What a `pairs` stage writes of `data.samples`."""
 
 
-def rewards_asked(section: PairsSection, rewards: Iterable[str]) -> tuple[str, ...]:
-    """Which of a stage's `rewards` decide who is better: those among the facets, all where no facets are named."""
+def rewards_asked(section: PairsSection, rewards: Mapping[str, RewardSection]) -> tuple[str, ...]:
+    """Which of a stage's `rewards` decide who is better: facets and guards, all where no facets are named."""
     if not isinstance(section, Ranked):
         return ()
-    return tuple(name for name in rewards if not section.facets or name in section.facets)
+    return tuple(name for name, each in rewards.items() if not section.facets or name in section.facets or each.guard)

@@ -27,6 +27,14 @@ class RewardSection(Component):
     on_absent: Literal["lowest", "drop_sample", "drop_group"] = "lowest"
     """When the answer has nothing to score (no sound, no text, silence): it gets the lowest value of the scale, for
     that is the policy's doing; or drop the sample, or its whole group. Not counted as a failure."""
+    guard: Literal["lowest", "drop_sample", "drop_group", "multiply"] | None = Field(
+        default=None, exclude_if=lambda guard: guard is None
+    )
+    """Makes a guard of it: it takes no part in the total. An answer whose value is under `below` is worth the lowest
+    (`lowest`), is left out (`drop_sample`), or its group is (`drop_group`); `multiply` leaves of every total as large a
+    share above the lowest as the value is of its range."""
+    below: _Bound | None = Field(default=None, exclude_if=lambda below: below is None)
+    """What a guard's value must reach, in the plugin's own range; omitted, the middle of it."""
     stage: str | None = Field(default=None, exclude_if=lambda stage: stage is None)
     """Name of an earlier `reward_model` stage, in place of `model`: score with what it learned (`{type: reward_model,
     stage: NAME}`)."""
@@ -37,4 +45,16 @@ class RewardSection(Component):
     def _rising_scale(self) -> "RewardSection":
         if self.scale is not None and self.scale[0] >= self.scale[1]:
             raise ValueError("scale must rise, e.g. [1, 5]")
+        return self
+
+    @model_validator(mode="after")
+    def _guards_do_not_count(self) -> "RewardSection":
+        if self.guard is None:
+            if self.below is not None:
+                raise ValueError("`below` is for a guard: say what becomes of such an answer, e.g. `guard: lowest`")
+            return self
+        if self.weight != 1 or self.scale is not None:
+            raise ValueError("a guard takes no part in the total, so that it has neither `weight` nor `scale`")
+        if self.guard == "multiply" and self.below is not None:
+            raise ValueError("`guard: multiply` takes off by the value: leave out `below`, or use `guard: lowest`")
         return self

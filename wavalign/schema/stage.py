@@ -116,7 +116,9 @@ class Stage(StageSections):
         best = self.evaluation.best_of
         if best is None or not self.measures or KINDS[self.type].pairs:
             return ()
-        return tuple(self.rewards) if best.reward is None else (best.reward,)
+        if best.reward is None:
+            return tuple(self.rewards)
+        return (best.reward, *(name for name, each in self.rewards.items() if each.guard and name != best.reward))
 
 
 @final

@@ -2,6 +2,7 @@
 
 import functools
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -9,6 +10,7 @@ import pytest
 import torch
 
 from tests.distributed import run_ranks
+from tests.engine.run.test_trainer import Stop, assert_same_run, run
 from tests.engine.step.test_invariance import MIXED, Run, assert_equal
 from tests.toy.compiled import Change, compiled, graph, only_stage, problems, put
 from tests.toy.live import live_stage, train, train_rank
@@ -134,3 +136,20 @@ def test_values_of_prompts_that_nobody_follows_are_refused(tmp_path: Path) -> No
     (found,) = problems(tmp_path, PLUGINS, UNSURE, GATE, alone)
     assert "has a value for each prompt, and no term on answers to prompts follows it" in found.message
     assert not only_stage(compiled(tmp_path, PLUGINS, UNSURE, alone)).graph.gives("prompt_gates")
+
+
+def test_a_resume_goes_on_with_the_same_values(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    changes = (PLUGINS, UNSURE, GATE, put("runtime.checkpoint_every", 2))
+    uncut = run(tmp_path / "whole", *changes)
+    step = StepExecutor.step
+
+    def killed(self: StepExecutor, index: int) -> Any:
+        if index == 3:
+            raise Stop
+        return step(self, index)
+
+    monkeypatch.setattr(StepExecutor, "step", killed)
+    with pytest.raises(Stop):
+        run(tmp_path / "cut", *changes)
+    monkeypatch.undo()
+    assert_same_run(run(tmp_path / "cut", *changes, resume=True), uncut)

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import final
 
 from wavalign.engine.compile.ahead import ahead_problems
+from wavalign.engine.compile.guard_checks import guard_problems
 from wavalign.engine.compile.names import name_problems
 from wavalign.engine.compile.operators import DEMONSTRATIONS, POINTS, ROLLOUTS
 from wavalign.engine.compile.pair_checks import check_pairs, reads_model
@@ -11,6 +12,7 @@ from wavalign.engine.compile.plan import Cluster, TermPlan
 from wavalign.engine.compile.reward_checks import (
     Noted,
     best_of_problems,
+    declared_needs,
     held_out_problems,
     judging_problems,
     range_problems,
@@ -230,9 +232,7 @@ class StageChecks:
 
     def _rewards(self) -> None:
         objective = self.stage.objective
-        for name, plugin in self._known(self.stage.rewards):
-            self._noted(range_problems(self.stage, name, plugin))
-        self.listen(self.stage.rewards)
+        self._asked(self.stage.rewards)
         if objective is None or objective.gate is None:
             return
         gate = self._plugin("gate", objective.gate.type)
@@ -247,8 +247,12 @@ class StageChecks:
     def listen(self, names: Iterable[str]) -> None:
         """Rewards that listen need what makes sound of codes."""
         for name, plugin in self._known(names):
-            if "waveform" in plugin.needs and self.stage.model.codec is None:
+            if "waveform" in declared_needs(self.stage.rewards[name], plugin) and self.stage.model.codec is None:
                 self.note("missing_section", _listens(name), ("rewards", name), ADD_CODEC)
+
+    def guards(self, names: Iterable[str]) -> None:
+        """Guards among rewards have something to guard."""
+        self._noted(guard_problems(self.stage, dict(self._known(names))))
 
     def _gate_is_used(self) -> bool:
         return any(term.share.moves and term.lives for term in self.terms)
@@ -274,9 +278,15 @@ class StageChecks:
         self._noted(best_of_problems(stage))
         if KINDS[stage.type].learns and stage.steps:
             return
-        for name, plugin in self._known(stage.choosing):
-            self._noted(range_problems(stage, name, plugin))
-        self.listen(stage.choosing)
+        if stage.choosing:
+            self._asked(stage.choosing)
+
+    def _asked(self, names: Iterable[str]) -> None:
+        """Rewards that a stage asks."""
+        for name, plugin in self._known(names):
+            self._noted(range_problems(self.stage, name, plugin))
+        self.guards(names)
+        self.listen(names)
 
     def _known(self, names: Iterable[str]) -> Iterator[tuple[str, type[Reward]]]:
         for name in (each for each in names if each in self.stage.rewards):
@@ -297,7 +307,10 @@ def _pairs(checks: StageChecks) -> None:
     stage = checks.stage
     if checks.whole("pairs", "data", "rewards", "model"):
         check_pairs(stage, checks.note)
-        checks.listen(rewards_asked(stage.pairs, stage.rewards))
+        asked = rewards_asked(stage.pairs, stage.rewards)
+        checks.listen(asked)
+        if asked:
+            checks.guards(asked)
 
 
 _RULES: Mapping[str, Callable[[StageChecks], None]] = {

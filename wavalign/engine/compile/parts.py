@@ -2,14 +2,17 @@
 
 from collections.abc import Sequence
 
+from wavalign.engine.compile.guard_checks import guard_detail
 from wavalign.engine.compile.operators import ROLLOUTS, StageParts
 from wavalign.engine.compile.plan import Pruned, TermPlan
+from wavalign.engine.compile.reward_checks import declared_needs
 from wavalign.engine.compile.says import AdvantageSays, GateSays, RewardNeeds
 from wavalign.engine.contracts.construct import construct
 from wavalign.plugins.api import Advantage, Gate, Loss, Mask, Provider, Reward
 from wavalign.plugins.guard import origin_of
 from wavalign.plugins.registry import Registry
 from wavalign.schema.component import Component
+from wavalign.schema.reward import RewardSection
 from wavalign.schema.stage import Stage
 
 
@@ -24,7 +27,7 @@ def stage_parts(stage: Stage, terms: Sequence[TermPlan], registry: Registry) -> 
         details={term.name: _detail(_loss(term, registry), term.loss.type, once=once) for term in live},
         wants_sound={term.name: not _mask(term, registry).text_alone for term in live if term.family == ROLLOUTS},
         rewards={
-            name: RewardNeeds(each.type, _reward_needs(each.type, registry)) for name, each in stage.rewards.items()
+            name: RewardNeeds(guard_detail(each), _reward_needs(each, registry)) for name, each in stage.rewards.items()
         },
         advantage=AdvantageSays() if objective is None else advantage_says(objective.advantage, registry),
         gate=None if gate is None else gate_says(gate, registry),
@@ -67,10 +70,10 @@ def _detail(loss: Loss, type_: str, *, once: bool) -> str:
     return f"{type_}{why}"
 
 
-def _reward_needs(type_: str, registry: Registry) -> frozenset[str]:
-    plugin = registry.get("reward", type_)
+def _reward_needs(section: RewardSection, registry: Registry) -> frozenset[str]:
+    plugin = registry.get("reward", section.type)
     assert issubclass(plugin, Reward)
-    return frozenset(plugin.needs)
+    return declared_needs(section, plugin)
 
 
 def _own_network(type_: str, registry: Registry) -> bool:

@@ -93,6 +93,18 @@ def range_problems(stage: Stage, name: str, plugin: type[Reward]) -> Iterator[No
         yield "conflict", message, path, "set rollout.truncated: mask (or keep), or declare a finite range"
 
 
+def declared_needs(reward: RewardSection, plugin: type[Reward]) -> frozenset[str]:
+    """What a reward needs of an answer: as its options say, else its class."""
+    with Guard(origin_of(plugin, "reward", reward.type), "options", passes=(ValidationError,)):
+        try:
+            params = plugin.Params.model_validate(dict(reward.params))
+        except ValidationError:  # noted with its options
+            return frozenset(plugin.needs)
+    with Guard(origin_of(plugin, "reward", reward.type), "needs_of"):
+        found = plugin.needs_of(params)
+    return frozenset(plugin.needs if found is None else found)
+
+
 def declared_range(reward: RewardSection, plugin: type[Reward]) -> Any:
     """The range that its options give it, else that of its class; None where neither says."""
     with Guard(origin_of(plugin, "reward", reward.type), "options", passes=(ValidationError,)):

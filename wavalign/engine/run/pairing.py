@@ -15,6 +15,7 @@ from wavalign.engine.feeding.pairing import Sample
 from wavalign.engine.run.builder import Builder
 from wavalign.engine.stages.dataset import DATA
 from wavalign.engine.stages.pairing import Pairing, Score
+from wavalign.engine.step.guards import guarded
 from wavalign.engine.step.reward_budget import check_budget
 from wavalign.engine.step.reward_inputs import shown_to
 from wavalign.engine.step.reward_pool import RewardPool
@@ -77,7 +78,7 @@ def _kept(builder: Builder, stage: StagePlan, earlier: Sequence[Path]) -> list[D
 
 def _decided(stage: StagePlan, section: PairsSection) -> PairsSection:
     """With the rewards as facets, by their weights, where no facets are named."""
-    rewards = stage.stage.rewards
+    rewards = {name: each for name, each in stage.stage.rewards.items() if each.guard is None}
     if not isinstance(section, Ranked) or section.facets or not rewards:
         return section
     return section.model_copy(update={"facets": {name: Facet(weight=each.weight) for name, each in rewards.items()}})
@@ -132,7 +133,9 @@ def _scorer(
         for name, failed in values.failed.items():
             counts[name] += failed
         check_budget(values, pool.rewards, counts, calls=asked, budget=budget)
-        parts = {name: part[:, 0].tolist() for name, part in values.parts.items()}
+        # What a guard drops has no scores; what else a missing score means is for the pairs to say.
+        known = values.judged_parts if values.guards else values.parts
+        parts = {name: part[:, 0].tolist() for name, part in known.items()}
         flat = iter(range(len(rolled)))
         return [[_scored(each, parts, next(flat)) for each in group] for group in groups]
 
@@ -158,7 +161,7 @@ def _asked(pool: RewardPool, groups: Sequence[RolloutGroup], roller: Roller) -> 
     calls = {
         live.name: pool.score(live.name, shown_to(live.reward.needs, groups, roller.encoder)) for live in pool.rewards
     }
-    return collect_scores(pool.rewards, calls, (len(groups), 1))
+    return guarded(collect_scores(pool.rewards, calls, (len(groups), 1)), pool.rewards)
 
 
 def _scored(sample: Sample, parts: Mapping[str, Sequence[float]], place: int) -> Sample:

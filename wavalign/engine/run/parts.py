@@ -7,6 +7,7 @@ from typing import TypeVar
 
 from wavalign.engine.compile.adapter import PREDICTING
 from wavalign.engine.compile.plan import Plan, StagePlan
+from wavalign.engine.compile.reward_checks import declared_needs
 from wavalign.engine.compile.stage_links import codec_before, writer_of
 from wavalign.engine.contracts.construct import construct
 from wavalign.engine.feeding.asking import asking
@@ -39,6 +40,7 @@ from wavalign.plugins.registry import Registry
 from wavalign.schema.component import Component, WeightedComponent
 from wavalign.schema.environment import resolve_secrets
 from wavalign.schema.pairs import rewards_asked
+from wavalign.schema.reward import RewardSection
 from wavalign.storage.cache import cache_folder
 from wavalign.storage.checkpoints import Want, local_folder, local_path
 
@@ -245,9 +247,16 @@ def _listeners(registry: Registry, stage: StagePlan) -> list[str]:
     """Rewards and metrics of the stage that need the sound of answers."""
     rewards, metrics = stage.stage.rewards, stage.stage.evaluation.metrics
     asked = {*used_rewards(stage), *stage.stage.choosing}
-    plugins = {f"reward `{x}`": registry.get("reward", rewards[x].type) for x in rewards if x in asked}
-    plugins |= {f"metric `{x}`": registry.get("metric", each.type) for x, each in metrics.items()}
-    return [x for x, each in plugins.items() if issubclass(each, Reward | Metric) and "waveform" in each.needs]
+    needs = {f"reward `{x}`": _needs(registry, each) for x, each in rewards.items() if x in asked}
+    plugins = {f"metric `{x}`": registry.get("metric", each.type) for x, each in metrics.items()}
+    needs |= {x: each.needs for x, each in plugins.items() if issubclass(each, Metric)}
+    return [x for x, each in needs.items() if "waveform" in each]
+
+
+def _needs(registry: Registry, reward: RewardSection) -> frozenset[str]:
+    plugin = registry.get("reward", reward.type)
+    assert issubclass(plugin, Reward)
+    return declared_needs(reward, plugin)
 
 
 def used_rewards(stage: StagePlan) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ from typing import Any, final
 from torch import Tensor
 
 from wavalign.engine.run.evaluation import Item, Verdict
+from wavalign.engine.step.guards import tripped_by
 from wavalign.engine.step.rewards import Scores
 from wavalign.errors import quoted
 from wavalign.plugins import audio
@@ -138,10 +139,13 @@ def _verdict(verdict: Verdict) -> dict[str, Any]:
 
 def _scores(scores: Scores, p: int, g: int) -> dict[str, Any]:
     line: dict[str, Any] = {"reward": _number(scores.total[p, g])}
-    for name, table in scores.parts.items():
+    tripped = tripped_by(scores, (p, g))
+    if scores.guards:
+        line["tripped"] = tripped
+    for name, table in {**scores.parts, **scores.guards}.items():
         word = scores.words[name][p][g]
         line[f"reward/{name}"] = _number(table[p, g])
-        if word.value is None:
+        if word.value is None or (name in tripped and word.reason):
             line[f"reason/{name}"] = quoted(word.reason, MOST_METADATA)
         line |= {f"detail/{name}/{key}": _shown(value) for key, value in word.details.items()}
     return line

@@ -13,6 +13,7 @@ from typing import Any, final
 import torch
 
 from wavalign.engine.state.seeds import generator
+from wavalign.engine.step.guards import guarded
 from wavalign.engine.step.reward_budget import check_budget
 from wavalign.engine.step.reward_inputs import shown_to
 from wavalign.engine.step.reward_pool import RewardPool
@@ -64,7 +65,7 @@ class BestOf:
             each.name: self.pool.score(each.name, shown_to(each.reward.needs, heard, roller.encoder))
             for each in rewards
         }
-        scores = collect_scores(rewards, calls, (len(groups), self.n))
+        scores = guarded(collect_scores(rewards, calls, (len(groups), self.n)), rewards)
         count = len(groups) * self.n
         check_budget(scores, rewards, scores.failed, calls=count, budget=self.budget)
         total = judge_truncated(scores, rewards, groups, self.truncated).total

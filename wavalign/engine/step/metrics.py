@@ -210,7 +210,7 @@ def _advantage_metrics(_: LiveStage, given: Given, report: Report) -> None:
 def _rewards(live: LiveStage, given: Given, report: Report) -> None:
     scores: Scores = given["scores"]
     values = report.values
-    for name, table in {"": scores.total, **scores.parts}.items():
+    for name, table in {"": scores.total, **scores.parts, **scores.guards}.items():
         everywhere = live.world.all_gather_rows(table)
         present = everywhere[~everywhere.isnan()]
         key = f"reward/{name}" if name else "reward"
@@ -219,6 +219,8 @@ def _rewards(live: LiveStage, given: Given, report: Report) -> None:
             gone = live.world.all_gather_rows(scores.absent[name].double())
             values[f"{key}/failed"] = float((everywhere.isnan() & (gone == 0)).sum())
             values[f"{key}/absent"] = float(gone.sum())
+            if name in scores.tripped:
+                values[f"{key}/tripped"] = float(live.world.all_gather_rows(scores.tripped[name].double()).mean())
             values |= {f"{key}/{count}": number for count, number in scores.spent.counts.get(name, {}).items()}
             continue
         values["reward_std"] = float(present.std(unbiased=False)) if len(present) else math.nan

@@ -21,11 +21,12 @@ from wavalign.engine.step import learning, references, weighing
 from wavalign.engine.step import token_operators as token_level
 from wavalign.engine.step.batches import AnswerColumn, CompletionColumn, MicroBatches, RowColumn, ScoreColumn
 from wavalign.engine.step.executor import LiveOperator, Run
+from wavalign.engine.step.guards import guarded
 from wavalign.engine.step.metrics import step_result
 from wavalign.engine.step.resampling import AGAIN, ROUND, resample
 from wavalign.engine.step.reward_budget import hold_budget
 from wavalign.engine.step.reward_inputs import shown_to
-from wavalign.engine.step.rewards import Spent, collect_scores, judge_truncated
+from wavalign.engine.step.rewards import Spent, collect_scores, counted, judge_truncated
 from wavalign.engine.step.rows import answer_rows, data_rows
 from wavalign.engine.step.stage import LiveStage, there
 from wavalign.engine.step.tallies import ratios_of_gaps
@@ -195,6 +196,7 @@ def _aggregate(live: LiveStage, plan: Operator) -> Run:
             live.clock.together = True
             raise
         scores = replace(scores, spent=spent)
+        scores = guarded(scores, live.rewards.rewards)
         scores = judge_truncated(scores, live.rewards.rewards, groups, settings.truncated)
         return {"scores": scores, "rewards": AnswerColumn(ROLLOUTS, scores.total, ~scores.total.isnan())}
 
@@ -204,7 +206,7 @@ def _aggregate(live: LiveStage, plan: Operator) -> Run:
 def _advantage(live: LiveStage, _: Operator) -> Run:
     advantage = there(live.advantage)
 
-    weights = {each.name: each.section.weight for each in live.rewards.rewards}
+    weights = {each.name: each.section.weight for each in counted(live.rewards.rewards)}
 
     def run(values: Values) -> Made:
         total: Tensor = values["rewards"].table

@@ -139,4 +139,6 @@ def _scores(kept: Scores, found: Scores, at: list[int], rows: list[int]) -> Scor
         judged=tables(kept.judged or kept.parts, found.judged or found.parts),
         spent=found.spent,
         errors=tables(kept.errors, found.errors),
+        guards=tables(kept.guards, found.guards),
+        tripped=tables(kept.tripped, found.tripped),
     )

@@ -44,6 +44,11 @@ class LiveReward:
         scale = None if self.correction is None else self.correction.scale
         return self.reward.range if scale is None else scale
 
+    @property
+    def is_guard(self) -> bool:
+        """Whether it takes no part in the total."""
+        return self.section.guard is not None
+
     def __post_init__(self) -> None:
         """Refuse a range that the scale cannot map, where the reward's object has set it."""
         low, high = self.range

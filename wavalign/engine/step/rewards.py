@@ -44,7 +44,8 @@ class Scores:
     total: Tensor
     """[P, G] float64 on the common scale; NaN where there is no reward."""
     parts: Mapping[str, Tensor]
-    """Per reward [P, G] float64, scaled; NaN where it failed, or where `on_absent` drops an answer without a value."""
+    """Per reward [P, G] float64, scaled; NaN where it failed, or where `on_absent` drops an answer without a value.
+    Guards are not among them."""
     words: Mapping[str, tuple[tuple[Scored, ...], ...]]
     """Per reward the raw answers, [P][G]."""
     failed: Mapping[str, int] = field(default_factory=dict)
@@ -52,12 +53,17 @@ class Scores:
     absent: Mapping[str, Tensor] = field(default_factory=dict)
     """Per reward bool [P, G]: the answer had nothing to score."""
     judged: Mapping[str, Tensor] = field(default_factory=dict)
-    """As `parts`, with the lowest value for answers that count so because they were cut off; empty where none do."""
+    """As `parts`, with the lowest value for answers that count so because they were cut off, and what guards leave;
+    empty where no rule changes a value."""
     spent: Spent = Spent()
     """What the step has asked so far, answers that are not kept among them."""
     errors: Mapping[str, Tensor] = field(default_factory=dict)
     """Per reward [P, G] float64: variance that its own error adds to the total; NaN where it gave no value or states
     none, 0 where a rule of the recipe made the value."""
+    guards: Mapping[str, Tensor] = field(default_factory=dict)
+    """Per guard [P, G] float64, in its own range; NaN as in `parts`."""
+    tripped: Mapping[str, Tensor] = field(default_factory=dict)
+    """Per guard bool [P, G]: answers that it takes something off, or leaves out, by its value."""
 
     @property
     def noise(self) -> Tensor:
@@ -93,9 +99,23 @@ def collect_scores(
             scaled = torch.where(gone, lowest(live, "on_absent: drop_sample"), scaled)
         parts[live.name], absent[live.name] = scaled, gone
         failed[live.name] = int((scaled.isnan() & ~gone).sum())
-    weights = {live.name: (live.section.weight, slope(live)) for live in rewards}
+    guards = {live.name: parts.pop(live.name) for live in rewards if live.is_guard}
+    weights = {live.name: (live.section.weight, slope(live)) for live in counted(rewards)}
     errors = own_errors(words, parts, absent, weights)
-    return Scores(combine(rewards, parts, absent), parts, words, failed, absent, errors=errors)
+    nothing = torch.full(shape, math.nan, dtype=torch.float64)
+    total = combine(counted(rewards), parts, absent) if parts else nothing
+    return Scores(total, parts, words, failed, absent, errors=errors, guards=guards)
+
+
+def counted(rewards: Sequence[LiveReward]) -> list[LiveReward]:
+    """Those that the total is made of: all but guards."""
+    return [live for live in rewards if not live.is_guard]
+
+
+def floor_of(rewards: Sequence[LiveReward], least: Mapping[str, float]) -> float:
+    """The lowest total there is, from the lowest value of each of `rewards`."""
+    weights = [live.section.weight for live in rewards]
+    return sum(least[live.name] * live.section.weight for live in rewards) / sum(weights)
 
 
 def scale(values: Tensor, live: LiveReward) -> Tensor:
@@ -160,9 +180,9 @@ def judge_truncated(scores: Scores, rewards: Sequence[LiveReward], groups: Seque
     cut = cut & ~scores.total.isnan()
     if rule == "mask":
         return replace(scores, total=scores.total.masked_fill(cut, math.nan))
-    least = {live.name: lowest(live, "rollout.truncated: mask") for live in rewards}
-    weights = [live.section.weight for live in rewards]
-    worth = sum(least[live.name] * live.section.weight for live in rewards) / sum(weights)
-    judged = {name: part.masked_fill(cut, least[name]) for name, part in scores.parts.items()}
+    counting = counted(rewards)
+    least = {live.name: lowest(live, "rollout.truncated: mask") for live in counting}
+    worth = floor_of(counting, least)
+    judged = {name: part.masked_fill(cut, least[name]) for name, part in (scores.judged or scores.parts).items()}
     errors = {name: each.masked_fill(cut, 0.0) for name, each in scores.errors.items()}
     return replace(scores, total=torch.where(cut, worth, scores.total), judged=judged, errors=errors)

@@ -17,7 +17,7 @@ from wavalign.engine.contracts.token_rewards import is_scored
 from wavalign.engine.state.distributed import World
 from wavalign.engine.step.batches import Column, MicroBatch, Row
 from wavalign.engine.step.reward_pool import LiveReward
-from wavalign.engine.step.rewards import Scores, combine, slope
+from wavalign.engine.step.rewards import Scores, combine, counted, slope
 from wavalign.engine.step.selection import Selection
 from wavalign.plugins.api import StepInputs
 from wavalign.plugins.batch import Rollout, RolloutGroup
@@ -80,8 +80,9 @@ def rewards_of_tokens(
     """What every token is worth: [P][G] of [S, Tc] float64, 0 of an answer without a reward.
 
     The rewards' words of single tokens by their weights; a reward that says nothing of tokens pays on the last token
-    that the model chose. So does whatever the recipe has made of the total beside (`rollout.truncated`).
+    that the model chose. So does whatever the recipe has made of the total beside (guards, `rollout.truncated`).
     """
+    rewards = counted(rewards)
     said = combine(rewards, scores.parts, scores.absent)
 
     def worth(p: int, g: int, rollout: Rollout) -> Tensor:

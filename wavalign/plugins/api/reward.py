@@ -118,6 +118,11 @@ class Reward(Remembers):
         return None
 
     @classmethod
+    def needs_of(cls, params: Any) -> frozenset[str] | None:
+        """Its needs where options decide them, asked before a run starts; None where those of the class hold."""
+        return None
+
+    @classmethod
     def instrument(cls, params: Any) -> str:
         """What it measures with, and the settings that matter, in a few words; empty for a plain comparison.
 
