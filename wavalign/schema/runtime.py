@@ -47,6 +47,8 @@ class RuntimeSection(Section):
     """Steps between checkpoints; 0 writes one at the end of each stage only."""
     keep_checkpoints: int = Field(default=2, ge=1, le=10_000)
     """Newest checkpoints kept."""
+    keep_every: Steps = 0
+    """Also keep the checkpoints of steps that this divides; 0 keeps none but the newest."""
     keep_best: Watched | None = None
     """Also keep the checkpoint with the best value, and leave its weights as the stage's model."""
     trackers: tuple[Component, ...] = Field(default=(), max_length=100)

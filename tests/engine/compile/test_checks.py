@@ -159,6 +159,13 @@ RULES: dict[str, tuple[tuple[Change, ...], str, str, str, str]] = {
         "DeepSpeed's",
         "type: deepspeed",
     ),
+    "kept between checkpoints": (
+        (put("runtime.keep_every", 5),),
+        "conflict",
+        "runtime.keep_every",
+        "checkpoints come every 2 steps",
+        "a multiple of checkpoint_every: 4, 6",
+    ),
     "offload without zero": (
         (put("runtime.engine", {"type": "deepspeed", "offload_optimizer": True}),),
         "conflict",

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import final
 
 from wavalign.engine.compile.ahead import ahead_problems
+from wavalign.engine.compile.geometry import nearest_multiples
 from wavalign.engine.compile.guard_checks import guard_problems
 from wavalign.engine.compile.names import name_problems
 from wavalign.engine.compile.operators import DEMONSTRATIONS, POINTS, ROLLOUTS
@@ -335,6 +336,10 @@ def check_runtime(runtime: RuntimeSection, cluster: Cluster, note: Note) -> None
     elif runtime.engine.offload_optimizer and runtime.engine.zero == 0:
         path = ("runtime", "engine", "offload_optimizer")
         note("conflict", "offload_optimizer needs a ZeRO stage of 1 or more", path, "set runtime.engine.zero: 2")
+    if runtime.keep_every and runtime.checkpoint_every and runtime.keep_every % runtime.checkpoint_every:
+        nearest = nearest_multiples(runtime.keep_every, runtime.checkpoint_every)
+        message = f"keep_every is {runtime.keep_every}; checkpoints come every {runtime.checkpoint_every} steps"
+        note("conflict", message, ("runtime", "keep_every"), f"a multiple of checkpoint_every: {nearest}")
     if runtime.device == "cuda" and cluster.gpus == 0:
         note("no_device", "device is cuda, and this machine has no GPU", ("runtime", "device"), "use device: auto")
     count = runtime.processes

@@ -19,7 +19,7 @@ from wavalign.schema.stage import Stage
 from wavalign.schema.stage_kinds import KINDS, StageKind
 
 FREE_RUNTIME = (
-    "folder", "trackers", "report", "keep_checkpoints", "checkpoint_every", "reward_workers", "threads",
+    "folder", "trackers", "report", "keep_checkpoints", "keep_every", "checkpoint_every", "reward_workers", "threads",
     "gradient_checkpointing", "clips", "reward_failure_budget", "log_rollouts_every", "dead_signal_after",
     "trace_every",
 )  # fmt: skip
