@@ -7,7 +7,7 @@ import atexit
 import math
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TextIO, final
@@ -213,6 +213,12 @@ class RichDisplay(Display):
 
     def message(self, text: str) -> None:
         self._print(Text(printable(text)))
+
+    def alarm(self, split: str, found: Sequence[str]) -> None:
+        """Leave it standing on the board, and above it where it scrolls away, as long as the split is so."""
+        self.board.alarm(split, found)
+        for text in found:
+            self.message(text)
 
     def progress(self, what: str, done: int, total: int) -> None:
         self.board.progress(what, done, total)

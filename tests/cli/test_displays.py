@@ -237,3 +237,18 @@ def test_terminal_that_is_gone_does_not_stop_the_run() -> None:
     stream.close()
     display.message("nobody hears")
     display.finish("nobody sees")
+
+
+def test_an_alarm_stands_until_the_split_is_measured_without_it() -> None:
+    stream = Stream(terminal=True)
+    display = RichDisplay(Console(file=stream, force_terminal=True, width=100, height=40, no_color=True))
+    drive(display)
+    display.alarm("heldout", ["drift: the reward rose while heard fell"])
+    assert "drift: the reward rose" in "\n".join(str(line) for line in display.board._lines(100, 30))
+    display.alarm("heldout", [])
+    assert "drift" not in "\n".join(str(line) for line in display.board._lines(100, 30))
+    display.close()
+    assert "drift: the reward rose" in stream.getvalue(), "it also scrolls away above"
+    plain = Stream()
+    PlainDisplay(plain).alarm("heldout", ["drift: a", "drift: b"])
+    assert plain.getvalue().splitlines() == ["drift: a", "drift: b"]

@@ -26,7 +26,7 @@ def made(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., Pa
     return make
 
 
-def names(file: Path, correction: str = "affine", **faults: object) -> Change:
+def names(file: Path, correction: str = "affine", **faults: Any) -> Change:
     """A judge of these faults that names a calibration."""
 
     def change(tree: dict[str, Any]) -> None:
@@ -107,7 +107,7 @@ def test_another_type_is_another_judge(tmp_path: Path, made: Callable[..., Path]
 
 
 def test_a_judge_that_may_not_agree_at_all_is_warned_of(tmp_path: Path, made: Callable[..., Path]) -> None:
-    faults = {"stretch": 0.03, "noise": 0.5}
+    faults: dict[str, Any] = {"stretch": 0.03, "noise": 0.5}
     file = made(**faults)
     text = json.loads(file.read_text())
     text["statistics"]["pearson"] |= {"value": 0.05, "low": -0.1}

@@ -120,6 +120,26 @@ def test_the_values_of_others_are_told_apart(tmp_path: Path, loss: str) -> None:
     assert whole[0][2]["loss"] != pytest.approx(mean[0][2]["loss"], abs=1e-4)
 
 
+@pytest.mark.parametrize("loss", ["grpo", "online_dpo"])
+def test_one_less_each_value_is_the_other_share(tmp_path: Path, loss: str) -> None:
+    def trained(share: str, values: list[float]) -> Run:
+        term = put("objective.terms", {"rl": {"loss": loss, "tokens": "text", "share": share}})
+        gate = put("objective.gate", {**EACH, "values": values})
+        lines, weights = train(compiled(tmp_path, PLUGINS, UNSURE, term, gate))
+        return [{k: v for k, v in line.items() if k != "gate"} for line in lines], weights
+
+    assert_equal(trained("gate", [0.1, 0.7, 0.0, 0.4]), trained("1 - gate", [0.9, 0.3, 1.0, 0.6]))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [put("batch.mini_batches", 2), put("rollout.ahead", 1), put("rollout.resample", {"limit": 1})],
+    ids=["several updates", "ahead", "resampled"],
+)
+def test_however_a_step_goes_it_may_be_cut(tmp_path: Path, change: Change) -> None:
+    assert_equal(train(plan(tmp_path, change, put("batch.micro_batch", 4))), train(plan(tmp_path, change)))
+
+
 def test_noise_is_in_the_graph_where_a_gate_asks_for_it(tmp_path: Path) -> None:
     found = graph(tmp_path, PLUGINS, UNSURE, GATE)
     (gate,) = (each for each in found.operators if each.function == "gate")

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from wavalign.engine.compile.plan import TermPlan
-from wavalign.engine.step.objective import combine, count, metric_maxima, metric_sums, term_loss
+from wavalign.engine.step.objective import combine, count, metric_maxima, metric_sums, term_loss, with_shares
 from wavalign.plugins.ops import Segments
 from wavalign.schema.component import Component
 from wavalign.schema.share import Share
@@ -130,6 +130,22 @@ def test_shares_and_weights_mix_the_terms() -> None:
     losses = {"rl": torch.tensor(10.0), "sft": torch.tensor(100.0), "kl": torch.tensor(1000.0)}
     assert combine(losses, specs, gate=0.25, backend_divisor=1).item() == pytest.approx(2.5 + 150 + 500)
     assert combine(losses, specs, gate=0.25, backend_divisor=8).item() == pytest.approx(8 * 652.5)
+
+
+@pytest.mark.parametrize("share", ["gate", "1 - gate"])
+@pytest.mark.parametrize("aggregation", AGGREGATIONS)
+def test_shares_of_rows_are_in_the_numerator_alone(aggregation: Aggregation, share: str) -> None:
+    """Each row's part of EXPECTED by its own share, over what all rows are divided by."""
+    gates = torch.tensor([0.2, 0.9, 0.5, 0.7], dtype=torch.float64)
+    one, other = (0.2, 0.9) if share == "gate" else (0.8, 0.1)
+    plan, counted = spec(aggregation, share=share, weight=3.0), count(WEIGHTS, VALID)
+    values = with_shares(plan, VALUES, gates)
+    loss = term_loss(plan, values, weights=WEIGHTS, row_valid=VALID, denominators=counted)
+    parts = {"sequence": one * 2 / 1.5 + other * 6, "fixed": (one * 2 + other * 12) / 10}
+    expected = parts.get(aggregation, one * 2 + other * 12) / 3
+    assert loss.item() == pytest.approx(expected, rel=1e-12)
+    whole = combine({"rl": loss}, [plan], gate=0.4, backend_divisor=2, shared={"rl"})
+    assert whole.item() == pytest.approx(2 * 3 * expected, rel=1e-12)
 
 
 def test_a_moving_share_needs_a_gate() -> None:

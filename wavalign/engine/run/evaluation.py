@@ -287,6 +287,7 @@ class Evaluator:
             shown = says if "/" not in name else ""
             said[name] = {"metric": metric, "unit": each.unit, "says": shown}
             said[name] |= {"better": each.better} if each.better == "less" else {}
+            said[name] |= {} if each.quality else {"quality": "no"}
         return said
 
     def close(self) -> None:
