@@ -164,7 +164,7 @@ RULES: dict[str, tuple[tuple[Change, ...], str, str, str, str]] = {
         "conflict",
         "runtime.keep_every",
         "checkpoints come every 2 steps",
-        "a multiple of checkpoint_every: 4, 6",
+        "a multiple of checkpoint_every: 4 or 6",
     ),
     "offload without zero": (
         (put("runtime.engine", {"type": "deepspeed", "offload_optimizer": True}),),

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from wavalign.engine.report.timeline import TimedStep, operator_times, read_timeline, trace, what_is_slow
-from wavalign.engine.step.timeline import FOLDER, Spans, Timeline
+from wavalign.engine.state.timeline import FOLDER, Spans, Timeline
 from wavalign.errors import DataError
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
 
-from wavalign.engine.step.timeline import FOLDER
+from wavalign.engine.state.timeline import FOLDER
 from wavalign.errors import DataError
 
 REWARD = "reward."

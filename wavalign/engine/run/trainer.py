@@ -32,8 +32,8 @@ from wavalign.engine.state.checkpoint import Checkpoint
 from wavalign.engine.state.distributed import World
 from wavalign.engine.state.files import read_json, storage_errors
 from wavalign.engine.state.folder import RunFolder
+from wavalign.engine.state.timeline import Timeline
 from wavalign.engine.step.stage import LiveStage
-from wavalign.engine.step.timeline import Timeline
 from wavalign.storage.cache import uses_said
 
 

@@ -9,9 +9,9 @@ from wavalign.engine.feeding.feeds import Feed
 from wavalign.engine.stages.answering import Answering
 from wavalign.engine.stages.pairing import Pairing
 from wavalign.engine.state.distributed import World
+from wavalign.engine.state.timeline import Timeline
 from wavalign.engine.step.metrics import StepResult
 from wavalign.engine.step.stage import LiveStage
-from wavalign.engine.step.timeline import Timeline
 from wavalign.plugins.registry import Registry
 from wavalign.schema.component import WeightedComponent
 

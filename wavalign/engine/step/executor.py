@@ -15,7 +15,7 @@ from typing import Any, final
 import torch
 
 from wavalign.engine.compile.plan import Operator, Scope
-from wavalign.engine.step.timeline import Spans, kept
+from wavalign.engine.state.timeline import Spans, kept
 from wavalign.engine.step.values import Made, Pending, Values
 from wavalign.engine.step.waiting import Waiting
 

@@ -2,11 +2,11 @@
 
 from typing import final
 
+from wavalign.engine.state.timeline import Timeline
 from wavalign.engine.step.executor import Executor
 from wavalign.engine.step.metrics import StepResult
 from wavalign.engine.step.operators import live_operators
 from wavalign.engine.step.stage import LiveStage
-from wavalign.engine.step.timeline import Timeline
 from wavalign.engine.step.waiting import Waiting, nobody
 
 
