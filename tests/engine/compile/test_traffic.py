@@ -98,6 +98,18 @@ def test_the_formula_is_what_goes_between_two_ranks(tmp_path: Path, case: str) -
             assert each[name] == pytest.approx(size, rel=0.05), name
 
 
+@pytest.mark.slow
+def test_weights_that_cannot_stay_whole_are_gathered_up_to_twice(tmp_path: Path) -> None:
+    """With no room for whole weights: the last layers forward are still whole when the backward pass begins."""
+    options = "{stage3_max_live_parameters: 1, stage3_max_reuse_distance: 1, stage3_param_persistence_threshold: 0}"
+    plan = planned(f"runtime.engine={{type: deepspeed, zero: 3, options: {options}}}", "batch.micro_batch=24")
+    flows = step_traffic(plan.stages[0], plan.runtime, WEIGHTS)
+    expected = sum(flow.payload for flow in flows if flow.collective == "all_gather")
+    assert {flow.name: flow.times for flow in flows}["weights in use"] == 6
+    for each in run_ranks(counted, 2, plan.to_json(), str(tmp_path)):
+        assert 0.8 * expected < each["all_gather_into_tensor"] <= expected
+
+
 def test_a_rings_bytes_by_hand() -> None:
     """Of 800 bytes on 8 ranks each sends 7 parts of 100 once to gather, twice to reduce; three times a step."""
     assert Flow("weights", "all_gather", 800, 3).sent(8) == 2100

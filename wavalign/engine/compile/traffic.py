@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal, final
 
 from wavalign.engine.compile.adapter import WeightCounts
-from wavalign.engine.compile.memory import LIVE
+from wavalign.engine.compile.memory import live_parameters
 from wavalign.engine.compile.plan import StagePlan
 from wavalign.schema.runtime import RuntimeSection
 
@@ -67,7 +67,8 @@ def _gathered(stage: StagePlan, weights: WeightCounts, *, width: int, passes: in
     """Weights that lie in parts, made whole where they are used."""
     size = width * weights.held
     # As far as they fit, weights stay whole from the forward pass to the backward pass.
-    often, note = (passes, "once") if weights.held <= LIVE else (2 * passes, "forward and backward")
+    stays = weights.held <= live_parameters(stage)
+    often, note = (passes, "once") if stays else (2 * passes, "forward and backward")
     flows = [Flow("weights in use", "all_gather", size, often, f"{note} a micro-batch")]
     if stage.graph.gives("rollouts"):
         flows.append(Flow("weights that sample", "all_gather", size, 2, "to sample, and again behind it"))
