@@ -45,7 +45,7 @@ class KnownJudge(Reward):
     needs: ClassVar[frozenset[str]] = frozenset({"text"})
     range: ClassVar[tuple[float, float]] = (1.0, 5.0)
     free_options: ClassVar[frozenset[str]] = frozenset({"budget"})
-    counts: ClassVar[tuple[str, ...]] = ("requests",)
+    counts = ("requests",)
     params: KnownJudgeParams
 
     def __init__(self, params: KnownJudgeParams) -> None:

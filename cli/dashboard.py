@@ -98,6 +98,8 @@ class Board:
         self._rollout: tuple[str, str, float | None] | None = None
         self._progress: tuple[str, int, int] | None = None
         self._waiting: tuple[str, str, float] | None = None
+        self._alarms: dict[str, list[str]] = {}
+        """By split, what is wrong by its newest measurement."""
         self._view = _View(self)
 
     def start(self, run: RunInfo) -> None:
@@ -129,6 +131,16 @@ class Board:
         with self._lock:
             self._stepped, self._progress, self._waiting = self._clock(), None, None
             self._held_out.take(printable(split), {printable(name): each for name, each in values.items()}, when)
+
+    def changed(self, split: str, found: Mapping[str, float]) -> None:
+        """Take how a split compares with the run's start."""
+        with self._lock:
+            self._held_out.compare(printable(split), {printable(name): p for name, p in found.items()})
+
+    def alarm(self, split: str, found: Sequence[str]) -> None:
+        """Take what is wrong by the newest measurement of a split."""
+        with self._lock:
+            self._alarms[split] = [printable(text) for text in found]
 
     def rollout(self, question: str, answer: str, reward: float | None) -> None:
         """Take an answer to show."""
@@ -164,7 +176,7 @@ class Board:
     def _lines(self, width: int, room: int | None) -> list[Text]:
         metrics, answer = self._metrics(width), self._answer()
         whole = self._held_out.table(width)
-        waiting = self._wait()
+        waiting = [*(Text(text, "bold red") for found in self._alarms.values() for text in found), *self._wait()]
         wanted = {"table": len(whole), "metrics": len(metrics), "answer": len(answer)}
         wanted["gap"] = sum(1 for name in ("table", "metrics", "answer") if wanted[name])
         given = wanted if room is None else _shared(wanted, room - 2 - len(waiting), base=self._rows())

@@ -7,7 +7,7 @@ import atexit
 import math
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TextIO, final
@@ -80,6 +80,13 @@ class PlainDisplay(Display):
             count = f"n {part.count}" if part.count is not None else ""
             value = f"{name:<{name_width}}  {shown_number(part.value):>8}"
             self._say(_plain(f"  {value}  {part.interval:<20}  {gold:<13}  {count}"))
+
+    def changed(self, split: str, found: Mapping[str, float]) -> None:
+        """One line: what differs from the start on the same items."""
+        split = printable(split)
+        self._held_out.compare(split, {printable(name): p for name, p in found.items()})
+        changes = ", ".join(self._held_out.changes(split))
+        self._say(_plain(f"  since the start, on the same items: {changes or 'no difference shown'}"))
 
     def rollout(self, question: str, answer: str, reward: float | None) -> None:
         score = f"  (reward {_ascii(reward)})" if reward is not None else ""
@@ -213,6 +220,15 @@ class RichDisplay(Display):
 
     def message(self, text: str) -> None:
         self._print(Text(printable(text)))
+
+    def changed(self, split: str, found: Mapping[str, float]) -> None:
+        self.board.changed(split, found)
+
+    def alarm(self, split: str, found: Sequence[str]) -> None:
+        """Leave it standing on the board, and above it where it scrolls away, as long as the split is so."""
+        self.board.alarm(split, found)
+        for text in found:
+            self.message(text)
 
     def progress(self, what: str, done: int, total: int) -> None:
         self.board.progress(what, done, total)

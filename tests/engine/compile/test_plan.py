@@ -88,7 +88,8 @@ def test_nothing_is_left_for_a_default_later(tmp_path: Path) -> None:
     assert loss == {"clip": 0.2, "ratio": "token", "surrogate": "clipped", "dual_clip": None, "kl": pull}
     gate = stage.stage.objective.gate if stage.stage.objective is not None else None
     assert gate is not None
-    assert set(gate.params) == {"ceiling", "threshold", "slope", "max_variance", "ema"}
+    options = {"ceiling", "threshold", "slope", "max_variance", "ema", "subtract_noise", "zero_variance", "per_prompt"}
+    assert set(gate.params) == options
     assert stage.stage.rewards["exact"].params == {"misbehave": ""}
 
 

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -27,7 +28,7 @@ def pools() -> Iterator[list[RewardPool]]:
         pool.close()
 
 
-def says(correction: Correction | None, answers: dict[str, Scored], **section: object) -> LiveReward:
+def says(correction: Correction | None, answers: dict[str, Scored], **section: Any) -> LiveReward:
     return replace(live(reward=Scripted(Params(), answers), **section), correction=correction)
 
 

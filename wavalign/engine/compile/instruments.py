@@ -18,8 +18,7 @@ HINT = (
 def shared_instruments(plan: StagePlan, registry: Registry) -> Iterator[Warned]:
     """A warning for every metric of a stage that measures with what a reward of it measures with."""
     stage = plan.stage
-    learned = any("advantages" in term.needs and term.lives for term in plan.terms)
-    asked = stage.rewards if learned else {name: stage.rewards[name] for name in stage.choosing}
+    asked = stage.rewards if _learns(plan) else {name: stage.rewards[name] for name in stage.choosing}
     used = {name: _instrument("reward", each, registry) for name, each in asked.items()}
     for name, metric in stage.evaluation.metrics.items():
         instrument = _instrument("metric", metric, registry)
@@ -28,6 +27,19 @@ def shared_instruments(plan: StagePlan, registry: Registry) -> Iterator[Warned]:
             listed = ", ".join(f"`{reward}`" for reward in rewards)
             message = f"metric `{name}` measures with the instrument of reward {listed}: {instrument}"
             yield Warned(path=f"evaluation.metrics.{name}", message=message, hint=HINT)
+
+
+def independent_metrics(plan: StagePlan, registry: Registry) -> list[str]:
+    """The metrics of a stage that learns from rewards which measure with no reward's instrument; else none."""
+    if not _learns(plan):
+        return []
+    used = {_instrument("reward", each, registry) for each in plan.stage.rewards.values()}
+    measured = {name: _instrument("metric", each, registry) for name, each in plan.stage.evaluation.metrics.items()}
+    return [name for name, instrument in measured.items() if not instrument or instrument not in used]
+
+
+def _learns(plan: StagePlan) -> bool:
+    return any("advantages" in term.needs and term.lives for term in plan.terms)
 
 
 def _instrument(kind: str, component: Component, registry: Registry) -> str:

@@ -158,6 +158,7 @@ def _measurement(found: object, groups: int) -> Measurement:
     want(found.unit, str, f"the unit of {found.name}")
     if found.better not in ("more", "less"):
         raise Broken(f"says that {shown(found.better)} of {found.name} is better; it is more or less")
+    want(found.quality, bool, f"`quality` of {found.name}")
     want(found.says, str, f"what {found.name} says")
     want(found.details, Mapping, f"the details of {found.name}")
     want(found.points, Mapping, f"the points of {found.name}")

@@ -1,6 +1,6 @@
 """Training as it went: some groups of answers at several steps with their rewards, and what should worry a reader."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import final
 
@@ -15,6 +15,8 @@ from wavalign.engine.report.suspicion import suspicions
 
 MOST_STEPS, MOST_GROUPS = 4, 2
 """Steps shown, and groups of each."""
+DRIFT = "drift/"
+"""Begins the keys that the drift alarm logs."""
 OFTEN = 0.5
 """Share of steps or answers from which a nuisance is said."""
 
@@ -92,6 +94,7 @@ def worries(run: RunData, found: Sequence[Row]) -> list[str]:
             f"At the end {sum(late) / len(late):.0%} of the training answers were cut off at the token limit: their "
             "rewards are those of unfinished answers."
         )
+    said += _drifted(run)
     said += preference_worries(run)
     for row in found:
         if row.gold_fails and not row.is_part:
@@ -103,6 +106,20 @@ def worries(run: RunData, found: Sequence[Row]) -> list[str]:
             when = " and ".join(word for word, there in zip(("before", "after"), row.unmeasured, strict=True) if there)
             said.append(f"{row.name} on {row.split} could be measured on no item {when} training.")
     return said
+
+
+def _drifted(run: RunData) -> Iterator[str]:
+    """Values that got worse while the reward rose, as the run noticed it, each where it was noticed last."""
+    last = {(line.split, key): line for line in run.lines for key in line.values if key.startswith(DRIFT)}
+    for (split, key), line in last.items():
+        name, change = key.removeprefix(DRIFT), line.values[key]
+        newest = max(each.step for each in run.lines if each.split == split and each.stage == line.stage)
+        when = f"at step {line.step:,}" + ("" if line.step == newest else "; later measurements did not show it")
+        yield (
+            f"Drift: the training reward rose while {name} on {split}, which has another instrument than the rewards, "
+            f"got worse on the same items by {abs(change):.3g} ({when}). The policy may be gaming the reward: listen "
+            "to the samples before you believe it."
+        )
 
 
 def _step(time: tuple[str, int], samples: Sequence[Sample], box: SoundBox) -> StepView:

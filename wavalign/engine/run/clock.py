@@ -4,6 +4,7 @@ import math
 from functools import partial
 from typing import final
 
+from wavalign.engine.compile.instruments import independent_metrics
 from wavalign.engine.run.builder import Builder
 from wavalign.engine.run.checkpointing import RunCheckpoints
 from wavalign.engine.run.measuring import Measuring
@@ -35,7 +36,7 @@ class StepClock:
     def begin(self, live: LiveStage) -> int:
         """Give the steps that the stage has seen, those of its checkpoint where the run goes on from one of it."""
         stage, checkpoint = live.plan, self.resumed
-        self.measuring.begin(live, held_out(self.builder, live))
+        self.measuring.begin(live, held_out(self.builder, live), independent_metrics(stage, self.builder.registry))
         self.checkpoints.begin(stage)
         if checkpoint is None or checkpoint.step < stage.first_step or checkpoint.meta["stage"] != stage.name:
             return 0
@@ -116,6 +117,7 @@ class StepClock:
                     advantages=result.advantages,
                 )
             )
+        self.measuring.learned(number, result.metrics)
         self.observer.step(result.metrics, step)
         for note in result.notes:
             self.observer.message(f"step {step}: {note}")

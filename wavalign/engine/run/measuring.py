@@ -1,12 +1,15 @@
 """When a stage is measured, how its ranks come together for it, and where what was found is written."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, final
 
 from wavalign.engine.compile.plan import StagePlan
+from wavalign.engine.report.drift import Drift
+from wavalign.engine.report.training import DRIFT
 from wavalign.engine.run.checkpointing import RunCheckpoints
+from wavalign.engine.run.drifting import DriftWatch, SinceStart
 from wavalign.engine.run.evaluation import Measurer, SplitResult
 from wavalign.engine.run.observers import Observer
 from wavalign.engine.run.rollout_log import RecordMaker, evaluation_line
@@ -90,11 +93,19 @@ class Measuring:
         self.together = False
         """Whether every rank meets the error that ends the run."""
         self._evaluator: Measurer | None = None
+        self._drift: DriftWatch | None = None
+        self._since: SinceStart | None = None
 
-    def begin(self, live: LiveStage, evaluator: Measurer) -> None:
-        """A stage begins; `evaluator` is freed with it."""
+    def begin(self, live: LiveStage, evaluator: Measurer, independent: Collection[str] = ()) -> None:
+        """A stage begins; `evaluator` is freed with it. `independent` metrics have another instrument than rewards."""
         self._evaluator = evaluator
+        self._drift = DriftWatch(live.plan, independent, self.folder) if self.world.is_first else None
         live.closing.append(evaluator.close)
+
+    def learned(self, step: int, values: Mapping[str, float]) -> None:
+        """Take a training step's metrics."""
+        if self._drift is not None:
+            self._drift.step(step, values)
 
     def between(self, live: LiveStage, step: int) -> None:
         """Measure where `evaluation.every` says so; the start and the end have their own word."""
@@ -143,14 +154,30 @@ class Measuring:
         when = "start" if step == 0 else "end" if step == stage.steps else "middle"
         seen = (self.observer.progress, self.observer.waiting)
         for result in subject.evaluator.run(subject.policy, *seen, ranks=ranks):
-            self._log(stage.name, number, result)
+            since = self._start()  # before the files hold this measurement, too
+            found = self._drift.see(result, number) if self._drift is not None else []
+            self._log(stage.name, number, result, found)
             self.observer.evaluation(result.label, result.values, when)
+            if (changed := since.see(result, stage.name, number)) is not None:
+                self.observer.changed(result.label, changed)
+            self.observer.alarm(result.label, [str(each) for each in found])
             measured[result.split] = result.values
         return measured
 
-    def _log(self, stage: str, step: int, result: SplitResult) -> None:
+    def _start(self) -> SinceStart:
+        """What the run's measurements are held against; made when the log is open."""
+        if self._since is None:
+            self._since = SinceStart(self.checkpoints.plan, self.folder)
+        return self._since
+
+    def _log(self, stage: str, step: int, result: SplitResult, found: Sequence[Drift]) -> None:
         split = result.label
-        self.log.metrics(result.values, stage=stage, step=step, split=split)
+        changes = {f"{DRIFT}{each.name}": each.after - each.before for each in found}
+        self.log.metrics({**result.values, **changes}, stage=stage, step=step, split=split)
         self.log.outcomes(evaluation_line(item, stage=stage, step=step, split=split) for item in result.items)
+        self.log.outcomes(
+            {"stage": stage, "step": step, "split": split, "item": place, "dialogue": name, "values": dict(values)}
+            for place, (name, values) in enumerate(result.pairs)
+        )
         self.log.rollouts(self.records.sample(item, stage=stage, step=step, split=split) for item in result.samples)
         self.folder.add_measures(result.measures)

@@ -6,7 +6,7 @@ time, also before `start`. An observer never stops a run: what it cannot show it
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self, final
@@ -54,6 +54,16 @@ class Observer(ABC):
     @abstractmethod
     def message(self, text: str) -> None:
         """Something is worth one line, e.g. a tracker was switched off."""
+
+    def changed(self, split: str, found: Mapping[str, float]) -> None:
+        """How the split that was just measured compares with the run's start on the same items: by value the p that
+        nothing has changed, corrected for looking at all of them."""
+        return
+
+    def alarm(self, split: str, found: Sequence[str]) -> None:
+        """What is wrong by the newest measurement of a split, a sentence each; empty where nothing is any more."""
+        for text in found:
+            self.message(text)
 
     @abstractmethod
     def progress(self, what: str, done: int, total: int) -> None:

@@ -32,6 +32,9 @@ class Measurement:
     """Clouds in a plane by their names, each with a place for every group or None: a picture for the page."""
     better: Literal["more", "less"] = "more"
     """Whether more or less of it is better; of a share that is less, an item's 1 is what went wrong."""
+    quality: bool = True
+    """Whether answers are better by it, as `better` says: while the reward rises, a value that gets worse is an alarm.
+    False for what only describes them (how long, how varied, how far from where the run began)."""
     says: str = ""
     """The value in one sentence, for people; without one, the class's docstring is shown."""
 

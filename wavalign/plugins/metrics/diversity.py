@@ -6,6 +6,7 @@ Both fall when a policy collapses. Groups of one answer are left out: set `evalu
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import combinations
 from typing import final
 
@@ -38,10 +39,11 @@ class Diversity(Metric):
         return [[_distinct(group), _distance(group)] for group in groups]
 
     def conclude(self, groups: Sequence[RolloutGroup], observed: Sequence[Sequence[float | None]]) -> list[Measurement]:
-        return [
+        found = (
             share("distinct", [pair[0] for pair in observed], unit="of those drawn", says=_DISTINCT),
             share("code_distance", [pair[1] for pair in observed], unit="of the length", says=_DISTANCE),
-        ]
+        )
+        return [replace(each, quality=False) for each in found]
 
 
 def _distinct(group: RolloutGroup) -> float | None:

@@ -6,6 +6,7 @@ from the count.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import final
 
 from pydantic import Field
@@ -58,6 +59,6 @@ class DurationRatio(Metric):
         far = [None if ratio is None else not 1 / most <= ratio <= most for ratio in observed]
         says = f"The answer's sound is longer or shorter than the gold sound by more than a factor of {most:g}."
         return [
-            mean("duration_ratio", observed, "x", says=_RATIO),
+            replace(mean("duration_ratio", observed, "x", says=_RATIO), quality=False),
             proportion("duration_far", far, better="less", says=says),
         ]

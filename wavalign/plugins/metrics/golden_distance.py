@@ -76,7 +76,7 @@ class GoldenDistance(Metric):
         for place, hit in zip(kept, hits.tolist(), strict=True):
             items[place] = None if math.isnan(hit) else hit
         told = share("golden_distance", items, better="less", unit="told apart", says=_SHARE)
-        return [replace(told, points=_clouds(gold, sampled, kept, len(groups))), gap(gold, sampled)]
+        return [replace(told, points=_clouds(gold, sampled, kept, len(groups)), quality=False), gap(gold, sampled)]
 
 
 def gap(gold: Array, sampled: Array) -> Measurement:

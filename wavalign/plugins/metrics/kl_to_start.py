@@ -62,4 +62,6 @@ def _measured(name: str, sums: Sequence[tuple[float, int] | None]) -> Measuremen
     typical = sum(tokens) / len(tokens) if tokens else math.nan
     value = sum(nats) / sum(tokens) if tokens else math.nan
     items = tuple(None if pair is None else pair[0] / typical for pair in sums)
-    return Measurement(name, value, low, high, len(known), "nats a token", items=items, better="less", says=_SAYS)
+    return Measurement(
+        name, value, low, high, len(known), "nats a token", items=items, better="less", quality=False, says=_SAYS
+    )
