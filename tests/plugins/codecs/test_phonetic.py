@@ -36,10 +36,10 @@ def test_a_fit_is_that_of_its_seed_and_says_what_it_heard(tmp_path: Path) -> Non
     assert sound.sample_rate == 24_000 and sound.seconds == pytest.approx(clips[0].seconds, abs=0.076)
 
 
-def test_a_change_of_phone_costs_two_nats() -> None:
-    # One frame of b among a's: 1.5 nats better is not worth two changes, 5 nats are.
+def test_a_change_of_phone_costs_three_nats() -> None:
+    # One frame of b among a's: 1.5 nats better is not worth two changes, 9 nats are.
     weak = np.log(np.array([[0.7, 0.3]] * 2 + [[0.18, 0.82]] + [[0.7, 0.3]] * 2, np.float32))
-    strong = np.array([[0.0, -9.0]] * 2 + [[-5.0, 0.0]] + [[0.0, -9.0]] * 2, np.float32)
+    strong = np.array([[0.0, -9.0]] * 2 + [[-9.0, 0.0]] + [[0.0, -9.0]] * 2, np.float32)
     assert _smooth(weak).tolist() == [0, 0, 0, 0, 0]
     assert _smooth(strong).tolist() == [0, 0, 1, 0, 0]
 
@@ -49,7 +49,7 @@ def test_the_cheapest_path_is_that_of_a_search_over_all_paths() -> None:
 
     def worth(path: tuple[int, ...]) -> float:
         changes = sum(one != other for one, other in pairwise(path))
-        return float(sum(chances[i, each] for i, each in enumerate(path))) - 2.0 * changes
+        return float(sum(chances[i, each] for i, each in enumerate(path))) - 3.0 * changes
 
     best = max(product(range(3), repeat=6), key=worth)
     assert worth(tuple(_smooth(chances).tolist())) == pytest.approx(worth(best), abs=1e-5)

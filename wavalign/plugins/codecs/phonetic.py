@@ -33,7 +33,7 @@ class PhoneticParams(Params):
 
     checkpoint: RecipePath | None = None
     """The codec's safetensors file. Only a `fit_codec` stage, which writes one, goes without."""
-    num_content: int = Field(default=768, ge=1, le=1 << 16)
+    num_content: int = Field(default=1536, ge=1, le=1 << 16)
     """Content ids to fit; a checkpoint brings its own number."""
     num_prosody: int = Field(default=128, ge=1, le=1 << 16)
     """Prosody ids to fit; a checkpoint brings its own number."""

@@ -21,7 +21,7 @@ from wavalign.errors import CheckpointError, StorageError
 from wavalign.plugins.batch import Waveform
 from wavalign.plugins.speech.codebooks import k_means
 from wavalign.plugins.speech.codes import digest
-from wavalign.plugins.speech.neural_voice import VOICED, Array, Ids, neural_voice
+from wavalign.plugins.speech.neural_voice import PAD, VOICED, Array, Ids, neural_voice
 from wavalign.plugins.speech.phone_classifier import (
     HOP,
     SAMPLE_RATE,
@@ -34,9 +34,9 @@ from wavalign.plugins.speech.prosody import track
 from wavalign.storage.tensors import write_tensors
 
 _FORMAT = "wavalign-phonetic-1"
-_SWITCH = 2.0
+_SWITCH = 3.0
 """Nats that a change of phone costs while patterns are counted."""
-_PATH = 3.0
+_PATH = 8.0
 """Nats that the phones of the cheapest path are given in addition."""
 _PRIOR = 0.3
 """How much of a pattern's log frequency counts beside what is heard."""
@@ -101,7 +101,9 @@ class PhoneticBooks:
         centres = np.arange(len(content))
         semitones, above = (np.interp(place, centres, line) for line in (drawn[:, 0], drawn[:, 1] / _LEVEL_WEIGHT))
         levels = np.repeat(np.asarray(self.tables["levels"][numbers].numpy(), np.float32), 2)
-        own = neural_voice().timed(self.tables["phones"][numbers].numpy())
+        phones = self.tables["phones"][numbers].numpy()
+        phones[[0, -1]] = PAD  # without its two ends the voice goes on babbling
+        own = neural_voice().timed(phones)
         sounding = (own.level > 0.0) & (levels > 0.0)
         louder = float((levels + above - own.level)[sounding].mean()) if sounding.any() else 0.0
         pitch = np.where(own.pitch > VOICED, 100.0 * 2.0 ** (semitones / 12.0), 0.0).astype(np.float32)
