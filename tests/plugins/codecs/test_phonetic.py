@@ -11,7 +11,12 @@ from wavalign.plugins.batch import Waveform
 from wavalign.plugins.codecs.phonetic import PhoneticCodec, PhoneticParams
 from wavalign.plugins.speech.neural_voice import neural_voice
 from wavalign.plugins.speech.phonetic_books import _smooth
+from wavalign.plugins.speech.sounding import sounds
+from wavalign.plugins.speech.whisper import whisper
+from wavalign.plugins.speech.world.facts import answer_sentences
 from wavalign.plugins.speech.world.reading import training_texts
+from wavalign.plugins.speech.world.speakers import speakers
+from wavalign.plugins.speech.world.speaking import say
 
 pytest.importorskip("hibari", reason="the extra `natural` is not installed")
 
@@ -68,3 +73,16 @@ def test_another_file_is_no_codec(tmp_path: Path) -> None:
         PhoneticCodec(PhoneticParams(checkpoint=str(tmp_path / "c.safetensors")))
     with pytest.raises(CheckpointError, match="has no checkpoint"):
         PhoneticCodec(PhoneticParams())
+
+
+def test_whisper_understands_gold_answers_through_the_shipped_codec() -> None:
+    path = Path(__file__).parents[3] / "recipes/base/natural-world/codec.safetensors"
+    codec = PhoneticCodec(PhoneticParams(checkpoint=str(path)))
+    cast, right = speakers("natural"), 0
+    sentences = answer_sentences()[::10]
+    for index, text in enumerate(sentences):
+        spoken = say(text, cast.answer(index % 5, 7))
+        samples = soxr.resample(spoken.samples, spoken.sample_rate, 16_000)
+        back = codec.decode(codec.encode(Waveform(np.asarray(samples, np.float32), 16_000)))
+        right += sounds(whisper(2).recognize(back))[-1:] == sounds(text)[-1:]
+    assert len(sentences) == 8 and right >= 7
