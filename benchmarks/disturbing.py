@@ -22,6 +22,7 @@ SENTENCES = (
     "The opposite of hot is cold.",
 )
 VOICES = ("eSpeak", "neural")
+_PAUSE_SECONDS = 0.6
 _FRAME, _HOP = 512, 128
 """Samples of the spectrum by which time is stretched."""
 
@@ -58,11 +59,11 @@ def _clean(case: Case) -> Waveform:
     return spoken(case.voice, SENTENCES[case.sentence])
 
 
-def _noisy(decibels: float) -> Callable[[Case], Waveform]:
+def _noisy(decibels: float, change: Callable[[Array], Array] = np.asarray) -> Callable[[Case], Waveform]:
     """White noise so far under the speech."""
 
     def made(case: Case) -> Waveform:
-        samples = _clean(case).samples
+        samples = change(_clean(case).samples)
         noise = np.random.default_rng(case.sentence).standard_normal(len(samples))
         level = float(np.sqrt(np.mean(samples**2))) * 10 ** (-decibels / 20)
         return Waveform((samples + level * noise).astype(np.float32), RATE)
@@ -72,6 +73,16 @@ def _noisy(decibels: float) -> Callable[[Case], Waveform]:
 
 def _changed(change: Callable[[Array], Array]) -> Callable[[Case], Waveform]:
     return lambda case: Waveform(np.asarray(change(_clean(case).samples), dtype=np.float32), RATE)
+
+
+def _paused(samples: Array) -> Array:
+    """A pause where the sound is quietest near its middle."""
+    middle, reach, frame = len(samples) // 2, RATE // 4, RATE // 50
+    parts = samples[middle - reach : middle + reach]
+    loud = np.convolve(parts**2, np.ones(frame), mode="same")
+    place = middle - reach + int(loud.argmin())
+    pause = np.zeros(int(_PAUSE_SECONDS * RATE), np.float32)
+    return np.concatenate([samples[:place], pause, samples[place:]])
 
 
 def stretched(samples: Array, factor: float) -> Array:
@@ -114,7 +125,7 @@ def _white(case: Case) -> Waveform:
 
 def _hum(_: Case) -> Waveform:
     time = np.arange(2 * RATE) / RATE
-    tones = sum(np.sin(2 * np.pi * 120 * k * time) / k for k in range(1, 8))
+    tones = np.sum([np.sin(2 * np.pi * 120 * k * time) / k for k in range(1, 8)], axis=0)
     return Waveform((0.08 * tones).astype(np.float32), RATE)
 
 
@@ -128,6 +139,8 @@ CASES: Final[Mapping[str, Callable[[Case], Waveform]]] = {
     "1.5 times faster": _changed(lambda samples: stretched(samples, 1 / 1.5)),
     "4 semitones up": _changed(lambda samples: shifted(samples, 4.0)),
     "said three times": _changed(lambda samples: np.tile(samples, 3)),
+    "a pause of 0.6 s": _changed(_paused),
+    "the pause, noise at 20 dB": _noisy(20.0, _paused),
     "2 s of silence behind": _changed(lambda samples: np.pad(samples, (0, 2 * RATE))),
     "first half only": _changed(lambda samples: samples[: len(samples) // 2]),
     "backwards": _changed(lambda samples: samples[::-1].copy()),

@@ -72,7 +72,7 @@ def every_word(text: str) -> tuple[Weighted, ...]:
 
 def prosody(sound: Waveform, case: Case) -> Values:
     """Facets of prosody."""
-    return dict(facets(sound, SENTENCES[case.sentence]))
+    return {str(name): value for name, value in facets(sound, SENTENCES[case.sentence]).items()}
 
 
 JUDGES: Mapping[str, tuple[Judge, tuple[str, ...], int]] = {

@@ -44,3 +44,11 @@ def test_the_rest_is_what_it_is_called() -> None:
     assert not CASES["silence"](CASE).samples.any()
     assert len(CASES["2 s of silence behind"](CASE).samples) == len(clean) + 2 * RATE
     assert not np.array_equal(CASES["other words"](CASE).samples[:100], CASES["another speaker"](CASE).samples[:100])
+
+
+def test_the_pause_is_one_until_noise_fills_it() -> None:
+    clean, paused, filled = (
+        CASES[name](CASE) for name in ("as spoken", "a pause of 0.6 s", "the pause, noise at 20 dB")
+    )
+    assert paused.seconds == filled.seconds == pytest.approx(clean.seconds + 0.6)
+    assert facets(paused, "")["pauses"] > 0.15 and facets(filled, "")["pauses"] == 0.0

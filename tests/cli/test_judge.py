@@ -215,3 +215,34 @@ def test_a_run_learns_from_corrected_values(tmp_path: Path, capsys: pytest.Captu
     assert line["reward/exact"] == pytest.approx(4.5 if raw else wrong)
     steps = [json.loads(x) for x in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert all(wrong - 1e-9 <= x["reward"] <= 4.5 for x in steps if x["split"] == "train")
+
+
+PIECES = """
+from wavalign.plugins.api import Reward
+from wavalign.plugins.batch import Scored
+
+class Pieces(Reward):
+    type = "toy_pieces"
+    needs = frozenset({"text", "pieces"})
+    range = (1.0, 5.0)
+    def score(self, rollout, dialogue):
+        return Scored(1.0 + len(rollout.pieces))
+"""
+
+
+def test_a_reward_that_reads_tokens_is_given_those_of_the_recipes_model(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "pieces.py").write_text(PIECES)
+    answers = ("one", "it is", "it is two", "three plus one is")
+    rows = [{"question": "one plus two", "answer": answers[i % 4], "scores": 1 + i % 4 + 0.5} for i in range(24)]
+    path = tmp_path / "human.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    made = toy_recipe(tmp_path)
+    made["plugins"] = [*made["plugins"], str(tmp_path / "pieces.py")]
+    made["rewards"] = {"judge": {"type": "toy_pieces"}, "long": {"type": "overlong", "limit": 4, "buffer": 2}}
+    found = calibrated(capsys, str(write_recipe(tmp_path, made)), "--on", str(path))
+    assert found["statistics"]["pearson"]["value"] == pytest.approx(1.0)
+    assert found["affine"] == pytest.approx({"offset": -0.5, "slope": 1.0})
+    said = told(capsys, 6, str(tmp_path / "toy.yaml"), "--reward", "long", "--on", str(path), "--scale", "1", "5")
+    assert "counts the answer's tokens, and nobody sampled these answers" in said

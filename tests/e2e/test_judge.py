@@ -133,7 +133,7 @@ def test_a_budget_holds_over_resumes(tmp_path: Path) -> None:
             assert ended.code == 6, ended.output
             assert "budget of 20 requests of reward `judge` is used up" in ended.output
             assert "raise rewards.judge.budget.requests, then --resume --accept reward.judge" in ended.output
-            assert len(server.asked) == 20
+            assert 16 <= len(server.asked) <= 20, "four were under way at most, and may not have been sent any more"
         more = ("--resume", "--accept", "reward.judge", "--set", "rewards.judge.budget.requests=500")
         ended = here("run", made, *more)
         assert ended.code == 0, ended.output
@@ -165,7 +165,7 @@ def test_two_processes_share_limits_and_budget(tmp_path: Path) -> None:
         ends = joined(tmp_path / "budget", put("rewards", {"exact": judged}))
         assert [(end["type"], end["code"]) for end in ends] == [("RewardStopped", 6)] * 2
         assert all("budget of 24 requests" in end["message"] for end in ends)
-        assert len(server.asked) == 24
+        assert 16 <= len(server.asked) <= 24, "up to eight were under way when all ended"
         entries = lines(tmp_path / "budget" / "run" / "rewards" / "exact" / "ledger.jsonl")
         assert sum("request" in each for each in entries) == 24
         assert newest(tmp_path / "budget") != []

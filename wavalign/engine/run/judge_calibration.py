@@ -36,6 +36,7 @@ from wavalign.storage.cache import cache_folder
 TOGETHER = 256
 """Answers whose sounds are in memory at a time."""
 UNITS = ("words", "seconds")
+NO_TOKENS = "this reward counts the answer's tokens, and nobody sampled these answers: people cannot be its measure"
 Progress = Callable[[str, int, int], None]
 
 
@@ -91,7 +92,8 @@ def calibrate_reward(plan: Plan, asked: Calibrating, rated: Sequence[Rated], pro
     if not len(there):
         first = next(iter(replies.reasons), "no reason was given")
         message = f"reward `{asked.reward}` gave no value for any of {len(rated)} answers (first: {first})"
-        raise RewardBudgetError(message, hint="mend the reward, or what its rows hold, and calibrate again")
+        mend = "mend the reward, or what its rows hold, and calibrate again"
+        raise RewardBudgetError(message, hint=NO_TOKENS if "meta tensor" in first else mend)
     known = [rated[place] for place in there.tolist()]
     span = (low, high) if math.isfinite(high - low) else None
     judged = _table(known, table[:, there], places[:, there], span, scale)

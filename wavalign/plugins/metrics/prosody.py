@@ -80,7 +80,8 @@ class Prosody(Metric):
         measured = []
         for facet in self.params.facets:
             values = [said.get(facet) for said, _ in observed]
-            measured.append(mean(f"prosody_{facet}", values, UNITS[facet], says=_SAYS[facet]))
+            described = mean(f"prosody_{facet}", values, UNITS[facet], says=_SAYS[facet])
+            measured.append(replace(described, quality=False))
         if self.params.like is not None:
             measured += [self._off(facet, observed) for facet in self.params.facets]
         return measured
