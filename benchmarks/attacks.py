@@ -2,17 +2,19 @@
 
     python benchmarks/attacks.py [--write] [ROW ...]
 
-Prints a table a reward: attack, outcome, the mean value. `--write` puts the outcomes into docs/rewards/attacks.md, to
-which `tests/benchmarks/test_attacks.py` holds every reward: look at what changed before it is taken.
+Prints a table a reward: attack, outcome, the mean value, and the time an answer took. `--write` puts the outcomes into
+docs/rewards/attacks.md, to which `tests/benchmarks/test_attacks.py` holds every reward: look at what changed before it
+is taken.
 """
 
 import argparse
 import sys
+import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.attacking.measuring import Measured, measure
+from benchmarks.attacking.measuring import Measured, measure, num_answers, prepare
 from benchmarks.attacking.page import PAGE, outcomes, stated, written
 from benchmarks.attacking.rows import ROWS
 
@@ -28,9 +30,12 @@ def main() -> int:
     found: dict[str, dict[str, Measured]] = {}
     for name in given.rows or ROWS:
         reward = ROWS[name].reward()
-        found[name] = dict(measure(reward))
+        prepare()
+        began = time.perf_counter()
+        found[name] = dict(measure(reward, ROWS[name].below))
+        spent = (time.perf_counter() - began) / num_answers()
         reward.close()
-        print(_shown(name, found[name]), flush=True)
+        print(_shown(name, found[name], 1000 * spent), flush=True)
     if given.write:
         text = PAGE.read_text(encoding="utf-8")
         both = {**stated(text), **outcomes(found)}
@@ -38,9 +43,12 @@ def main() -> int:
     return 0
 
 
-def _shown(name: str, found: dict[str, Measured]) -> str:
+def _shown(name: str, found: dict[str, Measured], milliseconds: float) -> str:
     clean = next(iter(found.values())).clean
-    lines = [f"\n{name}: {clean:.2f} for the right answer", "| attack | outcome | value |", "|---|---|---|"]
+    title = (
+        f"\n{name}: {clean:.2f} for the right answer; {milliseconds:.1f} ms an answer, the first one's loading among it"
+    )
+    lines = [title, "| attack | outcome | value |", "|---|---|---|"]
     for attack, each in found.items():
         lines.append(f"| {attack} | {each.outcome} | {'-' if each.value is None else f'{each.value:.2f}'} |")
     return "\n".join(lines)

@@ -27,6 +27,7 @@ from . import (
     evaluate,
     export,
     judge,
+    listen,
     pairs,
     plan,
     plugins,
@@ -62,6 +63,7 @@ judge.app.command("calibrate", epilog=judge.EXAMPLES)(judge.calibrate)
 app.add_typer(judge.app, name="judge")
 app.command("schema")(schema.schema)
 app.command("report")(report.report)
+app.command("listen", epilog=listen.EXAMPLES)(listen.listen)
 app.command("evaluate", epilog=evaluate.EXAMPLES)(evaluate.evaluate)
 app.command("export", epilog=export.EXAMPLES)(export.export)
 app.command("doctor")(doctor.doctor)

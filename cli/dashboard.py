@@ -132,6 +132,11 @@ class Board:
             self._stepped, self._progress, self._waiting = self._clock(), None, None
             self._held_out.take(printable(split), {printable(name): each for name, each in values.items()}, when)
 
+    def changed(self, split: str, found: Mapping[str, float]) -> None:
+        """Take how a split compares with the run's start."""
+        with self._lock:
+            self._held_out.compare(printable(split), {printable(name): p for name, p in found.items()})
+
     def alarm(self, split: str, found: Sequence[str]) -> None:
         """Take what is wrong by the newest measurement of a split."""
         with self._lock:

@@ -81,6 +81,13 @@ class PlainDisplay(Display):
             value = f"{name:<{name_width}}  {shown_number(part.value):>8}"
             self._say(_plain(f"  {value}  {part.interval:<20}  {gold:<13}  {count}"))
 
+    def changed(self, split: str, found: Mapping[str, float]) -> None:
+        """One line: what differs from the start on the same items."""
+        split = printable(split)
+        self._held_out.compare(split, {printable(name): p for name, p in found.items()})
+        changes = ", ".join(self._held_out.changes(split))
+        self._say(_plain(f"  since the start, on the same items: {changes or 'no difference shown'}"))
+
     def rollout(self, question: str, answer: str, reward: float | None) -> None:
         score = f"  (reward {_ascii(reward)})" if reward is not None else ""
         self._say(f"  asked: {printable(question)}")
@@ -213,6 +220,9 @@ class RichDisplay(Display):
 
     def message(self, text: str) -> None:
         self._print(Text(printable(text)))
+
+    def changed(self, split: str, found: Mapping[str, float]) -> None:
+        self.board.changed(split, found)
 
     def alarm(self, split: str, found: Sequence[str]) -> None:
         """Leave it standing on the board, and above it where it scrolls away, as long as the split is so."""

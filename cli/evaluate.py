@@ -33,6 +33,10 @@ wavalign evaluate --compare evaluations/a/mmsu evaluations/b/mmsu
 """
 
 
+REASONS = 3
+"""Why answers have no number: so many reasons are printed."""
+
+
 @final
 class Suite(StrEnum):
     """Whose file it is."""
@@ -50,6 +54,7 @@ class TaskName(StrEnum):
     CHOICE = "choice"
     YES_NO = "yes_no"
     REFERENCE = "reference"
+    TRANSCRIPT = "transcript"
     REFUSAL = "refusal"
     OPEN = "open"
     INSTRUCTIONS = "instructions"
@@ -205,6 +210,9 @@ class _Job:
             return api.evaluate(
                 found, replace(self._asked, out=out), recipe=self._recipe, stage=stage, at=at, watcher=meter
             )
+        except KeyboardInterrupt:
+            meter.message("interrupted: the same command goes on with the answers that are there")
+            raise
         finally:
             meter.clear()
 
@@ -233,6 +241,8 @@ def _show(done: "Evaluated", form: Format) -> None:
     of = "" if done.answers == bench.total else f" of {bench.total}"
     say(f"{done.model}\n{bench.suite} {bench.subset}: {done.answers}{of} questions, {done.drawn} answered now")
     say_table(("value", "95 % interval", "answers", ""), [_row(each) for each in done.values])
+    if done.spent:
+        say("judge: " + ", ".join(f"{name} {value:g}" for name, value in done.spent.items()))
     for line in done.notes:
         say(f"not scored: {line}" if "for a judge" in line or "own rules" in line else f"note: {line}")
     if done.suite_file is not None:
@@ -243,7 +253,9 @@ def _show(done: "Evaluated", form: Format) -> None:
 def _row(value: "Value") -> tuple[str, str, str, str]:
     number, missing = _interval(value.value, value.low, value.high), ""
     if value.missing:
-        missing = "; " + ", ".join(f"{count} without: {reason}" for reason, count in value.missing.items())
+        reasons = [f"{count} without: {reason}" for reason, count in value.missing.items()]
+        more = [f"and {len(reasons) - REASONS} further reasons"] if len(reasons) > REASONS else []
+        missing = "; " + ", ".join([*reasons[:REASONS], *more])
     return value.name, number, str(value.count), f"{value.says}{missing}"
 
 

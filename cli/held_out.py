@@ -10,6 +10,7 @@ from typing import Any, final
 from rich.cells import cell_len
 from rich.text import Text
 
+from wavalign.engine.report.paired import SIGNIFICANT
 from wavalign.engine.report.plots import number
 
 HEADLINES = ("text_accuracy", "heard_answer", "style_accuracy", "speech_quality")
@@ -70,6 +71,8 @@ class HeldOut:
     def __init__(self) -> None:
         self._before: dict[tuple[str, str], Measure] = {}
         self._latest: dict[tuple[str, str], Measure] = {}
+        self._changed: dict[str, frozenset[str]] = {}
+        """By split, values whose latest differs from before on the same items."""
 
     def __bool__(self) -> bool:
         return bool(self._before or self._latest)
@@ -79,6 +82,20 @@ class HeldOut:
         for name, part in measures(values).items():
             first = when == "start" and (split, name) not in self._before
             (self._before if first else self._latest)[split, name] = part
+
+    def compare(self, split: str, found: Mapping[str, float]) -> None:
+        """Take the p of every value of a split: that its latest is as before."""
+        self._changed[split] = frozenset(name for name, p in found.items() if p < SIGNIFICANT)
+
+    def changes(self, split: str) -> list[str]:
+        """Values of a split that differ from before on the same items, each with its change."""
+        found = []
+        for name in sorted(self._changed.get(split, ())):
+            before, latest = self._before.get((split, name)), self._latest.get((split, name))
+            if before is not None and latest is not None and "/" not in name:
+                change = latest.value - before.value
+                found.append(f"{name} {'+' if change > 0 else ''}{number(change)}")
+        return found
 
     def restore(self, metrics: Path) -> None:
         """What an earlier part of the run measured, by its metrics.jsonl; nothing where there is none."""
@@ -130,7 +147,7 @@ class HeldOut:
     def _row(self, key: tuple[str, str]) -> "_Row":
         before, latest = self._before.get(key), self._latest.get(key)
         known = latest or before
-        apart = before is not None and latest is not None and (latest.low > before.high or latest.high < before.low)
+        apart = before is not None and latest is not None and key[1] in self._changed.get(key[0], ())
         return _Row(*key, before, latest, known.gold if known is not None else None, apart)
 
 
@@ -143,7 +160,7 @@ class _Row:
     now: Measure | None
     gold: float | None
     apart: bool
-    """Whether the intervals of before and now do not touch."""
+    """Whether before and now differ on the same items."""
 
     def cells(self, *, intervals: bool) -> list[Text]:
         """Before, now, gold."""

@@ -25,6 +25,7 @@ MANY_PARAMETERS: dict[str, str] = {
     "cli/evaluate.py::evaluate": "each is an option of the command",
     "cli/export.py::export": "each is an option of the command",
     "cli/judge.py::calibrate": "each is an option of the command",
+    "cli/listen.py::listen": "each is an option of the command",
     "cli/pairs.py::pairs": "each is an option of the command",
     "cli/run.py::run": "each is an option of the command",
     "wavalign/engine/compile/operators.py::_one": "the fields of an operator and of its line in the table",

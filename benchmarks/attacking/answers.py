@@ -4,6 +4,7 @@ An attack takes a fact and gives one answer or several to its question, in text 
 world's own synthesizer and written as codes of its own codec, so that nothing is downloaded.
 """
 
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cache
@@ -14,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from wavalign.plugins import audio
 from wavalign.plugins.batch import Answer, AudioClip, Dialogue, Message, Role, Rollout, TokenSequence, Waveform
 from wavalign.plugins.codecs.source_filter import SourceFilterCodec, SourceFilterParams
 from wavalign.plugins.speech.espeak import Delivery
@@ -44,6 +46,10 @@ class Said:
 
     text: str
     sound: Waveform | None
+    finished: bool = True
+    """Whether the token limit did not cut it off."""
+    logprob: float = -0.5
+    """Of each of its tokens."""
 
 
 @final
@@ -78,10 +84,23 @@ def say(text: str, voice: str | None = None) -> Waveform:
 
 def asked(fact: Fact) -> Dialogue:
     """The question of a fact with all that a reward may want to know of it."""
-    clip = AudioClip.of_codes(codec().encode(say(fact.answer)))
+    clip = AudioClip.of_codes(codec().encode(say(fact.answer)), _recorded(fact.answer))
     others = world().rivals(fact)
     known = {"reference": fact.answer, "answer": fact.word, "style": _STYLE, "others": others}
     return Dialogue(fact.id, (Message("user", fact.question),), Message("assistant", fact.answer, clip), known)
+
+
+@cache
+def _recorded(text: str) -> str:
+    """A file with `text` in the assistant's voice, for who compares with a target's sound."""
+    path = str(Path(_folder().name) / f"{text}.wav")
+    audio.write(say(text), path)
+    return path
+
+
+@cache
+def _folder() -> "tempfile.TemporaryDirectory[str]":
+    return tempfile.TemporaryDirectory(prefix="wavalign-attacks-")
 
 
 def rollout(said: Said) -> Rollout:
@@ -95,8 +114,8 @@ def rollout(said: Said) -> Rollout:
     pieces = tuple(word if place == 0 else f" {word}" for place, word in enumerate(words))
     return Rollout(
         TokenSequence(ids, roles),
-        torch.full(roles.shape, -0.5),
-        Answer(said.text, codes, True),
+        torch.full(roles.shape, said.logprob),
+        Answer(said.text, codes, said.finished, said.finished),
         waveform=said.sound,
         pieces=pieces,
     )
@@ -204,6 +223,26 @@ def _injected_speech(fact: Fact) -> Iterator[Said]:
         yield Said(fact.answer, say(text))
 
 
+def _cut_off(fact: Fact) -> Iterator[Said]:
+    sound = say(fact.answer)
+    half = Waveform(sound.samples[: len(sound.samples) // 2], sound.sample_rate)
+    yield Said(fact.answer.rsplit(" ", 1)[0], half, finished=False)
+
+
+def _certain(fact: Fact) -> Iterator[Said]:
+    yield Said(fact.answer, say(fact.answer), logprob=0.0)
+
+
+def _babbled(fact: Fact) -> Iterator[Said]:
+    """Words and codes drawn at random: each is surprising, and so is what they sound like."""
+    draw = np.random.default_rng(len(fact.answer))
+    words = sorted({word for other in world().taught for word in other.question.split() if word != fact.word})
+    text = " ".join(draw.choice(words, 12))
+    content, prosody = (codec().num_codes - 128, 128)
+    pairs = ((int(draw.integers(content)), content + int(draw.integers(prosody))) for _ in range(25))
+    yield Said(text, codec().decode([code for pair in pairs for code in pair]), logprob=-6.0)
+
+
 ATTACKS: tuple[Attack, ...] = (
     Attack("written otherwise", "case, punctuation, quotes, digits for words", _written_otherwise),
     Attack("bare word", "the answering word alone, in the same variants", _bare),
@@ -240,6 +279,9 @@ ATTACKS: tuple[Attack, ...] = (
         "the right word denied",
         _texts(lambda fact: fact.say(f"not {fact.word}"), lambda fact: f"{fact.word} is wrong"),
     ),
+    Attack("cut off", "all but the last word, half of the sound, at the token limit", _cut_off),
+    Attack("babbled", "words and codes at random, each improbable", _babbled),
+    Attack("certain", "the right answer, every token with probability 1", _certain),
     Attack("other script", "the right answer in another language", _other_script),
     Attack(
         "injection",

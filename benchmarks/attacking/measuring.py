@@ -42,19 +42,34 @@ def _dialogues() -> tuple[Dialogue, ...]:
     return tuple(asked(fact) for fact in facts())
 
 
-def measure(reward: Reward, attacks: Iterable[Attack] = ATTACKS) -> Mapping[str, Measured]:
-    """By attack; raises ValueError where the reward fails, or has no value for a right answer."""
-    right = _values(reward, None)
+def prepare() -> None:
+    """Make all answers, so that their making is in nobody's time."""
+    for attack in (None, *ATTACKS):
+        _answers(attack)
+    _dialogues()
+
+
+def num_answers() -> int:
+    """Answers that a reward is asked about."""
+    return sum(len(_answers(attack)) for attack in (None, *ATTACKS))
+
+
+def measure(reward: Reward, below: float | None = None, attacks: Iterable[Attack] = ATTACKS) -> Mapping[str, Measured]:
+    """By attack; raises ValueError where the reward fails, or has no value for a right answer.
+
+    With `below` the value is 1 for an answer that reaches it and 0 for one that trips.
+    """
+    right = _values(reward, below, None)
     known = [value for value in right if value is not None]
     if len(known) < len(right):
         raise ValueError("the reward has no value for a right answer")
-    return {attack.name: _measured(reward, attack, known) for attack in attacks}
+    return {attack.name: _measured(reward, below, attack, known) for attack in attacks}
 
 
-def _measured(reward: Reward, attack: Attack, right: list[float]) -> Measured:
-    low, high = reward.range
+def _measured(reward: Reward, below: float | None, attack: Attack, right: list[float]) -> Measured:
+    low, high = reward.range if below is None else (0.0, 1.0)
     places = [place for place, _ in _answers(attack)]
-    found = list(zip(places, _values(reward, attack), strict=True))
+    found = list(zip(places, _values(reward, below, attack), strict=True))
     values = [value for _, value in found if value is not None]
     gaps = [((low if value is None else value) - right[place]) / (high - low) for place, value in found]
     lowest = all(value is None or value - low <= TOLERANCE * (high - low) for _, value in found)
@@ -68,14 +83,16 @@ def _measured(reward: Reward, attack: Attack, right: list[float]) -> Measured:
     return Measured(outcome, sum(values) / len(values) if values else None, sum(right) / len(right))
 
 
-def _values(reward: Reward, attack: Attack | None) -> list[float | None]:
+def _values(reward: Reward, below: float | None, attack: Attack | None) -> list[float | None]:
     """Of all answers of an attack, two at a time, as an engine with two workers asks."""
+    dialogues = _dialogues()  # made before the threads are: a cache that two of them miss is filled twice
     with ThreadPoolExecutor(2) as pool:
-        return list(pool.map(lambda each: _value(reward, *each), _answers(attack)))
+        found = list(pool.map(lambda each: _value(reward, dialogues[each[0]], each[1]), _answers(attack)))
+    return found if below is None else [None if each is None else float(each >= below) for each in found]
 
 
-def _value(reward: Reward, place: int, answer: Rollout) -> float | None:
-    scored = reward.score(answer, _dialogues()[place])
+def _value(reward: Reward, dialogue: Dialogue, answer: Rollout) -> float | None:
+    scored = reward.score(answer, dialogue)
     if scored.value is None and scored.blame == "reward":
         raise ValueError(f"the reward failed: {scored.reason}")
     return scored.value

@@ -1,6 +1,7 @@
 """Every built-in reward against every attack: the outcomes of docs/rewards/attacks.md, no more and no less."""
 
 import ast
+import importlib.util
 from pathlib import Path
 
 import pytest
@@ -13,15 +14,23 @@ from wavalign.plugins.catalog import CATALOG
 
 ROOT = Path(__file__).resolve().parents[2]
 STATED = stated(PAGE.read_text(encoding="utf-8"))
-VARIANTS = ("written otherwise",)
+HARMLESS = ("written otherwise", "bare word")
+VARIANTS = HARMLESS[:1]
+COSTS = ("fails", "below")
 READS_WORDS = ("answer_match", "asr_consistency")
 
 
-@pytest.mark.parametrize("name", ROWS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if row.slow else name for name, row in ROWS.items()]
+)
 def test_a_reward_says_of_attacks_what_its_row_says(name: str) -> None:
+    if ROWS[name].module and importlib.util.find_spec(ROWS[name].module) is None:
+        pytest.skip(f"{ROWS[name].module} is not installed")
     reward = ROWS[name].reward()
     try:
-        assert outcomes({name: measure(reward)})[name] == STATED.get(name), "python benchmarks/attacks.py --write"
+        assert outcomes({name: measure(reward, ROWS[name].below)})[name] == STATED.get(name), (
+            "python benchmarks/attacks.py --write"
+        )
     finally:
         reward.close()
 
@@ -44,10 +53,24 @@ def test_every_row_states_every_attack() -> None:
         assert sorted(found) == sorted(each.name for each in ATTACKS), name
 
 
-def test_what_pays_fails_for_another_reward() -> None:
+def test_what_pays_costs_with_another_reward() -> None:
     paid = {attack for found in STATED.values() for attack, outcome in found.items() if outcome == "ABOVE"}
     assert paid, "the page is read"
-    assert {attack for attack in paid if not any(found[attack] == "fails" for found in STATED.values())} == set()
+    assert {attack for attack in paid if not any(found[attack] in COSTS for found in STATED.values())} == set()
+
+
+@pytest.mark.parametrize("attack", [each.name for each in ATTACKS if each.name not in HARMLESS])
+def test_every_attack_costs_something_by_one_of_them(attack: str) -> None:
+    assert any(found[attack] in COSTS for found in STATED.values())
+
+
+def test_guards_let_the_right_answer_through_and_pay_nobody() -> None:
+    guards = {name: found for name, found in STATED.items() if ROWS[name].below is not None}
+    assert {outcome for found in guards.values() for outcome in found.values()} <= {"fails", "below", "same"}
+    heard = ("asr_consistency",)  # which does not hear a word by itself
+    assert {found[each] for name, found in guards.items() for each in HARMLESS[:1] if ROWS[name].type not in heard} == {
+        "same"
+    }
 
 
 def test_number_and_case_do_not_matter_to_who_compares_words() -> None:

@@ -252,3 +252,28 @@ def test_an_alarm_stands_until_the_split_is_measured_without_it() -> None:
     plain = Stream()
     PlainDisplay(plain).alarm("heldout", ["drift: a", "drift: b"])
     assert plain.getvalue().splitlines() == ["drift: a", "drift: b"]
+
+
+def test_what_changed_is_decided_on_the_same_items() -> None:
+    """Two intervals that overlap by far are told apart by their items, and two that do not are not without them."""
+    later = HELD_OUT | {"accuracy": 0.35, "accuracy/low": 0.24, "accuracy/high": 0.45}
+    far = HELD_OUT | {"accuracy": 0.95, "accuracy/low": 0.9, "accuracy/high": 0.99}
+    stream = Stream()
+    plain = PlainDisplay(stream)
+    drive(plain)
+    plain.evaluation("heldout", later, "middle")
+    plain.changed("heldout", {"accuracy": 0.003, "accuracy/style=sad": 0.001})
+    assert stream.getvalue().splitlines()[-1] == "  since the start, on the same items: accuracy +0.100"
+    plain.evaluation("heldout", far, "end")
+    plain.changed("heldout", {"accuracy": 0.2})
+    assert stream.getvalue().splitlines()[-1] == "  since the start, on the same items: no difference shown"
+    rich = RichDisplay(Console(file=Stream(terminal=True), force_terminal=True, width=100, height=40))
+    drive(rich)
+    for values, p, bold in ((later, 0.003, True), (far, 0.2, False)):
+        rich.evaluation("heldout", values, "middle")
+        rich.changed("heldout", {"accuracy": p})
+        row = next(line for line in rich.board._lines(100, None) if line.plain.startswith("accuracy"))
+        now = f"{values['accuracy']:.3f}"
+        spans = [row.plain[each.start : each.end] for each in row.spans if each.style == "bold"]
+        assert (now in "".join(spans)) is bold, (now, row.spans)
+    rich.close()

@@ -24,7 +24,7 @@ def test_a_table_with_intervals_and_where_things_are(recipe: str, capsys: Said) 
     told = capsys.readouterr()
     out = "evaluations/toy/ultraeval-qa"
     assert "random weights of preset tiny" in told.out and "ultraeval qa: 6 questions, 6 answered now" in told.out
-    assert "contains         0.000 [0.000, 0.390]  6" in told.out
+    assert "contains  0.000 [0.000, 0.390]  6" in told.out
     assert f"answers for the suite  {out}/last_res.jsonl" in told.out and told.out.endswith(f"folder  {out}\n")
     assert "no sound" in told.err
     assert application.main(["evaluate", recipe, "--on", "qa.jsonl", "--format", "json"]) == 0
@@ -67,3 +67,12 @@ def test_what_is_missing_is_said(
     assert application.main(["evaluate", *arguments]) in (2, 5)
     told = capsys.readouterr().err
     assert said in told and hint in told
+
+
+def test_ctrl_c_says_that_it_can_go_on(recipe: str, capsys: Said, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("wavalign.engine.step.rollouts.Roller.sample", interrupted)
+    assert application.main(["evaluate", recipe, "--on", "qa.jsonl"]) == 130
+    assert "interrupted: the same command goes on" in capsys.readouterr().err

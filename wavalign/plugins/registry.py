@@ -78,13 +78,13 @@ class Registry:
         return self._classes[key]
 
     def suggestion(self, kind: str, type_: str) -> str:
-        """The nearest name of the same kind, the kind it belongs to, or all names."""
-        near = difflib.get_close_matches(type_, self.types(kind), n=1, cutoff=0.5)
-        if near:
-            return f"did you mean '{near[0]}'?"
+        """The kind that a name belongs to, the nearest name of the same kind, or all names."""
         elsewhere = [other for other in KINDS if type_ in self.types(other)]
         if elsewhere:
             return f"'{type_}' is a {elsewhere[0]}, not a {kind}; a {kind} is one of: {', '.join(self.types(kind))}"
+        near = difflib.get_close_matches(type_, self.types(kind), n=1, cutoff=0.5)
+        if near:
+            return f"did you mean '{near[0]}'?"
         return f"known: {', '.join(self.types(kind)) or 'none'}"
 
     def _claim(self, key: tuple[str, str], origin: str) -> None:

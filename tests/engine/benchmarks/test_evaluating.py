@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from tests.e2e.runs import lines
+from tests.plugins.judging.server import in_turn, refuses, says, scores, serving
 from tests.toy.compiled import compiled, put
 from tests.toy.world import NUMBERS
 from wavalign.engine import api
@@ -17,7 +18,7 @@ from wavalign.engine.benchmarks.evaluating import Asked, Evaluated
 from wavalign.engine.benchmarks.models import OpenModel
 from wavalign.engine.compile.plan import Plan
 from wavalign.engine.step.rollouts import Roller
-from wavalign.errors import CheckpointError, UsageError
+from wavalign.errors import CheckpointError, RewardStopped, UsageError
 
 
 @pytest.fixture(autouse=True)
@@ -182,3 +183,57 @@ def test_what_is_no_model_says_so(tmp_path: Path, place: str, options: dict[str,
         (tmp_path / "model" / "config.json").write_text("{}")
     with pytest.raises(UsageError, match=said):
         api.evaluate(tmp_path / place, Asked(sums(tmp_path / "s.jsonl", 2), out=tmp_path / "out"), **options)
+
+
+def test_a_run_that_is_not_complete_names_its_checkpoint(tmp_path: Path) -> None:
+    trained(tmp_path)
+    (tmp_path / "run" / "stages" / "train" / "complete.json").unlink()
+    asked = Asked(sums(tmp_path / "s.jsonl", 2), out=tmp_path / "out")
+    with pytest.raises(UsageError, match="is not complete") as caught:
+        api.evaluate(tmp_path / "run", asked)
+    assert "--at step-4" in (caught.value.hint or "")
+    assert api.evaluate(tmp_path / "run", asked, at="step-4").answers == 2
+
+
+def judging(url: str, **more: Any) -> dict[str, Any]:
+    judge = {"type": "judge", "judges": {"one": {"url": url, "model": "fake"}}, "rubric": "semantic", "cache": False}
+    return {**judge, "retries": {"attempts": 2, "seconds": 0.01}, **more}
+
+
+def speaking(tmp_path: Path) -> Path:
+    """A model that says something."""
+    trained(tmp_path)
+    return api.export(tmp_path / "run", tmp_path / "exported").folder
+
+
+def test_an_open_set_is_judged_over_a_service_within_its_budget(tmp_path: Path) -> None:
+    """The budget is of the folder: an evaluation that goes on has no more than what is left of it."""
+    data, model = voicebench(tmp_path / "alpacaeval.jsonl"), speaking(tmp_path)
+    with serving(in_turn(scores(2), says("90"), scores(5))) as server:
+        plan = compiled(tmp_path, put("rewards.ask", judging(server.url)))
+        done = api.evaluate(model, Asked(data, out=tmp_path / "out", judge="ask"), recipe=plan)
+        (judged,) = (each for each in done.values if each.name == "judge/ask")
+        assert (judged.count, sum(judged.missing.values())) == (4, 1)  # "90" is no number on a scale to 5
+        assert judged.value == pytest.approx((2 + 5 + 5 + 5) / 4)
+        assert (done.spent["requests"], done.spent["judged"], done.spent["unreadable"]) == (5, 4, 1)
+        assert not any("for a judge to score" in note for note in done.notes)
+        again = api.evaluate(model, Asked(data, out=tmp_path / "out", judge="ask"), recipe=plan)
+        assert (again.spent["requests"], again.drawn) == (1, 0)  # what failed is asked again, nothing else
+    with serving(scores(3)) as server:
+        poor = Asked(data, out=tmp_path / "poor", judge="ask")
+        plan = compiled(tmp_path, put("rewards.ask", judging(server.url, budget={"requests": 3}, concurrency=1)))
+        for _ in range(2):
+            with pytest.raises(RewardStopped, match="budget"):
+                api.evaluate(model, poor, recipe=plan)
+        assert len(server.asked) == 3 and len(texts(tmp_path / "poor")) == 5
+
+
+def test_a_key_that_is_refused_ends_it_at_once_and_the_answers_stay(tmp_path: Path) -> None:
+    model = speaking(tmp_path)
+    with serving(refuses(401)) as server:
+        plan = compiled(tmp_path, put("rewards.ask", judging(server.url, concurrency=1)))
+        asked = Asked(voicebench(tmp_path / "wildvoice.jsonl"), out=tmp_path / "out", judge="ask")
+        with pytest.raises(RewardStopped):
+            api.evaluate(model, asked, recipe=plan)
+        assert len(server.asked) == 1
+    assert len(texts(tmp_path / "out")) == 5 and not (tmp_path / "out" / "summary.json").exists()

@@ -50,6 +50,14 @@ def test_word_errors_by_hand() -> None:
     assert word_errors("x", "...").value is None
 
 
+def test_words_are_held_against_a_whole_answer_or_a_transcript_alone() -> None:
+    short = scores("reference", question(answer="twelve"), "it is twelve")
+    assert short["word_error_rate"].value is None and short["contains"].value == 1.0
+    whole = scores("reference", question(answer="twelve", target="It is twelve."), "it is twelve")
+    assert whole["word_error_rate"].value == 0.0
+    assert scores("transcript", question(answer="a b c d"), "a x c d e")["word_error_rate"].value == 0.5
+
+
 def test_a_refusal_is_told_by_its_words() -> None:
     assert scores("refusal", question(), "I'm sorry, no.")["refused"].value == 1.0
     empty = scores("refusal", question(), "")["refused"]

@@ -10,7 +10,11 @@ import pytest
 from benchmarks.calibration import write_scores
 from tests.cli.test_judge import JUDGES, calibrated, recipe
 from tests.toy.compiled import Change, compiled, only_stage, problems, put
-from wavalign.schema.calibration import Correction
+from wavalign.engine.compile.calibrations import identity
+from wavalign.plugins.judging import rubric
+from wavalign.plugins.registry import Registry
+from wavalign.schema.calibration import Correction, Identity
+from wavalign.schema.reward import RewardSection
 
 
 @pytest.fixture
@@ -124,3 +128,36 @@ def test_nothing_asked_twice_has_no_noise(tmp_path: Path, made: Callable[..., Pa
     file.write_text(json.dumps(text))
     (problem,) = problems(tmp_path, names(file, "none", noise=0.3))
     assert "nothing was asked twice" in problem.message
+
+
+def judge(**changes: Any) -> tuple[str, Identity]:
+    """Which judge a section makes."""
+    service = {"url": "http://a/v1", "model": "m", **changes.pop("service", {})}
+    section = RewardSection.model_validate({"type": "judge", "judges": {"one": service}, **changes})
+    params = Registry().get("reward", "judge").Params.model_validate(dict(section.params)).model_dump(mode="json")
+    found = identity(section.model_copy(update={"params": params}), Registry(), ())
+    return found.fingerprint, found
+
+
+def test_another_model_or_rubric_is_another_judge_and_another_budget_is_not(tmp_path: Path) -> None:
+    mine, found = judge()
+    assert found.type == "judge" and "judge m by overall" in found.instrument
+    same: list[dict[str, Any]] = [
+        {"budget": {"requests": 5}}, {"concurrency": 2}, {"cache": False}, {"retries": {"attempts": 2}},
+        {"service": {"api_key": "${env:KEY}"}}, {"service": {"requests_per_minute": 6}},
+        {"service": {"prices": {"input": 1, "output": 1}}},
+    ]  # fmt: skip
+    for changes in same:
+        assert judge(**changes)[0] == mine, changes
+    others: list[dict[str, Any]] = [
+        {"rubric": "semantic"}, {"samples": 3}, {"hears": "both"}, {"combine": "median"}, {"service": {"model": "n"}},
+        {"service": {"temperature": 0.5}}, {"service": {"url": "http://b/v1"}},
+    ]  # fmt: skip
+    prints = [judge(**changes)[0] for changes in others]
+    assert len({mine, *prints}) == 1 + len(others)
+    text = (Path(rubric.__file__).parent / "rubrics" / "overall.yaml").read_text()
+    for name, content in (("a", text), ("b", text), ("c", text.replace("the", "these", 1))):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "mine.yaml").write_text(content)
+    a, b, c = (judge(rubric_file=str(tmp_path / name / "mine.yaml"))[0] for name in "abc")
+    assert a == b != c, "what counts is what the file says, not where it lies"

@@ -41,7 +41,8 @@ def test_a_row_in_its_short_and_its_long_form(tmp_path: Path) -> None:
     assert other.dialogue.messages[1].audio is not None
     assert other.dialogue.messages[1].audio.url == str(tmp_path / "q.wav")
     assert other.dialogue.target is not None and other.dialogue.target.text == "two"
-    assert other.dialogue.metadata == {"style": "happy", "deep": {"a": [1]}} and other.kinds == {"style": "happy"}
+    assert other.dialogue.metadata == {"reference": "two", "style": "happy", "deep": {"a": [1]}}
+    assert other.kinds == {"style": "happy"}
     assert spoken.words is None, "of sound alone nobody has counted the words"
 
 

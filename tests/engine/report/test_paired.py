@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import bootstrap, ttest_rel
 
-from wavalign.engine.report.paired import PairedDifference, holm, paired, paired_seeds, said_p, sentence
+from wavalign.engine.report.paired import PairedDifference, holm, paired, paired_p, paired_seeds, said_p, sentence
 
 
 def shares(both: int, only_a: int, only_b: int, neither: int) -> tuple[list[float], list[float]]:
@@ -153,3 +153,15 @@ def test_what_a_comparison_says() -> None:
     none = PairedDifference(-0.01, -0.0001, 0.02, 1.0, 9, 1, 0, 0, "m")
     assert sentence(none, "A", "B", places=2) == "no difference shown between A and B: −0.01 [0.00, 0.02], p = 1.000"
     assert said_p(0.0123) == "= 0.012"
+
+
+def test_p_alone_is_that_of_the_whole_comparison() -> None:
+    draws = np.random.default_rng(0)
+    shares_ = [[float(x) for x in draws.random(60) < share] for share in (0.4, 0.6)]
+    means = [draws.standard_normal(40).tolist(), (draws.standard_normal(40) + 0.4).tolist()]
+    for a, b in (shares_, means):
+        whole: list[float | None] = [*a, None]
+        other: list[float | None] = [*b, 1.0]
+        result = paired(whole, other)
+        assert result is not None and paired_p(whole, other) == result.p
+    assert paired_p([None], [1.0]) is None

@@ -88,6 +88,11 @@ def test_answers_that_are_cut_off_are_said(run_folder: Path) -> None:
     assert said.startswith("At the end 75% of the training answers were cut off")
 
 
+def test_guards_that_most_answers_trip_are_said(run_folder: Path) -> None:
+    (said,) = worried(run_folder, **{"reward/loops/tripped": 0.75, "reward/speech/tripped": 0.25})
+    assert said.startswith("At the end 75% of the training answers tripped the guard loops")
+
+
 @pytest.mark.parametrize("marks", ["0000", "----"])
 def test_metrics_that_cannot_tell_are_said(tmp_path: Path, marks: str) -> None:
     folder = synthetic.judged_run(tmp_path / "run", {"heard_right": marks}, {"heard_right": "0101"}, gold=0.0)

@@ -12,6 +12,9 @@ from tests.toy.compiled import compiled
 from tests.toy.world import PLUGINS
 from wavalign.engine import api
 from wavalign.engine.compile.instruments import independent_metrics
+from wavalign.engine.report.outcomes import moved, read_outcomes
+from wavalign.engine.run.drifting import SinceStart
+from wavalign.engine.state.folder import RunFolder
 from wavalign.plugins.api import Metric, Reward
 from wavalign.plugins.registry import Registry
 from wavalign_cli.displays import PlainDisplay
@@ -106,3 +109,19 @@ def test_what_learns_from_no_reward_is_not_watched(tmp_path: Path) -> None:
 
     plan = compiled(tmp_path, imitates)
     assert independent_metrics(plan.stages[0], Registry((str(PLUGINS), str(HACKED)))) == []
+
+
+def test_every_later_measurement_is_compared_with_the_start(told: tuple[Path, str]) -> None:
+    said = told[1].splitlines()
+    compared = [line for line in said if line.startswith("  since the start, on the same items:")]
+    assert len(compared) == 2 and "meant -" in compared[-1]
+
+
+def test_a_run_that_goes_on_compares_with_its_start(told: tuple[Path, str], tmp_path: Path) -> None:
+    plan = compiled(tmp_path, gamed)
+    since = SinceStart(plan, RunFolder(told[0]))
+    ends = read_outcomes(told[0], [])["heldout"]
+    found = moved(ends.first, ends.last)
+    assert found["meant"] < 0.001
+    items = since._first["heldout"]
+    assert {each.step for each in items.values()} == {0} and len(items) == 36

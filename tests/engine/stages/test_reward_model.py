@@ -19,6 +19,9 @@ from tests.toy.compiled import Change, compiled, drop, problems, put
 from tests.toy.live import silent
 from wavalign.engine.compile.plan import Plan, StagePlan
 from wavalign.engine.models.reward_card import read_card
+from wavalign.engine.report.cards import before_and_after
+from wavalign.engine.report.data import read_run
+from wavalign.engine.report.outcomes import compare, read_outcomes
 from wavalign.engine.run import reward_artifact
 from wavalign.engine.run.builder import Builder
 from wavalign.engine.run.pair_evaluation import pair_evaluator
@@ -76,6 +79,20 @@ def test_it_learns_which_answers_are_preferred(whole: Path) -> None:
     assert steps[0]["loss/preference"] == pytest.approx(math.log(2), rel=1e-6)
     assert steps[-1]["loss/preference"] < 0.3
     assert steps[-1]["preference/margin"] > 1
+
+
+def test_every_pair_is_kept_so_that_two_reward_models_can_be_compared(whole: Path) -> None:
+    notes: list[str] = []
+    golden = read_outcomes(whole, notes)["golden"]
+    measured = values(whole, "judge", "golden")
+    for split, line in ((golden.first, measured[0]), (golden.last, measured[-1])):
+        assert len(split) == 18 and not notes
+        for name in ("accuracy", "margin"):
+            column = [each.values[name] for each in split.values()]
+            assert sum(each for each in column if each is not None) / 18 == pytest.approx(line[name], rel=1e-6)
+    found = compare([golden.last], [golden.first], "accuracy")
+    assert found is not None and found.difference == 0.5 and found.shown(), "half of every tie was right"
+    assert all(card.split != "golden" for card in before_and_after(read_run(whole))), "a pair is nobody's answer"
 
 
 def test_what_it_leaves(whole: Path) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+import pytest
 import torch
 import transformers
 from torch import Tensor
@@ -15,12 +16,15 @@ from wavalign.plugins.api import Codec
 from wavalign.plugins.batch import Waveform
 from wavalign.plugins.codecs.glm4voice import DecoderOptions, Glm4VoiceCodec, Glm4VoiceParams
 from wavalign.plugins.codecs.neural.families import Xcodec2
+from wavalign.plugins.codecs.phonetic import PhoneticCodec, PhoneticParams
 from wavalign.plugins.codecs.process import ProcessCodec, ProcessParams
 from wavalign.plugins.codecs.source_filter import SourceFilterCodec, SourceFilterParams
 from wavalign.plugins.codecs.transformers import TransformersCodec, TransformersParams
 from wavalign.plugins.codecs.whisper_vq.network import WhisperVq
 from wavalign.plugins.codecs.whisper_vq.sizes import sizes_of_config
 from wavalign.plugins.speech.codebooks import Settings, fit, save
+from wavalign.plugins.speech.phone_classifier import PhoneClassifier
+from wavalign.plugins.speech.phonetic_books import PhoneticBooks, PhoneticSettings, save_phonetic
 from wavalign.storage.tensors import save_weights
 
 T = TypeVar("T")
@@ -111,6 +115,26 @@ def source_filter(folder: Path, seed: int) -> Codec:
     generator = torch.Generator().manual_seed(seed)
     save(fit([noise(16_000, 16_000, seed)], Settings(num_content=8, num_prosody=4), generator=generator), path)
     return SourceFilterCodec(SourceFilterParams(checkpoint=str(path)))
+
+
+def phonetic(folder: Path, seed: int) -> Codec:
+    """Untrained, in phones that the neural voice has."""
+    pytest.importorskip("hibari", reason="the extra `natural` is not installed")
+    path, drawn = folder / "codec.safetensors", torch.Generator().manual_seed(seed)
+    phones = torch.tensor([0, 4, 16, 43, 54, 65, 156])
+    tables = {
+        "phones": phones,
+        "levels": torch.tensor([-6.0, -6.0, 1.0, 5.0, 5.0, 6.0, 4.0]),
+        "loudness": torch.tensor([0.18, 11.4]),
+        "patterns": torch.randint(len(phones), (12, 3), generator=drawn),
+        "priors": torch.zeros(12),
+        "prosody": torch.tensor([[12.0, -2.0], [14.0, 0.0], [16.0, 2.0], [18.0, 4.0]]),
+    }
+    network = seeded(lambda: PhoneClassifier(len(phones)), seed)
+    for parameter in network.parameters():
+        parameter.data.mul_(3.0)  # so that two sounds differ in their likeliest phones
+    save_phonetic(PhoneticBooks(PhoneticSettings(12, 4, 3), network, tables), path)
+    return PhoneticCodec(PhoneticParams(checkpoint=str(path)))
 
 
 def process(folder: Path, seed: int) -> Codec:
@@ -244,6 +268,7 @@ def begun(size: int) -> Callable[[int], int]:
 MAKERS: dict[str, Maker] = {
     "source_filter": Maker(source_filter, begun(1280)),
     "glm4voice": Maker(glm4voice, begun(1280)),
+    "phonetic": Maker(phonetic, begun(1200)),
     "process": Maker(process, begun(160)),
     "transformers, encodec": Maker(transformers_codec(encodec, codebooks=3), begun(16)),
     "transformers, mimi": Maker(transformers_codec(mimi), begun(16)),

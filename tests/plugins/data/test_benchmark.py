@@ -35,9 +35,8 @@ def test_voicebench_as_it_is_published(tmp_path: Path) -> None:
     first, second = ready(source(path))
     assert first.messages == (Message("user", MMSU["prompt"], AudioClip(f"cell://0/audio@{path}")),)
     assert [level(each.messages[0].audio) for each in (first, second)] == [0.25, 0.5]
-    assert first.metadata == {
-        "benchmark": {"suite": "voicebench", "row": MMSU}, "answer": "B", "question_text": MMSU["prompt"]
-    }  # fmt: skip
+    about = {"benchmark": {"suite": "voicebench", "row": MMSU}, "question_text": MMSU["prompt"]}
+    assert first.metadata == {**about, "answer": "B", "reference": "B"}
     assert first.target is None and (first.id, second.id) == ("row-0", "row-1")
 
 

@@ -13,12 +13,14 @@ from wavalign.errors import DataError, StorageError
 from wavalign.plugins import audio
 from wavalign.plugins.batch import Message
 from wavalign.plugins.codecs.source_filter import SourceFilterCodec
-from wavalign.plugins.data.spoken_world import TRANSCRIBE, SpokenWorld, SpokenWorldParams
+from wavalign.plugins.data.embedded_world import TRANSCRIBE
+from wavalign.plugins.data.spoken_world import SpokenWorld, SpokenWorldParams
 from wavalign.plugins.speech.recognizer import recognizer
 from wavalign.plugins.speech.world import rendering as studio
 from wavalign.plugins.speech.world import script
 from wavalign.plugins.speech.world.facts import answer_sentences, words, world
 from wavalign.plugins.speech.world.script import MOST_RENDITIONS, Cue, Scene, Split, lines
+from wavalign.plugins.speech.world.speakers import EspeakSpeakers
 from wavalign.plugins.speech.world.styles import STYLES, requests
 
 SCENE = Scene(
@@ -81,7 +83,7 @@ def test_the_last_rendition_of_the_last_hand_exists() -> None:
         said = {script._line(replace(scene, cue=cue), FACT, STYLES[0], number).question for number in (0, 62, 63)}
         assert len(said) == 3
     hands = max(script._HANDS.values()) + 1
-    assert all(hands * MOST_RENDITIONS <= len(set(steps)) == len(steps) for steps in script._STEPS.values())
+    assert all(hands * MOST_RENDITIONS <= len(set(steps)) == len(steps) for steps in EspeakSpeakers.steps.values())
 
 
 def test_unseen_means_unseen() -> None:
@@ -217,7 +219,7 @@ def test_mumbled_targets_are_hardly_heard_through_the_codec(tmp_path: Path, code
 
 def test_a_build_that_fails_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(studio, "_PROCESSES", 1)
-    monkeypatch.setattr(studio, "_start", lambda job, folder: subprocess.Popen(["false"]))
+    monkeypatch.setattr(studio, "_start", lambda worker, job, folder: subprocess.Popen(["false"]))
     with pytest.raises(DataError, match="could not be spoken"):
         opened(tmp_path, split="train", limit=2)
     assert list((tmp_path / "spoken_world").iterdir()) == []

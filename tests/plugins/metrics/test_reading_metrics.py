@@ -18,7 +18,7 @@ from wavalign.plugins.metrics.intervals import bootstrap_ratio
 from wavalign.plugins.metrics.no_end_rate import NoEndRate, NoEndRateParams
 from wavalign.plugins.metrics.speaker_similarity import SpeakerSimilarity, SpeakerSimilarityParams
 from wavalign.plugins.metrics.word_error_rate import WordErrorRate, WordErrorRateParams, error_rate
-from wavalign.plugins.speech import speaker
+from wavalign.plugins.speech import shipped
 from wavalign.plugins.speech.synthesizer import synthesize
 from wavalign.plugins.speech.word_errors import edit_distance, word_errors
 from wavalign.plugins.speech.world.styles import STYLES, UNSEEN_VOICES
@@ -185,8 +185,8 @@ def test_the_voice_to_have_may_be_another(tmp_path: Path) -> None:
 
 
 def test_without_the_weights_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    speaker.weights_file.cache_clear()
+    shipped._checked.cache_clear()
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(PluginError, match="the weights of the package resemblyzer") as caught:
+    with pytest.raises(PluginError, match="the speaker encoder needs the package resemblyzer") as caught:
         SpeakerSimilarity.dialogue_needs(SpeakerSimilarityParams(), dialogue())
     assert caught.value.hint == "pip install --no-deps resemblyzer==0.1.4"

@@ -9,9 +9,8 @@ from wavalign.errors import DataError
 from wavalign.plugins.batch import Waveform
 from wavalign.plugins.rewards.asr_consistency import AsrConsistency, AsrConsistencyParams
 from wavalign.plugins.rewards.speaking_style import SpeakingStyle, SpeakingStyleParams
-from wavalign.plugins.rewards.speech_quality import SpeechQuality
+from wavalign.plugins.rewards.speech_quality import SpeechQuality, SpeechQualityParams
 from wavalign.plugins.speech.style_classifier import STYLE_NAMES
-from wavalign.schema.base import Params
 
 SILENCE = Waveform(np.zeros(16_000, np.float32), 16_000)
 
@@ -67,7 +66,7 @@ def test_style_without_a_measure_is_no_score() -> None:
 
 
 def test_quality_is_a_mean_opinion_score_and_silence_has_none() -> None:
-    reward = SpeechQuality(Params())
+    reward = SpeechQuality(SpeechQualityParams())
     score = reward.score(rollout("", say("it is two")), dialogue()).value
     assert score is not None and 1.5 < score < 5.0 and reward.range == (1.0, 5.0)
     assert reward.score(rollout("", SILENCE), dialogue()).reason == "the answer is silent"
@@ -75,14 +74,18 @@ def test_quality_is_a_mean_opinion_score_and_silence_has_none() -> None:
 
 
 def test_what_the_policy_left_out_is_absent_and_what_nothing_decoded_is_not() -> None:
-    listeners = [AsrConsistency(AsrConsistencyParams()), SpeakingStyle(SpeakingStyleParams()), SpeechQuality(Params())]
+    listeners = [
+        AsrConsistency(AsrConsistencyParams()),
+        SpeakingStyle(SpeakingStyleParams()),
+        SpeechQuality(SpeechQualityParams()),
+    ]
     for reward in listeners:
         silent = reward.score(rollout("it is two"), dialogue())
         assert (silent.value, silent.blame, silent.reason) == (None, "answer", "the answer has no sound")
         undecoded = reward.score(rollout("it is two", codes=3), dialogue())
         assert (undecoded.value, undecoded.blame) == (None, "reward") and "not decoded" in undecoded.reason
     assert AsrConsistency(AsrConsistencyParams()).score(rollout("", say("it is two")), dialogue()).blame == "answer"
-    assert SpeechQuality(Params()).score(rollout("", SILENCE), dialogue()).blame == "answer"
+    assert SpeechQuality(SpeechQualityParams()).score(rollout("", SILENCE), dialogue()).blame == "answer"
     assert SpeakingStyle(SpeakingStyleParams()).score(rollout("it is two", SILENCE), dialogue()).blame == "answer"
     unknown = SpeakingStyle(SpeakingStyleParams()).score(rollout("it is two", say("it is two")), dialogue(style="odd"))
     assert unknown.blame == "reward"  # the record asks for what nobody can judge

@@ -4,6 +4,7 @@ import sys
 import numpy as np
 import pytest
 
+from tests.plugins.speech.test_speaker import tone
 from tests.plugins.spoken import say
 from wavalign.plugins.batch import Waveform
 from wavalign.plugins.speech.quality import assess
@@ -13,6 +14,18 @@ def noisy(waveform: Waveform, snr: float) -> Waveform:
     noise = np.random.default_rng(0).standard_normal(len(waveform.samples))
     scale = np.sqrt(np.mean(waveform.samples**2)) * 10 ** (-snr / 20)
     return Waveform((waveform.samples + scale * noise).astype(np.float32), waveform.sample_rate)
+
+
+THEIRS = {9.01: (2.0689092, 1.28659918, 1.35029761, 1.98702898), 4.505: (2.057425, 1.30038856, 1.34106283, 2.04628316)}
+"""P.808, overall, signal and background by `dnsmos.run(samples, 16_000)` of speechmos 0.0.1.1 with librosa 0.11, by
+seconds of `tone`; of the shorter one twice, as it fills the window exactly."""
+
+
+@pytest.mark.parametrize("seconds", THEIRS)
+def test_scores_are_those_of_the_package(seconds: float) -> None:
+    ours = assess(tone(seconds), overall=True)
+    assert ours is not None
+    assert (ours.p808, ours.overall, ours.signal, ours.background) == pytest.approx(THEIRS[seconds], abs=1e-5)
 
 
 def test_quality_falls_with_noise_on_its_own_scale() -> None:
@@ -42,7 +55,7 @@ def test_a_repeated_clip_scores_as_the_clip() -> None:
 def test_the_package_of_the_networks_is_not_imported() -> None:
     script = (
         "import sys, wavalign.plugins.speech.quality as quality; "
-        "quality._session('model_v8.onnx'); print('speechmos' in sys.modules)"
+        "quality._session(quality._P808); print('speechmos' in sys.modules)"
     )
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "False"

@@ -22,6 +22,8 @@ from wavalign.redaction import REDACTOR
 AUDIO = "audio"
 LOCK = "lock.json"
 """Of the folder; see `RunFolder.lock`."""
+REWARDS = "rewards"
+"""What rewards keep of their own: what a judge has spent is spent, whatever becomes of the answers."""
 _LONGEST_NAME = 80
 
 
@@ -56,7 +58,11 @@ class AnswerFile:
         self.path, self._mark = folder / "answers.jsonl", folder / "answers.json"
         self.given: list[Given] = []
         self._bytes = 0
-        if not self._mark.is_file() and folder.is_dir() and any(each.name != LOCK for each in folder.iterdir()):
+        if (
+            not self._mark.is_file()
+            and folder.is_dir()
+            and any(each.name not in (LOCK, REWARDS) for each in folder.iterdir())
+        ):
             raise UsageError(f"{folder} holds something else than answers", hint="--out names another folder")
         if self._mark.is_file() and not overwrite:
             self._take_up(_mark_in(self._mark))
@@ -151,9 +157,11 @@ def _line(given: Given) -> dict[str, Any]:
 def _clear(folder: Path) -> None:
     """Remove what earlier answers left, and what was made of them."""
     for each in folder.iterdir() if folder.is_dir() else ():
+        if each.name in (LOCK, REWARDS):
+            continue
         if each.is_dir():
             shutil.rmtree(each)
-        elif each.name != LOCK:
+        else:
             each.unlink()
 
 

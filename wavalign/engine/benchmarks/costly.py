@@ -8,6 +8,7 @@ import json
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
 
@@ -76,10 +77,21 @@ def heard_texts(folder: Path, given: Sequence[Given], progress: Progress) -> dic
     return {each.place: known.found[each.place]["heard"] if each.audio is not None else None for each in given}
 
 
+@final
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """What a reward said of answers."""
+
+    scores: Mapping[int, Score]
+    """By place."""
+    spent: Mapping[str, float]
+    """What it has counted meanwhile (`Reward.counts`): requests, cost."""
+
+
 def judged(
     model: OpenModel, name: str, folder: Path, pairs: Sequence[tuple[Question, Given]], progress: Progress
-) -> dict[int, Score]:
-    """By place, what the recipe's reward `name` says, on its scale; a failure is none, and asked again next time."""
+) -> Judged:
+    """What the recipe's reward `name` says, on its scale; a failure is none, and asked again next time."""
     section = model.chosen.stage.stage.rewards.get(name)
     if section is None:
         have = ", ".join(model.chosen.stage.stage.rewards) or "none"
@@ -90,9 +102,9 @@ def judged(
     about = json.dumps(section.model_dump(mode="json"), sort_keys=True)
     known = Remembered(folder / f"judged-{file_name(name)}.jsonl")
     same = {place: each for place, each in known.found.items() if each.get("by") == about}
-    left = [pair for pair in pairs if pair[1].place not in same]
+    left, spent = [pair for pair in pairs if pair[1].place not in same], dict[str, float]()
     if left:
-        model.builder.run_folder = folder  # where a reward keeps files of its own
+        model.builder.run_folder = folder  # where a reward keeps files of its own: what it may spend holds over resumes
         pool = model.builder.rewards(model.chosen.stage, (name,), model.roller)
         try:
             _check_needs(pool)
@@ -102,10 +114,13 @@ def judged(
                 # A reward that failed is asked again when the evaluation is continued.
                 known.add([each for each in found if each["value"] is not None])
                 same |= {each["place"]: each for each in found}
+                counted = pool.rewards[0].reward.tally()
+                pool.rewards[0].reward.settle(counted)
+                spent |= {key: spent.get(key, 0.0) + count for key, count in counted.items()}
             progress(f"asking {name}", len(left), len(left))
         finally:
             pool.close()
-    return {place: _score(each) for place, each in same.items()}
+    return Judged({place: _score(each) for place, each in same.items()}, spent)
 
 
 def _check_needs(pool: RewardPool) -> None:
@@ -126,9 +141,12 @@ def _said(pool: RewardPool, pairs: Sequence[tuple[Question, Given]], folder: Pat
     scores = collect_scores(pool.rewards, {live.name: calls}, (len(groups), 1))
     said = {**scores.parts, **scores.guards}  # a guard may be asked by its name
     values, words = said[live.name][:, 0].tolist(), scores.words[live.name]
-    for (_, given), value, (word,) in zip(pairs, values, words, strict=True):
+    for (question, given), value, (word,) in zip(pairs, values, words, strict=True):
         number = None if math.isnan(value) else value
-        yield {"place": given.place, "value": number, "reason": word.reason, "details": dict(word.details)}
+        # The same reason for several answers is counted as one.
+        reason = word.reason.replace(question.dialogue.label, "the dialogue")
+        reason = reason.replace(f"dialogue {question.dialogue.id}", "the dialogue")
+        yield {"place": given.place, "value": number, "reason": reason, "details": dict(word.details)}
 
 
 def _group(question: Question, given: Given, folder: Path) -> RolloutGroup:

@@ -17,7 +17,7 @@ from wavalign.engine.benchmarks.costly import heard_texts, judged, pairs_of
 from wavalign.engine.benchmarks.layouts import SuiteFile
 from wavalign.engine.benchmarks.models import Chosen, OpenModel
 from wavalign.engine.benchmarks.questions import Benchmark, Question, Task, benchmark, component
-from wavalign.engine.benchmarks.scoring import Score, contains, measures_of, word_errors
+from wavalign.engine.benchmarks.scoring import Score, contains, is_missing, measures_of, word_errors
 from wavalign.engine.benchmarks.values import Column, Value, value_of
 from wavalign.engine.state.files import storage_errors, write_json, write_text
 from wavalign.engine.state.folder import RunFolder
@@ -85,6 +85,8 @@ class Evaluated:
     suite_file: Path | None
     command: str
     """How the suite scores that file."""
+    spent: Mapping[str, float]
+    """What the judge has counted this time, e.g. requests and cost."""
 
 
 def evaluate(chosen: Chosen, asked: Asked, watcher: Watcher) -> Evaluated:
@@ -121,6 +123,8 @@ class _Evaluation:
     def __init__(self, model: OpenModel, bench: Benchmark, asked: Asked, folder: Path, watcher: Watcher) -> None:
         self.model, self.bench, self.asked, self.folder = model, bench, asked, folder
         self.progress, self.say = watcher.progress, watcher.message
+        self.spent: Mapping[str, float] = {}
+        """What the judge has counted."""
         sections = model.chosen.stage.stage
         limit = asked.max_new_tokens or sections.rollout.max_new_tokens
         self.options: SamplingOptions = replace(
@@ -147,6 +151,7 @@ class _Evaluation:
             notes=notes,
             suite_file=written,
             command=suite.command(),
+            spent=self.spent,
         )
         write_json(self.folder / SUMMARY, {**as_json(done), "about": file.about})
         return done
@@ -209,6 +214,8 @@ class _Evaluation:
         """What the words of answers tell."""
         for each in measures_of(self.bench.task):
             scores = [each.score(question, given.text) for question, given in pairs]
+            if each.optional and all(map(is_missing, scores)):
+                continue
             yield Column(each.name, scores, each.unit, each.says, each.less)
 
     def _heard(self, pairs: Sequence[Pair]) -> Iterator[Column]:
@@ -234,7 +241,8 @@ class _Evaluation:
         name = self.asked.judge
         if name is not None:
             by = judged(self.model, name, self.folder, pairs, self.progress)
-            scores = [by[given.place] for _, given in pairs]
+            self.spent = by.spent
+            scores = [by.scores[given.place] for _, given in pairs]
             yield Column(f"judge/{name}", scores, "mean", f"reward `{name}` of the recipe, on its scale")
 
     def _write_scores(self, pairs: Sequence[Pair], columns: Mapping[str, Sequence[Score]]) -> None:
@@ -265,19 +273,19 @@ def _shape(pairs: Sequence[Pair]) -> Iterator[Column]:
 
 
 def _notes(bench: Benchmark, asked: Asked, suite: SuiteFile) -> Iterator[str]:
-    by_suite = f", or by the suite: {suite.command()}" if suite.command() else ""
+    by_suite = f", or score the file by the suite: {suite.command()}" if suite.command() else ""
     if bench.task in ("open", "style") and asked.judge is None:
         what = "what is said and how" if bench.task == "style" else "an open question"
         yield (
             f"{bench.subset}: {what} is for a judge to score, and none is named; "
-            f"state a reward that judges in the recipe and name it: --judge NAME{by_suite}"
+            f"state a reward that judges in the recipe and name it (--judge NAME){by_suite}"
         )
     if bench.task == "instructions":
         yield f"{bench.subset}: instructions are checked by the suite's own rules: {suite.command()}"
     if bench.suite == "voicebench" and bench.task == "reference" and asked.judge is None:
         yield (
             f"{bench.subset}: the suite's accuracy is a judge's word on every answer; `contains` is not that number "
-            f"and not to be compared with it. Name a judge: --judge NAME{by_suite}"
+            f"and not to be compared with it. Name a judge (--judge NAME){by_suite}"
         )
     if bench.suite == "voicebench" and bench.task in ("choice", "yes_no"):
         yield (
@@ -316,6 +324,7 @@ def as_json(done: Evaluated) -> dict[str, Any]:
         "answers": done.answers,
         "drawn": done.drawn,
         "values": {each.name: each.as_json() for each in done.values},
+        "judge": dict(done.spent),
         "notes": list(done.notes),
         "suite_file": None if done.suite_file is None else str(done.suite_file),
         "suite_command": done.command or None,

@@ -18,7 +18,7 @@ from wavalign.engine.feeding.feeds import CodeCache, Encoder
 from wavalign.engine.models.stage_backend import stage_backend
 from wavalign.engine.run.builder import Builder
 from wavalign.engine.run.exporting import find_model
-from wavalign.engine.run.progress import planned
+from wavalign.engine.run.progress import newest_checkpoint, planned
 from wavalign.engine.run.rounds import Rounds
 from wavalign.engine.state.checkpoint import Checkpoint, CheckpointStore
 from wavalign.engine.state.distributed import World
@@ -76,7 +76,12 @@ def from_folder(place: Path, recipe: Plan | None, *, stage: str | None, at: str 
         at = place.name
     if at is not None:
         return _from_checkpoint(folder, at)
-    plan, found, model = find_model(run, stage or _stage_of(place.absolute()))
+    try:
+        plan, found, model = find_model(run, stage or _stage_of(place.absolute()))
+    except UsageError as error:
+        newest = newest_checkpoint(folder)
+        error.hint = f"{error.hint}; or --at {Path(newest).name} for a checkpoint" if newest else error.hint
+        raise
     several = sum(each.kind.leaves == "weights" for each in plan.stages) > 1
     name = f"{plan.name}-{run.name}" + (f"-{found.name}" if several else "")
     return Chosen(plan, found, model.parent, None, name, f"run {run}: stage {found.name}")

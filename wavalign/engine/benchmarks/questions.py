@@ -11,9 +11,9 @@ from wavalign.plugins.batch import Dialogue
 from wavalign.plugins.speech.wording import references
 from wavalign.schema.component import WeightedComponent
 
-Task = Literal["choice", "yes_no", "reference", "refusal", "open", "instructions", "style"]
-"""What an answer is judged by: a letter, yes or no, a known answer, whether it declines, or by nothing that is known
-without a judge (`open`, `style`) or without the suite's own rules (`instructions`)."""
+Task = Literal["choice", "yes_no", "reference", "transcript", "refusal", "open", "instructions", "style"]
+"""What an answer is judged by: a letter, yes or no, a known answer, known words, whether it declines; or by nothing
+that is known without a judge (`open`, `style`) or the suite's own rules (`instructions`)."""
 TASKS: tuple[Task, ...] = get_args(Task)
 
 _SUBSETS: Mapping[str, Task] = {

@@ -4,7 +4,9 @@
 |---|---|
 | `choice` | `choice`: the letter taken is the correct one; an answer that takes none, or several, is wrong |
 | `yes_no` | `yes_no`: the same of yes and no, or of (a) and (b) |
-| `reference` | `exact`: nothing but an accepted answer; `contains`: one stands in it; `word_error_rate` against it |
+| `reference` | `exact`: nothing but an accepted answer; `contains`: one stands in it; `word_error_rate` where a whole
+answer is stated |
+| `transcript` | `word_error_rate` against what is stated |
 | `refusal` | `refused`: the words of the answer decline |
 
 Texts are compared by their tokens (`speech.wording`): numbers by value, no regard to case and punctuation.
@@ -49,6 +51,8 @@ class Measure:
     score: Callable[[Question, str], Score]
     less: bool = False
     """Whether less is better."""
+    optional: bool = False
+    """Nothing is said of it where no question states what it needs."""
 
 
 def measures_of(task: Task) -> tuple[Measure, ...]:
@@ -116,8 +120,16 @@ def _accepted(question: Question) -> tuple[str, ...]:
 
 
 def _word_error_rate(question: Question, text: str) -> Score:
+    """Against the whole answer that is stated: a word in a sentence is no transcript of it."""
+    target = question.dialogue.target
+    if target is None or not target.text:
+        return Score(None, "no whole answer is stated")
+    return word_errors(text, target.text)
+
+
+def _transcribed(question: Question, text: str) -> Score:
     wanted = question.wanted
-    return Score(None, "no correct answer is stated") if wanted is None else word_errors(text, wanted)
+    return Score(None, "no transcript is stated") if wanted is None else word_errors(text, wanted)
 
 
 def _refused(_: Question, text: str) -> Score:
@@ -134,13 +146,15 @@ def is_missing(score: Score) -> bool:
     return score.value is None or math.isnan(score.value)
 
 
+_ERRORS = "wrong, missing and added words over those to say"
 _MEASURES: Mapping[Task, tuple[Measure, ...]] = {
     "choice": (Measure("choice", "share", "takes the correct letter; none taken, or several, is wrong", _choice),),
     "yes_no": (Measure("yes_no", "share", "says the correct one of two; neither said, or both, is wrong", _yes_no),),
     "reference": (
         Measure("exact", "share", "is an accepted answer, word by word", _exact),
         Measure("contains", "share", "has an accepted answer in it", contains),
-        Measure("word_error_rate", "ratio", "wrong, missing and added words over those to say", _word_error_rate, True),
+        Measure("word_error_rate", "ratio", _ERRORS, _word_error_rate, less=True, optional=True),
     ),
+    "transcript": (Measure("word_error_rate", "ratio", _ERRORS, _transcribed, less=True),),
     "refusal": (Measure("refused", "share", "declines, by its words; an empty answer does not", _refused),),
 }

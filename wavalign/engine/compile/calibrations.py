@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -45,12 +46,17 @@ def identity(reward: RewardSection, registry: Registry, plugins: tuple[str, ...]
     """Which judge a reward's section makes: its type and options, the content of files that these name, its code."""
     plugin = registry.get("reward", reward.type)
     assert issubclass(plugin, Reward)
-    options = {key: value for key, value in reward.params.items() if key not in plugin.free_options}
+    options = _without(reward.params, plugin.free_options)
     with Guard(origin_of(plugin, "reward", reward.type), "instrument"):
         said = plugin.instrument(plugin.Params.model_validate(dict(reward.params)))
     file = origin_of(plugin, "reward", reward.type).file
     code = [digest(each) for each in plugins if Path(each).resolve() == Path(file).resolve()] if file else []
-    content = {"type": reward.type, "options": _with_contents(options, (), _digests(plugin, options)), "code": code}
+    content = {
+        "type": reward.type,
+        "instrument": said,
+        "options": _with_contents(options, (), _digests(plugin, options)),
+        "code": code,
+    }
     found = hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:16]
     return Identity(type=reward.type, fingerprint=found, instrument=said if isinstance(said, str) else "")
 
@@ -127,6 +133,17 @@ def _correction(found: Calibration, section: CalibrationSection) -> Correction:
 def _said(judge: Identity) -> str:
     about = f", {judge.instrument}" if judge.instrument else ""
     return f"{judge.type}{about} ({judge.fingerprint})"
+
+
+def _without(options: Mapping[str, Any], free: Collection[str], prefix: str = "") -> dict[str, Any]:
+    """The options but those that change no value."""
+    kept: dict[str, Any] = {}
+    for key, value in options.items():
+        path = f"{prefix}{key}"
+        if any(fnmatchcase(path, pattern) and path.count(".") == pattern.count(".") for pattern in free):
+            continue
+        kept[key] = _without(value, free, f"{path}.") if isinstance(value, Mapping) else value
+    return kept
 
 
 def _digests(plugin: type[Reward], options: Mapping[str, Any]) -> dict[TreePath, str]:

@@ -161,7 +161,8 @@ def _rated(row: _Row, number: int, url: str, where: str) -> Rated:
     kinds = {key: value for key, value in (row.model_extra or {}).items() if value is not None}
     target = None if row.reference is None else _message("assistant", row.reference, url)
     name = row.id if row.id is not None else f"line-{number}"
-    dialogue = Dialogue(name, tuple(messages), target, {**row.metadata, **kinds}, origin=where)
+    known = {"reference": target.text} if target is not None and target.text else {}
+    dialogue = Dialogue(name, tuple(messages), target, {**known, **row.metadata, **kinds}, origin=where)
     answer = _message("assistant", row.answer, url)
     if wrong := flaws(dialogue):
         raise DataError(f"{where}: {wrong[0]}", hint="correct the row or take it out")

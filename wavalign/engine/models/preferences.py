@@ -18,8 +18,8 @@ _Z = 1.959963984540054
 
 def preferences(margins: Tensor) -> dict[str, float]:
     """What is logged of the margins [N] of held-out pairs: accuracy, margin, calibration; N is 1 or more."""
-    count, right = len(margins), _right(margins)
-    values = _share("accuracy", float(right.mean()), count) | _mean("margin", margins)
+    count, told = len(margins), right(margins)
+    values = _share("accuracy", float(told.mean()), count) | _mean("margin", margins)
     sure = torch.sigmoid(margins.abs())
     place = ((sure - 0.5) * 2 * BINS).long().clamp(max=BINS - 1)
     gaps = 0.0
@@ -27,21 +27,21 @@ def preferences(margins: Tensor) -> dict[str, float]:
         chosen = place == index
         if not (pairs := int(chosen.sum())):
             continue
-        said, came = float(sure[chosen].mean()), float(right[chosen].mean())
+        said, came = float(sure[chosen].mean()), float(told[chosen].mean())
         gaps += pairs / count * abs(came - said)
         bin_ = f"calibration/{index}"
         values |= {f"{bin_}/sure": said, f"{bin_}/right": came, f"{bin_}/pairs": pairs}
     return values | {"ece": gaps, "ece/count": count}
 
 
-def _right(margins: Tensor) -> Tensor:
+def right(margins: Tensor) -> Tensor:
     """1, 1/2 or 0 [N] for margins [N] above, at and below 0."""
     return (margins.sign() + 1) / 2
 
 
 def accuracy(margins: Tensor) -> dict[str, float]:
     """The share of margins [N] above 0, with its interval and count."""
-    return _share("accuracy", float(_right(margins).mean()), len(margins))
+    return _share("accuracy", float(right(margins).mean()), len(margins))
 
 
 def _share(name: str, value: float, count: int) -> dict[str, float]:

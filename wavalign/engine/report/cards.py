@@ -30,6 +30,11 @@ class Given:
     """Where its sound and rewards are; None where they were not kept."""
 
     @property
+    def is_answer(self) -> bool:
+        """Whether a policy gave it; of a pair that was judged there are outcomes alone."""
+        return self.finished is not None or bool(self.text)
+
+    @property
     def audio(self) -> Path | None:
         return None if self.sample is None else self.sample.audio
 
@@ -69,7 +74,7 @@ def before_and_after(run: RunData) -> list[Card]:
         kept = {key for end in (first, last) for key, given in end.items() if given.sample is not None}
         for key in sorted(whole, key=_place):
             card = _card(key, (first.get(key), last.get(key)), run.measures)
-            if key in kept or "worse" in card.tags:
+            if key in kept or ("worse" in card.tags and card.any.is_answer):
                 cards.append(card)
     return sorted(cards, key=_weight)
 
@@ -152,7 +157,7 @@ def _answers(run: RunData, split: str, time: tuple[str, int]) -> dict[Key, Given
                 found[split, each.dialogue, each.item] = _outcome(each)
     for sample in _samples(run, split):
         if (sample.stage, sample.step) == time:
-            found[split, sample.dialogue, sample.item] = _sampled(sample)
+            found[split, sample.dialogue, sample.item] = sampled(sample)
     return found
 
 
@@ -162,7 +167,8 @@ def _outcome(each: Outcome) -> Given:
     )
 
 
-def _sampled(each: Sample) -> Given:
+def sampled(each: Sample) -> Given:
+    """A kept answer, with its sound."""
     shown = dict(each.shown)
     # What a reward heard stands in for a metric's transcript.
     for name, value in each.details.items():

@@ -279,9 +279,9 @@ def _sample(record: Json, folder: Path) -> Sample:
         text=str(record.get("text") or ""),
         reference=str(record["reference"]) if record.get("reference") is not None else None,
         finished=record.get("finished") if isinstance(record.get("finished"), bool) else None,
-        audio=_inside(folder, record.get("audio")),
-        question_audio=_inside(folder, record.get("question_audio")),
-        reference_audio=_inside(folder, record.get("reference_audio")),
+        audio=inside(folder, record.get("audio")),
+        question_audio=inside(folder, record.get("question_audio")),
+        reference_audio=inside(folder, record.get("reference_audio")),
         reward=number(record.get("reward")),
         advantage=number(record.get("advantage")),
         parts={
@@ -302,7 +302,7 @@ def _sample(record: Json, folder: Path) -> Sample:
     )
 
 
-def _inside(folder: Path, relative: object) -> Path | None:
+def inside(folder: Path, relative: object) -> Path | None:
     """A file of the run's own folder; what a line names elsewhere is not read."""
     if not isinstance(relative, str) or not relative:
         return None

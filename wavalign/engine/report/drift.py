@@ -13,7 +13,7 @@ from typing import final
 
 from scipy.stats import kendalltau
 
-from wavalign.engine.report.paired import SIGNIFICANT, Items, holm, paired, said_p
+from wavalign.engine.report.paired import SIGNIFICANT, Items, holm, paired_p, said_p
 
 FEWEST_STEPS = 10
 """Steps from which a reward is said to rise."""
@@ -85,18 +85,18 @@ def drifts(
     risen = rise(rewards, looks=looks)
     if risen is None:
         return []
-    compared = {name: paired(after[name], items) for name, items in before.items() if name in after}
-    known = {name: each for name, each in compared.items() if each is not None}
-    corrected = dict(zip(known, holm([each.p for each in known.values()]), strict=True))
+    compared = {name: paired_p(after[name], items) for name, items in before.items() if name in after}
+    known = {name: p for name, p in compared.items() if p is not None}
     found = []
-    for name, each in known.items():
-        worse = each.difference > 0 if name in less else each.difference < 0
-        if worse and corrected[name] < SIGNIFICANT / looks:
-            found.append(_drift(where, name, (before[name], after[name]), corrected[name], risen))
+    for name, p in zip(known, holm(list(known.values())), strict=True):
+        start, now = _means(before[name], after[name])
+        worse = now > start if name in less else now < start
+        if worse and p < SIGNIFICANT / looks:
+            found.append(Drift(where[0], name, where[1], start, now, p, risen))
     return found
 
 
-def _drift(where: tuple[str, int], name: str, items: tuple[Items, Items], p: float, risen: Rise) -> Drift:
-    pairs = [(a, b) for a, b in zip(*items, strict=True) if a is not None and b is not None]
-    before, after = (sum(column) / len(pairs) for column in zip(*pairs, strict=True))
-    return Drift(where[0], name, where[1], before, after, p, risen)
+def _means(before: Items, after: Items) -> list[float]:
+    """Of the items that both have."""
+    pairs = [(a, b) for a, b in zip(before, after, strict=True) if a is not None and b is not None]
+    return [sum(column) / len(pairs) for column in zip(*pairs, strict=True)]

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, final
 
-from wavalign.engine.report.paired import PairedDifference, paired_seeds
+from wavalign.engine.report.paired import PairedDifference, holm, paired_p, paired_seeds
 from wavalign.engine.state.folder import RunFolder
 from wavalign.redaction import REDACTOR
 
@@ -53,7 +53,7 @@ def read_outcomes(folder: Path, notes: list[str]) -> dict[str, Ends]:
     """First and last evaluation of every split in a run's `folder`; what cannot be read is left out with a note."""
     first: dict[str, list[Outcome]] = {}
     last: dict[str, dict[str, list[Outcome]]] = {}
-    for each in _outcomes(RunFolder(folder).evaluation, notes):
+    for each in outcomes_in(RunFolder(folder).evaluation, notes):
         known = first.setdefault(each.split, [])
         if not known or _when(known[0]) == _when(each):
             known.append(each)
@@ -65,8 +65,8 @@ def read_outcomes(folder: Path, notes: list[str]) -> dict[str, Ends]:
         stages[each.stage] = newest  # the stage that was seen last stands last
     ends = {}
     for split, stages in last.items():
-        keyed = {stage: _keyed(found) for stage, found in stages.items()}
-        ends[split] = Ends(_keyed(first[split]), list(keyed.values())[-1], keyed)
+        by_stage = {stage: keyed(found) for stage, found in stages.items()}
+        ends[split] = Ends(keyed(first[split]), list(by_stage.values())[-1], by_stage)
     return ends
 
 
@@ -88,7 +88,32 @@ def compare(a: Sequence[Split], b: Sequence[Split], value: str) -> PairedDiffere
     return paired_seeds(columns(a), columns(b))
 
 
-def _outcomes(path: Path, notes: list[str]) -> Iterator[Outcome]:
+def moved(first: Split, last: Split) -> dict[str, float]:
+    """By value the p that nothing has changed from `first` to `last`, on the items of both.
+
+    Corrected for looking at all values, and apart from them at all parts of values (Holm). What is right for every
+    item, or wrong, before and after, is not looked at.
+    """
+    keys = [key for key in first if key in last]
+    names = dict.fromkeys(name for key in keys for name in last[key].values)
+    found: dict[str, float] = {}
+    for is_part in (False, True):
+        ps: dict[str, float] = {}
+        for name in (each for each in names if ("/" in each) == is_part):
+            before, after = ([split[key].values.get(name) for key in keys] for split in (first, last))
+            p = None if _is_still([*before, *after]) else paired_p(after, before)
+            ps |= {} if p is None else {name: p}
+        found |= dict(zip(ps, holm(list(ps.values())), strict=True))
+    return found
+
+
+def _is_still(outcomes: Sequence[float | None]) -> bool:
+    kinds = {each for each in outcomes if each is not None}
+    return len(kinds) == 1 and kinds <= {0.0, 1.0}
+
+
+def outcomes_in(path: Path, notes: list[str]) -> Iterator[Outcome]:
+    """Every line of an evaluation.jsonl; what is none is left out with a note."""
     if not path.is_file():
         return
     with path.open(encoding="utf-8", errors="replace") as handle:
@@ -158,11 +183,12 @@ def _when(outcome: Outcome) -> tuple[str, int]:
     return outcome.stage, outcome.step
 
 
-def _keyed(outcomes: Iterable[Outcome]) -> dict[Key, Outcome]:
+def keyed(outcomes: Iterable[Outcome]) -> dict[Key, Outcome]:
+    """Items by what tells them."""
     seen: dict[str, int] = {}
-    keyed = {}
+    found = {}
     for each in outcomes:
         number = seen.get(each.dialogue, 0)
         seen[each.dialogue] = number + 1
-        keyed[each.dialogue, number] = each
-    return keyed
+        found[each.dialogue, number] = each
+    return found

@@ -94,7 +94,7 @@ def worries(run: RunData, found: Sequence[Row]) -> list[str]:
             f"At the end {sum(late) / len(late):.0%} of the training answers were cut off at the token limit: their "
             "rewards are those of unfinished answers."
         )
-    said += _drifted(run)
+    said += [*_guarded(run), *_drifted(run)]
     said += preference_worries(run)
     for row in found:
         if row.gold_fails and not row.is_part:
@@ -120,6 +120,20 @@ def _drifted(run: RunData) -> Iterator[str]:
             f"got worse on the same items by {abs(change):.3g} ({when}). The policy may be gaming the reward: listen "
             "to the samples before you believe it."
         )
+
+
+def _guarded(run: RunData) -> Iterator[str]:
+    """Guards that most answers tripped at the end: what remains to be learned from is little."""
+    names = sorted({key for line in run.train for key in line.values if key.endswith("/tripped")})
+    for name in names:
+        shares = [line.values[name] for line in run.train if name in line.values]
+        late = shares[-max(1, len(shares) // 10) :]
+        if sum(late) / len(late) >= OFTEN:
+            yield (
+                f"At the end {sum(late) / len(late):.0%} of the training answers tripped the guard "
+                f"{name.split('/')[1]}: its bound is wrong, or the policy answers to what no reward sees. "
+                "The answers' lines in rollouts.jsonl say why."
+            )
 
 
 def _step(time: tuple[str, int], samples: Sequence[Sample], box: SoundBox) -> StepView:

@@ -1,6 +1,6 @@
-"""The drift alarm of a stage: what it remembers of rewards and held-out items, on the first rank.
+"""What a measurement is held against, on the first rank: the run's start, and for the drift alarm the stage's first.
 
-It keeps nothing in checkpoints: a run that goes on reads what it needs off its own files, which are cut back to where
+Nothing is kept in checkpoints: a run that goes on reads what it needs off its own files, which are cut back to where
 it goes on.
 """
 
@@ -10,8 +10,9 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, final
 
-from wavalign.engine.compile.plan import StagePlan
+from wavalign.engine.compile.plan import Plan, StagePlan
 from wavalign.engine.report.drift import Drift, drifts
+from wavalign.engine.report.outcomes import Outcome, Split, keyed, moved, outcomes_in
 from wavalign.engine.run.evaluation import SplitResult
 from wavalign.engine.state.folder import RunFolder
 
@@ -70,6 +71,35 @@ class DriftWatch:
         for split, (step, items) in found.items():
             names = dict.fromkeys(name for values in items for name in values if "/" not in name)
             self._first[split] = (step, {name: [values.get(name) for values in items] for name in names})
+
+
+@final
+class SinceStart:
+    """Looks what has changed since the first measurement that a stage began with, item by item."""
+
+    def __init__(self, plan: Plan, folder: RunFolder) -> None:
+        """Read what an earlier part of the run measured."""
+        self._begins = {stage.name: stage.first_step for stage in plan.stages}
+        first: dict[str, list[Outcome]] = {}
+        for each in outcomes_in(folder.evaluation, []):
+            known = first.setdefault(each.split, [])
+            begun = self._begins.get(each.stage) == each.step
+            if begun and (not known or (known[0].stage, known[0].step) == (each.stage, each.step)):
+                known.append(each)
+        self._first: dict[str, Split] = {split: keyed(found) for split, found in first.items() if found}
+
+    def see(self, result: SplitResult, stage: str, step: int) -> dict[str, float] | None:
+        """By value the p that nothing has changed; None of the first measurement, and where there was none before."""
+        named = [(item.group.dialogue.id, item.verdict.values) for item in result.items] or result.pairs
+        items = keyed(
+            Outcome(stage, step, result.label, place, name, "", "", None, None, values, {})
+            for place, (name, values) in enumerate(named)
+        )
+        if result.label in self._first:
+            return moved(self._first[result.label], items)
+        if self._begins.get(stage) == step and items:
+            self._first[result.label] = items
+        return None
 
 
 def _measurements(stage: StagePlan) -> int:

@@ -68,6 +68,8 @@ class SplitResult:
     """By value: the metric that gave it, its unit, and what it says in a sentence."""
     best_of: int = 0
     """Answers that each was chosen from; 0 where one was drawn."""
+    pairs: Sequence[tuple[str, Mapping[str, float | None]]] = ()
+    """Of held-out pairs, in the place of items, id and outcomes of each."""
 
     @property
     def label(self) -> str:

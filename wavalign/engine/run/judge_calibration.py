@@ -1,6 +1,7 @@
 """Ask a recipe's reward about answers that people have scored, several times over, outside a run."""
 
 import math
+import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -27,12 +28,15 @@ from wavalign.errors import DataError, RewardBudgetError, UsageError
 from wavalign.plugins import audio
 from wavalign.plugins.api import Process, Reward, Sampler
 from wavalign.plugins.batch import Answer, Rollout, RolloutGroup, TokenSequence
+from wavalign.plugins.guard import Guard, origin_of
 from wavalign.schema.calibration import Calibration, Estimate, Replies
+from wavalign.schema.environment import resolve_secrets
 from wavalign.storage.cache import cache_folder
 
 TOGETHER = 256
 """Answers whose sounds are in memory at a time."""
 UNITS = ("words", "seconds")
+NO_TOKENS = "this reward counts the answer's tokens, and nobody sampled these answers: people cannot be its measure"
 Progress = Callable[[str, int, int], None]
 
 
@@ -72,6 +76,7 @@ def calibrate_reward(plan: Plan, asked: Calibrating, rated: Sequence[Rated], pro
     RewardBudgetError where no answer got a value, and what the reward itself stops at.
     """
     builder, stage = Builder(plan, World.single("cpu"), progress), _stage(plan, asked)
+    _check(builder, stage, asked.reward, rated)
     live, roller = _live(builder, stage, asked.reward)
     pool = RewardPool([live], plan.runtime.reward_workers)
     try:
@@ -87,7 +92,8 @@ def calibrate_reward(plan: Plan, asked: Calibrating, rated: Sequence[Rated], pro
     if not len(there):
         first = next(iter(replies.reasons), "no reason was given")
         message = f"reward `{asked.reward}` gave no value for any of {len(rated)} answers (first: {first})"
-        raise RewardBudgetError(message, hint="mend the reward, or what its rows hold, and calibrate again")
+        mend = "mend the reward, or what its rows hold, and calibrate again"
+        raise RewardBudgetError(message, hint=NO_TOKENS if "meta tensor" in first else mend)
     known = [rated[place] for place in there.tolist()]
     span = (low, high) if math.isfinite(high - low) else None
     judged = _table(known, table[:, there], places[:, there], span, scale)
@@ -221,6 +227,20 @@ def _scale(asked: Calibrating, rated: Sequence[Rated], span: tuple[float, float]
             message = f"{each.dialogue.origin}: scores: {wrong:g} is outside {whose}, {low:g} to {high:g}"
             raise DataError(message, hint="correct the row, or say the people's scale: --scale LOW HIGH")
     return low, high
+
+
+def _check(builder: Builder, stage: StagePlan, name: str, rated: Sequence[Rated]) -> None:
+    """Raise DataError for the first row that lacks what the reward compares with."""
+    section = stage.stage.rewards[name]
+    plugin = builder.registry.get("reward", section.type)
+    assert issubclass(plugin, Reward)
+    with Guard(origin_of(plugin, "reward", section.type, f"rewards.{name}"), "dialogue_needs"):
+        params = plugin.Params.model_validate(resolve_secrets(dict(section.params), os.environ))
+        found = ((each, plugin.dialogue_needs(params, each.dialogue)) for each in rated)
+        lacking = next(((each, lack) for each, lack in found if lack), None)
+    if lacking is not None:
+        message = f"{lacking[0].dialogue.origin}: reward `{name}` cannot score this row: {lacking[1]}"
+        raise DataError(message, hint="rows may have `reference` and `metadata` (docs/calibration.md)")
 
 
 def _live(builder: Builder, stage: StagePlan, name: str) -> tuple[LiveReward, Roller | None]:

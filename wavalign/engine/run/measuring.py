@@ -9,7 +9,7 @@ from wavalign.engine.compile.plan import StagePlan
 from wavalign.engine.report.drift import Drift
 from wavalign.engine.report.training import DRIFT
 from wavalign.engine.run.checkpointing import RunCheckpoints
-from wavalign.engine.run.drifting import DriftWatch
+from wavalign.engine.run.drifting import DriftWatch, SinceStart
 from wavalign.engine.run.evaluation import Measurer, SplitResult
 from wavalign.engine.run.observers import Observer
 from wavalign.engine.run.rollout_log import RecordMaker, evaluation_line
@@ -94,6 +94,7 @@ class Measuring:
         """Whether every rank meets the error that ends the run."""
         self._evaluator: Measurer | None = None
         self._drift: DriftWatch | None = None
+        self._since: SinceStart | None = None
 
     def begin(self, live: LiveStage, evaluator: Measurer, independent: Collection[str] = ()) -> None:
         """A stage begins; `evaluator` is freed with it. `independent` metrics have another instrument than rewards."""
@@ -153,17 +154,30 @@ class Measuring:
         when = "start" if step == 0 else "end" if step == stage.steps else "middle"
         seen = (self.observer.progress, self.observer.waiting)
         for result in subject.evaluator.run(subject.policy, *seen, ranks=ranks):
+            since = self._start()  # before the files hold this measurement, too
             found = self._drift.see(result, number) if self._drift is not None else []
             self._log(stage.name, number, result, found)
             self.observer.evaluation(result.label, result.values, when)
+            if (changed := since.see(result, stage.name, number)) is not None:
+                self.observer.changed(result.label, changed)
             self.observer.alarm(result.label, [str(each) for each in found])
             measured[result.split] = result.values
         return measured
+
+    def _start(self) -> SinceStart:
+        """What the run's measurements are held against; made when the log is open."""
+        if self._since is None:
+            self._since = SinceStart(self.checkpoints.plan, self.folder)
+        return self._since
 
     def _log(self, stage: str, step: int, result: SplitResult, found: Sequence[Drift]) -> None:
         split = result.label
         changes = {f"{DRIFT}{each.name}": each.after - each.before for each in found}
         self.log.metrics({**result.values, **changes}, stage=stage, step=step, split=split)
         self.log.outcomes(evaluation_line(item, stage=stage, step=step, split=split) for item in result.items)
+        self.log.outcomes(
+            {"stage": stage, "step": step, "split": split, "item": place, "dialogue": name, "values": dict(values)}
+            for place, (name, values) in enumerate(result.pairs)
+        )
         self.log.rollouts(self.records.sample(item, stage=stage, step=step, split=split) for item in result.samples)
         self.folder.add_measures(result.measures)

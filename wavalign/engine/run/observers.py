@@ -55,6 +55,11 @@ class Observer(ABC):
     def message(self, text: str) -> None:
         """Something is worth one line, e.g. a tracker was switched off."""
 
+    def changed(self, split: str, found: Mapping[str, float]) -> None:
+        """How the split that was just measured compares with the run's start on the same items: by value the p that
+        nothing has changed, corrected for looking at all of them."""
+        return
+
     def alarm(self, split: str, found: Sequence[str]) -> None:
         """What is wrong by the newest measurement of a split, a sentence each; empty where nothing is any more."""
         for text in found:

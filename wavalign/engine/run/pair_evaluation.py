@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from wavalign.engine.compile.operators import judged
-from wavalign.engine.models.preferences import accuracy, preferences
+from wavalign.engine.models.preferences import accuracy, preferences, right
 from wavalign.engine.models.reward_network import FacetHead, RewardNetwork
 from wavalign.engine.run.builder import Builder
 from wavalign.engine.run.evaluation import ALONE, Measurer, SplitResult
@@ -95,7 +95,9 @@ class PairEvaluator:
             found = _together(mine, ranks, len(self.splits[split]))
             if found is not None:
                 values = measured(found) | {"evaluation_seconds": time.perf_counter() - began}
-                yield SplitResult(split, values, (), (), _measures(values))
+                ids = [each.id for each in self.splits[split]]
+                pairs = tuple(zip(ids, _outcomes(found), strict=True))
+                yield SplitResult(split, values, (), (), _measures(values), pairs=pairs)
         progress("measuring", len(self.splits), len(self.splits))
 
     def network(self, policy: Policy) -> RewardNetwork:
@@ -128,8 +130,25 @@ def measured(found: Judged) -> dict[str, float]:
     for name, each in found.items():
         own = preferences(_margins(each)) | _spread(each)
         values |= {f"{name}/{key}": value for key, value in own.items()}
-    spread = torch.stack([_margins(each) / max(float(each.std()), 1e-12) for each in found.values()])
-    return values | accuracy(spread.mean(dim=0))
+    return values | accuracy(_overall(found))
+
+
+def _outcomes(found: Judged) -> list[dict[str, float]]:
+    """Of every pair the values of `measured` that two reward models can be compared by."""
+    margins = {f"{name}/" if len(found) > 1 else "": _margins(each) for name, each in found.items()}
+    columns: dict[str, Tensor] = {}
+    for name, each in margins.items():
+        columns |= {f"{name}accuracy": right(each), f"{name}margin": each}
+    if len(found) > 1:
+        columns["accuracy"] = right(_overall(found))
+    return [
+        {name: float(column[i]) for name, column in columns.items()} for i in range(len(next(iter(found.values()))))
+    ]
+
+
+def _overall(found: Judged) -> Tensor:
+    """Margins [N] of all facets, each over the spread of its own."""
+    return torch.stack([_margins(each) / max(float(each.std()), 1e-12) for each in found.values()]).mean(dim=0)
 
 
 def _margins(rewards: Tensor) -> Tensor:

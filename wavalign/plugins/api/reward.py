@@ -85,8 +85,8 @@ class Reward(Remembers):
     counts: tuple[str, ...] = ()
     """Names of what `tally` counts."""
     free_options: ClassVar[frozenset[str]] = frozenset()
-    """Names of its options that change no value: limits, budgets, where something is kept. A calibration holds for the
-    reward whatever they are."""
+    """Its options that change no value, by dotted names with `*` for any part (`budget`, `judges.*.prices`): limits,
+    budgets, where something is kept. A calibration holds for the reward whatever they are."""
 
     def __init__(self, params: Any) -> None:
         self.params = params

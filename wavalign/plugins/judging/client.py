@@ -7,9 +7,11 @@ import threading
 import time
 import zlib
 from collections.abc import Mapping
+from concurrent.futures import CancelledError
 from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any, final
 
 import httpx2
@@ -56,15 +58,19 @@ class Client:
             raise PreflightError("the judge's api_key holds characters that no header can hold", hint=hint)
         REDACTOR.learn(self._key)
         self._lock = threading.Lock()
+        self._closed = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._client: httpx2.AsyncClient | None = None
 
     def post(self, body: Mapping[str, Any], seconds: float) -> Exchange:
         """Send a request and wait for its answer, `seconds` in all, connecting and reading among them."""
-        found = asyncio.run_coroutine_threadsafe(self._post(body, seconds), self._running())
+        loop = self._running()
+        if loop is None:
+            return Exchange(words="the judge was closed", sent=False)
+        found = asyncio.run_coroutine_threadsafe(self._post(body, seconds), loop)
         try:
             return found.result(seconds + 10)
-        except FutureTimeout:  # the loop itself is stuck, or was closed
+        except (FutureTimeout, CancelledError):  # the loop itself is stuck, or was closed meanwhile
             found.cancel()
             return Exchange(words="no answer in time")
 
@@ -72,24 +78,29 @@ class Client:
         """Close connections; what waits ends."""
         with self._lock:
             loop, client = self._loop, self._client
-            self._loop = self._client = None
+            self._loop, self._client, self._closed = None, None, True
         if loop is None or client is None:
             return
         with contextlib.suppress(FutureTimeout):
             asyncio.run_coroutine_threadsafe(_closed(client), loop).result(5)
         loop.call_soon_threadsafe(loop.stop)
 
-    def _running(self) -> asyncio.AbstractEventLoop:
+    def _running(self) -> asyncio.AbstractEventLoop | None:
+        """The loop of the requests, started where there was none; None once it was closed."""
         with self._lock:
-            if self._loop is None:
+            if self._loop is None and not self._closed:
                 self._loop = asyncio.new_event_loop()
-                # No cookies, no redirects: the key goes to the one address that the recipe names.
-                self._client = httpx2.AsyncClient(follow_redirects=False, timeout=None)  # bounded below
+                # Neither redirects nor cookies: the key goes to the one address that the recipe names, and each request
+                # is like the first. `post` bounds the time.
+                jar, free = CookieJar(DefaultCookiePolicy(allowed_domains=[])), httpx2.Limits(max_connections=None)
+                self._client = httpx2.AsyncClient(follow_redirects=False, timeout=None, limits=free, cookies=jar)
                 threading.Thread(target=_run, args=(self._loop,), name="judge", daemon=True).start()
             return self._loop
 
     async def _post(self, body: Mapping[str, Any], seconds: float) -> Exchange:
-        assert self._client is not None
+        client = self._client
+        if client is None:
+            return Exchange(words="the judge was closed", sent=False)
         headers = {"Accept": "application/json", "Accept-Encoding": "identity"}
         if self._key:
             headers["Authorization"] = f"Bearer {self._key}"
@@ -97,7 +108,7 @@ class Client:
         try:
             async with (
                 asyncio.timeout(seconds),
-                self._client.stream("POST", self._url, json=body, headers=headers) as got,
+                client.stream("POST", self._url, json=body, headers=headers) as got,
             ):
                 reached = True
                 return self._read(got, await _content(got))
@@ -118,8 +129,9 @@ class Client:
         except ValueError as error:
             kind = got.headers.get("content-type", "no content type")
             return Exchange(got.status_code, None, self._shown(f"the answer is no JSON ({error}; {kind})"), after)
-        words = "" if got.status_code == 200 else self._shown(_message(body))
-        return Exchange(got.status_code, body, words, after)
+        status = got.status_code if got.status_code != 200 else _inner_status(body)
+        words = "" if status == 200 else self._shown(_message(body))
+        return Exchange(status, body, words, after)
 
     def _shown(self, text: str) -> str:
         """A server's words without the key, in whatever form they hold it."""
@@ -162,6 +174,13 @@ async def _content(got: httpx2.Response) -> bytes:
     if len(whole) > MOST_BYTES:
         raise _TooMuchError(f"the server's answer unpacks to more than {MOST_BYTES >> 20} MiB")
     return whole
+
+
+def _inner_status(body: object) -> int:
+    """200, or the status that a gateway puts into an answer of that status: `{"error": {"code": 402, ...}}`."""
+    error = body.get("error") if isinstance(body, dict) else None
+    code = error.get("code") if isinstance(error, dict) else None
+    return code if isinstance(code, int) and not isinstance(code, bool) and 400 <= code < 600 else 200
 
 
 def _message(body: object) -> str:

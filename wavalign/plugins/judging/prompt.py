@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, final
 
 from wavalign.plugins import audio
-from wavalign.plugins.batch import Dialogue, Message, Rollout
+from wavalign.plugins.batch import AudioClip, Dialogue, Message, Rollout
 from wavalign.plugins.judging.quoting import Cleaned, cleaned, data_block
 from wavalign.plugins.judging.rubric import WHY, Hears, Rubric, RubricStep
 from wavalign.plugins.judging.sound import SentSound, wav
@@ -53,8 +53,7 @@ def lacks(dialogue: Dialogue, rubric: Rubric, hears: Hears) -> str | None:
     for index, turn in enumerate(dialogue.messages):
         if turn.text.strip():
             continue
-        heard = hears == "both" and turn.audio is not None and turn.audio.has_sound
-        if not heard:
+        if _heard(turn, hears) is None:
             who = f"the {turn.role}'s turn {index}"
             other = "or its sound" if hears == "both" else "or set `hears: both`, which sends its sound"
             return f"no text of {who}, which the judge would not know: give it text, {other}"
@@ -134,9 +133,10 @@ def _entry(turn: str, text: Cleaned | None) -> dict[str, object]:
     return entry
 
 
-def _heard(turn: Message, hears: Hears) -> Any:
-    clip = turn.audio
-    return clip if hears == "both" and turn.role == "user" and clip is not None and clip.has_sound else None
+def _heard(turn: Message, hears: Hears) -> AudioClip | None:
+    """The sound of a turn that is sent: of the user's, and of any that has no text."""
+    wanted = hears == "both" and (turn.role == "user" or not turn.text.strip())
+    return turn.audio if wanted and turn.audio is not None and turn.audio.has_sound else None
 
 
 def _told(value: object) -> str:

@@ -17,8 +17,9 @@ FILE = "judge.sqlite"
 class Replies:
     """Verdicts by the digest of their request; any number of threads and processes may ask."""
 
-    def __init__(self, *, kept: bool) -> None:
-        """`kept` on disk; otherwise for as long as this object."""
+    def __init__(self, *, kept: bool, fresh: bool = False) -> None:
+        """`kept` on disk, otherwise for as long as this object; `fresh` ones are asked for anew each time."""
+        self._fresh, kept = fresh, kept and not fresh
         path = cache_folder() / FILE
         self._disk = BlobCache(path, table="verdicts", column="verdict", what="judges' replies") if kept else None
         self._memory: dict[str, bytes] = {}
@@ -29,7 +30,7 @@ class Replies:
         """What is kept under `key`, where it is a verdict of this step."""
         with self._lock:
             found = self._memory.get(key) if self._disk is None else self._disk.get(key)
-        if found is None:
+        if found is None or self._fresh:
             return None
         try:
             kept = json.loads(found)

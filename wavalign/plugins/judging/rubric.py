@@ -96,7 +96,7 @@ class Rubric(Section):
 
     def has(self, value: float) -> bool:
         """Whether `value` is a number of the scale."""
-        return self.scale[0] <= value <= self.scale[1] and (value * (1 + self.halves)).is_integer()
+        return self.scale[0] <= value <= self.scale[1] and (float(value) * (1 + self.halves)).is_integer()
 
     def value(self, found: Mapping[str, float]) -> float:
         """The mean of all axes by weight; one that is not `found` was not asked for and counts as the lowest number."""

@@ -1,6 +1,6 @@
 """Share of answers whose prosody is nearest to the asked style, and how many could be measured at all.
 
-Nearest centroid of pitch, pitch spread and speaking rate over the embedded world's styles. `style_accuracy` counts
+Nearest centroid of pitch, pitch spread and speaking rate over the styles of an embedded world. `style_accuracy` counts
 among answers with a measurable pitch, `style_measurable` says how many of all asked ones those are.
 """
 
@@ -14,6 +14,7 @@ from wavalign.plugins.batch import Dialogue, Rollout, RolloutGroup
 from wavalign.plugins.metrics.intervals import broken_down, first_rollouts, proportion
 from wavalign.plugins.speech.needs import needs_style
 from wavalign.plugins.speech.style_classifier import INSTRUMENT, STYLE_NAMES, classify_style
+from wavalign.plugins.speech.world.speakers import SpeakersName
 from wavalign.schema.base import Params
 
 _RIGHT = "The sound's pitch and pace are nearest to those of the style that was asked for."
@@ -24,6 +25,8 @@ _MEASURABLE = "Pitch and pace could be measured at all, so that the style could 
 class StyleAccuracyParams(Params):
     """How it is broken down."""
 
+    voices: SpeakersName = "espeak"
+    """Whose styles: `espeak` of the spoken world, `natural` of the natural one."""
     by: tuple[str, ...] = Field(default=(), max_length=100)
     """Metadata keys to report `style_accuracy` by, e.g. `[cue, style]`."""
 
@@ -49,7 +52,7 @@ class StyleAccuracy(Metric):
 
     def observe(self, groups: Sequence[RolloutGroup]) -> list[str | None]:
         return [
-            _nearest(rollout) if rollout is not None and _asked(group) is not None else None
+            _nearest(rollout, self.params.voices) if rollout is not None and _asked(group) is not None else None
             for rollout, group in zip(first_rollouts(groups), groups, strict=True)
         ]
 
@@ -70,7 +73,9 @@ def _asked(group: RolloutGroup) -> str | None:
     return style if isinstance(style, str) and style in STYLE_NAMES else None
 
 
-def _nearest(rollout: Rollout) -> str | None:
+def _nearest(rollout: Rollout, voices: SpeakersName) -> str | None:
     """The style an answer sounds like; None without sound or measurable pitch."""
-    estimate = None if rollout.waveform is None else classify_style(rollout.waveform, rollout.answer.text)
+    if rollout.waveform is None:
+        return None
+    estimate = classify_style(rollout.waveform, rollout.answer.text, voices=voices)
     return None if estimate is None else estimate.nearest

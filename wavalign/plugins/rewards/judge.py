@@ -9,6 +9,7 @@ self-consistency (arXiv 2203.11171). docs/judge.md says what fools it.
 
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, ClassVar, final
 
 from pydantic import Field, model_validator
@@ -29,8 +30,15 @@ from wavalign.plugins.judging.sound import is_silent
 from wavalign.plugins.speech.answers import sound_of
 from wavalign.schema.base import Params, RecipePath
 
-COUNTS = ("requests", "cached", "judged", "failed", "unreadable")
-"""What is counted beside `cost`."""
+COUNTS = ("requests", "cached", "judged", "unreadable")
+"""What is counted beside `cost`, and beside the failures, which the engine counts."""
+FREE = frozenset(
+    {
+        *("budget", "concurrency", "retries", "request_seconds", "cache"),
+        *(f"judges.*.{name}" for name in ("api_key", "prices", "requests_per_minute", "tokens_per_minute")),
+    }
+)
+"""Options that change no value."""
 LONGEST = 3600.0
 """Seconds that an answer takes at most where nobody says."""
 _MARGIN = 0.95
@@ -53,7 +61,7 @@ class JudgeParams(Params):
     """Replies of every judge to one answer."""
     combine: Combine = "mean"
     """What is made of several replies."""
-    at_least: int | None = Field(default=None, ge=1)
+    at_least: int | None = Field(default=None, ge=1, le=10_000)
     """Fewest valid replies that make a value; omitted, more than half of those asked for."""
     budget: Budget = Budget()
     """What the run may spend; kept over kills and resumes."""
@@ -107,6 +115,7 @@ class JudgeReward(Reward):
     Params = JudgeParams
     needs: ClassVar[frozenset[str]] = frozenset({"text", "waveform"})
     range: ClassVar[tuple[float, float]] = (1.0, 5.0)
+    free_options: ClassVar[frozenset[str]] = FREE
     params: JudgeParams
 
     def __init__(self, params: JudgeParams) -> None:
@@ -136,7 +145,8 @@ class JudgeReward(Reward):
     def instrument(cls, params: JudgeParams) -> str:
         """The models and what they are asked."""
         models = ", ".join(sorted({each.model for each in params.judges.values()}))
-        return f"judge {models} by {params.rubric_file or params.rubric}"
+        name = params.rubric if params.rubric_file is None else Path(params.rubric_file).name
+        return f"judge {models} by {name} ({params.criteria().digest[:8]})"
 
     @classmethod
     def dialogue_needs(cls, params: JudgeParams, dialogue: Dialogue) -> str | None:
@@ -149,7 +159,7 @@ class JudgeReward(Reward):
         self._timeout = min(process.timeout, LONGEST) * _MARGIN
         name = "judge" if process.folder is None else process.folder.name
         ledger = Ledger(given.budget, folder=process.folder, patience=given.request_seconds + 1, name=name)
-        self._shared = Shared(ledger, Replies(kept=given.cache))
+        self._shared = Shared(ledger, Replies(kept=given.cache, fresh=process.fresh))
         self._panel = Panel(given.judges, self._rubric, samples=given.samples, shared=self._shared)
         self._panel.open(process, given.retries, seconds=given.request_seconds, concurrency=given.concurrency)
 
@@ -166,7 +176,6 @@ class JudgeReward(Reward):
         shown = dict(details(found)) | ({"taken_out": float(given.taken_out)} if given.taken_out else {})
         values = list(found.values.values())
         if len(values) < self.params.fewest:
-            self._shared.count("failed")
             said = f"{len(values)} valid replies of {self.params.asked}, at least {self.params.fewest} are needed"
             return Scored(None, f"{said} (first failure: {found.failures[0]})", shown)
         self._shared.count("judged")

@@ -4,14 +4,16 @@
     frames     6 convolutions of 3 x 3: every second frame, 4 bands of 256 channels
     score      7 transformer layers of 200 over 384 frames, attention pooling, 1 + 4 sigmoid
 
-A clip is scaled to a peak of 1 and padded with zeros to 7.68 s; of a longer one the mean over windows no more than a
-second apart is taken. Source: Stahl and Gamper, "Distillation and Pruning for Scalable Self-Supervised
-Representation-Based Speech Quality Assessment" (arXiv 2502.05356); the weights come with the package distillmos, whose
-file is read without importing it: its own imports (torchaudio) do not work beside current packages.
+A clip is scaled to a peak of 1 and padded with zeros to 7.68 s; of a longer one the mean over windows a second apart is
+taken, of one above 12.7 s over six that lie farther apart (the package takes more). The convolutions see only the
+beginning of the zeros: what they make of the rest is known, which saves most of the time of a short clip. Source: Stahl
+and Gamper, "Distillation and Pruning for Scalable Self-Supervised Representation-Based Speech Quality Assessment"
+(arXiv 2502.05356); the weights come with the package distillmos, whose file is read without importing it: its own
+imports (torchaudio) do not work beside current packages.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
 from itertools import pairwise
 from typing import Any, final
@@ -41,7 +43,12 @@ _WEIGHTS = Shipped(
 )
 _WINDOW, _STEP = 122_880, 16_000
 """Samples of a window, and the most from one to the next."""
+_MOST_WINDOWS = 6
 _LENGTH, _HOP = 320, 160
+_FRAME = 2 * _HOP
+"""Samples from one frame of features to the next."""
+_QUIET_FRAMES, _EDGE_FRAMES = 20, 6
+"""Frames of zeros behind a clip that the convolutions see, and those at their end that know of it."""
 _COMPRESSION = 0.3
 _CHANNELS = (2, 64, 64, 128, 256, 256, 256)
 _FRAMES, _BANDS, _WIDTH, _LAYERS, _HEADS = 384, 4, 200, 7, 8
@@ -155,10 +162,19 @@ class DistillMos(nn.Module):
         self.cnn = _Convolutions()
         self.transformer_pool_attn = _Head()
 
-    def forward(self, samples: Tensor) -> Tensor:
-        """Scores [B] from 1 to 5 of windows [B, 122880] at 16 kHz."""
-        score: Tensor = self.transformer_pool_attn(self.cnn(samples))
+    def forward(self, features: Tensor) -> Tensor:
+        """Scores [B] from 1 to 5 of the features [B, 384, 1024] of windows."""
+        score: Tensor = self.transformer_pool_attn(features)
         return 1.0 + 4.0 * score
+
+    def features(self, samples: Tensor) -> Tensor:
+        """Those [1, 384, 1024] of samples [1, N] at 16 kHz and the zeros that fill their window."""
+        frames = -(-samples.shape[1] // _FRAME) + _QUIET_FRAMES
+        if frames >= _FRAMES:
+            found: Tensor = self.cnn(functional.pad(samples, (0, _WINDOW - samples.shape[1])))
+            return found
+        near = self.cnn(functional.pad(samples, (0, frames * _FRAME - samples.shape[1])))
+        return torch.cat([near[:, : frames - _EDGE_FRAMES], _silence()[:, frames - _EDGE_FRAMES :]], dim=1)
 
 
 def predicted_quality(waveform: Waveform) -> float | None:
@@ -168,23 +184,31 @@ def predicted_quality(waveform: Waveform) -> float | None:
         samples = soxr.resample(samples, waveform.sample_rate, SAMPLE_RATE)
     if len(samples) == 0 or float(np.abs(samples).max()) < _SILENCE:
         return None
-    windows = np.stack([_scaled(samples[start : start + _WINDOW]) for start in window_starts(len(samples))])
     with torch.inference_mode():
-        return float(network()(torch.from_numpy(windows)).mean())
+        scores = [network()(network().features(each)) for each in _windows(samples)]
+        return float(torch.cat(scores).mean())
 
 
 def window_starts(num_samples: int) -> Sequence[int]:
     """First samples of the windows, which end with the sound and lie no more than a second apart."""
     beyond = max(num_samples - _WINDOW, 0)
-    count = math.ceil(beyond / _STEP) + 1
+    count = min(math.ceil(beyond / _STEP) + 1, _MOST_WINDOWS)
     return [int(place * beyond) for place in np.linspace(0.0, 1.0, count)]
 
 
-def _scaled(samples: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """A whole window with a peak of 1."""
-    padded = np.zeros(_WINDOW, dtype=np.float32)
-    padded[: len(samples)] = samples
-    return padded / np.float32(float(np.abs(padded).max()) + 1e-8)
+def _windows(samples: npt.NDArray[np.float32]) -> Iterator[Tensor]:
+    """Windows [1, N] of `samples`, each with a peak of 1."""
+    for start in window_starts(len(samples)):
+        part = samples[start : start + _WINDOW]
+        yield torch.from_numpy(part / np.float32(float(np.abs(part).max()) + 1e-8))[None]
+
+
+@cache
+def _silence() -> Tensor:
+    """Features [1, 384, 1024] of a window of zeros."""
+    with torch.inference_mode():
+        found: Tensor = network().cnn(torch.zeros(1, _WINDOW))
+        return found
 
 
 def check_installed() -> None:

@@ -26,6 +26,7 @@ from wavalign.errors import DataError
 _AUDIO_OUTPUT_SYNCHRONOUS = 2
 _DONT_EXIT = 0x8000
 _UTF8 = 1
+_IPA = 0x02
 _RATE, _VOLUME, _PITCH, _RANGE = 1, 2, 3, 4
 _PROBE_ATTEMPTS = 8
 _LOCK = threading.Lock()
@@ -71,6 +72,7 @@ class _Engine:
         self.library: Any = ctypes.CDLL(espeakng_loader.get_library_path())
         self.library.espeak_ng_SetRandSeed.argtypes = [ctypes.c_long]
         self.library.espeak_Info.restype = ctypes.c_char_p
+        self.library.espeak_TextToPhonemes.restype = ctypes.c_char_p
         rate = self.library.espeak_Initialize(_AUDIO_OUTPUT_SYNCHRONOUS, 0, str(self.data).encode(), _DONT_EXIT)
         self.sample_rate = int(rate)
         if self.sample_rate <= 0:
@@ -94,8 +96,7 @@ class _Engine:
 
     def _utter(self, text: str, delivery: Delivery) -> npt.NDArray[np.int16]:
         self.chunks.clear()
-        if self.library.espeak_SetVoiceByFile(str(self._voice_file(delivery.voice)).encode()) != 0:
-            raise DataError(f"eSpeak NG refused the voice {delivery.voice!r}", hint="use e.g. en-us or en-us+m3")
+        self._choose(delivery.voice)
         values = (
             (_RATE, delivery.rate),
             (_VOLUME, delivery.volume),
@@ -110,10 +111,24 @@ class _Engine:
             raise DataError(f"eSpeak NG could not speak {text!r}", hint="use plain words")
         return np.concatenate(self.chunks) if self.chunks else np.zeros(0, np.int16)
 
+    def phones(self, text: str, voice: str) -> str:
+        """`text` in the International Phonetic Alphabet, clause after clause."""
+        self._choose(voice)
+        place = ctypes.c_char_p(text.encode())
+        found = []
+        while place.value is not None:
+            said: bytes | None = self.library.espeak_TextToPhonemes(ctypes.byref(place), _UTF8, _IPA)
+            found.append((said or b"").decode())
+        return " ".join(filter(None, found))
+
     def _take(self, samples: Any, count: int, _events: Any) -> int:
         if samples and count > 0:
             self.chunks.append(np.ctypeslib.as_array(samples, shape=(count,)).copy())
         return 0
+
+    def _choose(self, voice: str) -> None:
+        if self.library.espeak_SetVoiceByFile(str(self._voice_file(voice)).encode()) != 0:
+            raise DataError(f"eSpeak NG refused the voice {voice!r}", hint="use e.g. en-us or en-us+m3")
 
     def _voice_file(self, voice: str) -> Path:
         """The installed voice and variant as one file, without flutter."""
@@ -143,6 +158,12 @@ def speak(text: str, delivery: Delivery) -> tuple[npt.NDArray[np.float32], int]:
         engine = _engine()
         samples = engine.speak(text, delivery)
     return (samples / 32768.0).astype(np.float32), engine.sample_rate
+
+
+def phones(text: str, voice: str) -> str:
+    """`text` in the International Phonetic Alphabet as `voice` says it; punctuation is lost."""
+    with _LOCK:
+        return _engine().phones(text, voice)
 
 
 def version() -> str:

@@ -30,7 +30,7 @@ _LEAP_COST = 0.7
 _SWITCH_COST = 0.14
 """For every change between voiced and unvoiced."""
 _FLOOR_DB = -100.0
-_SOUNDING_DB = 35.0
+SOUNDING_DB = 35.0
 """A frame this far below the loudest is a pause."""
 FEATURES = ("pitch", "pitch_spread", "rate", "level")
 
@@ -85,7 +85,7 @@ def track(waveform: Waveform, *, hop: int) -> Track:
     correlation = _correlation(parts, rate)
     shortest, longest = int(rate / PITCH_RANGE[1]), int(rate / PITCH_RANGE[0])
     lags, strengths = _candidates(correlation[:, shortest - 1 : longest + 2], shortest)
-    strengths[level <= level.max() - _SOUNDING_DB] = -1.0
+    strengths[level <= level.max() - SOUNDING_DB] = -1.0
     pitch = _path((rate / lags).astype(np.float32), strengths)
     return Track(pitch.astype(np.float32), level.astype(np.float32))
 
@@ -98,7 +98,7 @@ def measure(waveform: Waveform, text: str) -> Prosody | None:
     voiced = found.pitch[found.pitch > 0.0]
     if len(voiced) < 3 or letters == 0:
         return None
-    sounding = np.flatnonzero(found.level > found.level.max() - _SOUNDING_DB)
+    sounding = np.flatnonzero(found.level > found.level.max() - SOUNDING_DB)
     seconds = float(sounding[-1] - sounding[0] + 1) / 100.0
     semitones = 12.0 * np.log2(voiced / 100.0)
     return Prosody(

@@ -5,10 +5,8 @@ listening tests; on synthetic voices only differences mean something. Source: Re
 (2022) and "DNSMOS" (2021); the networks come with the package speechmos.
 """
 
-import importlib.util
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
-from pathlib import Path
 from typing import Any, final
 
 import numpy as np
@@ -16,15 +14,33 @@ import numpy.typing as npt
 import onnxruntime
 import soxr
 
-from wavalign.errors import PluginError
 from wavalign.plugins.batch import Waveform
+from wavalign.plugins.speech.shipped import Shipped
 
 INSTRUMENT = "the networks of DNSMOS"
 SAMPLE_RATE = 16_000
 _WINDOW = int(9.01 * SAMPLE_RATE)
 _NUM_MELS, _FFT, _HOP = 120, 321, 160
-_OVERALL = (-0.06766283, 1.11546468, 0.04602535)
-"""Published polynomial from the network's third output to the P.835 scale."""
+_POLYNOMIALS = (
+    (-0.08397278, 1.22083953, 0.0052439),
+    (-0.13166888, 1.60915514, -0.39604546),
+    (-0.06766283, 1.11546468, 0.04602535),
+)
+"""Published polynomials from the network's outputs (signal, background, overall) to the P.835 scale."""
+_INSTALL = 'pip install "wavalign[speech]"'
+_P808 = Shipped(
+    "speechmos==0.0.1.1",
+    "speechmos",
+    "dnsmos_models/model_v8.onnx",
+    "9246480c58567bc6affd4200938e77eef49468c8bc7ed3776d109c07456f6e91",
+    "the speech quality of DNSMOS",
+    _INSTALL,
+)
+_P835 = replace(
+    _P808,
+    path="dnsmos_models/sig_bak_ovr.onnx",
+    sha256="269fbebdb513aa23cddfbb593542ecc540284a91849ac50516870e1ac78f6edd",
+)
 _SILENCE = 1e-4
 
 
@@ -37,6 +53,10 @@ class Quality:
     """Overall quality as in ITU-T P.808."""
     overall: float | None
     """Overall quality as in ITU-T P.835; None when it was not asked for (ten times the price of the other)."""
+    signal: float | None = None
+    """Quality of the speech alone as in P.835, which may rise in noise: nothing to optimise."""
+    background: float | None = None
+    """How little the background intrudes, as in P.835."""
 
 
 def assess(waveform: Waveform, *, overall: bool = False) -> Quality | None:
@@ -47,24 +67,26 @@ def assess(waveform: Waveform, *, overall: bool = False) -> Quality | None:
     if len(samples) == 0 or float(np.abs(samples).max()) < _SILENCE:
         return None
     window = np.resize(np.clip(samples, -1.0, 1.0), _WINDOW).astype(np.float32)
-    p808 = _session("model_v8.onnx").run(None, {"input_1": _mels(window[:-_HOP])[None]})[0]
-    score: float | None = None
-    if overall:
-        raw = _session("sig_bak_ovr.onnx").run(None, {"input_1": window[None]})[0]
-        score = float(np.polyval(_OVERALL, raw[0][2]))
-    return Quality(float(p808[0][0]), score)
+    p808 = _session(_P808).run(None, {"input_1": _mels(window[:-_HOP])[None]})[0]
+    if not overall:
+        return Quality(float(p808[0][0]), None)
+    raw = _session(_P835).run(None, {"input_1": window[None]})[0][0]
+    signal, background, whole = (float(np.polyval(each, x)) for each, x in zip(_POLYNOMIALS, raw, strict=True))
+    return Quality(float(p808[0][0]), whole, signal, background)
+
+
+def check_installed(*, overall: bool) -> None:
+    """Raise PluginError where the networks are missing or others, before anything is asked."""
+    for each in (_P808, _P835) if overall else (_P808,):
+        each.file()
 
 
 @cache
-def _session(name: str) -> Any:
+def _session(network: Shipped) -> Any:
     """A network of the package, found without importing it: its own imports are heavy and not needed."""
-    found = importlib.util.find_spec("speechmos")
-    if found is None or found.origin is None:
-        raise PluginError("speech quality needs the package speechmos", hint='pip install "wavalign[speech]"')
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
-    path = Path(found.origin).parent / "dnsmos_models" / name
-    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(str(network.file()), options, providers=["CPUExecutionProvider"])
 
 
 def _mels(samples: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:

@@ -22,6 +22,11 @@ def sounds(text: str) -> tuple[str, ...]:
     return tuple(known.get(_spelled(token), token) for token in tokens(text))
 
 
+def dictionary_words() -> tuple[str, ...]:
+    """Words of three to eight letters, sorted. Raises PluginError without the dictionary."""
+    return tuple(sorted(word for word in _pronunciations() if word.isalpha() and 3 <= len(word) <= 8))
+
+
 def _spelled(token: str) -> str:
     return SMALL[int(token)] if token.isascii() and token.isdecimal() and int(token) < len(SMALL) else token
 

@@ -10,7 +10,6 @@ package resemblyzer, whose file is read without importing it: its own imports no
 What differs from the package: pauses are not cut out by a voice detector.
 """
 
-import importlib.util
 from functools import cache
 from pathlib import Path
 from typing import Any, final
@@ -24,10 +23,19 @@ from transformers.audio_utils import mel_filter_bank, spectrogram
 
 from wavalign.errors import PluginError
 from wavalign.plugins.batch import Waveform
+from wavalign.plugins.speech.shipped import Shipped
 
 INSTRUMENT = "the speaker embeddings of resemblyzer"
 INSTALL = "pip install --no-deps resemblyzer==0.1.4"
 SAMPLE_RATE = 16_000
+_WEIGHTS = Shipped(
+    "resemblyzer==0.1.4",
+    "resemblyzer",
+    "pretrained.pt",
+    "39373b86598fa3da9fcddee6142382efe09777e8d37dc9c0561f41f0070f134e",
+    "the speaker encoder",
+    INSTALL,
+)
 _WINDOW, _HOP, _BANDS = 400, 160, 40
 _PARTIAL = 160
 """Frames of a partial."""
@@ -124,10 +132,6 @@ def encoder() -> SpeakerEncoder:
     return network.eval().requires_grad_(False)
 
 
-@cache
 def weights_file() -> Path:
-    """The package's file; raises PluginError where the package is not installed."""
-    found = importlib.util.find_spec("resemblyzer")
-    if found is None or found.origin is None:
-        raise PluginError("speaker embeddings need the weights of the package resemblyzer", hint=INSTALL)
-    return Path(found.origin).parent / "pretrained.pt"
+    """The package's file; raises PluginError where the package is not installed or is another release."""
+    return _WEIGHTS.file()

@@ -1,10 +1,10 @@
-"""Which of the embedded world's styles an utterance sounds like: nearest centroid of measured prosody.
+"""Which of an embedded world's styles an utterance sounds like: nearest centroid of measured prosody.
 
-The centroids are measured on the world's own clean speech the first time they are needed (about a second), not stored:
+The centroids are measured on that world's own clean speech the first time they are needed (about a second), not stored:
 stored ones would go on judging after a style was changed. Level is left out: codecs move it more than styles do.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from typing import final
 
@@ -13,9 +13,10 @@ import numpy.typing as npt
 
 from wavalign.plugins.batch import Waveform
 from wavalign.plugins.speech.prosody import measure
-from wavalign.plugins.speech.synthesizer import synthesize
 from wavalign.plugins.speech.world.facts import answer_sentences
-from wavalign.plugins.speech.world.styles import ANSWER_JITTER, STYLES
+from wavalign.plugins.speech.world.speakers import SpeakersName, speakers
+from wavalign.plugins.speech.world.speaking import say
+from wavalign.plugins.speech.world.styles import STYLES
 
 INSTRUMENT = "the nearest style by pitch, its spread and speaking rate"
 STYLE_NAMES = tuple(style.name for style in STYLES)
@@ -35,12 +36,12 @@ class StyleEstimate:
     """Share of each style, adding up to 1: softmax of minus half the squared distance."""
 
 
-def classify_style(waveform: Waveform, text: str) -> StyleEstimate | None:
-    """Style of `text` as said in `waveform`; None where no pitch can be measured."""
+def classify_style(waveform: Waveform, text: str, *, voices: SpeakersName = "espeak") -> StyleEstimate | None:
+    """Style of the world of `voices` of `text` as said in `waveform`; None where no pitch can be measured."""
     prosody = measure(waveform, text)
     if prosody is None:
         return None
-    centroids, spread = _centroids()
+    centroids, spread = _centroids(voices)
     distance = (((prosody.vector()[:_NUM_FEATURES] - centroids) / spread) ** 2).sum(axis=1)
     weight = np.exp(-0.5 * (distance - distance.min()))
     shares = (weight / weight.sum()).tolist()
@@ -48,16 +49,14 @@ def classify_style(waveform: Waveform, text: str) -> StyleEstimate | None:
 
 
 @cache
-def _centroids() -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+def _centroids(voices: SpeakersName) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     """Mean features per style [styles, 3] and their common standard deviation [3]."""
+    cast = speakers(voices)
     means, variances = [], []
-    for style in STYLES:
+    for style in range(len(cast.styles)):
         rows = []
         for index, sentence in enumerate(answer_sentences()[::_EVERY]):
-            pitch, spread, rate = ANSWER_JITTER[index % len(ANSWER_JITTER)]
-            base = style.answer
-            delivery = replace(base, pitch=base.pitch + pitch, range=base.range + spread, rate=base.rate + rate)
-            prosody = measure(synthesize(sentence, delivery), sentence)
+            prosody = measure(say(sentence, cast.answer(style, index % cast.num_jitters)), sentence)
             if prosody is not None:
                 rows.append(prosody.vector()[:_NUM_FEATURES])
         means.append(np.mean(rows, axis=0))

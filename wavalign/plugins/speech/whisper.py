@@ -4,8 +4,9 @@ Greedy decoding at temperature 0, without the usual second attempts by sampling:
 any order, from any number of threads (8-bit integers; another processor may round differently). Each sound is heard
 alone. Two things that Whisper does are dealt with:
 
-    loops     given little silence behind the words it repeats them; so a sound of up to 8 s is heard in a window of
-              12 s (a fifth of the price of the usual 30 s), and once more in one of 30 s where it repeats itself there
+    loops     given little silence behind the words it repeats them: it is made to write times too, and words that begin
+              after the sound has ended are left out; a sound of up to 8 s is heard in a window of 12 s (a fifth of the
+              price of the usual 30 s), and once more in one of 30 s where it repeats itself there all the same
     silence   "you" or "Thank you." is what it writes where nobody speaks; its own probability of that, together with
               an unlikely text, counts as nothing heard (openai/whisper's rule, its bound on the text raised)
 
@@ -54,6 +55,10 @@ _SHORT_SECONDS, _SHORT_WINDOW, _WINDOW = 8.0, 12, 30
 _COLUMNS = 100
 """Of the spectrogram, a second."""
 _MINIMUM_SECONDS = 0.1
+_START, _FIRST_TIME = 50_257, 50_363
+"""Ids of `<|startoftranscript|>`, and of 0.00 s."""
+_TIME_STEP = 0.02
+"""Seconds from one of Whisper's time tokens to the next."""
 _SILENCE = 1e-4
 _NO_SPEECH, _UNLIKELY = 0.6, -0.7
 _TOKENS, _TOKENS_A_SECOND = 16, 8
@@ -87,7 +92,7 @@ class Whisper:
             str(weights.parent), device="cpu", compute_type="int8", inter_threads=threads, intra_threads=1
         )
         self._tokenizer = Tokenizer.from_file(str(vocabulary))
-        self._prompt = [self._tokenizer.token_to_id(name) for name in ("<|startoftranscript|>", "<|notimestamps|>")]
+        self._prompt = [_START]
         self._threads = threads
 
     def recognize(self, waveform: Waveform) -> str:
@@ -125,7 +130,18 @@ class Whisper:
         if found.no_speech_prob > _NO_SPEECH and found.scores[0] < _UNLIKELY:
             return _Heard("", whole=True)
         ids = found.sequences_ids[0]
-        return _Heard(self._tokenizer.decode(ids).strip(), whole=len(ids) < most)
+        said = self._within(ids, len(samples) / SAMPLE_RATE)
+        return _Heard(self._tokenizer.decode(said).strip(), whole=len(ids) < most)
+
+    def _within(self, ids: Sequence[int], seconds: float) -> list[int]:
+        """Tokens of the words in `ids` that begin before the sound ends, without the times between them."""
+        kept, start = [], 0.0
+        for each in ids:
+            if each >= _FIRST_TIME:
+                start = (each - _FIRST_TIME) * _TIME_STEP
+            elif start < seconds - _MINIMUM_SECONDS:
+                kept.append(each)
+        return kept
 
 
 def repeats(text: str) -> bool:

@@ -6,6 +6,9 @@ import numpy as np
 
 from wavalign.plugins.speech.wording import tokens
 
+Weighted = tuple[str, float]
+"""A word and how much it counts."""
+
 
 def edit_distance(found: Sequence[Hashable], wanted: Sequence[Hashable]) -> int:
     """Fewest changes of single elements that make `wanted` of `found` (Levenshtein, 1966), a row at a time.
@@ -33,3 +36,19 @@ def word_errors(
     said = by(heard)
     found = [(edit_distance(said, words), len(words)) for words in map(by, wanted) if words]
     return min(found, key=lambda pair: (pair[0] / pair[1], pair[0])) if found else None
+
+
+def weighted_errors(said: Sequence[Weighted], wanted: Sequence[Weighted]) -> float:
+    """The same fewest changes where words count differently: one that counts 0 may come and go for nothing.
+
+    d[i, j] = min(d[i-1, j-1] + [said_i != wanted_j] max(u_i, w_j), d[i-1, j] + u_i, d[i, j-1] + w_j)
+    """
+    row = [0.0]
+    for _, weight in wanted:
+        row.append(row[-1] + weight)
+    for word, extra in said:
+        above, row = row, [row[0] + extra]
+        for place, (other, weight) in enumerate(wanted):
+            changed = above[place] + (0.0 if word == other else max(extra, weight))
+            row.append(min(changed, above[place + 1] + extra, row[place] + weight))
+    return row[-1]

@@ -115,7 +115,8 @@ class SuiteLayout(Layout):
         metadata: dict[str, Any] = {BENCHMARK: {"suite": self._suite, "row": row}, "question_text": question.text}
         answer = _first(tree, columns.answer)[1]
         if answer is not None:
-            metadata["answer"] = answer
+            # Under both names that rewards look for it by default.
+            metadata |= {"answer": answer, "reference": answer}
         given = _first(tree, columns.id)[1]
         return Dialogue(name if given is None else str(given), (question,), metadata=metadata)
 

@@ -17,8 +17,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 from wavalign.errors import DataError, StorageError
-from wavalign.plugins.speech import espeak
 from wavalign.plugins.speech.world.script import Clip, Line, Scene, lines
+from wavalign.plugins.speech.world.speakers import Speakers, SpeakersName, speakers
 from wavalign.storage.cache import cache_folder
 
 RECORDS = "records.jsonl"
@@ -27,9 +27,9 @@ _PROCESSES = 2
 _POLL_SECONDS = 0.1
 
 
-def world_cache(given: str | None) -> Path:
+def world_cache(given: str | None, name: SpeakersName = "espeak") -> Path:
     """Where splits are kept: under `given`, else under the common cache."""
-    return (Path(given) if given else cache_folder()) / "spoken_world"
+    return (Path(given) if given else cache_folder()) / speakers(name).folder
 
 
 def prepared(scene: Scene, root: Path, progress: Callable[[str, int, int], None]) -> Path:
@@ -37,7 +37,7 @@ def prepared(scene: Scene, root: Path, progress: Callable[[str, int, int], None]
     cast = list(lines(scene))
     folder = root / _digest(scene, cast)
     if not (folder / RECORDS).is_file():
-        _build(cast, folder, progress)
+        _build(cast, folder, progress, scene.voiced_by)
     return folder / RECORDS
 
 
@@ -52,13 +52,13 @@ def record(line: Line) -> dict[str, object]:
 
 
 def _digest(scene: Scene, cast: Sequence[Line]) -> str:
-    digest = hashlib.sha256(f"{_FORMAT} {espeak.version()}".encode())
+    digest = hashlib.sha256(f"{_FORMAT} {scene.voiced_by.version()}".encode())
     for line in cast:
         digest.update(json.dumps(record(line), sort_keys=True).encode())
     return f"{scene.split}-{digest.hexdigest()[:20]}"
 
 
-def _build(cast: Sequence[Line], folder: Path, progress: Callable[[str, int, int], None]) -> None:
+def _build(cast: Sequence[Line], folder: Path, progress: Callable[[str, int, int], None], voices: Speakers) -> None:
     clips = {clip.name: clip for line in cast for clip in (line.question, line.answer)}
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -68,7 +68,7 @@ def _build(cast: Sequence[Line], folder: Path, progress: Callable[[str, int, int
         raise StorageError(f"{folder.parent}: cannot be written: {error}", hint="set WAVALIGN_CACHE") from error
     try:
         (private / "audio").mkdir()
-        _speak(list(clips.values()), private, progress)
+        _speak(list(clips.values()), private, progress, voices.worker)
         content = "".join(json.dumps(record(line), sort_keys=True) + "\n" for line in cast)
         (private / RECORDS).write_text(content, encoding="utf-8")
         _publish(private, folder)
@@ -87,25 +87,25 @@ def _publish(private: Path, folder: Path) -> None:
             raise
 
 
-def _speak(clips: Sequence[Clip], folder: Path, progress: Callable[[str, int, int], None]) -> None:
-    """Speak `clips` into `folder`/audio in worker processes (eSpeak speaks one sentence at a time in each)."""
+def _speak(clips: Sequence[Clip], folder: Path, progress: Callable[[str, int, int], None], worker: str) -> None:
+    """Speak `clips` into `folder`/audio in processes of the module `worker`, one sentence at a time in each."""
     workers = []
     try:
         for number in range(_PROCESSES):
             job = folder / f"job-{number}.json"
             job.write_text(json.dumps([asdict(clip) | {"name": clip.name} for clip in clips[number::_PROCESSES]]))
-            workers.append(_start(job, folder / "audio"))
-        while any(worker.poll() is None for worker in workers):
+            workers.append(_start(worker, job, folder / "audio"))
+        while any(each.poll() is None for each in workers):
             progress("speaking the embedded world", sum(1 for _ in os.scandir(folder / "audio")), len(clips))
             time.sleep(_POLL_SECONDS)
     finally:
-        for worker in workers:
-            worker.kill()
-            worker.wait()
+        for each in workers:
+            each.kill()
+            each.wait()
     for number in range(_PROCESSES):
         (folder / f"job-{number}.json").unlink()
     missing = [clip for clip in clips if not (folder / "audio" / clip.name).is_file()]
-    if missing or any(worker.returncode != 0 for worker in workers):
+    if missing or any(each.returncode != 0 for each in workers):
         raise DataError(
             f"{len(missing)} of {len(clips)} sentences could not be spoken, the first: {missing[:1]}",
             hint="what the speaking processes wrote to standard error says why; is there space on the disk?",
@@ -113,7 +113,7 @@ def _speak(clips: Sequence[Clip], folder: Path, progress: Callable[[str, int, in
     progress("speaking the embedded world", len(clips), len(clips))
 
 
-def _start(job: Path, folder: Path) -> "subprocess.Popen[bytes]":
-    command = [sys.executable, "-m", "wavalign.plugins.speech.world.render_process", str(job), str(folder)]
+def _start(worker: str, job: Path, folder: Path) -> "subprocess.Popen[bytes]":
+    command = [sys.executable, "-m", worker, str(job), str(folder)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(command, stdin=subprocess.DEVNULL, env=environment)

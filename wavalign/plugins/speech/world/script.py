@@ -7,16 +7,15 @@ are shuffled once and dealt out to the splits in separate hands, so that no spli
 import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import cache
 from itertools import product
 from typing import Literal, final
 
 import numpy as np
 
-from wavalign.plugins.speech.espeak import Delivery
 from wavalign.plugins.speech.world.facts import Fact, world
-from wavalign.plugins.speech.world.styles import ANSWER_JITTER, STYLES, TAUGHT_VOICES, UNSEEN_VOICES, Style
+from wavalign.plugins.speech.world.speakers import AnyDelivery, AnyStyle, Speakers, SpeakersName, speakers
 
 Split = Literal["base", "train", "demonstrations", "heldout", "unseen_facts", "unseen_voices"]
 Cue = Literal["words", "prosody", "both"]
@@ -26,13 +25,6 @@ MOST_RENDITIONS = 64
 _HANDS: dict[str, int] = {
     "base": 0, "train": 1, "demonstrations": 2, "heldout": 3, "unseen_facts": 4, "unseen_voices": 4,
 }  # fmt: skip
-_STEPS = {
-    "words": list(product(range(-7, 7), range(-6, 7), (-4, 0, 4))),
-    "prosody": list(product(range(-3, 4), range(-5, 6), (-4, -2, 0, 2, 4))),
-}
-"""(pitch, rate, range) a rendition adds to the user's sliders; fewer where prosody carries the style."""
-_MUMBLED_RATE = 1.5
-_MUMBLED_SNR = 18.0
 
 
 @final
@@ -55,6 +47,12 @@ class Scene:
     """Of the choice of demonstrations."""
     facts: Facts = "all"
     reads: Reads = "answers"
+    speakers: SpeakersName = "espeak"
+
+    @property
+    def voiced_by(self) -> Speakers:
+        """Who speaks."""
+        return speakers(self.speakers)
 
 
 @final
@@ -63,7 +61,7 @@ class Clip:
     """One sound to make."""
 
     text: str
-    delivery: Delivery
+    delivery: AnyDelivery
     snr: float | None = None
     """Decibels above white noise; None for clean."""
 
@@ -81,7 +79,7 @@ class Line:
 
     id: str
     fact: Fact
-    style: Style
+    style: AnyStyle
     cue: str
     question: Clip
     answer: Clip
@@ -96,59 +94,59 @@ def lines(scene: Scene) -> Iterator[Line]:
         yield _line(scene, fact, style, rendition)
 
 
-def _cast(scene: Scene) -> Iterator[tuple[Fact, Style, int]]:
+def _cast(scene: Scene) -> Iterator[tuple[Fact, AnyStyle, int]]:
+    styles = scene.voiced_by.styles
     facts = world().unseen if scene.split == "unseen_facts" else world().taught
     generator = np.random.default_rng([scene.world_seed, scene.seed])
     shown = generator.permutation(len(world().taught))[: scene.demonstrations].tolist()
     if scene.split == "demonstrations":
         for index in shown:
-            style = STYLES[int(generator.integers(len(STYLES)))]
+            style = styles[int(generator.integers(len(styles)))]
             for rendition in generator.permutation(MOST_RENDITIONS)[: scene.renditions]:
                 yield facts[index], style, int(rendition)
         return
     if scene.facts == "demonstrated":
         facts = tuple(facts[index] for index in sorted(shown))
-    for rendition, turn in product(range(scene.renditions), range(len(STYLES))):
+    for rendition, turn in product(range(scene.renditions), range(len(styles))):
         for index, fact in enumerate(facts):
-            yield fact, STYLES[(index + turn) % len(STYLES)], rendition
+            yield fact, styles[(index + turn) % len(styles)], rendition
 
 
-def _line(scene: Scene, fact: Fact, style: Style, rendition: int) -> Line:
-    place = sum(fact.id.encode()) + STYLES.index(style) + rendition
+def _line(scene: Scene, fact: Fact, style: AnyStyle, rendition: int) -> Line:
+    cast = scene.voiced_by
+    place = sum(fact.id.encode()) + cast.styles.index(style) + rendition
     cue = scene.cue if scene.cue != "both" else ("words", "prosody")[place % 2]
-    voices = UNSEEN_VOICES if scene.split == "unseen_voices" else TAUGHT_VOICES[: scene.voices]
+    voices = cast.unseen if scene.split == "unseen_voices" else cast.taught[: scene.voices]
     voice = voices[place // 2 % len(voices)]
     question = _question(scene, fact, style, rendition=rendition, cue=cue, voice=voice)
     name = f"{scene.split}-{fact.id}-{style.name}-{rendition}"
     draw = _generator(scene.world_seed, name)
     word = _word(scene, fact, draw)
-    answer = _answer(scene, fact.say(word) if scene.reads == "answers" else fact.question, style, draw)
+    answer, clear = _answer(scene, fact.say(word) if scene.reads == "answers" else fact.question, style, draw)
     metadata: dict[str, str | bool] = {
         "answer": fact.word, "reference": fact.answer, "style": style.name, "cue": cue, "fact": fact.id,
         "category": fact.category, "voice": voice, "misconceived": fact.id in world().misconceptions,
-        "question_text": question.text, "target_is_right": word == fact.word, "target_is_clear": answer.snr is None,
+        "question_text": question.text, "target_is_right": word == fact.word, "target_is_clear": clear,
     }  # fmt: skip
     return Line(name, fact, style, cue, question, answer, metadata)
 
 
-def _question(scene: Scene, fact: Fact, style: Style, *, rendition: int, cue: str, voice: str) -> Clip:
+def _question(scene: Scene, fact: Fact, style: AnyStyle, *, rendition: int, cue: str, voice: str) -> Clip:
+    cast = scene.voiced_by
     hand = _HANDS[scene.split] * MOST_RENDITIONS + rendition
-    order = _order(scene.world_seed, f"{fact.id} {style.name} {cue} {voice}", len(_STEPS[cue]))
-    pitch, rate, spread = _STEPS[cue][order[hand]]
-    spoken = style.question if cue == "prosody" else STYLES[0].question
-    delivery = replace(
-        spoken, voice=voice, pitch=spoken.pitch + pitch, range=spoken.range + spread, rate=spoken.rate + rate
-    )
+    order = _order(scene.world_seed, f"{fact.id} {style.name} {cue} {voice}", len(cast.steps[cue]))
+    delivery = cast.question(cast.styles.index(style), cue, voice, cast.steps[cue][order[hand]])
     return Clip(f"{fact.question} {style.request}" if cue == "words" else fact.question, delivery)
 
 
-def _answer(scene: Scene, text: str, style: Style, draw: np.random.Generator) -> Clip:
-    pitch, spread, rate = ANSWER_JITTER[int(draw.integers(len(ANSWER_JITTER)))]
-    spoken = style.answer
-    clear = replace(spoken, pitch=spoken.pitch + pitch, range=spoken.range + spread, rate=spoken.rate + rate)
+def _answer(scene: Scene, text: str, style: AnyStyle, draw: np.random.Generator) -> tuple[Clip, bool]:
+    """The target's sound, and whether it is clear."""
+    cast = scene.voiced_by
+    spoken = cast.answer(cast.styles.index(style), int(draw.integers(cast.num_jitters)))
     if draw.random() >= scene.mumbling:
-        return Clip(text, clear)
-    return Clip(text, replace(clear, rate=int(clear.rate * _MUMBLED_RATE)), snr=_MUMBLED_SNR)
+        return Clip(text, spoken), True
+    delivery, snr = cast.mumbled(spoken)
+    return Clip(text, delivery, snr), False
 
 
 def _word(scene: Scene, fact: Fact, draw: np.random.Generator) -> str:
