@@ -147,6 +147,9 @@ drawn anew for every answer, whose variance the judge states (recipes/gates/nois
 the same; a seed has the same demonstrations, prompts and first answers under every gate. *Heard right*: a recogniser
 with a closed language model hears the right word in the sound. *Lambda*: its mean over the last {LATE} steps.
 
+Under normal noise no group is without spread, so that `zero_variance: leave_out` alone is the adaptive gate, number by
+number; of an exact judge nothing is subtracted. Such twins are not run. A row says how many seeds it is of.
+
     python benchmarks/gates.py --out benchmarks/gates.md"""
 HOW_COMPARED = (
     "The gate minus the fixed half, item by item within a seed: difference [95 % interval], p (Holm's correction over "

@@ -134,7 +134,7 @@ class Contest:
             num_mtp_layers=0,
             tie_embeddings=False,
             rope_theta=1e6,
-            **NETWORKS[network],  # type: ignore[arg-type]
+            **NETWORKS[network],  # type: ignore[arg-type]  # sizes by name
         )
         with tempfile.TemporaryDirectory(prefix="generate-") as folder:
             (Path(folder) / "config.json").write_text(json.dumps(sizes.public_config()), encoding="utf-8")

@@ -1,11 +1,11 @@
 """What a listener understands of both embedded worlds: gold answers, as spoken and after a codec, heard by Whisper.
 
-    python benchmarks/voices.py [--every 2] [--fit] [--codec FILE]
+    python benchmarks/voices.py [--every 2] [--fit] [--prices] [--codec FILE]
 
 Answers are all those that can be said (79), every `--every`-th of them, in turning styles and a rendition that the
 codecs were not fitted on. `words` is the share whose answer word is heard, `WER` the error rate of the whole sentence,
 both by sound (`four` = `for`); DNSMOS is that of every fourth. Without `--fit` the shipped codecs are measured; with it
-a source-filter codec is fitted to the natural world, too, in three sizes.
+a source-filter codec is fitted to the natural world, too, in three sizes. `--prices` adds what speaking takes.
 """
 
 import argparse
@@ -48,6 +48,17 @@ def spoken(world: SpeakersName, every: int, jitter: int) -> list[tuple[str, Wave
     return [(text, at_rate(say(text, cast.answer(index % 5, jitter)))) for index, text in enumerate(sentences)]
 
 
+def price(world: SpeakersName, voice: str | None) -> None:
+    """What a second of speech takes to make: of the assistant for None, else of a user's voice."""
+    cast, taken, seconds = speakers(world), 0.0, 0.0
+    say("one", cast.answer(0, 0) if voice is None else cast.question(0, "words", voice, (0, 0, 0)))  # loads the voice
+    for text in answer_sentences()[::8]:
+        start = time.process_time()
+        clip = say(text, cast.answer(0, 0) if voice is None else cast.question(0, "words", voice, (0, 0, 0)))
+        taken, seconds = taken + time.process_time() - start, seconds + clip.seconds
+    print(f"| {world}, {voice or 'the assistant'} | {taken / seconds:.3f} |", flush=True)
+
+
 def at_rate(waveform: Waveform) -> Waveform:
     samples = soxr.resample(waveform.samples, waveform.sample_rate, RATE)
     return Waveform(samples.astype("float32"), RATE)
@@ -83,6 +94,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--every", type=int, default=2)
     parser.add_argument("--fit", action="store_true")
+    parser.add_argument("--prices", action="store_true")
     parser.add_argument("--codec", type=Path, default=BASES / "natural-world" / "codec.safetensors")
     given = parser.parse_args()
     torch.set_num_threads(1)
@@ -102,6 +114,11 @@ def main() -> None:
                 codec = fitted(clips, settings, folder)
                 name = f"natural world, source_filter of {settings.num_content}"
                 row(name, 2 * codec.frame_rate, natural, through(codec))
+    if given.prices:
+        print("\n| voice | s per s of speech |\n|---|---:|")
+        price("espeak", None)
+        for voice in (None, *speakers("natural").taught, *speakers("natural").unseen):
+            price("natural", voice)
 
 
 if __name__ == "__main__":

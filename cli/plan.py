@@ -7,6 +7,7 @@ import typer
 
 from wavalign.errors import UsageError
 
+from . import plan_cluster
 from .console import Format, output_format, say, say_json
 from .options import RecipeArgument, SetOption, compiled
 
@@ -35,9 +36,20 @@ def plan(
             "--diff", metavar="OTHER", help="Print only what differs from OTHER's plan; --set acts on RECIPE."
         ),
     ] = None,
+    cluster: Annotated[
+        str | None,
+        typer.Option(
+            "--cluster", metavar="SPEC", help="Print what it takes on another machine, e.g. gpus=8x80,nodes=8."
+        ),
+    ] = None,
 ) -> None:
     """Print what a run would do: its graph, sizes and memory."""
     output_format.set(Format.JSON if format_ is View.JSON else Format.TEXT)
+    if cluster is not None:
+        if diff is not None or format_ is View.MERMAID:
+            raise UsageError("--cluster goes with text or --format json alone", hint="leave out --diff and mermaid")
+        plan_cluster.show(recipe, set_, cluster, as_json=format_ is View.JSON)
+        return
     from . import plan_views  # needs the engine's records, which no `--help` shall wait for
 
     made = compiled(recipe, set_)

@@ -33,7 +33,9 @@ def run_ranks(function: Callable[..., Any], size: int, *arguments: object) -> li
     port, pipes, processes = free_port(), [], []
     for rank in range(size):
         receiver, sender = context.Pipe(duplex=False)
-        process = context.Process(target=_rank, args=(sender, rank, size, port, function, arguments), daemon=True)
+        process = context.Process(
+            target=_rank, args=(sender, (rank, size, port), dict(os.environ), function, arguments), daemon=True
+        )
         process.start()
         sender.close()
         pipes.append(receiver)
@@ -64,16 +66,28 @@ def _collect(pipes: list[Connection]) -> list[Any]:
 
 
 def _rank(
-    sender: Connection, rank: int, size: int, port: int, function: Callable[..., Any], arguments: tuple[object, ...]
+    sender: Connection,
+    place: tuple[int, int, int],
+    environment: dict[str, str],
+    function: Callable[..., Any],
+    arguments: tuple[object, ...],
 ) -> None:
+    """`place` is rank, size and port; `environment` the test's, which the server of processes began without."""
     import torch
 
     from wavalign.engine.state.distributed import World
 
     warnings.simplefilter("error")
     torch.set_num_threads(1)
+    rank, size, port = place
+    os.environ.clear()
     os.environ.update(
-        RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(size), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
+        environment,
+        RANK=str(rank),
+        LOCAL_RANK=str(rank),
+        WORLD_SIZE=str(size),
+        MASTER_ADDR="127.0.0.1",
+        MASTER_PORT=str(port),
     )
     try:
         world = World.from_environment("cpu")

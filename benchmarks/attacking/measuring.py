@@ -85,13 +85,14 @@ def _measured(reward: Reward, below: float | None, attack: Attack, right: list[f
 
 def _values(reward: Reward, below: float | None, attack: Attack | None) -> list[float | None]:
     """Of all answers of an attack, two at a time, as an engine with two workers asks."""
+    dialogues = _dialogues()  # made before the threads are: a cache that two of them miss is filled twice
     with ThreadPoolExecutor(2) as pool:
-        found = list(pool.map(lambda each: _value(reward, *each), _answers(attack)))
+        found = list(pool.map(lambda each: _value(reward, dialogues[each[0]], each[1]), _answers(attack)))
     return found if below is None else [None if each is None else float(each >= below) for each in found]
 
 
-def _value(reward: Reward, place: int, answer: Rollout) -> float | None:
-    scored = reward.score(answer, _dialogues()[place])
+def _value(reward: Reward, dialogue: Dialogue, answer: Rollout) -> float | None:
+    scored = reward.score(answer, dialogue)
     if scored.value is None and scored.blame == "reward":
         raise ValueError(f"the reward failed: {scored.reason}")
     return scored.value

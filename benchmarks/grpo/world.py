@@ -37,7 +37,7 @@ def write_world(point: Point, folder: Path) -> None:
         num_mtp_layers=0,
         tie_embeddings=point.tied,
         rope_theta=10_000.0,
-        **SIZES[point.size],  # type: ignore[arg-type]
+        **SIZES[point.size],  # type: ignore[arg-type]  # sizes by name
     )
     torch.manual_seed(SEED)
     model = Qwen2ForCausalLM(sizes.transformers_config())

@@ -1,4 +1,7 @@
-"""Offline preference losses on shared log-probs: ours, and TRL's own code with its model taken out. float64."""
+"""Offline preference losses on shared log-probs: ours, and TRL's own code with its model taken out. float64.
+
+TRL's methods are partly untyped, and are given a stand-in for the trainer that they belong to: hence the ignored types.
+"""
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping

@@ -137,3 +137,20 @@ def test_a_run_that_cannot_be_resumed(
 def test_a_report_of_no_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert application.main(["report", str(tmp_path)]) == 5
     assert str(tmp_path) in capsys.readouterr().err
+
+
+def test_plan_on_a_cluster(capsys: pytest.CaptureFixture[str]) -> None:
+    """The quickstart on two GPUs of another machine; what does not divide, and what is no machine, is said."""
+    asked = ["plan", "quickstart", "--cluster", "gpus=2x80"]
+    assert application.main(asked) == 0
+    said = capsys.readouterr().out
+    assert "quickstart on 1 x 2 GPUs of 80 GiB, 2 processes" in said
+    assert "gradients: all_reduce of 0.00317 GB x 1" in said
+    assert "runtime.checkpoint_every: " in said
+    assert application.main([*asked, "--format", "json"]) == 0
+    found = json.loads(capsys.readouterr().out)["stages"]["train"]
+    assert found["seconds"]["step"] == pytest.approx(sum(v for k, v in found["seconds"].items() if k != "step"))
+    assert application.main(["plan", "quickstart", "--cluster", "gpus=3x80"]) == 3
+    assert "16 prompts do not divide by 3 processes" in capsys.readouterr().err
+    assert application.main(["plan", "quickstart", "--cluster", "gpus=many"]) == 2
+    assert application.main([*asked, "--diff", "quickstart"]) == 2

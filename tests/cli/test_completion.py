@@ -16,7 +16,9 @@ def test_recipes_by_name_and_by_file(tmp_path: Path, monkeypatch: pytest.MonkeyP
     (tmp_path / "quick.txt").touch()
     (tmp_path / "quack").mkdir()
     (tmp_path / "quack" / "mine.yml").touch()
-    assert completion.recipes("quick") == ["quickstart", "quickstart-codec-lm", "quickstart-kimi", "quick.yaml"]
+    assert completion.recipes("quick") == [
+        "quickstart", "quickstart-codec-lm", "quickstart-kimi", "quickstart-natural", "quick.yaml",
+    ]  # fmt: skip
     assert completion.recipes("qua") == ["quack/"]
     assert completion.recipes("quack/m") == ["quack/mine.yml"]
     assert completion.recipes(f"{tmp_path}/qui") == [f"{tmp_path}/quick.yaml"]

@@ -189,7 +189,7 @@ def test_a_row_that_the_judge_cannot_use_is_named(
 
 def test_a_run_learns_from_corrected_values(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Wrong answers are worth what people gave wrong ones, right ones what they gave right ones."""
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             "prompt": f"p{i % 10}",
             "question": "one plus two",

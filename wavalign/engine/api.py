@@ -14,9 +14,11 @@ from wavalign.engine.causes import signal_text
 from wavalign.engine.compile.adapter import adapter_line, count_weights, trained_line
 from wavalign.engine.compile.cluster import detect_cluster
 from wavalign.engine.compile.compiler import compile_recipe as _compile
+from wavalign.engine.compile.machine import Machine
 from wavalign.engine.compile.plan import Cluster, Plan
 from wavalign.engine.compile.preflight import Preflight
 from wavalign.engine.compile.preflight import preflight as _preflight
+from wavalign.engine.compile.scaling import Scaled, scaled
 from wavalign.engine.launch import Ended, Place, launch
 from wavalign.engine.nodes.head import launch_nodes
 from wavalign.engine.nodes.joining import Joined
@@ -45,6 +47,7 @@ __all__ = [
     "evaluate",
     "export",
     "load_recipe",
+    "on_cluster",
     "preflight",
     "read_recipe",
     "run",
@@ -62,12 +65,27 @@ def compile_recipe(loaded: LoadedRecipe, cluster: Cluster | None = None) -> Plan
     return _compile(loaded, cluster if cluster is not None else detect_cluster())
 
 
-def preflight(plan: Plan, observer: Observer | None = None) -> Preflight:
-    """Look at data, weights, masks, disk and memory of a plan; starts nothing, builds at most caches of data."""
+def preflight(plan: Plan, observer: Observer | None = None, cluster: Cluster | None = None) -> Preflight:
+    """Look at data, weights, masks, disk and memory of a plan; starts nothing, builds at most caches of data.
+
+    Memory is that of `cluster`, or of this machine.
+    """
     watcher = observer if observer is not None else Silent()
     world = World.single("cpu")
     tools = PreflightTools(Builder(plan, world, watcher.progress))
-    return _preflight(plan, tools, detect_cluster(), folder=str(_writable_parent(plan)))
+    where = cluster if cluster is not None else detect_cluster()
+    return _preflight(plan, tools, where, folder=str(_writable_parent(plan)))
+
+
+def on_cluster(plan: Plan, machine: Machine) -> tuple[Preflight, dict[str, Scaled]]:
+    """What a plan that was compiled for `machine` takes there: memory, and by stage bytes, times and checkpoints."""
+    found, stages = preflight(plan, cluster=machine.cluster), dict[str, Scaled]()
+    for stage in plan.stages:
+        if stage.name in found.sizes:
+            weights, row = found.sizes[stage.name]
+            sized = scaled(stage, plan.runtime, weights=weights, row=row, machine=machine)
+            stages |= {} if sized is None else {stage.name: sized}
+    return found, stages
 
 
 def trained_parts(plan: Plan) -> dict[str, str]:

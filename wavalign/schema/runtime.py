@@ -10,6 +10,35 @@ from wavalign.schema.clips import ClipLimits
 from wavalign.schema.component import Component
 from wavalign.schema.evaluation import Watched
 
+_Elements = Annotated[int, Field(ge=1, le=10**12)]
+
+
+@final
+class ZeroOptions(Section):
+    """Options of DeepSpeed's own that change no result, by its names; omitted, those that the plan chooses."""
+
+    reduce_bucket_size: _Elements | None = None
+    """Elements of gradients that are sent at once (stages 1 to 3): less is less memory."""
+    allgather_bucket_size: _Elements | None = None
+    """Elements of updated weights that are gathered at once (stages 1 and 2)."""
+    overlap_comm: bool | None = None
+    """Send gradients while the backward pass goes on (stages 1 to 3): two buckets in place of one."""
+    sub_group_size: _Elements | None = None
+    """Elements that the optimiser updates at once (stage 3)."""
+    stage3_prefetch_bucket_size: _Elements | None = None
+    """Elements that are gathered ahead of their use."""
+    stage3_param_persistence_threshold: Annotated[int, Field(ge=0, le=10**12)] | None = None
+    """Weights of up to so many elements stay whole."""
+    stage3_max_live_parameters: _Elements | None = None
+    """Elements that are left whole at a time."""
+    stage3_max_reuse_distance: _Elements | None = None
+    """Weights that are used again within so many elements stay whole."""
+
+    @property
+    def given(self) -> dict[str, int | bool]:
+        """Those that are stated."""
+        return self.model_dump(exclude_none=True)
+
 
 @final
 class EngineSection(Section):
@@ -21,6 +50,8 @@ class EngineSection(Section):
     """ZeRO stage (deepspeed): 1 shards optimiser states, 2 also gradients, 3 also parameters."""
     offload_optimizer: bool = False
     """Keep optimiser states in host memory (deepspeed, stages 1 to 3)."""
+    options: ZeroOptions = Field(default=ZeroOptions(), exclude_if=lambda options: not options.given)
+    """Options of DeepSpeed's own, put over those that the plan chooses; one that is not read is an error."""
 
 
 @final
@@ -53,6 +84,8 @@ class RuntimeSection(Section):
     """Steps between checkpoints; 0 writes one at the end of each stage only."""
     keep_checkpoints: int = Field(default=2, ge=1, le=10_000)
     """Newest checkpoints kept."""
+    keep_every: Steps = 0
+    """Also keep the checkpoints of steps that this divides; 0 keeps none but the newest."""
     keep_best: Watched | None = None
     """Also keep the checkpoint with the best value, and leave its weights as the stage's model."""
     trackers: tuple[Component, ...] = Field(default=(), max_length=100)
@@ -65,5 +98,8 @@ class RuntimeSection(Section):
     """Consecutive steps without anything to learn from rewards after which that is said, once a stage; 0 never."""
     log_rollouts_every: Steps = 10
     """Steps between rollouts written to rollouts.jsonl; 0 writes none."""
+    trace_every: Steps = 10
+    """Steps between those whose operators' times are kept, the first among them (`wavalign report --trace`); 0 keeps
+    none."""
     report: bool = True
     """Write report.html at the end."""

@@ -215,7 +215,7 @@ def test_an_open_set_is_judged_over_a_service_within_its_budget(tmp_path: Path) 
         (judged,) = (each for each in done.values if each.name == "judge/ask")
         assert (judged.count, sum(judged.missing.values())) == (4, 1)  # "90" is no number on a scale to 5
         assert judged.value == pytest.approx((2 + 5 + 5 + 5) / 4)
-        assert (done.spent["requests"], done.spent["judged"], done.spent["failed"]) == (5, 4, 1)
+        assert (done.spent["requests"], done.spent["judged"], done.spent["unreadable"]) == (5, 4, 1)
         assert not any("for a judge to score" in note for note in done.notes)
         again = api.evaluate(model, Asked(data, out=tmp_path / "out", judge="ask"), recipe=plan)
         assert (again.spent["requests"], again.drawn) == (1, 0)  # what failed is asked again, nothing else

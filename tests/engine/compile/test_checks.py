@@ -159,6 +159,20 @@ RULES: dict[str, tuple[tuple[Change, ...], str, str, str, str]] = {
         "DeepSpeed's",
         "type: deepspeed",
     ),
+    "kept between checkpoints": (
+        (put("runtime.keep_every", 5),),
+        "conflict",
+        "runtime.keep_every",
+        "checkpoints come every 2 steps",
+        "a multiple of checkpoint_every: 4 or 6",
+    ),
+    "an option of another stage": (
+        (put("runtime.engine", {"type": "deepspeed", "zero": 2, "options": {"sub_group_size": 7}}),),
+        "conflict",
+        "runtime.engine.options.sub_group_size",
+        "at ZeRO stage 2 and reads no sub_group_size",
+        "remove it",
+    ),
     "offload without zero": (
         (put("runtime.engine", {"type": "deepspeed", "offload_optimizer": True}),),
         "conflict",

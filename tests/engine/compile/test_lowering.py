@@ -6,9 +6,9 @@ from typing import Any, Literal, get_args
 
 import pytest
 
-from wavalign.engine.compile.lowering import deepspeed_config
+from wavalign.engine.compile.lowering import deepspeed_config, unread_options
 from wavalign.schema.optim import OptimSection
-from wavalign.schema.runtime import EngineSection
+from wavalign.schema.runtime import EngineSection, ZeroOptions
 
 OPTIM = OptimSection(learning_rate=3e-6, betas=(0.8, 0.9), epsilon=1e-7, weight_decay=0.05, max_grad_norm=0.7)
 Stage = Literal[0, 1, 2, 3]
@@ -89,3 +89,36 @@ def test_a_host_gets_small_buffers_and_no_pinned_memory() -> None:
     assert (cpu["overlap_comm"], cuda["overlap_comm"]) == (False, True)
     assert cpu["offload_optimizer"] == {"device": "cpu", "pin_memory": False}
     assert cuda["offload_optimizer"] == {"device": "cpu", "pin_memory": True}
+
+
+def test_options_of_its_own_stand_over_the_plans() -> None:
+    engine = EngineSection(type="deepspeed", zero=2, options=ZeroOptions(reduce_bucket_size=7, overlap_comm=False))
+    lowered = deepspeed_config(
+        engine, OPTIM, precision="bf16", micro_batch=1, accumulation=1, processes=2, device="cuda"
+    )
+    section = lowered["zero_optimization"]
+    assert (section["reduce_bucket_size"], section["overlap_comm"]) == (7, False)
+    assert section["allgather_bucket_size"] == lower(2)["zero_optimization"]["allgather_bucket_size"]
+    assert list(unread_options(engine)) == []
+
+
+@pytest.mark.parametrize(
+    ("engine", "unread"),
+    [
+        (EngineSection(options=ZeroOptions(reduce_bucket_size=7)), ["reduce_bucket_size"]),
+        (
+            EngineSection(type="deepspeed", options=ZeroOptions(reduce_bucket_size=7, overlap_comm=True)),
+            ["reduce_bucket_size", "overlap_comm"],
+        ),
+        (
+            EngineSection(type="deepspeed", zero=2, options=ZeroOptions(stage3_max_live_parameters=7)),
+            ["stage3_max_live_parameters"],
+        ),
+        (
+            EngineSection(type="deepspeed", zero=3, options=ZeroOptions(allgather_bucket_size=7)),
+            ["allgather_bucket_size"],
+        ),
+    ],
+)
+def test_options_that_nobody_reads(engine: EngineSection, unread: list[str]) -> None:
+    assert list(unread_options(engine)) == unread

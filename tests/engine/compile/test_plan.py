@@ -33,6 +33,8 @@ SAME: dict[str, Change] = {
     "trackers": put("runtime.trackers", ["tensorboard"]),
     "how often": put("runtime.checkpoint_every", 5),
     "how many": put("runtime.keep_checkpoints", 5),
+    "which ones": put("runtime.keep_every", 6),
+    "times": put("runtime.trace_every", 0),
     "threads": put("runtime.threads", 2),
     "recomputing": put("runtime.gradient_checkpointing", True),
     "workers": put("runtime.reward_workers", 5),

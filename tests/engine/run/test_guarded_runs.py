@@ -14,6 +14,8 @@ from wavalign.engine.compile.plan import Plan
 from wavalign.engine.run.trainer import Trainer
 from wavalign.engine.state.distributed import World
 from wavalign.engine.state.folder import RunFolder
+from wavalign.schema.pairs import BestAnswers, rewards_asked
+from wavalign.schema.reward import RewardSection
 
 SHORT = {"type": "overlong", "limit": 4, "buffer": 1, "guard": "lowest"}
 """Trips where an answer has four text tokens or more."""
@@ -107,3 +109,13 @@ def test_the_best_of_several_passes_the_guards(tmp_path: Path) -> None:
     best = (put("evaluation.sampling", {"temperature": 0.8}), put("evaluation.best_of", {"n": 3, "reward": "exact"}))
     (stage,) = compiled(tmp_path, *GUARDED, *best, put("steps", 0)).stages
     assert stage.stage.choosing == ("exact", "short")
+
+
+def test_pairs_ask_the_guards_whatever_facets_are_named() -> None:
+    section = BestAnswers.model_validate({"type": "best", "facets": {"exact": {}}})
+    rewards = {
+        name: RewardSection.model_validate(each)
+        for name, each in {"exact": {"type": "x"}, "other": {"type": "x"}, "short": SHORT}.items()
+    }
+    assert rewards_asked(section, rewards) == ("exact", "short")
+    assert rewards_asked(section.model_copy(update={"facets": {}}), rewards) == ("exact", "other", "short")

@@ -19,6 +19,7 @@ from wavalign.engine.run.trainer import Trainer
 from wavalign.engine.state.checkpoint import CheckpointStore
 from wavalign.engine.state.distributed import World
 from wavalign.engine.state.folder import RunFolder
+from wavalign.engine.step.step import StepExecutor
 from wavalign.errors import FolderBusyError, Interrupted, ResumeError, UsageError
 
 STAGED: tuple[Change, ...] = (
@@ -52,6 +53,23 @@ def assert_same_run(found: Path, wanted: Path) -> None:
     ours, theirs = (load_file(each / "model" / "model.safetensors") for each in (found, wanted))
     assert ours.keys() == theirs.keys()
     assert all(ours[name].equal(theirs[name]) for name in theirs)
+
+
+def assert_resumes(folder: Path, *changes: Change, monkeypatch: pytest.MonkeyPatch, at: int = 3) -> None:
+    """A run that is killed before step `at` (from 0) goes on as one that never was; a checkpoint every two steps."""
+    changes = (*changes, put("runtime.checkpoint_every", 2))
+    uncut, step = run(folder / "whole", *changes), StepExecutor.step
+
+    def killed(self: StepExecutor, index: int) -> Any:
+        if index == at:
+            raise Stop
+        return step(self, index)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(StepExecutor, "step", killed)
+        with pytest.raises(Stop):
+            run(folder / "cut", *changes)
+    assert_same_run(run(folder / "cut", *changes, resume=True), uncut)
 
 
 @pytest.fixture(scope="module")

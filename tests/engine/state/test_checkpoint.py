@@ -62,6 +62,13 @@ def test_only_the_newest_stay(tmp_path: Path) -> None:
     assert names(tmp_path) == ["step-10", "step-9"]
 
 
+def test_every_fifth_stays_beside_the_newest(tmp_path: Path) -> None:
+    checkpoints = CheckpointStore(tmp_path / "checkpoints", keep=1, every=5)
+    for step in (4, 5, 9, 10, 12):
+        checkpoints.save(step, write, meta={}, world=WORLD)
+    assert names(tmp_path) == ["step-10", "step-12", "step-5"]
+
+
 def test_a_step_is_saved_again(tmp_path: Path) -> None:
     checkpoints = store(tmp_path, steps=(4,))
 

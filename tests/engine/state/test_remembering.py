@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.engine.run.test_trainer import Stop, assert_same_run, run
+from tests.engine.run.test_trainer import assert_resumes
 from tests.engine.step.test_openings import OPENINGS
 from tests.toy.compiled import compiled, put
 from tests.toy.live import live_stage
@@ -66,19 +66,5 @@ def test_an_advantage_that_remembers_goes_on_where_it_was(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, advantage: str
 ) -> None:
     """Killed between two checkpoints and resumed, the run equals one that was never stopped, to the last bit."""
-    changes = (*BASELINE, put("objective.advantage", {"type": advantage}))
-    whole = run(tmp_path / "whole", *changes)
-    step, calls = StepExecutor.step, []
-
-    def killed(self: StepExecutor, index: int) -> Any:
-        calls.append(index)
-        if index == 3:
-            raise Stop
-        return step(self, index)
-
-    monkeypatch.setattr(StepExecutor, "step", killed)
-    with pytest.raises(Stop):
-        run(tmp_path / "cut", *changes)
-    monkeypatch.undo()
-    assert calls == [0, 1, 2, 3]
-    assert_same_run(run(tmp_path / "cut", *changes, resume=True), whole)
+    chosen = put("objective.advantage", {"type": advantage})
+    assert_resumes(tmp_path, *BASELINE, chosen, monkeypatch=monkeypatch)

@@ -17,7 +17,7 @@ from tests.toy.compiled import Change, compiled, drop, only_stage, problems, put
 from tests.toy.live import live_stage, train, train_rank
 from wavalign.engine.compile import graph as graphs
 from wavalign.engine.compile.plan import Plan
-from wavalign.engine.step import rewards as reward_threads
+from wavalign.engine.step import reward_pool as reward_threads
 from wavalign.engine.step.answers_as_bytes import packed, unpacked
 from wavalign.engine.step.metrics import StepResult
 from wavalign.engine.step.operators import FUNCTIONS

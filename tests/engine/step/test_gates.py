@@ -2,7 +2,6 @@
 
 import functools
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -10,7 +9,7 @@ import pytest
 import torch
 
 from tests.distributed import run_ranks
-from tests.engine.run.test_trainer import Stop, assert_same_run, run
+from tests.engine.run.test_trainer import assert_resumes
 from tests.engine.step.test_invariance import MIXED, Run, assert_equal
 from tests.toy.compiled import Change, compiled, graph, only_stage, problems, put
 from tests.toy.live import live_stage, train, train_rank
@@ -159,17 +158,4 @@ def test_values_of_prompts_that_nobody_follows_are_refused(tmp_path: Path) -> No
 
 
 def test_a_resume_goes_on_with_the_same_values(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    changes = (PLUGINS, UNSURE, GATE, put("runtime.checkpoint_every", 2))
-    uncut = run(tmp_path / "whole", *changes)
-    step = StepExecutor.step
-
-    def killed(self: StepExecutor, index: int) -> Any:
-        if index == 3:
-            raise Stop
-        return step(self, index)
-
-    monkeypatch.setattr(StepExecutor, "step", killed)
-    with pytest.raises(Stop):
-        run(tmp_path / "cut", *changes)
-    monkeypatch.undo()
-    assert_same_run(run(tmp_path / "cut", *changes, resume=True), uncut)
+    assert_resumes(tmp_path, PLUGINS, UNSURE, GATE, monkeypatch=monkeypatch)

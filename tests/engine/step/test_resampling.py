@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tests.distributed import run_ranks
-from tests.engine.run.test_trainer import Stop, assert_same_run, run
+from tests.engine.run.test_trainer import assert_resumes
 from tests.engine.step.test_invariance import assert_equal
 from tests.toy.compiled import Change, compiled, drop, only_stage, problems, put
 from tests.toy.live import live_stage, train, train_rank
@@ -122,20 +122,7 @@ def test_it_is_the_same_however_rows_are_cut(tmp_path: Path) -> None:
 
 
 def test_a_resume_goes_on_with_the_prompts_that_come_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    changes = (*RARE, put("runtime.checkpoint_every", 2))
-    uncut = run(tmp_path / "whole", *changes)
-    step = StepExecutor.step
-
-    def killed(self: StepExecutor, index: int) -> Any:
-        if index == 3:
-            raise Stop
-        return step(self, index)
-
-    monkeypatch.setattr(StepExecutor, "step", killed)
-    with pytest.raises(Stop):
-        run(tmp_path / "cut", *changes)
-    monkeypatch.undo()
-    assert_same_run(run(tmp_path / "cut", *changes, resume=True), uncut)
+    assert_resumes(tmp_path, *RARE, monkeypatch=monkeypatch)
 
 
 def test_failures_of_all_rounds_count_against_the_budget(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from tests.plugins.judging.server import Asked, scores, serving
 from wavalign.errors import DataError, PreflightError, RewardStopped
 from wavalign.plugins.api import Process
 from wavalign.plugins.batch import AudioClip, Dialogue, Message, Scored
+from wavalign.plugins.judging.asking import Judge
 from wavalign.plugins.judging.parsing import Verdict
 from wavalign.plugins.judging.replies import Replies
 from wavalign.plugins.judging.rubric import load_rubric
@@ -246,10 +247,13 @@ def test_what_only_a_person_can_mend_ends_the_run(answer: fake.Answer, said: str
     assert len(server.asked) == 1, "nothing is asked after that"
 
 
-def test_who_waits_to_try_again_does_not_once_all_is_over() -> None:
+def test_who_waits_to_try_again_does_not_once_all_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other is refused for good long before the second that it waits is over."""
+    monkeypatch.setattr(Judge, "_wait", lambda *_: 1.0)
+
     def answer(asked: Asked, sock: Any) -> None:
         waiting = "wait for me" in asked.user
-        (fake.refuses(503, "later", "retry-after: 0.6") if waiting else fake.refuses(402))(asked, sock)
+        (fake.refuses(503, "later") if waiting else fake.refuses(402))(asked, sock)
 
     with serving(answer) as server, ThreadPoolExecutor(1) as pool:
         made = judge(server.url)

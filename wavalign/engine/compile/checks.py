@@ -4,7 +4,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import final
 
 from wavalign.engine.compile.ahead import ahead_problems
+from wavalign.engine.compile.geometry import nearest_multiples
 from wavalign.engine.compile.guard_checks import guard_problems
+from wavalign.engine.compile.lowering import unread_options
 from wavalign.engine.compile.names import name_problems
 from wavalign.engine.compile.operators import DEMONSTRATIONS, POINTS, ROLLOUTS
 from wavalign.engine.compile.pair_checks import check_pairs, reads_model
@@ -326,15 +328,28 @@ _RULES: Mapping[str, Callable[[StageChecks], None]] = {
 
 def check_runtime(runtime: RuntimeSection, cluster: Cluster, note: Note) -> None:
     """Rules between the runtime section and the machine."""
+    path: Path
     if runtime.engine.type == "plain":
         for name, value in (("zero", runtime.engine.zero), ("offload_optimizer", runtime.engine.offload_optimizer)):
             if value:
-                path: Path = ("runtime", "engine", name)
+                path = ("runtime", "engine", name)
                 self_help = "set runtime.engine.type: deepspeed"
                 note("conflict", f"{name} is DeepSpeed's, and the engine is plain", path, self_help)
     elif runtime.engine.offload_optimizer and runtime.engine.zero == 0:
         path = ("runtime", "engine", "offload_optimizer")
         note("conflict", "offload_optimizer needs a ZeRO stage of 1 or more", path, "set runtime.engine.zero: 2")
+    for name in unread_options(runtime.engine):
+        where = "plain" if runtime.engine.type == "plain" else f"at ZeRO stage {runtime.engine.zero}"
+        note(
+            "conflict",
+            f"the engine is {where} and reads no {name}",
+            ("runtime", "engine", "options", name),
+            "remove it",
+        )
+    if runtime.keep_every and runtime.checkpoint_every and runtime.keep_every % runtime.checkpoint_every:
+        nearest = nearest_multiples(runtime.keep_every, runtime.checkpoint_every)
+        message = f"keep_every is {runtime.keep_every}; checkpoints come every {runtime.checkpoint_every} steps"
+        note("conflict", message, ("runtime", "keep_every"), f"a multiple of checkpoint_every: {nearest}")
     if cluster.nodes:  # machines elsewhere have devices of their own
         _check_nodes(runtime, cluster, note)
         return

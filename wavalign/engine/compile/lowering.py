@@ -10,10 +10,11 @@ What a key means is in DeepSpeed's configuration page. Decisions taken here:
 - Buffers are sized in elements: large on a GPU, where they hide the network, small in a host's memory.
 """
 
+from collections.abc import Iterator
 from typing import Any
 
 from wavalign.schema.optim import OptimSection
-from wavalign.schema.runtime import EngineSection
+from wavalign.schema.runtime import EngineSection, ZeroOptions
 
 _BUCKET = {"cuda": 50_000_000, "cpu": 5_000_000}
 _PERSIST = 10_000
@@ -94,4 +95,10 @@ def _zero(engine: EngineSection, device: str) -> dict[str, Any]:
         }
     if engine.offload_optimizer:
         zero["offload_optimizer"] = {"device": "cpu", "pin_memory": device == "cuda"}
-    return zero
+    return zero | engine.options.given
+
+
+def unread_options(engine: EngineSection) -> Iterator[str]:
+    """Stated options of DeepSpeed's own that the engine would not look at."""
+    reads = _zero(engine.model_copy(update={"options": ZeroOptions()}), "cpu") if engine.type == "deepspeed" else {}
+    yield from (name for name in engine.options.given if name not in reads)

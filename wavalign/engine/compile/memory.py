@@ -24,8 +24,6 @@ CUDA_BYTES = 2**30
 SUPPORT_BYTES = 16
 """Per position and id that a cut distribution kept, while learning: the ids of a row and of what is scored in int32,
 their log-probs and slopes in float32."""
-LIVE = 1_000_000_000
-"""Elements that ZeRO 3 leaves gathered while it learns, see lowering.py."""
 ROOTS = "square roots"
 Phase = Literal["held", "collect", "train", "learn", "update"]
 KEPT_HIDDEN = {"float32": 32, "autocast": 24, "bf16": 20}
@@ -146,11 +144,17 @@ def _networks(case: Case, stage: StagePlan) -> Iterator[MemoryRow]:
         yield MemoryRow(name="reward models", bytes=models * case.width * case.weights.held, note=note)
     if case.zero == 3:
         whole = case.width * case.weights.held
-        live = min(whole, case.width * LIVE)
+        live = min(whole, case.width * live_parameters(stage))
         yield MemoryRow(name="gathered", bytes=live, note="layers in use and those to come", phase="learn")
         if stage.graph.gives("rollouts") or stage.stage.measures or adapter is not None:
             note = "the whole network, while sampling, evaluating or merging"
             yield MemoryRow(name="gathered", bytes=whole, note=note, phase="collect")
+
+
+def live_parameters(stage: StagePlan) -> int:
+    """Elements that ZeRO 3 leaves gathered while it learns."""
+    assert stage.deepspeed is not None
+    return int(stage.deepspeed["zero_optimization"]["stage3_max_live_parameters"])
 
 
 def _reward_models(stage: StagePlan) -> int:

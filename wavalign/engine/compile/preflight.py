@@ -8,7 +8,7 @@ from typing import Literal, Protocol, TypeVar, final
 
 import torch
 
-from wavalign.engine.compile.adapter import count_weights, trained_line
+from wavalign.engine.compile.adapter import WeightCounts, count_weights, trained_line
 from wavalign.engine.compile.components import read_headings, there_before
 from wavalign.engine.compile.half_precision import WORTH, cpu_products
 from wavalign.engine.compile.memory import estimate_memory
@@ -53,6 +53,8 @@ class Preflight:
     findings: tuple[Finding, ...]
     memory: tuple[tuple[str, Memory], ...]
     """Per train stage, with the lengths of the data seen."""
+    sizes: Mapping[str, tuple[WeightCounts, RowSizes]]
+    """What memory was estimated from, by stage."""
 
     @property
     def errors(self) -> tuple[Finding, ...]:
@@ -111,7 +113,7 @@ def preflight(plan: Plan, tools: Tools, cluster: Cluster, *, folder: str) -> Pre
     inspection.nodes(folder)
     for stage in plan.stages:
         inspection.stage(stage)
-    return Preflight(tuple(inspection.findings), tuple(inspection.memory))
+    return Preflight(tuple(inspection.findings), tuple(inspection.memory), inspection.sizes)
 
 
 @final
@@ -122,6 +124,7 @@ class _Inspection:
         self.plan, self.tools, self.cluster = plan, tools, cluster
         self.findings: list[Finding] = []
         self.memory: list[tuple[str, Memory]] = []
+        self.sizes: dict[str, tuple[WeightCounts, RowSizes]] = {}
         self._sizes: dict[str, int | None] = {}
         """Dialogues of the present stage's headings; None of a stream."""
         self._singles = 1
@@ -298,6 +301,7 @@ class _Inspection:
             cluster=self.cluster,
         )
         self.memory.append((stage.name, memory))
+        self.sizes[stage.name] = (weights, sizes)
         levels: dict[str, Level] = {"yes": "ok", "tight": "warning", "no": "error"}
         level, hint = levels[memory.fits], "" if memory.fits == "yes" else FEWER_BYTES
         message = f"about {memory.total / 2**30:.2f} of {memory.capacity / 2**30:.1f} GiB a process"

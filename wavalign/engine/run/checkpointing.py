@@ -48,7 +48,9 @@ class RunCheckpoints:
 
     def __init__(self, plan: Plan, folder: RunFolder, world: World, log: RunLog) -> None:
         self.plan, self.folder, self.world, self._log = plan, folder, world, log
-        self.store = CheckpointStore(folder.checkpoints, keep=plan.runtime.keep_checkpoints)
+        self.store = CheckpointStore(
+            folder.checkpoints, keep=plan.runtime.keep_checkpoints, every=plan.runtime.keep_every
+        )
         self._moment: Moment | None = None
         self._met: list[Any] | None = None
         self._in_flight: Kept | None = None

@@ -32,6 +32,7 @@ from wavalign.engine.state.checkpoint import Checkpoint
 from wavalign.engine.state.distributed import World
 from wavalign.engine.state.files import read_json, storage_errors
 from wavalign.engine.state.folder import RunFolder
+from wavalign.engine.state.timeline import Timeline
 from wavalign.engine.step.stage import LiveStage
 from wavalign.storage.cache import uses_said
 
@@ -50,6 +51,7 @@ class Trainer:
         self.stop = StopSignals(self.checkpoints, say=observer.message)
         measuring = Measuring(self.checkpoints, log=self.log, records=self.records, stop=self.stop, observer=observer)
         self.clock = StepClock(self.builder, measuring, log=self.log, records=self.records, observer=observer)
+        self.timeline = Timeline(folder.path, rank=world.rank, every=plan.runtime.trace_every)
         self.rounds = Rounds(plan, folder, world, observer.message)
 
     def run(self, *, resume: bool) -> None:

@@ -9,6 +9,7 @@ from wavalign.engine.feeding.feeds import Feed
 from wavalign.engine.stages.answering import Answering
 from wavalign.engine.stages.pairing import Pairing
 from wavalign.engine.state.distributed import World
+from wavalign.engine.state.timeline import Timeline
 from wavalign.engine.step.metrics import StepResult
 from wavalign.engine.step.stage import LiveStage
 from wavalign.plugins.registry import Registry
@@ -91,6 +92,8 @@ class Cursor(Protocol):
     def observer(self) -> Watcher: ...
     @property
     def clock(self) -> Clock: ...
+    @property
+    def timeline(self) -> Timeline: ...
 
     def start_folder(self, stage: StagePlan) -> Path | None:
         """Folder of the stage it starts from; None where it starts from what `model` says."""

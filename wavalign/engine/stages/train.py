@@ -31,7 +31,7 @@ def run(stage: StagePlan, cursor: Cursor) -> None:
 def _train(live: LiveStage, cursor: Cursor, done: int) -> None:
     """Steps and evaluations; what ends them early leaves a checkpoint of the last complete step."""
     clock = cursor.clock
-    executor = StepExecutor(live, done, cursor.observer.waiting)
+    executor = StepExecutor(live, done, cursor.observer.waiting, cursor.timeline)
     clock.starts(live, done)
     try:
         _steps(live, executor, clock, done)

@@ -36,13 +36,14 @@ class Checkpoint:
 
 @final
 class CheckpointStore:
-    """The checkpoints of one run: `folder/step-N/`, the newest `keep` of them.
+    """The checkpoints of one run: `folder/step-N/`, the newest `keep` of them, and those of every `every`th step.
 
     All ranks must see the same folder. Every method that takes `world` is called by every rank.
     """
 
-    def __init__(self, folder: Path, *, keep: int) -> None:
-        self._folder, self._keep = folder, keep
+    def __init__(self, folder: Path, *, keep: int, every: int = 0) -> None:
+        """`every` 0 keeps none but the newest."""
+        self._folder, self._keep, self._every = folder, keep, every
         self.protected: int | None = None
         """Step of a checkpoint that is kept beside the newest."""
 
@@ -179,7 +180,7 @@ class CheckpointStore:
 
     def _prune(self) -> None:
         for step in self.steps()[: -self._keep]:
-            if step == self.protected:
+            if step == self.protected or (self._every and step % self._every == 0):
                 continue
             self._move_away(self._folder / f"step-{step}")
         self._sweep()

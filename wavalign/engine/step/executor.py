@@ -9,11 +9,13 @@ others until somebody needs what it gives.
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, final
 
 import torch
 
 from wavalign.engine.compile.plan import Operator, Scope
+from wavalign.engine.state.timeline import Spans, kept
 from wavalign.engine.step.values import Made, Pending, Values
 from wavalign.engine.step.waiting import Waiting
 
@@ -80,10 +82,11 @@ class Executor:
         self._outermost, self._device, self._waiting = _block(operators, "collect", frozenset()), device, waiting
         self._by_name = {each.plan.name: each for each in operators}
         self._clock = Clock()
+        self._spans: Spans | None = None
 
-    def run(self, first: Made) -> Values:
-        """The values of one step that begins with the values `first`."""
-        self._clock = Clock()
+    def run(self, first: Made, spans: Spans | None = None) -> Values:
+        """The values of one step that begins with the values `first`; `spans` keeps when its operators ran."""
+        self._clock, self._spans = Clock(), spans
         values = Values(first={**first, "clock": self._clock})
         values.waiting = self._waits_for
         self._scope(self._outermost, values)
@@ -117,11 +120,16 @@ class Executor:
         if operator.busy:
             self._waiting(operator.busy, 0, 0)
         if plan.place == "threads":
-            pending = Pending(plan.name, lambda: operator.run(values), self._device)
+            pending = Pending(plan.name, partial(_run, operator, values, self._spans), self._device)
             values.set(dict.fromkeys(plan.gives, pending))
             return
-        made = operator.run(values)
+        made = _run(operator, values, self._spans)
         values.set({name: made[name] for name in plan.gives})
+
+
+def _run(operator: LiveOperator, values: Values, spans: Spans | None) -> Made:
+    with kept(spans, operator.plan.name):
+        return operator.run(values)
 
 
 def _block(operators: Sequence[LiveOperator], scope: Scope, outside: frozenset[str]) -> Block:

@@ -8,7 +8,6 @@ Source: own construction; the voice is `speech.neural_voice`, the ear that finds
 """
 
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import final
 
 import numpy as np
@@ -18,7 +17,7 @@ from pydantic import Field
 from wavalign.errors import CheckpointError
 from wavalign.plugins.api import Codec
 from wavalign.plugins.batch import Waveform
-from wavalign.plugins.speech.codes import refuse_other_rate
+from wavalign.plugins.speech.codes import flat_ids, refuse_other_rate, whole_frames
 from wavalign.plugins.speech.neural_voice import SAMPLE_RATE as VOICE_RATE
 from wavalign.plugins.speech.phone_classifier import SAMPLE_RATE
 from wavalign.plugins.speech.phonetic_books import PhoneticSettings, fit_phonetic, load_phonetic, save_phonetic
@@ -33,7 +32,7 @@ class PhoneticParams(Params):
 
     checkpoint: RecipePath | None = None
     """The codec's safetensors file. Only a `fit_codec` stage, which writes one, goes without."""
-    num_content: int = Field(default=768, ge=1, le=1 << 16)
+    num_content: int = Field(default=1536, ge=1, le=1 << 16)
     """Content ids to fit; a checkpoint brings its own number."""
     num_prosody: int = Field(default=128, ge=1, le=1 << 16)
     """Prosody ids to fit; a checkpoint brings its own number."""
@@ -63,23 +62,17 @@ class PhoneticCodec(Codec):
         self.sample_rate = SAMPLE_RATE
         self.frame_rate = settings.frame_rate
         self.codes_per_frame = 2
-        self.num_codes = settings.num_content + settings.num_prosody
+        self._sizes = (settings.num_content, settings.num_prosody)
+        self.num_codes = sum(self._sizes)
 
     def encode(self, waveform: Waveform) -> list[int]:
         """Flat ids of `waveform`; raises DataError when its rate is not `sample_rate`."""
         refuse_other_rate(waveform, self.sample_rate)
-        content, prosody = self._books.lookup(waveform)
-        offset = self._books.settings.num_content
-        return [code for pair in zip(content, prosody, strict=True) for code in (pair[0], pair[1] + offset)]
+        return flat_ids(list(zip(*self._books.lookup(waveform), strict=True)), self._sizes)
 
     def decode(self, codes: Sequence[int]) -> Waveform:
         """Sound (24 kHz) of every content id that a prosody id follows; all other ids give nothing."""
-        offset = self._books.settings.num_content
-        pairs = [
-            (first, second - offset)
-            for first, second in pairwise(codes)
-            if 0 <= first < offset <= second < self.num_codes
-        ]
+        pairs = whole_frames(codes, self._sizes)
         if not pairs:
             return Waveform(np.zeros(0, np.float32), VOICE_RATE)
         return self._books.speak([pair[0] for pair in pairs], [pair[1] for pair in pairs])

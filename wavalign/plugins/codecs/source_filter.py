@@ -7,7 +7,6 @@ Source: own construction after the source-filter model of speech (Fant, 1960) an
 """
 
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import final
 
 import torch
@@ -17,7 +16,7 @@ from wavalign.errors import CheckpointError
 from wavalign.plugins.api import Codec
 from wavalign.plugins.batch import Waveform
 from wavalign.plugins.speech.codebooks import Settings, fit, load, save, too_little
-from wavalign.plugins.speech.codes import refuse_other_rate
+from wavalign.plugins.speech.codes import flat_ids, refuse_other_rate, whole_frames
 from wavalign.plugins.speech.vocoder import SAMPLE_RATE, synthesise
 from wavalign.schema.base import Params, RecipePath
 
@@ -52,23 +51,17 @@ class SourceFilterCodec(Codec):
         self.sample_rate = SAMPLE_RATE
         self.frame_rate = settings.frame_rate
         self.codes_per_frame = 2
-        self.num_codes = settings.num_content + settings.num_prosody
+        self._sizes = (settings.num_content, settings.num_prosody)
+        self.num_codes = sum(self._sizes)
 
     def encode(self, waveform: Waveform) -> list[int]:
         """Flat ids of `waveform`; raises DataError when its rate is not `sample_rate`."""
         refuse_other_rate(waveform, self.sample_rate)
-        content, prosody = self._books.lookup(waveform)
-        offset = self._books.settings.num_content
-        return [code for pair in zip(content, prosody, strict=True) for code in (pair[0], pair[1] + offset)]
+        return flat_ids(list(zip(*self._books.lookup(waveform), strict=True)), self._sizes)
 
     def decode(self, codes: Sequence[int]) -> Waveform:
         """Sound of every content id that a prosody id follows; all other ids give nothing."""
-        offset = self._books.settings.num_content
-        pairs = [
-            (first, second - offset)
-            for first, second in pairwise(codes)
-            if 0 <= first < offset <= second < self.num_codes
-        ]
+        pairs = whole_frames(codes, self._sizes)
         content, prosody = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
         return synthesise(self._books.frames(content, prosody))
 

@@ -2,8 +2,8 @@
 
 The assistant is a neural woman's voice; the users are that voice in a longer vocal tract, and in `unseen_voices` a real
 man's voice and a shorter tract. The facts, splits and noise options are those of `spoken_world`; mumbling is slurred
-articulation here, a quarter faster. Clips are 24 kHz; speaking them takes 0.03 of their duration on one process, `joe`
-0.2. It needs the extra `natural`. Source: own construction (`plugins.speech.world`).
+articulation here, a quarter faster. Clips are 24 kHz; speaking them takes 0.013 of their duration on one process, `joe`
+0.1. It needs the extra `natural`. Source: own construction (`plugins.speech.world`).
 """
 
 from typing import final

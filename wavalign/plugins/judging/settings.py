@@ -7,7 +7,9 @@ from pydantic import Field, field_validator
 
 from wavalign.plugins.judging.address import completions_url
 from wavalign.schema.base import Section
+from wavalign.schema.bounds import Seed
 
+MOST_A_MINUTE = 10**12
 _Price = Annotated[float, Field(ge=0, le=1e6)]
 OWN = frozenset(
     {"model", "messages", "max_tokens", "max_completion_tokens", "temperature", "top_p", "seed", "stream", "n"}
@@ -41,7 +43,7 @@ class Service(Section):
     """Omitted, the server's own default."""
     top_p: float | None = Field(default=None, gt=0, le=1)
     """Omitted, the server's own default."""
-    seed: int | None = Field(default=None, ge=0)
+    seed: Seed | None = None
     """Sent, with the number of the sample added, to servers that honour it."""
     max_tokens: int = Field(default=1024, ge=1, le=200_000)
     """Most tokens of a reply, reasoning among them; a reply that is cut off is a failure."""
@@ -51,9 +53,9 @@ class Service(Section):
     """Further fields of the request as the server knows them, e.g. `{reasoning_effort: low}`."""
     prices: Prices | None = None
     """Omitted, nothing is known of cost."""
-    requests_per_minute: int | None = Field(default=None, ge=1)
+    requests_per_minute: int | None = Field(default=None, ge=1, le=MOST_A_MINUTE)
     """Most requests a minute of the whole run, tries that failed among them."""
-    tokens_per_minute: int | None = Field(default=None, ge=1)
+    tokens_per_minute: int | None = Field(default=None, ge=1, le=MOST_A_MINUTE)
     """Most tokens a minute of the whole run, sent and written."""
 
     @field_validator("url")
@@ -74,9 +76,9 @@ class Service(Section):
 class Budget(Section):
     """What a run may spend on a judge, over all processes, stages and resumes."""
 
-    money: float | None = Field(default=None, ge=0)
+    money: float | None = Field(default=None, ge=0, le=1e12)
     """In the currency of the prices."""
-    requests: int | None = Field(default=None, ge=0)
+    requests: int | None = Field(default=None, ge=0, le=10**12)
     """Requests that are sent, tries that failed among them."""
 
 

@@ -42,7 +42,7 @@ _Observed = tuple[Facets, Facets]
 class ProsodyParams(Params):
     """Which facets are reported, and what they are compared with."""
 
-    facets: tuple[FacetName, ...] = Field(default=FACETS, min_length=1)
+    facets: tuple[FacetName, ...] = Field(default=FACETS, min_length=1, max_length=100)
     """Facets to report."""
     like: Whose | None = None
     """Also report how far they are from those of the gold sound, of the user's turn or of `metadata.voice_prompt`."""

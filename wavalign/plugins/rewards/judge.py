@@ -61,7 +61,7 @@ class JudgeParams(Params):
     """Replies of every judge to one answer."""
     combine: Combine = "mean"
     """What is made of several replies."""
-    at_least: int | None = Field(default=None, ge=1)
+    at_least: int | None = Field(default=None, ge=1, le=10_000)
     """Fewest valid replies that make a value; omitted, more than half of those asked for."""
     budget: Budget = Budget()
     """What the run may spend; kept over kills and resumes."""

@@ -38,7 +38,7 @@ class LanguageParams(Params):
 
     language: str | None = Field(default=None, pattern=r"^[a-z]{2,3}$")
     """ISO 639-1 code, e.g. `en`; null looks at scripts alone. Needs the extra `guards`."""
-    scripts: tuple[Script, ...] = ()
+    scripts: tuple[Script, ...] = Field(default=(), max_length=100)
     """Scripts that letters may be of, e.g. [latin]; empty takes any."""
     fewest_words: int = Field(default=6, ge=1, le=1000)
     """Words (characters of scripts without spaces) from which on the language is identified."""

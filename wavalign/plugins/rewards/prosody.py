@@ -8,7 +8,7 @@ which counts the letters of the written answer. What fools it: docs/rewards.
 
 import math
 from collections.abc import Iterator, Mapping
-from typing import Self, final
+from typing import Annotated, Self, final
 
 from pydantic import Field, model_validator
 
@@ -18,18 +18,21 @@ from wavalign.plugins.speech.answers import sound_of
 from wavalign.plugins.speech.compared import WHOM, Whose, facets_like, needs_sound_of, text_of
 from wavalign.plugins.speech.facets import FACETS, INSTRUMENT, FacetName, distance, facets
 from wavalign.schema.base import Params
+from wavalign.schema.bounds import MOST_WEIGHT
+
+_Value = Annotated[float, Field(ge=-1e6, le=1e6)]
 
 
 class Band(Params):
     """What a facet should be: from `low` to `high` (one is enough), or `like` that of a sound."""
 
-    low: float | None = None
+    low: _Value | None = None
     """Lowest value that is right."""
-    high: float | None = None
+    high: _Value | None = None
     """Highest value that is right."""
     like: Whose | None = None
     """The value to have is that of the gold sound, of the user's last turn, or of `metadata.voice_prompt`."""
-    weight: float = Field(default=1.0, gt=0)
+    weight: float = Field(default=1.0, gt=0, le=MOST_WEIGHT)
     """Share in the score beside the other facets."""
 
     @model_validator(mode="after")
@@ -46,11 +49,11 @@ class Band(Params):
 class PitchBand(Band):
     """Median pitch in Hz."""
 
-    low: float | None = Field(default=None, gt=0)
+    low: float | None = Field(default=None, gt=0, le=1e6)
     """Lowest value that is right."""
-    high: float | None = Field(default=None, gt=0)
+    high: float | None = Field(default=None, gt=0, le=1e6)
     """Highest value that is right."""
-    tolerance: float = Field(default=2.0, gt=0)
+    tolerance: float = Field(default=2.0, gt=0, le=1e6)
     """Semitones outside by which the score falls to 0.61."""
 
 
@@ -58,7 +61,7 @@ class PitchBand(Band):
 class PitchRangeBand(Band):
     """Pitch range in semitones, from the 10th to the 90th percentile."""
 
-    tolerance: float = Field(default=2.0, gt=0)
+    tolerance: float = Field(default=2.0, gt=0, le=1e6)
     """Semitones outside by which the score falls to 0.61."""
 
 
@@ -66,7 +69,7 @@ class PitchRangeBand(Band):
 class LevelBand(Band):
     """Level in dB re full scale: -20 is loud speech, -40 faint."""
 
-    tolerance: float = Field(default=3.0, gt=0)
+    tolerance: float = Field(default=3.0, gt=0, le=1e6)
     """Decibels outside by which the score falls to 0.61."""
 
 
@@ -74,7 +77,7 @@ class LevelBand(Band):
 class RateBand(Band):
     """Speaking rate in letters a second: some 12 to 15 of English."""
 
-    tolerance: float = Field(default=2.0, gt=0)
+    tolerance: float = Field(default=2.0, gt=0, le=1e6)
     """Letters a second outside by which the score falls to 0.61."""
 
 
@@ -82,7 +85,7 @@ class RateBand(Band):
 class PauseBand(Band):
     """Share of the time in pauses, 0 to 1."""
 
-    tolerance: float = Field(default=0.1, gt=0)
+    tolerance: float = Field(default=0.1, gt=0, le=1e6)
     """Share of the time outside by which the score falls to 0.61."""
 
 

@@ -5,23 +5,21 @@ level, and which of them are voiced. Prosody is (semitones, voiced share, level)
 """
 
 import hashlib
-import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import final
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from wavalign.errors import CheckpointError, DataError, StorageError
+from wavalign.errors import DataError
 from wavalign.plugins.batch import Waveform
+from wavalign.plugins.speech.codec_file import check_shapes, read_codec, write_codec
 from wavalign.plugins.speech.prosody import Array
 from wavalign.plugins.speech.vocoder import HOP, NUM_CEPSTRA, SAMPLE_RATE, Frames, analyse
-from wavalign.storage.tensors import write_tensors
 
 _FORMAT = "wavalign-source-filter-1"
 _ROUNDS = 30
@@ -169,30 +167,14 @@ def k_means(points: Tensor, count: int, *, generator: torch.Generator) -> Tensor
 
 def save(books: Codebooks, path: str | Path) -> None:
     """Write `books` as one safetensors file with the settings in its metadata. Raises StorageError."""
-    metadata = {"format": _FORMAT, "settings": json.dumps(asdict(books.settings))}
-    try:
-        write_tensors({"content": books.content, "prosody": books.prosody}, Path(path), metadata=metadata)
-    except (OSError, SafetensorError) as error:
-        raise StorageError(f"{path}: the codec cannot be written: {error}") from error
+    write_codec({"content": books.content, "prosody": books.prosody}, books.settings, path, form=_FORMAT)
 
 
 def load(path: str | Path) -> Codebooks:
     """Read what `save` wrote. Raises CheckpointError for anything else."""
-    hint = "give the file that was written by fitting the codec"
-    try:
-        with safe_open(str(path), framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no iterator
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{path}: the codec cannot be read: {error}", hint=hint) from error
-    if metadata.get("format") != _FORMAT or tensors.keys() != {"content", "prosody"}:
-        raise CheckpointError(f"{path}: not a source-filter codec", hint=hint)
-    settings = Settings(**json.loads(metadata["settings"]))
+    settings, tensors = read_codec(path, Settings, form=_FORMAT, what="source-filter codec")
     width = settings.frames_per_patch * (NUM_CEPSTRA + 1)
-    wanted = {"content": (settings.num_content, width), "prosody": (settings.num_prosody, 3)}
-    for name, shape in wanted.items():
-        if tuple(tensors[name].shape) != shape:
-            raise CheckpointError(f"{path}: {name} is {tuple(tensors[name].shape)}, not {shape}", hint=hint)
+    check_shapes(tensors, {"content": (settings.num_content, width), "prosody": (settings.num_prosody, 3)}, path)
     return Codebooks(settings, tensors["content"], tensors["prosody"])
 
 

@@ -45,6 +45,8 @@ _PLACE = "/ReduceSum_1_output_0"
 """The number of the phone that is being spoken, a frame of 25 ms each."""
 _SPECTRA = ("lh", "theta", "ln", "lr", "phi")
 _SCALE = 5.0
+PAD = 0
+"""The id that a sentence begins and ends with."""
 VOICED = 40.0
 """Hertz; what is below is unvoiced."""
 

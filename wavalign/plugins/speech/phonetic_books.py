@@ -5,23 +5,22 @@ patch, the level being what it has above the mean of its phones. The content boo
 occur most; a patch is given the pattern that is likeliest under the classifier's probabilities.
 """
 
-import json
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import final
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from wavalign.errors import CheckpointError, StorageError
+from wavalign.errors import CheckpointError
 from wavalign.plugins.batch import Waveform
 from wavalign.plugins.speech.codebooks import k_means
+from wavalign.plugins.speech.codec_file import HINT, check_shapes, read_codec, write_codec
 from wavalign.plugins.speech.codes import digest
-from wavalign.plugins.speech.neural_voice import VOICED, Array, Ids, neural_voice
+from wavalign.plugins.speech.neural_voice import PAD, VOICED, Array, Ids, neural_voice
 from wavalign.plugins.speech.phone_classifier import (
     HOP,
     SAMPLE_RATE,
@@ -31,12 +30,11 @@ from wavalign.plugins.speech.phone_classifier import (
     train_classifier,
 )
 from wavalign.plugins.speech.prosody import track
-from wavalign.storage.tensors import write_tensors
 
 _FORMAT = "wavalign-phonetic-1"
-_SWITCH = 2.0
+_SWITCH = 3.0
 """Nats that a change of phone costs while patterns are counted."""
-_PATH = 3.0
+_PATH = 8.0
 """Nats that the phones of the cheapest path are given in addition."""
 _PRIOR = 0.3
 """How much of a pattern's log frequency counts beside what is heard."""
@@ -44,7 +42,6 @@ _LEVEL_WEIGHT = 2.0
 """Of one unit of level, where a semitone counts 1."""
 _MIDDLE = 12.0
 """Semitones re 100 Hz where nothing is voiced."""
-_TABLES = ("patterns", "priors", "prosody", "phones", "levels", "loudness")
 
 
 @final
@@ -101,7 +98,9 @@ class PhoneticBooks:
         centres = np.arange(len(content))
         semitones, above = (np.interp(place, centres, line) for line in (drawn[:, 0], drawn[:, 1] / _LEVEL_WEIGHT))
         levels = np.repeat(np.asarray(self.tables["levels"][numbers].numpy(), np.float32), 2)
-        own = neural_voice().timed(self.tables["phones"][numbers].numpy())
+        phones = self.tables["phones"][numbers].numpy()
+        phones[[0, -1]] = PAD  # without its two ends the voice goes on babbling
+        own = neural_voice().timed(phones)
         sounding = (own.level > 0.0) & (levels > 0.0)
         louder = float((levels + above - own.level)[sounding].mean()) if sounding.any() else 0.0
         pitch = np.where(own.pitch > VOICED, 100.0 * 2.0 ** (semitones / 12.0), 0.0).astype(np.float32)
@@ -180,37 +179,29 @@ def fit_phonetic(
 def save_phonetic(books: PhoneticBooks, path: str | Path) -> None:
     """Write `books` as one safetensors file, its network in half precision. Raises StorageError."""
     weights = {f"network.{name}": tensor.half() for name, tensor in books.network.state_dict().items()}
-    metadata = {"format": _FORMAT, "settings": json.dumps(asdict(books.settings))}
-    try:
-        write_tensors(weights | books.tables, Path(path), metadata=metadata)
-    except (OSError, SafetensorError) as error:
-        raise StorageError(f"{path}: the codec cannot be written: {error}") from error
+    write_codec(weights | books.tables, books.settings, path, form=_FORMAT)
 
 
 def load_phonetic(path: str | Path) -> PhoneticBooks:
     """Read what `save_phonetic` wrote. Raises CheckpointError for anything else."""
-    hint = "give the file that was written by fitting the codec"
-    try:
-        with safe_open(str(path), framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no iterator
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{path}: the codec cannot be read: {error}", hint=hint) from error
-    if metadata.get("format") != _FORMAT or not set(_TABLES) <= tensors.keys():
-        raise CheckpointError(f"{path}: not a phonetic codec", hint=hint)
-    settings = PhoneticSettings(**json.loads(metadata["settings"]))
-    network = PhoneClassifier(len(tensors["phones"]))
-    weights = {name.removeprefix("network."): tensor.float() for name, tensor in tensors.items() if name not in _TABLES}
+    settings, tensors = read_codec(path, PhoneticSettings, form=_FORMAT, what="phonetic codec")
+    phones = len(tensors.get("phones", ()))
+    wanted = {
+        "patterns": (settings.num_content, settings.frames_per_patch),
+        "priors": (settings.num_content,),
+        "prosody": (settings.num_prosody, 2),
+        "phones": (phones,),
+        "levels": (phones,),
+        "loudness": (2,),
+    }
+    check_shapes(tensors, wanted, path)
+    network = PhoneClassifier(phones)
+    weights = {name.removeprefix("network."): tensor.float() for name, tensor in tensors.items() if name not in wanted}
     try:
         network.load_state_dict(weights)
     except RuntimeError as error:
-        raise CheckpointError(f"{path}: its network is another one: {error}", hint=hint) from error
-    tables = {name: tensors[name] for name in _TABLES}
-    wanted = {"patterns": (settings.num_content, settings.frames_per_patch), "prosody": (settings.num_prosody, 2)}
-    for name, shape in wanted.items():
-        if tuple(tables[name].shape) != shape:
-            raise CheckpointError(f"{path}: {name} is {tuple(tables[name].shape)}, not {shape}", hint=hint)
-    return PhoneticBooks(settings, network.eval().requires_grad_(False), tables)
+        raise CheckpointError(f"{path}: its network is another one: {error}", hint=HINT) from error
+    return PhoneticBooks(settings, network.eval().requires_grad_(False), {name: tensors[name] for name in wanted})
 
 
 def _frequent(heard: Sequence[Ids], settings: PhoneticSettings) -> tuple[Tensor, Tensor]:
