@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import pickle
+import random
 import socket
 import traceback
 import warnings
@@ -14,11 +15,21 @@ PATIENCE = 120.0
 """Seconds until ranks that do not answer are stopped."""
 
 
+_PORTS = range(20_000, 32_000)
+"""Below those that the system hands out by itself: a listener of another test may have one of these a moment later."""
+
+
 def free_port() -> int:
     """A port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    while True:
+        port = random.SystemRandom().choice(_PORTS)  # tests seed the module's own generator
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
 
 
 def run_ranks(function: Callable[..., Any], size: int, *arguments: object) -> list[Any]:

@@ -1,10 +1,13 @@
 """What ranks do together, on one and on two."""
 
+import os
 import time
 from datetime import timedelta
+from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 
 from tests.distributed import free_port, run_ranks
 from wavalign.engine.state.distributed import World
@@ -77,6 +80,41 @@ def deserted(world: World) -> str:
 
 def test_a_lost_rank_is_named_as_such() -> None:
     assert run_ranks(deserted, 2) == ["the log of the process that stopped first says why", "left"]
+
+
+def breaking(first: World, tries: int, port: int) -> str:
+    """Join once more, where gloo's connections of rank 0 break `tries` times, and sum."""
+    first.close()
+    os.environ["MASTER_PORT"] = str(port)
+    left = [tries if first.rank == 0 else 0]
+
+    class Broken(dist.ProcessGroupGloo):
+        def __init__(self, *arguments: Any, **named: Any) -> None:
+            super().__init__(*arguments, **named)
+            left[0] -= 1
+            if not left[0]:
+                patch.undo()
+            raise RuntimeError("Gloo connectFullMesh failed with Connection closed by peer")
+
+    with pytest.MonkeyPatch.context() as patch:
+        if left[0]:
+            patch.setattr(dist.distributed_c10d, "ProcessGroupGloo", Broken)
+        try:
+            world = World.from_environment("cpu", patience=timedelta(seconds=30))
+        except RankLostError as error:
+            return str(error)
+    assert left == [0]
+    total = int(world.all_reduce_sum(torch.tensor([world.rank + 1])))
+    world.close()
+    return str(total)
+
+
+def test_connections_that_break_at_the_start_are_made_again() -> None:
+    assert run_ranks(breaking, 2, 2, free_port()) == ["3", "3"]
+
+
+def test_connections_that_always_break() -> None:
+    assert run_ranks(breaking, 2, 3, free_port()) == ["another process of this run was lost during the start"] * 2
 
 
 def awaited(_: World) -> None:

@@ -19,6 +19,8 @@ PATIENCE = timedelta(minutes=30)
 """How long a rank waits for the others: longer than the slowest step's sampling and rewards on one of them."""
 _LATER = timedelta(minutes=1)
 """How much later the process group itself gives up, which cannot say whom it waited for."""
+_TRIES = 3
+"""How often ranks that found one another try to connect."""
 _LOST = ("peer", "connection", "timed out", "timeout", "socket", "gloo", "nccl", "store")
 """Words of the messages by which a process group says that it is broken."""
 _SPEAKING = (os.path.join("torch", "distributed"), "deepspeed")
@@ -65,7 +67,7 @@ class World:
         address = f"tcp://{environment['MASTER_ADDR']}:{environment['MASTER_PORT']}"
         backend = "gloo" if device == "cpu" else "cpu:gloo,cuda:nccl"
         with _rank_lost("the start"):
-            dist.init_process_group(backend, init_method=address, rank=rank, world_size=size, timeout=patience)
+            _join(backend, address, rank=rank, size=size, patience=patience)
             store = store_of(environment["MASTER_ADDR"], int(environment["MASTER_PORT"]))
         world._watch = Watch(store, rank=rank, size=size, patience=patience.total_seconds())
         world._watch.start()
@@ -176,6 +178,30 @@ class World:
             if self._watch.verdict:
                 raise RankLostError(error.message, hint=self._watch.verdict) from error
             raise
+
+
+def _join(backend: str, address: str, *, rank: int, size: int, patience: timedelta) -> None:
+    """Make the process group of ranks that meet at `address`.
+
+    On a busy machine gloo's first connections break now and then (a connection that is refused or closed is not tried
+    again by the other end). Every rank says how its try ended; where one broke, all try again together.
+    """
+    store, rank, size = next(dist.rendezvous(address, rank, size, timeout=patience))  # type: ignore[attr-defined]
+    broken: RuntimeError | None = None
+    for attempt in range(_TRIES):
+        own = dist.PrefixStore(f"try{attempt}", store)  # type: ignore[attr-defined]
+        try:
+            dist.init_process_group(backend, store=own, rank=rank, world_size=size, timeout=patience)
+            broken = None
+        except RuntimeError as error:
+            broken = error
+        own.set(f"ended{rank}", "broken" if broken else "joined")
+        if all(own.get(f"ended{other}") == b"joined" for other in range(size)):
+            return
+        if not broken:
+            dist.destroy_process_group()
+        dist.distributed_c10d._world.group_count = 0  # names the next group, alike on all ranks
+    raise broken or RuntimeError(f"connections to other ranks broke {_TRIES} times")
 
 
 def _device(kind: Literal["cpu", "cuda"], local_rank: int) -> torch.device:
