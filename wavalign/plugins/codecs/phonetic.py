@@ -40,9 +40,9 @@ class PhoneticParams(Params):
     """Frames of 25 ms to fit a pair of ids to; 3 are 13.3 pairs a second. A checkpoint brings its own number."""
     sentences: RecipePath | None = None
     """Text file of sentences that the voice reads to learn from, one a line; null: the embedded world, random words."""
-    num_sentences: int = Field(default=600, ge=1, le=100_000)
+    num_sentences: int = Field(default=3000, ge=1, le=100_000)
     """How many it reads."""
-    steps: int = Field(default=3000, ge=1, le=1_000_000)
+    steps: int = Field(default=14_000, ge=1, le=1_000_000)
     """Updates of the network that tells phones."""
 
 
@@ -81,7 +81,7 @@ class PhoneticCodec(Codec):
     def fit(
         cls, params: PhoneticParams, waveforms: Sequence[Waveform], *, generator: torch.Generator, path: str
     ) -> None:
-        """Learn to hear phones from what the voice reads, fit the books to `waveforms`, and write all to `path`."""
+        """Learn phones and their patterns from what the voice reads, prosody from `waveforms`; write all to `path`."""
         settings = PhoneticSettings(params.num_content, params.num_prosody, params.frames_per_patch)
         seed = int(torch.randint(1 << 31, (), generator=generator))
         given = None if params.sentences is None else load_sentences(params.sentences)

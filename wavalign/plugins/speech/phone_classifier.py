@@ -2,7 +2,7 @@
 
     mel         40 bands up to 7.6 kHz every 12.5 ms, relative to the loudest frame of the sound
     input       every second frame from 200 ms before to 200 ms after, [17 * 40]
-    network     three layers of 320, cross entropy over the voice's phones
+    network     three layers of 512, cross entropy over the voice's phones
 
 It learns from what the voice itself says (`speech.neural_voice` knows its phones), in other vocal tracts and under some
 noise too, so that it hears other speakers.
@@ -31,7 +31,7 @@ _BANDS = 40
 _REACH = 16
 """Frames on each side that a decision looks at, every second of them."""
 _INPUTS = (_REACH + 1) * _BANDS
-_WIDTH = 320
+_WIDTH = 512
 _FLOOR = 1e-5
 _BATCH = 384
 _LEARNING_RATE = 3e-3
@@ -114,7 +114,7 @@ def train_classifier(
 
 
 def _example(text: str, generator: np.random.Generator) -> Example:
-    tract = 1.0 if generator.random() < 0.7 else float(_TRACTS[int(generator.integers(len(_TRACTS)))])
+    tract = 1.0 if generator.random() < 0.8 else float(_TRACTS[int(generator.integers(len(_TRACTS)))])
     deep = tract < 1.0 and generator.random() < 0.7
     pitch = float(generator.uniform(-10.0, -4.0) if deep else generator.uniform(-4.0, 5.0))
     manner = Manner(

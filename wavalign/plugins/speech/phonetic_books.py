@@ -2,7 +2,8 @@
 
 A patch is some frames of 25 ms. Content is which phone each of them says, prosody (semitones, level) of the whole
 patch, the level being what it has above the mean of its phones. The content book holds the patterns of phones that
-occur most; a patch is given the pattern that is likeliest under the classifier's probabilities.
+occur most in what the voice itself reads, whose phones are known; a patch is given the pattern that is likeliest under
+the classifier's probabilities.
 """
 
 from collections import Counter
@@ -31,7 +32,7 @@ from wavalign.plugins.speech.phone_classifier import (
 )
 from wavalign.plugins.speech.prosody import track
 
-_FORMAT = "wavalign-phonetic-1"
+_FORMAT = "wavalign-phonetic-2"
 _SWITCH = 3.0
 """Nats that a change of phone costs while patterns are counted."""
 _PATH = 8.0
@@ -88,28 +89,28 @@ class PhoneticBooks:
     def speak(self, content: Sequence[int], prosody: Sequence[int]) -> Waveform:
         """The sound of patches named by `content` [N] and `prosody` [N], in the neural voice.
 
-        The voice itself says where these phones are voiced and how level goes within them; pitch is the patches', and
-        so is the mean level.
+        The voice itself says where these phones are voiced, and how pitch and level go within a patch: a line drawn
+        through the patches alone would lose what consonants do to pitch, by which they are told apart. The patches'
+        mean pitches and the whole's mean level are those of the ids.
         """
         per_patch = self.settings.frames_per_patch
         numbers = self.tables["patterns"][torch.tensor(content, dtype=torch.int64)].flatten()
         drawn = self.tables["prosody"][torch.tensor(prosody, dtype=torch.int64)].numpy()
-        place = (np.arange(len(numbers) * 2) + 0.5) / (2 * per_patch) - 0.5
-        centres = np.arange(len(content))
-        semitones, above = (np.interp(place, centres, line) for line in (drawn[:, 0], drawn[:, 1] / _LEVEL_WEIGHT))
         levels = np.repeat(np.asarray(self.tables["levels"][numbers].numpy(), np.float32), 2)
         phones = self.tables["phones"][numbers].numpy()
         phones[[0, -1]] = PAD  # without its two ends the voice goes on babbling
         own = neural_voice().timed(phones)
         sounding = (own.level > 0.0) & (levels > 0.0)
+        own_line = _line(np.where(own.pitch > VOICED, own.pitch, 0.0).astype(np.float32))
+        higher = drawn[:, 0] - own_line.reshape(-1, 2 * per_patch).mean(axis=1)
+        place = (np.arange(len(own_line)) + 0.5) / (2 * per_patch) - 0.5
+        semitones, above = (
+            np.interp(place, np.arange(len(content)), line) for line in (higher, drawn[:, 1] / _LEVEL_WEIGHT)
+        )
         louder = float((levels + above - own.level)[sounding].mean()) if sounding.any() else 0.0
-        pitch = np.where(own.pitch > VOICED, 100.0 * 2.0 ** (semitones / 12.0), 0.0).astype(np.float32)
+        pitch = np.where(own.pitch > VOICED, own.pitch * 2.0 ** (semitones / 12.0), 0.0).astype(np.float32)
         level = np.asarray(own.level + louder * (own.level > 0.0), dtype=np.float32)
         return neural_voice().sing(replace(own, pitch=pitch, level=level))
-
-    def heard_phones(self, waveform: Waveform) -> Ids:
-        """Numbers of the phones [T] of the cheapest path through what is heard in `waveform`."""
-        return _smooth(self._chances(waveform)[0].numpy())
 
     def _chances(self, waveform: Waveform) -> tuple[Tensor, Array]:
         context, loudness = spectrum(waveform.samples)
@@ -149,7 +150,11 @@ def fit_phonetic(
     steps: int,
     generator: torch.Generator,
 ) -> PhoneticBooks:
-    """Learn to hear from what the voice says of `texts`, then fit both books to `waveforms` (16 kHz)."""
+    """Learn to hear, and which patterns there are, from what the voice says of `texts`; prosody from `waveforms`.
+
+    Both are at 16 kHz. Patterns that were heard in `waveforms` instead would be partly those of mistakes, and of
+    speakers whose sounds nobody asks for again.
+    """
     seed = int(torch.randint(1 << 31, (), generator=generator))
     examples = spoken_examples(texts, generator=np.random.default_rng(seed))
     said = np.concatenate([each.phones for each in examples])
@@ -166,7 +171,9 @@ def fit_phonetic(
     network = train_classifier(examples, phones.tolist(), steps=steps, generator=generator)
     hearing = PhoneticBooks(settings, network, tables)
     heard = [each for each in waveforms if len(each.samples)]
-    patterns, priors = _frequent([hearing.heard_phones(each) for each in heard], settings)
+    number = {int(phone): index for index, phone in enumerate(phones)}
+    read = [np.asarray([number[int(phone)] for phone in each.phones]) for each in examples]
+    patterns, priors = _frequent(read, settings)
     prosody = torch.cat([hearing._described(each)[1] for each in heard])
     fitted = {
         "patterns": patterns,
@@ -204,14 +211,14 @@ def load_phonetic(path: str | Path) -> PhoneticBooks:
     return PhoneticBooks(settings, network.eval().requires_grad_(False), {name: tensors[name] for name in wanted})
 
 
-def _frequent(heard: Sequence[Ids], settings: PhoneticSettings) -> tuple[Tensor, Tensor]:
-    """The patterns [C, frames] that occur most in `heard`, at any phase, and their log frequencies [C].
+def _frequent(read: Sequence[Ids], settings: PhoneticSettings) -> tuple[Tensor, Tensor]:
+    """The patterns [C, frames] that occur most in `read`, at any phase, and their log frequencies [C].
 
     Where fewer occur than the book has entries, the most frequent one fills the rest, and never wins against itself.
     """
     size = settings.frames_per_patch
     counts: Counter[tuple[int, ...]] = Counter()
-    for phones in heard:
+    for phones in read:
         padded = np.pad(phones, (0, size - 1), mode="edge")
         counts.update(map(tuple, np.lib.stride_tricks.sliding_window_view(padded, size).tolist()))
     best = sorted(counts.items(), key=lambda item: (-item[1], item[0]))[: settings.num_content]
