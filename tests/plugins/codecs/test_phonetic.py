@@ -1,3 +1,4 @@
+from dataclasses import replace
 from itertools import pairwise, product
 from pathlib import Path
 
@@ -9,11 +10,13 @@ import torch
 from wavalign.errors import CheckpointError
 from wavalign.plugins.batch import Waveform
 from wavalign.plugins.codecs.phonetic import PhoneticCodec, PhoneticParams
-from wavalign.plugins.speech.neural_voice import neural_voice
+from wavalign.plugins.speech.neural_voice import Manner, neural_voice
 from wavalign.plugins.speech.phonetic_books import _smooth
+from wavalign.plugins.speech.prosody import track
 from wavalign.plugins.speech.sounding import sounds
 from wavalign.plugins.speech.whisper import whisper
 from wavalign.plugins.speech.world.facts import answer_sentences
+from wavalign.plugins.speech.world.natural_styles import NATURAL_STYLES
 from wavalign.plugins.speech.world.reading import training_texts
 from wavalign.plugins.speech.world.speakers import speakers
 from wavalign.plugins.speech.world.speaking import say
@@ -21,9 +24,12 @@ from wavalign.plugins.speech.world.speaking import say
 pytest.importorskip("hibari", reason="the extra `natural` is not installed")
 
 
-def clip(text: str) -> Waveform:
-    spoken = neural_voice().speak(text)
+def at_16_khz(spoken: Waveform) -> Waveform:
     return Waveform(np.asarray(soxr.resample(spoken.samples, spoken.sample_rate, 16_000), np.float32), 16_000)
+
+
+def clip(text: str) -> Waveform:
+    return at_16_khz(neural_voice().speak(text))
 
 
 def test_a_fit_is_that_of_its_seed_and_says_what_it_heard(tmp_path: Path) -> None:
@@ -75,14 +81,42 @@ def test_another_file_is_no_codec(tmp_path: Path) -> None:
         PhoneticCodec(PhoneticParams())
 
 
-def test_whisper_understands_gold_answers_through_the_shipped_codec() -> None:
+def shipped() -> PhoneticCodec:
     path = Path(__file__).parents[3] / "recipes/base/natural-world/codec.safetensors"
-    codec = PhoneticCodec(PhoneticParams(checkpoint=str(path)))
-    cast, right = speakers("natural"), 0
+    return PhoneticCodec(PhoneticParams(checkpoint=str(path)))
+
+
+def test_the_shipped_book_holds_what_the_assistant_says() -> None:
+    tables = shipped()._books.tables
+    book = {tuple(pattern) for pattern in tables["phones"][tables["patterns"]].tolist()}
+    found = total = 0
+    for index, text in enumerate(answer_sentences()[::5]):
+        style = NATURAL_STYLES[index % 5].answer
+        manner = Manner(style.speed, style.pitch, style.range, style.level)
+        phones = neural_voice().read(f"{text.capitalize()}.", manner).phones
+        patterns = [tuple(phones[at : at + 3].tolist()) for at in range(len(phones) - 2)]
+        found, total = found + sum(each in book for each in patterns), total + len(patterns)
+    assert found / total > 0.99
+
+
+def test_a_patch_keeps_its_pitch_and_the_voice_its_own_course_within() -> None:
+    codec, text = shipped(), clip("That is Ottawa.")
+    content, prosody = codec._books.lookup(text)
+    higher = codec._books.tables["prosody"].clone()
+    higher[:, 0] += 3.0
+    tables = {**codec._books.tables, "prosody": higher}
+    raised = replace(codec._books, tables=tables).speak(content, prosody)
+    before, after = (track(at_16_khz(each), hop=200).pitch for each in (codec._books.speak(content, prosody), raised))
+    both = (before > 0.0) & (after > 0.0)
+    assert np.median(12.0 * np.log2(after[both] / before[both])) == pytest.approx(3.0, abs=0.2)
+    course = np.diff(np.log2(before[both]))
+    assert np.corrcoef(course, np.diff(np.log2(after[both])))[0, 1] > 0.8
+
+
+def test_whisper_understands_gold_answers_through_the_shipped_codec() -> None:
+    codec, cast, right = shipped(), speakers("natural"), 0
     sentences = answer_sentences()[::10]
     for index, text in enumerate(sentences):
-        spoken = say(text, cast.answer(index % 5, 7))
-        samples = soxr.resample(spoken.samples, spoken.sample_rate, 16_000)
-        back = codec.decode(codec.encode(Waveform(np.asarray(samples, np.float32), 16_000)))
+        back = codec.decode(codec.encode(at_16_khz(say(text, cast.answer(index % 5, 7)))))
         right += sounds(whisper(2).recognize(back))[-1:] == sounds(text)[-1:]
     assert len(sentences) == 8 and right >= 7
