@@ -8,12 +8,13 @@ from typing import Annotated
 
 import typer
 
-from .run import ResumeOption
+from .run import QuietOption, ResumeOption
 
 
 def worker(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="The run's folder, with its plan.json.")],
     resume: ResumeOption = False,
+    quiet: QuietOption = False,
 ) -> None:
     """Run this rank's part of a run; the first rank has the terminal."""
     from wavalign.engine.rank import run_rank  # brings torch, which no `--help` shall wait for
@@ -21,5 +22,5 @@ def worker(
 
     from .displays import make_display  # brings the report's parts
 
-    with closing(make_display(quiet=False, stream=sys.stdout, environment=os.environ)) as display:
+    with closing(make_display(quiet=quiet, stream=sys.stdout, environment=os.environ)) as display:
         run_rank(RunFolder(folder), resume=resume, observer=display)

@@ -1,7 +1,6 @@
 """The Python surface: what the command line does, as functions."""
 
 import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -120,6 +119,7 @@ def run(
         hint = "--hostfile FILE, --launcher slurm in an allocation, or start every process by torchrun or srun"
         raise UsageError(f"the recipe wants {plan.nodes} nodes, and nothing says which", hint=hint)
     said: list[str] = []
+    watcher = observer if observer is not None else Silent()
     folder = open_run(plan, Resume() if resume is True else resume or None, said.append)
     run_folder.set(folder.path)
     try:
@@ -127,7 +127,7 @@ def run(
             run_rank(folder, plan=plan, resume=bool(resume), observer=observer, said=said)
         else:
             for text in said:
-                sys.stderr.write(f"{text}\n")
+                watcher.message(text)
             asked = [*worker, str(folder.path.absolute()), *(["--resume"] if resume else [])]
             raise_for(_launch(plan, folder, asked, nodes), folder)
         _check_finished(plan, folder)

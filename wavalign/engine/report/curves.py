@@ -21,7 +21,7 @@ TIMES = {
 }
 FACTORS = ("direction", "information")
 """The gate's factors that lie in 0..1; what else it logs has charts of its own."""
-NAMED = frozenset({"gate", "kl", "loss", "reward", "share", "tokens"})
+NAMED = frozenset({"gate", "kl", "learned", "loss", "operator", "reward", "sampled", "share", "tokens"})
 """First parts of keys that have a chart of their own; any other `<term>/<metric>` is a term's own metric."""
 
 
@@ -180,11 +180,14 @@ class _Builder:
             for index, (key, label) in enumerate(TIMES.items())
             if key in keys
         ]
+        rates = [self.curve(f"learned/{kind}_tokens_per_second", kind, colour) for kind, colour in KINDS.items()]
         return [
             self.chart("Gradient norm", "before clipping", [self.curve("grad_norm", "norm", "c1")]),
             self.chart("Learning rate", "", [self.curve("learning_rate", "rate", "c5")]),
             self.chart("Seconds per step", "", times),
             self.chart("Tokens per second", "", [self.curve("tokens_per_second", "tokens/s", "c2")], smooth=True),
+            self.chart("Tokens per second by kind", "of the rows learned from", rates, smooth=True),
+            self.fraction("Use of the devices", "MFU while learning", [self.curve("mfu", "MFU", "c4")]),
         ]
 
     def evaluation(self) -> list[Chart]:

@@ -9,7 +9,9 @@ import torch
 from wavalign.engine.backends.base import Placement, Precision
 from wavalign.engine.compile.ahead import AHEAD
 from wavalign.engine.compile.geometry import only_measuring
+from wavalign.engine.compile.model_flops import token_flops
 from wavalign.engine.compile.operators import ROLLOUTS
+from wavalign.engine.compile.peaks import peak_flops
 from wavalign.engine.compile.plan import Geometry, StagePlan, TermPlan
 from wavalign.engine.contracts.origins import guarded_block
 from wavalign.engine.feeding.feeds import Encoder, Feed, feed_seed
@@ -102,9 +104,17 @@ class Builder(Parts):
             cutter=Cutter(selection, terms, limits=settings.limits, world=self.world),
             signal=SignalWatch(stage, self.plan.runtime.dead_signal_after),
             remembered=Remembered(),
+            flops=token_flops(architecture, section.model, critic=critic is not None),
+            peak=self._peak(),
             in_flight=_in_flight(stage, feeds, encoder, self.world),
         )
         return _settled(live)
+
+    def _peak(self) -> float | None:
+        """Operations a second of this rank's device in the run's precision, where they are known."""
+        device = self.world.device
+        name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+        return peak_flops(name, self.plan.runtime.precision)
 
     def _settings(self, stage: StagePlan, space: TokenSpace) -> StepSettings:
         """What the steps of a stage are told of its recipe."""

@@ -15,7 +15,7 @@ from typing import Any, final
 import torch
 
 from wavalign.engine.compile.plan import Operator, Scope
-from wavalign.engine.state.timeline import Spans, kept
+from wavalign.engine.state.timeline import Spans
 from wavalign.engine.step.values import Made, Pending, Values
 from wavalign.engine.step.waiting import Waiting
 
@@ -60,7 +60,9 @@ class Block:
 class Clock:
     """Where the time of a step goes."""
 
-    def __init__(self) -> None:
+    def __init__(self, spans: Spans | None = None) -> None:
+        """`spans` has when operators ran; without them there are none."""
+        self.spans = spans if spans is not None else Spans()
         self.seconds: dict[str, float] = {}
         """By `Operator.counts_as`."""
         self._since, self._now = time.perf_counter(), ""
@@ -82,11 +84,10 @@ class Executor:
         self._outermost, self._device, self._waiting = _block(operators, "collect", frozenset()), device, waiting
         self._by_name = {each.plan.name: each for each in operators}
         self._clock = Clock()
-        self._spans: Spans | None = None
 
     def run(self, first: Made, spans: Spans | None = None) -> Values:
         """The values of one step that begins with the values `first`; `spans` keeps when its operators ran."""
-        self._clock, self._spans = Clock(), spans
+        self._clock = Clock(spans)
         values = Values(first={**first, "clock": self._clock})
         values.waiting = self._waits_for
         self._scope(self._outermost, values)
@@ -120,15 +121,15 @@ class Executor:
         if operator.busy:
             self._waiting(operator.busy, 0, 0)
         if plan.place == "threads":
-            pending = Pending(plan.name, partial(_run, operator, values, self._spans), self._device)
+            pending = Pending(plan.name, partial(_run, operator, values, self._clock.spans), self._device)
             values.set(dict.fromkeys(plan.gives, pending))
             return
-        made = _run(operator, values, self._spans)
+        made = _run(operator, values, self._clock.spans)
         values.set({name: made[name] for name in plan.gives})
 
 
-def _run(operator: LiveOperator, values: Values, spans: Spans | None) -> Made:
-    with kept(spans, operator.plan.name):
+def _run(operator: LiveOperator, values: Values, spans: Spans) -> Made:
+    with spans.of(operator.plan.name):
         return operator.run(values)
 
 

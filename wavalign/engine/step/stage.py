@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar, final
 
 from wavalign.engine.backends.base import Backend
+from wavalign.engine.compile.model_flops import TokenFlops
 from wavalign.engine.compile.plan import Geometry, StagePlan
 from wavalign.engine.contracts.origins import close_all
 from wavalign.engine.feeding.feeds import Feed
@@ -110,6 +111,10 @@ class LiveStage:
     signal: SignalWatch
     remembered: Remembered
     """All of it that has a state."""
+    flops: TokenFlops | None = None
+    """Operations that a token of the stage's rows costs."""
+    peak: float | None = None
+    """Operations a second of one device; None where its maker does not say."""
     in_flight: InFlight | None = None
     """Where the next step's prompts are answered while rewards score."""
     clock: WeightsClock = field(default_factory=WeightsClock)
