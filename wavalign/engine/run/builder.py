@@ -28,7 +28,6 @@ from wavalign.engine.step.ahead import InFlight
 from wavalign.engine.step.best_of import BestOf
 from wavalign.engine.step.cutting import Cutter
 from wavalign.engine.step.dead_signal import SignalWatch
-from wavalign.engine.step.memory_watch import MemoryWatch
 from wavalign.engine.step.reward_pool import LiveReward, RewardPool
 from wavalign.engine.step.rollouts import Roller, check_codes
 from wavalign.engine.step.sampling import check_streams, rollout_options
@@ -104,7 +103,6 @@ class Builder(Parts):
             selection=selection,
             cutter=Cutter(selection, terms, limits=settings.limits, world=self.world),
             signal=SignalWatch(stage, self.plan.runtime.dead_signal_after),
-            memory=MemoryWatch(stage.name, self.world.device),
             skips=SkipWatch(self.plan.runtime.non_finite_limit),
             remembered=Remembered(),
             in_flight=_in_flight(stage, feeds, encoder, self.world),

@@ -158,6 +158,7 @@ def _output(add: Any, name: str, _: nn.Module, given: tuple[Any, ...], output: A
 
 
 def _gradient(add: Any, name: str, gradient: Tensor) -> None:
+    """Look at the `gradient` [...] of a parameter, one micro-batch's."""
     if not bool(torch.isfinite(gradient).all()):
         bad = int((~torch.isfinite(gradient)).sum())
         add(GRADIENT, name, f"{bad} of {gradient.numel()} elements")

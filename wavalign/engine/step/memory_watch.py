@@ -13,8 +13,7 @@ from wavalign.errors import OutOfMemoryError
 class MemoryWatch:
     """The micro-batch between its forward pass and the next one's, on one rank."""
 
-    def __init__(self, stage: str, device: torch.device) -> None:
-        self._stage, self._device = stage, device
+    def __init__(self) -> None:
         self._present: MicroBatch | None = None
 
     def begins(self, batch: MicroBatch) -> None:
@@ -30,16 +29,16 @@ class MemoryWatch:
         """Whether a micro-batch is under way."""
         return self._present is not None
 
-    def exhausted(self, step: int) -> OutOfMemoryError:
-        """The error of the present micro-batch, at step `step` (from 0)."""
+    def exhausted(self, step: int, *, stage: str, device: torch.device) -> OutOfMemoryError:
+        """The error of the present micro-batch, at step `step` (from 0) of `stage`."""
         batch = self._present
         assert batch is not None
-        rows, peak = len(batch.rows), peak_bytes(self._device)
+        rows, peak = len(batch.rows), peak_bytes(device)
         return OutOfMemoryError(
             f"out of memory in a micro-batch of {rows} rows, {batch.forward_tokens} tokens, at step {step + 1} "
-            f"of stage '{self._stage}'; the most that this process held was {peak / 2**20:,.0f} MiB",
+            f"of stage '{stage}'; the most that this process held was {peak / 2**20:,.0f} MiB",
             hint="lower batch.micro_batch or batch.micro_batch_tokens, or set runtime.gradient_checkpointing",
-            stage=self._stage,
+            stage=stage,
             rows=rows,
             peak_bytes=peak,
         )

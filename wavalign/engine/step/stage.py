@@ -122,11 +122,11 @@ class LiveStage:
     cutter: Cutter
     signal: SignalWatch
     skips: SkipWatch
-    memory: MemoryWatch
     remembered: Remembered
     """All of it that has a state."""
     in_flight: InFlight | None = None
     """Where the next step's prompts are answered while rewards score."""
+    memory: MemoryWatch = field(default_factory=MemoryWatch)
     clock: WeightsClock = field(default_factory=WeightsClock)
     closing: list[Callable[[], None]] = field(default_factory=list)
     """What else is to be freed with it."""

@@ -22,6 +22,7 @@ class StepExecutor:
         """Go on after `done` steps of the stage; `timeline` takes when its operators run."""
         live.clock.weights_of, live.clock.together = done, False
         self._plan, self._timeline, self._memory = live.plan, timeline, live.memory
+        self._device = live.world.device
         self._executor = Executor(live_operators(live), device=live.world.device, waiting=waiting)
 
     def step(self, index: int) -> StepResult:
@@ -32,7 +33,7 @@ class StepExecutor:
         except (RuntimeError, MemoryError, PluginError) as error:
             if not (self._memory.is_inside and is_out_of_memory(error)):
                 raise
-            raise self._memory.exhausted(index) from error
+            raise self._memory.exhausted(index, stage=self._plan.name, device=self._device) from error
         if self._timeline is not None and spans is not None:
             self._timeline.write(spans, stage=self._plan.name, step=self._plan.first_step + index + 1)
         return result
