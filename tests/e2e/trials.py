@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +78,7 @@ def run(plan: Plan, folder: Path, *, resume: bool, trial: Trial | None = None) -
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([*PRELOADED, "tests.e2e.trials"])
     (folder / "run").mkdir(exist_ok=True)
-    port, ranks = free_port(), []
+    port, ranks = free_port(), list[ForkServerProcess]()
     for rank in range(plan.processes):
         place = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(plan.processes)}
         place |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
@@ -85,15 +86,15 @@ def run(plan: Plan, folder: Path, *, resume: bool, trial: Trial | None = None) -
         ranks.append(context.Process(target=_rank, args=arguments, daemon=True))
         ranks[-1].start()
     end = time.monotonic() + PATIENCE
-    while any(rank.exitcode is None for rank in ranks):
-        if any(rank.exitcode for rank in ranks):
+    while any(each.exitcode is None for each in ranks):
+        if any(each.exitcode for each in ranks):
             end = min(end, time.monotonic() + SOON)
         if time.monotonic() > end:
-            for rank in ranks:
-                rank.kill()
-        for rank in ranks:
-            rank.join(0.05)
-    return [int(rank.exitcode or 0) for rank in ranks]
+            for each in ranks:
+                each.kill()
+        for each in ranks:
+            each.join(0.05)
+    return [int(each.exitcode or 0) for each in ranks]
 
 
 def wholly(folder: Path, engine: str, size: int) -> Path:
@@ -197,7 +198,7 @@ def _arm_operator(name: str, counted: Callable[[], bool], *, before: bool) -> No
 
         return call
 
-    FUNCTIONS[name] = replace(function, bind=bind)  # type: ignore[index]
+    FUNCTIONS[name] = replace(function, bind=bind)
 
 
 def _arm_save(engine: str, counted: Callable[[], bool], *, before: bool) -> None:

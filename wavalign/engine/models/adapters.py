@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, final
 import torch
 from torch import Tensor, nn
 
-from wavalign.engine.backends.base import Precision
+from wavalign.engine.backends.base import DTYPES, Precision
 from wavalign.engine.compile.adapter import adapted_layers
 from wavalign.plugins.api import Architecture, Policy
 from wavalign.schema.model import AdapterSection
@@ -38,8 +38,8 @@ def attach(
 ) -> None:
     """Put new adapters on `policy`, which computes as before until they are trained, and freeze everything else.
 
-    A is drawn from `seed`, B is 0. Adapters and `also_train` are trainable; under bf16 the frozen weights are held in
-    bfloat16. Raises PreflightError for a target or group that selects nothing.
+    A is drawn from `seed`, B is 0. Adapters and `also_train` are trainable; in half precision the frozen weights are
+    held in it, too. Raises PreflightError for a target or group that selects nothing.
     """
     # It takes seconds to import, and most runs do without it.
     from peft import LoraConfig, inject_adapter_in_model
@@ -64,8 +64,8 @@ def attach(
         parameter.requires_grad_(trained)
         if trained:
             parameter.data = parameter.data.float()
-        elif precision == "bf16" and parameter.is_floating_point():
-            parameter.data = parameter.data.bfloat16()
+        elif precision != "float32" and parameter.is_floating_point():
+            parameter.data = parameter.data.to(DTYPES[precision])
     for layer in _layers(policy).values():
         _set_up(layer)
 

@@ -6,7 +6,7 @@ from typing import final
 
 import torch
 
-from wavalign.engine.backends.base import Placement, Precision
+from wavalign.engine.backends.base import DTYPES, Placement, Precision
 from wavalign.engine.compile.ahead import AHEAD
 from wavalign.engine.compile.geometry import only_measuring
 from wavalign.engine.compile.operators import ROLLOUTS
@@ -191,7 +191,7 @@ class Builder(Parts):
 
     def _first_policy(self, stage: StagePlan) -> Policy:
         """The network of what `model` names, whatever stages came between; whole on this rank and not to be trained."""
-        dtype = torch.bfloat16 if self.plan.runtime.precision == "bf16" else torch.float32
+        dtype = DTYPES[self.plan.runtime.precision]
         weights = self.starting_weights(stage, self.architecture(stage, None))
         return weights.policy(Placement(self.world.device, dtype=dtype)).requires_grad_(False)
 
@@ -205,10 +205,11 @@ class Builder(Parts):
 
     def _reference(self, stage: StagePlan, architecture: Architecture, policy: Policy) -> Reference | None:
         if stage.copies_reference:
-            half = stage.deepspeed is not None and bool(stage.deepspeed["bf16"]["enabled"])
-            placement = Placement(self.world.device, dtype=torch.bfloat16 if half else torch.float32)
+            config, asked = stage.deepspeed, self.plan.runtime.precision
+            half = config is not None and any(config[each]["enabled"] for each in ("bf16", "fp16"))
+            placement = Placement(self.world.device, dtype=DTYPES[asked if half else "float32"])
             copied = self.starting_weights(stage, architecture).policy(placement)
-            precision: Precision = "float32" if half else self.plan.runtime.precision
+            precision: Precision = "float32" if half else asked
             return FrozenCopy(copied, device=self.world.device, precision=precision)
         return AdapterOff(policy) if stage.graph.gives("ref_logprobs") else None
 
