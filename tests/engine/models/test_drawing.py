@@ -75,7 +75,7 @@ def drawn(world: World) -> list[dict[str, Any]]:
             most = max(most, sum(each.storage.nbytes() for each in self._divided.values()))
             return result
 
-        DrawnInParts.__torch_dispatch__ = looked_at  # type: ignore[method-assign]
+        DrawnInParts.__torch_dispatch__ = looked_at  # type: ignore[method-assign, assignment]
         before = torch.random.get_rng_state()
         place = placement(config_of(world, "float32"), world)
         policy = weights.policy(place)

@@ -86,15 +86,15 @@ def watched(world: World, plan: str, folder: str) -> dict[str, Any]:
         return watch.within(each.plan.function, run)(each, *given)
 
     PartitionedPlacement.settle = settled  # type: ignore[method-assign]
-    Builder.policy = made  # type: ignore[method-assign]
-    executor._run = operator
+    Builder.policy = made  # type: ignore[method-assign, assignment]
+    executor._run = operator  # type: ignore[assignment]
     for owner, method, phase in (
         (Evaluator, "_answered", "evaluation"),
         (DeepSpeedBackend, "save", "checkpoint"),
         (trainer, "leave_model", "export"),
     ):
         setattr(owner, method, watch.within(phase, getattr(owner, method)))
-    ShardWriter.add = _looking(ShardWriter.add, watch)
+    ShardWriter.add = _looking(ShardWriter.add, watch)  # type: ignore[method-assign]
     register_module_forward_hook(watch.look)
     end = part(world, plan, folder, False)
     assert end["type"] == "", end

@@ -130,6 +130,7 @@ def exchanged(named: Mapping[str, nn.Parameter], kept: Mapping[str, Tensor]) -> 
     own = [part_of(parameter).clone() for parameter, _ in found]
 
     def put(parts: Sequence[Tensor]) -> None:
+        """Let the parameters be made of `parts` [N]."""
         for (parameter, _), part in zip(found, parts, strict=True):
             if parameter.data.numel():  # a small one, which else stays whole
                 parameter.partition()  # type: ignore[attr-defined]

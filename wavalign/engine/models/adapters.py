@@ -156,7 +156,7 @@ def switched_off(policy: Policy, weights: Mapping[str, Tensor]) -> Iterator[None
 
 
 def merged_weights(policy: Policy) -> dict[str, Tensor]:
-    """The state dict of the network that `policy`, which is whole, computes: all that `merged_parts` would make."""
+    """The state dict [...] of the network that `policy`, which is whole, computes: all that `merged_parts` makes."""
     return {name: made() for name, _, made in merged_parts(policy)}
 
 

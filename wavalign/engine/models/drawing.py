@@ -60,7 +60,7 @@ class DrawnInParts(TorchDispatchMode):
         return func(*args, **named)
 
     def whole(self, tensor: Tensor) -> None:
-        """Give `tensor` [any shape] back all of its memory, for good."""
+        """Give `tensor` [...] back all of its memory, for good."""
         found = self._divided.pop(tensor.untyped_storage()._cdata, None)
         self._bring([] if found is None else [found])
         self._whole = []

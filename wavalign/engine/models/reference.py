@@ -21,7 +21,7 @@ class Scorer(Protocol):
     def score(
         self, batch: TokenBatch, select: Tensor, *, temperature: float | Tensor, support: Tensor | None = None
     ) -> Tensor:
-        """As `Backend.score`: every rank calls it as often."""
+        """[B, S, T] of `select` [B, S, T], as `Backend.score`: every rank calls it as often."""
 
 
 class Reference(ABC):
@@ -97,6 +97,7 @@ def _whole(policy: Policy, space: TokenSpace) -> Score:
     def score(
         batch: TokenBatch, select: Tensor, *, temperature: float | Tensor, support: Tensor | None = None
     ) -> Tensor:
+        """As `Score` says: [B, S, T]."""
         return score_batch(policy, batch, select, space, temperature=temperature, support=support)
 
     return score
@@ -106,6 +107,7 @@ def _divided(network: Scorer) -> Score:
     def score(
         batch: TokenBatch, select: Tensor, *, temperature: float | Tensor, support: Tensor | None = None
     ) -> Tensor:
+        """As `Score` says: [B, S, T]."""
         return score_used(network.score, batch, select, temperature=temperature, support=support)
 
     return score
