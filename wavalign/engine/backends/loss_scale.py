@@ -42,11 +42,11 @@ class LossScale:
         self._scaler.update()
 
     def state(self) -> dict[str, Tensor]:
-        """The scale and the updates since the last overflow, [2] float64."""
+        """`loss_scale` [N] float64: the scale, and the updates since the last overflow."""
         found = self._scaler.state_dict()
         return {KEY: torch.tensor([found["scale"], found["_growth_tracker"]], dtype=torch.float64)}
 
     def load(self, state: Mapping[str, Tensor]) -> None:
-        """Restore `state()`."""
+        """Restore `state()`, `loss_scale` [N]."""
         scale, tracker = state[KEY].tolist()
         self._scaler.load_state_dict({**self._scaler.state_dict(), "scale": scale, "_growth_tracker": int(tracker)})
