@@ -72,8 +72,8 @@ class RuntimeSection(Section):
     """Seconds that a process waits for the others before the run ends and says whom it waited for."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """`auto` takes a GPU where there is one."""
-    precision: Literal["float32", "bf16"] = "float32"
-    """Of weights' compute; optimiser states and master weights are float32."""
+    precision: Literal["float32", "bf16", "fp16"] = "float32"
+    """Of weights' compute; optimiser states and master weights are float32. `fp16` scales the loss by itself."""
     gradient_checkpointing: bool = False
     """Keep only each decoder layer's input and compute the layer again for its gradient: less memory, more time."""
     threads: int | None = Field(default=None, ge=1, le=1024)
@@ -96,6 +96,8 @@ class RuntimeSection(Section):
     """Share of a step's reward calls that may fail before the run stops."""
     dead_signal_after: Steps = 10
     """Consecutive steps without anything to learn from rewards after which that is said, once a stage; 0 never."""
+    non_finite_limit: int = Field(default=3, ge=1, le=10_000, exclude_if=lambda limit: limit == 3)
+    """Updates in a row with a NaN or infinite gradient at which the run ends; each is skipped. 1 ends at the first."""
     log_rollouts_every: Steps = 10
     """Steps between rollouts written to rollouts.jsonl; 0 writes none."""
     trace_every: Steps = 10

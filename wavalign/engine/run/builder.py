@@ -6,7 +6,7 @@ from typing import final
 
 import torch
 
-from wavalign.engine.backends.base import Placement, Precision
+from wavalign.engine.backends.base import DTYPES, Placement, Precision
 from wavalign.engine.compile.ahead import AHEAD
 from wavalign.engine.compile.geometry import only_measuring
 from wavalign.engine.compile.model_flops import token_flops
@@ -17,10 +17,11 @@ from wavalign.engine.contracts.origins import guarded_block
 from wavalign.engine.feeding.feeds import Encoder, Feed, feed_seed
 from wavalign.engine.feeding.lengths import bounded_feed
 from wavalign.engine.models.packed_rows import packing_options
-from wavalign.engine.models.reference import AdapterOff, FrozenCopy, Reference
+from wavalign.engine.models.reference import AdapterOff, DividedCopy, FrozenCopy, Reference
 from wavalign.engine.models.reference_cache import FILE, ReferenceCache
-from wavalign.engine.models.stage_backend import stage_backend
+from wavalign.engine.models.stage_backend import divided_scorer, stage_backend, stage_placement
 from wavalign.engine.run.evaluation import Evaluator
+from wavalign.engine.run.halving import most_rows
 from wavalign.engine.run.parts import Parts, used_rewards
 from wavalign.engine.run.reward_models import OpenModels
 from wavalign.engine.state.distributed import World
@@ -33,6 +34,7 @@ from wavalign.engine.step.reward_pool import LiveReward, RewardPool
 from wavalign.engine.step.rollouts import Roller, check_codes
 from wavalign.engine.step.sampling import check_streams, rollout_options
 from wavalign.engine.step.selection import Selection
+from wavalign.engine.step.skipping import SkipWatch
 from wavalign.engine.step.stage import LiveStage, StepSettings
 from wavalign.engine.step.terms import LiveTerm
 from wavalign.plugins.api import (
@@ -103,6 +105,7 @@ class Builder(Parts):
             selection=selection,
             cutter=Cutter(selection, terms, limits=settings.limits, world=self.world),
             signal=SignalWatch(stage, self.plan.runtime.dead_signal_after),
+            skips=SkipWatch(self.plan.runtime.non_finite_limit),
             remembered=Remembered(),
             flops=token_flops(architecture, section.model, critic=critic is not None),
             peak=self._peak(),
@@ -132,6 +135,7 @@ class Builder(Parts):
             importance_cap=section.rollout.importance_cap,
             resample_limit=0 if section.rollout.resample is None else section.rollout.resample.limit,
             reward_failure_budget=self.plan.runtime.reward_failure_budget,
+            most_rows=None if self.run_folder is None else most_rows(self.run_folder, stage.name),
             dropout=adapter is not None and adapter.dropout > 0,
             optim=section.optim,
         )
@@ -197,7 +201,7 @@ class Builder(Parts):
 
     def _first_policy(self, stage: StagePlan) -> Policy:
         """The network of what `model` names, whatever stages came between; whole on this rank and not to be trained."""
-        dtype = torch.bfloat16 if self.plan.runtime.precision == "bf16" else torch.float32
+        dtype = DTYPES[self.plan.runtime.precision]
         weights = self.starting_weights(stage, self.architecture(stage, None))
         return weights.policy(Placement(self.world.device, dtype=dtype)).requires_grad_(False)
 
@@ -210,13 +214,14 @@ class Builder(Parts):
         return BestOf(section.evaluation.best_of.n, pool, section.rollout.truncated, budget)
 
     def _reference(self, stage: StagePlan, architecture: Architecture, policy: Policy) -> Reference | None:
-        if stage.copies_reference:
-            half = stage.deepspeed is not None and bool(stage.deepspeed["bf16"]["enabled"])
-            placement = Placement(self.world.device, dtype=torch.bfloat16 if half else torch.float32)
-            copied = self.starting_weights(stage, architecture).policy(placement)
-            precision: Precision = "float32" if half else self.plan.runtime.precision
-            return FrozenCopy(copied, device=self.world.device, precision=precision)
-        return AdapterOff(policy) if stage.graph.gives("ref_logprobs") else None
+        place = stage_placement(self.plan, stage, self.world)
+        if not stage.copies_reference:
+            return AdapterOff(policy, architecture.tokens, place) if stage.graph.gives("ref_logprobs") else None
+        copied = self.starting_weights(stage, architecture).policy(place)
+        if place.among is not None:
+            return DividedCopy(divided_scorer(stage, copied, architecture=architecture, world=self.world))
+        precision: Precision = self.plan.runtime.precision if place.dtype == torch.float32 else "float32"
+        return FrozenCopy(copied, architecture.tokens, device=self.world.device, precision=precision)
 
     def _reference_cache(self, stage: StagePlan, architecture: Architecture) -> ReferenceCache | None:
         """Where the reference's log-probs of rows of data are kept; None where it scores none."""
@@ -272,7 +277,7 @@ def _settled(live: LiveStage) -> LiveStage:
     named |= {f"feed.{name}": feed for name, feed in live.feeds.items()}
     if live.in_flight is not None:
         named["feed.prompts"] = live.in_flight
-    for name, each in {**named, "signal": live.signal}.items():
+    for name, each in {**named, "signal": live.signal, "skips": live.skips}.items():
         if each is not None:
             live.remembered.add(name, each)
     if live.reference_cache is not None:

@@ -71,11 +71,14 @@ def step_result(live: LiveStage, given: Given, clock: Clock) -> StepResult:
     _operators(live, clock, report)
     total = _summed(live, report)
     metrics = {**_reduced(live, report, total), **_dropped(live)}
-    for term in live.terms:
+    skipped = any(each.skipped for each in given.get("updated", ()))
+    for term in () if skipped else live.terms:
         refuse_odd(term.loss, term.plan.name, metrics)
     seconds = _seconds(clock)
     metrics |= {**seconds, **_rates(live, report, total, seconds)}
-    metrics = {key: value for key, value in metrics.items() if not math.isnan(value)}
+    metrics = {
+        key: value for key, value in metrics.items() if not (math.isnan(value) or (skipped and math.isinf(value)))
+    }
     more, notes = live.signal.step(metrics)
     advantages: AnswerColumn | StepColumn | None = given.get("advantages")
     return StepResult(
@@ -83,7 +86,7 @@ def step_result(live: LiveStage, given: Given, clock: Clock) -> StepResult:
         groups=given.get("waveforms", given.get("rollouts", ())),
         scores=given.get("scores"),
         advantages=None if advantages is None else advantages.table,
-        notes=notes,
+        notes=(*live.skips.notes(), *notes),
     )
 
 
@@ -129,7 +132,7 @@ def _largest(live: LiveStage, mine: Mapping[str, float]) -> dict[str, float]:
 
 def _learned(live: LiveStage, given: Given, report: Report) -> None:
     """Losses, tokens, and the losses' own metrics."""
-    found: Sequence[Totals] = given["totals"]
+    found: Sequence[Totals] = _taken(given)
     updates = float(len(found))
     reading: GateReading | None = given.get("gate")
     gate = reading.value if reading is not None else None
@@ -179,10 +182,23 @@ def _work(live: LiveStage, found: Sequence[ForwardSizes], report: Report) -> Non
         report.rates["model_flops_per_second"] = ("flops", "learn")
 
 
-def _moved(_: LiveStage, given: Given, report: Report) -> None:
-    """Gradient norm and learning rate."""
+def _taken(given: Given) -> Sequence[Totals]:
+    """The updates that moved the weights; all of them where none did."""
+    found: Sequence[Totals] = given["totals"]
+    skipped = [each.skipped for each in given["updated"]]
+    return [each for each, left in zip(found, skipped, strict=True) if not left] or found
+
+
+def _moved(live: LiveStage, given: Given, report: Report) -> None:
+    """Gradient norm and learning rate; once an update was skipped, how many were; in fp16 the scale."""
     found: Sequence[Updated] = given["updated"]
-    report.values["grad_norm"] = sum(each.grad_norm for each in found) / len(found)
+    norms = [each.grad_norm for each in found if not each.skipped]
+    report.values["grad_norm"] = sum(norms) / len(norms) if norms else math.nan
+    overflowed = sum(each.overflowed for each in found)
+    if live.skips.total:
+        report.values["skipped_updates"] = float(len(found) - len(norms) - overflowed)
+    if (scale := found[-1].loss_scale) is not None:
+        report.values |= {"loss_scale": scale, "overflowed_updates": float(overflowed)}
     report.values["learning_rate"] = found[-1].learning_rate
 
 
