@@ -127,7 +127,8 @@ def test_workers_end_with_their_launcher(tmp_path: Path) -> None:
 
 def test_quiet_is_quiet_of_several_processes_too(tmp_path: Path) -> None:
     content = toy_recipe(tmp_path, processes=2)
-    content |= {"steps": 1, "evaluation": None}
+    content |= {"steps": 1, "evaluation": {"metrics": {}}}
+    del content["data"]["evaluation"]
     done = wavalign("run", write_recipe(tmp_path, content), "--quiet")
     assert (done.returncode, done.stdout, done.stderr) == (0, f"{tmp_path / 'run'}\n", "")
 

@@ -14,8 +14,8 @@ from tests.recipes import public
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "scaling.md"
-BLOCKS = re.findall(r"```console\n\$ (.*)\n(.*?)```", PAGE.read_text(encoding="utf-8"), flags=re.DOTALL)
-HOSTS = re.findall(r"```text\n(worker-1 .*?)```", PAGE.read_text(encoding="utf-8"), flags=re.DOTALL)
+BLOCKS = re.findall(r"```console\n\$ ([^\n]*)\n(.*?)```", PAGE.read_text(encoding="utf-8"), flags=re.DOTALL)
+HOSTS = re.findall(r"```text\n(worker-1 [^`]*)```", PAGE.read_text(encoding="utf-8"), flags=re.DOTALL)
 PART = "├└│"
 """Begin the rows of parts of the memory, which docs/memory.md explains and other tests hold."""
 NEAR = 2.0

@@ -27,8 +27,8 @@ PROJECTIONS = 2 * 32 * 32 + 2 * 32 * 16 + 3 * 32 * 48
 def of_toy(folder: Path, *changes: Change) -> TokenFlops:
     live = live_stage(compiled(folder, *changes))
     try:
-        assert live.flops is not None
-        return live.flops
+        assert live.settings.flops is not None
+        return live.settings.flops
     finally:
         live.close()
 

@@ -32,7 +32,7 @@ def one(folder: Path, *changes: Change, peak: float | None = None) -> tuple[Live
     """A step of the toy recipe without its demonstrations, so that its rows are its answers."""
     alone = put("objective", {"terms": {"rl": {"loss": {"type": "grpo"}, "tokens": "all"}}})
     live = live_stage(compiled(folder, alone, *changes))
-    object.__setattr__(live, "peak", peak)
+    object.__setattr__(live.settings, "peak", peak)
     result = StepExecutor(live).step(0)
     live.close()
     return live, result
@@ -57,12 +57,15 @@ def test_rates_are_counts_over_their_times(tmp_path: Path) -> None:
 def test_operations_of_a_step_by_hand(tmp_path: Path) -> None:
     """Every row as it is, in one micro-batch: each token in its row's mean length, heads at the tokens of answers."""
     live, result = one(tmp_path, *DENSE, put("batch.micro_batch", 16), peak=1e9)
-    assert live.flops is not None
+    assert live.settings.flops is not None
     lengths = [g.prompt.length + each.completion.length for g in result.groups for each in g.rollouts]
     roles = counted(result.groups)
     valid = sum(roles[role] for which in NAMES.values() for role in which)
     span = sum(length**2 for length in lengths) / sum(lengths)
-    expected = sum(lengths) * (live.flops.trunk + live.flops.attention * span) + valid * live.flops.heads[0]
+    expected = (
+        sum(lengths) * (live.settings.flops.trunk + live.settings.flops.attention * span)
+        + valid * live.settings.flops.heads[0]
+    )
     line = result.metrics
     assert line["model_flops_per_second"] * line["learn_seconds"] == pytest.approx(expected)
     assert line["mfu"] == pytest.approx(expected / line["learn_seconds"] / 1e9)

@@ -76,7 +76,7 @@ def denominators(live: LiveStage, _: Operator) -> Run:
                 raise nothing_selected(term, int(rows), live.settings.where(values["step"]))
             if there and not tokens and term.plan.leaves_out:
                 raise all_left_out(term, int(there), live.settings.where(values["step"]))
-        sizes = sizes_of(batches, live.settings.limits.tokens, work_of(batches, live.selection, live.flops))
+        sizes = sizes_of(batches, live.settings.limits.tokens, work_of(batches, live.selection, live.settings.flops))
         return {"denominators": Denominators(dict(zip(names, total[:, :2], strict=True)), counted, sizes)}
 
     return run

@@ -177,7 +177,7 @@ def _work(live: LiveStage, found: Sequence[ForwardSizes], report: Report) -> Non
     for kind in ROWS_KINDS:
         report.sums[f"learned {kind}"] = sum(each.work.kinds[kind] for each in found)
         report.rates[f"learned/{kind}_tokens_per_second"] = (f"learned {kind}", "step")
-    if live.flops is not None:
+    if live.settings.flops is not None:
         report.sums["flops"] = sum(each.work.flops for each in found)
         report.rates["model_flops_per_second"] = ("flops", "learn")
 
@@ -352,8 +352,8 @@ def _rates(
 ) -> dict[str, float]:
     """What went through all ranks in a second of this one, and the share of the devices' peak that learning reached."""
     found = {name: _ratio(total[over], seconds[f"{clocked}_seconds"]) for name, (over, clocked) in report.rates.items()}
-    if live.peak is not None and "model_flops_per_second" in found:
-        found["mfu"] = found["model_flops_per_second"] / (live.peak * live.world.size)
+    if live.settings.peak is not None and "model_flops_per_second" in found:
+        found["mfu"] = found["model_flops_per_second"] / (live.settings.peak * live.world.size)
     return found
 
 

@@ -85,6 +85,10 @@ class StepSettings:
     dropout: bool
     """Whether the network drops anything while it learns."""
     optim: OptimSection
+    flops: TokenFlops | None = None
+    """Operations that a token of the stage's rows costs."""
+    peak: float | None = None
+    """Operations a second of one device; None where its maker does not say."""
 
     @property
     def limits(self) -> Limits:
@@ -125,10 +129,6 @@ class LiveStage:
     skips: SkipWatch
     remembered: Remembered
     """All of it that has a state."""
-    flops: TokenFlops | None = None
-    """Operations that a token of the stage's rows costs."""
-    peak: float | None = None
-    """Operations a second of one device; None where its maker does not say."""
     in_flight: InFlight | None = None
     """Where the next step's prompts are answered while rewards score."""
     memory: MemoryWatch = field(default_factory=MemoryWatch)
