@@ -38,6 +38,7 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks import overhead
 from benchmarks.grpo.point import SIZES, Point
+from benchmarks.grpo.world import write_world
 from wavalign.engine import api
 from wavalign.engine.compile.compiler import compile_recipe
 from wavalign.engine.compile.plan import Cluster
@@ -192,7 +193,7 @@ def checkpoints(steps: int, _: Device) -> Iterator[str]:
 
 def _checkpointed(size: str, folder: Path, steps: int) -> str:
     point = Point(size, 2048, 0.5, beta=0.0, warm_up=0, steps=steps, prompts=2)
-    overhead.write_world(point, folder / "world")
+    write_world(point, folder / "world")
     overhead.write_demonstrations(point, folder / "world")
     recipe = overhead.recipe(point, folder / "world", folder / "run")
     recipe["runtime"] |= {"checkpoint_every": 1, "keep_checkpoints": 1}
