@@ -1,7 +1,6 @@
 """DeepSpeed with ZeRO 0 to 3: the only module that knows it.
 
-DeepSpeed averages over micro-batches and ranks (`divisor`), skips an update whose gradient norm is not finite, and
-writes its own files in a checkpoint. It also writes to the terminal in many places; all of them are silenced here. Its
+DeepSpeed averages over micro-batches and ranks (`divisor`) and skips an update whose gradient norm is not finite. It also writes to the terminal in many places; all of them are silenced here. Its
 logger `LOGGER` stays, without a handler, for those who want its words in a file.
 """
 
@@ -13,7 +12,6 @@ import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stderr, redirect_stdout
-from pathlib import Path
 from typing import Any, final
 
 import torch
@@ -30,12 +28,12 @@ from wavalign.engine.backends.base import (
     finite_norm,
     parameter_groups,
 )
-from wavalign.errors import CheckpointError
+from wavalign.engine.backends.deepspeed_stretches import part_of, stretches
+from wavalign.engine.backends.training_state import Holding, StoredState, Stretch
 from wavalign.plugins.api import Policy
 from wavalign.plugins.batch import TokenBatch
 
 LOGGER = "DeepSpeed"
-_TAG = "training"
 _MAX_HEADS = 127
 """A head's index in a batch is an int8."""
 
@@ -85,6 +83,7 @@ class DeepSpeedBackend(Backend):
         `heads` are the weights that the forward pass of `module` uses itself, outside the modules that own them.
         `module` must take `heads` (indices to walk through beyond those of its selection) in its forward pass.
         """
+        super().__init__()
         self._policy, self._ranks = policy, ranks
         self._beside = beside(module, policy)
         self._named = dict(policy.named_parameters()) | self._beside
@@ -172,20 +171,62 @@ class DeepSpeedBackend(Backend):
             if self._stage < 3:
                 yield name, parameter.data
             else:
-                part = parameter.ds_tensor.data  # type: ignore[attr-defined]
-                # The last part may be longer than what is left of the weight; behind that stands anything.
-                held = int(parameter.ds_numel) - self._ranks.rank * part.numel()  # type: ignore[attr-defined]
-                yield name, part.flatten()[: max(0, held)]
+                yield name, part_of(parameter, self._ranks.rank)[1]
 
-    def save(self, folder: Path) -> None:
-        with self._ranks.joint("a checkpoint"):
-            self._engine.save_checkpoint(str(folder), tag=_TAG, save_latest=False)
+    def holding(self) -> Holding:
+        """Of trained weights this rank's stretches; the first rank also what is whole on all of them."""
+        rank, optimizer = self._ranks.rank, self._engine.optimizer
+        holding = Holding(f"training-{rank:05d}.safetensors")
+        if rank == 0 or self._stage:
+            for found in self._stretches():
+                holding.add(found, optimizer.state if self._stage == 0 else optimizer.optimizer.state)
+        for name, tensor in self._still().items():
+            if _is_parted(tensor):
+                start, part = part_of(tensor, rank)
+                if part.numel():
+                    holding.tensors[f"weights/{name}"] = part
+                    holding.places[f"weights/{name}"] = (start, list(_shape(tensor)))
+            elif rank == 0:
+                holding.tensors[f"weights/{name}"] = tensor.data
+        if rank == 0:
+            holding.extra |= {name: value for name, value in self._scaler().items() if isinstance(value, int | float)}
+        return holding
 
-    def load(self, folder: Path) -> None:
-        with self._ranks.joint("a checkpoint"):
-            found, _ = self._engine.load_checkpoint(str(folder), tag=_TAG)
-        if found is None:
-            raise CheckpointError(f"{folder / _TAG} holds no training state of DeepSpeed")
+    def _restore(self, stored: StoredState) -> None:
+        optimizer, still = self._engine.optimizer, self._still()
+        stored.check([*still, *(name for name, each in self._named.items() if each.requires_grad)])
+        for name, tensor in still.items():
+            start, held = part_of(tensor, self._ranks.rank) if _is_parted(tensor) else (0, tensor.data)
+            if held.numel():
+                stored.restore(name, held, start)
+        for index, found in enumerate(self._stretches()):
+            stored.fill(found, optimizer if self._stage == 0 else optimizer.optimizer)
+            if self._stage == 3:
+                optimizer._reassign_or_swap_out_partitioned_parameters(index)
+        if self._stage in (1, 2):
+            optimizer._hp_optimizer_states_linked = False  # the library links them again at the next step
+            for name, parameter in self._named.items():
+                if parameter.requires_grad:
+                    parameter.data.copy_(stored.read("weights", name).view(parameter.shape))
+        if self._stage == 3:
+            with self._ranks.joint("a checkpoint"):
+                optimizer.checkpoint_event_epilogue()  # what stays whole is gathered again
+        scaler = self._scaler()
+        scaler.update({name: type(scaler[name])(value) for name, value in stored.extra.items() if name in scaler})
+
+    def _stretches(self) -> Iterator[list[Stretch]]:
+        return stretches(self._engine.optimizer, self._named, stage=self._stage, rank=self._ranks.rank)
+
+    def _still(self) -> dict[str, Tensor]:
+        """Every frozen weight and lasting buffer [*] by name."""
+        lasting = self._policy.state_dict(keep_vars=True)
+        frozen: dict[str, Tensor] = {name: each for name, each in self._named.items() if not each.requires_grad}
+        return frozen | {name: buffer for name, buffer in self._policy.named_buffers() if name in lasting}
+
+    def _scaler(self) -> dict[str, Any]:
+        """What a loss scaler remembers; empty where there is none."""
+        scaler = getattr(self._engine.optimizer, "loss_scaler", None)
+        return vars(scaler) if scaler is not None and scaler.dynamic else {}
 
     def close(self) -> None:
         self._engine.destroy()
@@ -252,10 +293,19 @@ def _dtype(config: Mapping[str, Any]) -> torch.dtype:
     return torch.bfloat16 if config["bf16"]["enabled"] else torch.float32
 
 
-def _dimensions(parameter: nn.Parameter) -> int:
+def _shape(parameter: Tensor) -> Sequence[int]:
     """Of the whole parameter; what is left in the place of a partitioned one has one dimension."""
     shape: Sequence[int] = getattr(parameter, "ds_shape", parameter.shape)
-    return len(shape)
+    return shape
+
+
+def _dimensions(parameter: nn.Parameter) -> int:
+    return len(_shape(parameter))
+
+
+def _is_parted(tensor: Tensor) -> bool:
+    """Whether it is a weight that every rank has its part of."""
+    return hasattr(tensor, "ds_tensor")
 
 
 def _join_group(ranks: Ranks) -> None:
