@@ -22,7 +22,7 @@ from wavalign.engine.state.background import Background
 from wavalign.engine.state.checkpoint import CheckpointStore
 from wavalign.engine.state.distributed import World
 from wavalign.engine.step.operators import FUNCTIONS
-from wavalign.errors import Interrupted, StorageError
+from wavalign.errors import Interrupted, StorageError, WavAlignError
 
 BESIDE: tuple[Change, ...] = (
     put("runtime.async_checkpoints", True),
@@ -172,12 +172,13 @@ def two(world: World, path: str) -> str:
                 meeting.fail()  # type: ignore[attr-defined]  # of several ranks
                 raise
 
+        background.wait()
         store.prepare(step, world=world)
         background.start(complete)
         world.barrier()
     try:
         background.wait()
-    except Exception as error:
+    except WavAlignError as error:
         return type(error).__name__
     return ""
 

@@ -30,7 +30,7 @@ def on(processes: int, engine: dict[str, Any], steps: int = 6) -> tuple[Change, 
 
 
 def part(world: World, plan: str, folder: str, resume: bool, killed_at: int) -> None:
-    """This rank's part of a run; every rank is killed as step `killed_at` (from 0) begins, where that is not negative."""
+    """This rank's part of a run; every rank is killed as step `killed_at` (from 0) begins, if it does."""
     os.environ["MASTER_PORT"] = str(world.broadcast(free_port()))
     world.close()
     step = StepExecutor.step

@@ -1,7 +1,8 @@
 """DeepSpeed with ZeRO 0 to 3: the only module that knows it.
 
-DeepSpeed averages over micro-batches and ranks (`divisor`) and skips an update whose gradient norm is not finite. It also writes to the terminal in many places; all of them are silenced here. Its
-logger `LOGGER` stays, without a handler, for those who want its words in a file.
+DeepSpeed averages over micro-batches and ranks (`divisor`) and skips an update whose gradient norm is not finite. It
+also writes to the terminal in many places; all of them are silenced here. Its logger `LOGGER` stays, without a handler,
+for those who want its words in a file.
 """
 
 import atexit

@@ -1,7 +1,7 @@
 """Where DeepSpeed's optimisers keep what a rank holds of every weight, by ZeRO stage.
 
-Stage 0 updates whole weights. Stages 1 and 2 lay a group's weights end to end and give every rank an equal piece of that,
-stage 3 gives it a piece of every weight; both pad the last one.
+Stage 0 updates whole weights. Stages 1 and 2 lay a group's weights end to end and give every rank an equal piece of
+that, stage 3 gives it a piece of every weight; both pad the last one.
 """
 
 from collections.abc import Iterator, Mapping

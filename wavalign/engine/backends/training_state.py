@@ -1,9 +1,9 @@
 """Weights and optimiser states by parameter, whole or in stretches: what any backend on any number of ranks can read.
 
-Every file is safetensors. `weights/NAME` is a weight as it is trained (the float32 master where there is one) or a frozen
-weight or buffer as it is held; `exp_avg/NAME`, `exp_avg_sq/NAME` and `step/NAME` are AdamW's. A tensor that is only a
-stretch of a parameter, in the order of its elements, has its first element and the parameter's shape in the file's
-metadata. Who reads takes what it needs of whichever files hold it: no step in between, and nothing is rounded.
+Every file is safetensors. `weights/NAME` is a weight as it is trained (the float32 master where there is one) or a
+frozen weight or buffer as it is held; `exp_avg/NAME`, `exp_avg_sq/NAME` and `step/NAME` are AdamW's. A tensor that is
+only a stretch of a parameter, in the order of its elements, has its first element and the parameter's shape in the
+file's metadata. Who reads takes what it needs of whichever files hold it: no step in between, and nothing is rounded.
 """
 
 import json

@@ -101,7 +101,7 @@ class RunCheckpoints:
         return step
 
     def save(self, *, now: bool = False) -> Path:
-        """Write the checkpoint of the moment, unless it is there; gives the folder, which is there at once for `now`."""
+        """Write the checkpoint of the moment, unless it is there; gives its folder, which `now` waits for."""
         assert self._moment is not None
         return self._save(self._moment, self.world, now=now)
 
