@@ -4,6 +4,7 @@ import os
 import sys
 from contextlib import closing
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, final
 
 import typer
@@ -44,6 +45,8 @@ wavalign run my.yaml --resume --from step-40
 
 wavalign run my.yaml --resume --accept reward.answer
 
+wavalign run --replay runs/my/20260301-101500-a1b2c3/skipped/step-40
+
 wavalign run my.yaml --hostfile hosts
 
 wavalign run my.yaml --launcher slurm --slurm time=24:00:00 --print
@@ -68,15 +71,24 @@ AcceptOption = Annotated[
         help="With --resume: this reward or metric (reward.NAME, metric.NAME) may have changed. Repeatable.",
     ),
 ]
+ReplayOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--replay",
+        metavar="UPDATE",
+        help="Compute a skipped update (RUN/skipped/step-N) again and say where its first NaN or infinity arises.",
+    ),
+]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors and the run's folder.")]
 
 
 def run(
-    recipe: RecipeArgument,
+    recipe: RecipeArgument = "",
     dry_run: DryRunOption = False,
     resume: ResumeOption = False,
     from_: FromOption = "",
     accept: AcceptOption = None,
+    replay: ReplayOption = None,
     hostfile: HostfileOption = None,
     launcher: LauncherOption = Launcher.AUTO,
     print_: PrintOption = False,
@@ -89,6 +101,11 @@ def run(
 ) -> None:
     """Train by a recipe and write checkpoints and a report."""
     output_format.set(format_)
+    if replay is not None:
+        _replay(replay, recipe)
+        return
+    if not recipe:
+        raise UsageError("Missing argument 'RECIPE'.", hint="wavalign run --help")
     if (from_ or accept) and not resume:
         raise UsageError("--from and --accept go with --resume", hint="add --resume, or leave them out")
     if slurm and launcher is not Launcher.SLURM:
@@ -141,6 +158,15 @@ def _run(found: "Target", resuming: _Resuming, form: Format, *, quiet: bool) -> 
         say_json({"ok": True, "folder": str(folder)})
     elif quiet:
         say(str(folder))
+
+
+def _replay(place: Path, recipe: str) -> None:
+    if recipe:
+        raise UsageError("--replay takes the plan that is in the run's folder", hint="leave the recipe out")
+    with status("loading the engine"):
+        from wavalign.engine import api  # brings the networks, which no `--help` shall wait for
+
+    api.replay(place, say, worker=WORKER)
 
 
 def _look(plan: "Plan", form: Format) -> None:

@@ -99,6 +99,8 @@ class RuntimeSection(Section):
     """Share of a step's reward calls that may fail before the run stops."""
     dead_signal_after: Steps = 10
     """Consecutive steps without anything to learn from rewards after which that is said, once a stage; 0 never."""
+    non_finite_limit: int = Field(default=3, ge=1, le=10_000, exclude_if=lambda limit: limit == 3)
+    """Updates in a row with a NaN or infinite gradient at which the run ends; each is skipped. 1 ends at the first."""
     log_rollouts_every: Steps = 10
     """Steps between rollouts written to rollouts.jsonl; 0 writes none."""
     trace_every: Steps = 10

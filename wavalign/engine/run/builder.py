@@ -19,6 +19,7 @@ from wavalign.engine.models.reference import AdapterOff, FrozenCopy, Reference
 from wavalign.engine.models.reference_cache import FILE, ReferenceCache
 from wavalign.engine.models.stage_backend import stage_backend
 from wavalign.engine.run.evaluation import Evaluator
+from wavalign.engine.run.halving import most_rows
 from wavalign.engine.run.parts import Parts, used_rewards
 from wavalign.engine.run.reward_models import OpenModels
 from wavalign.engine.state.distributed import World
@@ -31,6 +32,7 @@ from wavalign.engine.step.reward_pool import LiveReward, RewardPool
 from wavalign.engine.step.rollouts import Roller, check_codes
 from wavalign.engine.step.sampling import check_streams, rollout_options
 from wavalign.engine.step.selection import Selection
+from wavalign.engine.step.skipping import SkipWatch
 from wavalign.engine.step.stage import LiveStage, StepSettings
 from wavalign.engine.step.terms import LiveTerm
 from wavalign.plugins.api import (
@@ -101,6 +103,7 @@ class Builder(Parts):
             selection=selection,
             cutter=Cutter(selection, terms, limits=settings.limits, world=self.world),
             signal=SignalWatch(stage, self.plan.runtime.dead_signal_after),
+            skips=SkipWatch(self.plan.runtime.non_finite_limit),
             remembered=Remembered(),
             in_flight=_in_flight(stage, feeds, encoder, self.world),
         )
@@ -122,6 +125,7 @@ class Builder(Parts):
             importance_cap=section.rollout.importance_cap,
             resample_limit=0 if section.rollout.resample is None else section.rollout.resample.limit,
             reward_failure_budget=self.plan.runtime.reward_failure_budget,
+            most_rows=None if self.run_folder is None else most_rows(self.run_folder, stage.name),
             dropout=adapter is not None and adapter.dropout > 0,
             optim=section.optim,
         )
@@ -262,7 +266,7 @@ def _settled(live: LiveStage) -> LiveStage:
     named |= {f"feed.{name}": feed for name, feed in live.feeds.items()}
     if live.in_flight is not None:
         named["feed.prompts"] = live.in_flight
-    for name, each in {**named, "signal": live.signal}.items():
+    for name, each in {**named, "signal": live.signal, "skips": live.skips}.items():
         if each is not None:
             live.remembered.add(name, each)
     if live.reference_cache is not None:

@@ -12,6 +12,7 @@ from wavalign.engine.run.observers import Observer
 from wavalign.engine.run.pair_evaluation import held_out
 from wavalign.engine.run.rollout_log import RecordMaker
 from wavalign.engine.run.run_log import RunLog
+from wavalign.engine.run.skipped import SkippedUpdates
 from wavalign.engine.run.stopping import StopSignals
 from wavalign.engine.state.checkpoint import Checkpoint
 from wavalign.engine.step.metrics import StepResult
@@ -30,6 +31,7 @@ class StepClock:
         self.checkpoints: RunCheckpoints = measuring.checkpoints
         self.stop: StopSignals = measuring.stop
         self.plan, self.world = self.checkpoints.plan, self.checkpoints.world
+        self.skipped = SkippedUpdates(self.plan, self.checkpoints.folder, self.world)
         self.resumed: Checkpoint | None = None
         """What the run goes on from."""
 
@@ -45,6 +47,7 @@ class StepClock:
     def starts(self, live: LiveStage, done: int) -> None:
         """Remember the moment before the first step."""
         live.clock.before_update = partial(self.checkpoints.meet, live)
+        live.clock.skipped = partial(self.skipped.keep, live)
         self.checkpoints.take(live, done)
 
     def goes_on(self, live: LiveStage, done: int) -> None:

@@ -82,12 +82,16 @@ class Trainer:
         if self.rounds.skips(stage):
             self.complete(stage, skipped=True)
             return
+        self.prepare(stage)
+        check_made(self.builder, stage)
+        RUN[stage.stage.type](stage, self)
+
+    def prepare(self, stage: StagePlan) -> None:
+        """Tell the builder what stages before this one have left."""
         self.builder.made = {name: self.rounds.folder_of(name, stage) / DATA for name in written_by_stages(stage)}
         self.builder.reward_models = {
             name: self.rounds.folder_of(name, stage) / REWARD_MODEL for name in reward_links(stage)
         }
-        check_made(self.builder, stage)
-        RUN[stage.stage.type](stage, self)
 
     def start_folder(self, stage: StagePlan) -> Path | None:
         """Folder of the stage that it starts from."""

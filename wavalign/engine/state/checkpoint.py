@@ -111,6 +111,10 @@ class CheckpointStore:
         """The checkpoint of a step; raises CheckpointError when it is missing or its manifest is damaged."""
         return self._read(step)
 
+    def folder_of(self, step: int) -> Path:
+        """Where the checkpoint of a step is, or would be."""
+        return self._folder / f"step-{step}"
+
     def is_writing(self) -> bool:
         """Whether a checkpoint is half written."""
         return any(self._folder.glob(f"{_ASIDE}step-*"))

@@ -65,10 +65,13 @@ def step_result(live: LiveStage, given: Given, clock: Clock) -> StepResult:
     for name in given:
         REPORTERS[name](live, given, report)
     metrics = {**_reduced(live, report), **_dropped(live)}
-    for term in live.terms:
+    skipped = any(each.skipped for each in given.get("updated", ()))
+    for term in () if skipped else live.terms:
         refuse_odd(term.loss, term.plan.name, metrics)
     metrics |= _seconds(clock, metrics.pop(LENGTH))
-    metrics = {key: value for key, value in metrics.items() if not math.isnan(value)}
+    metrics = {
+        key: value for key, value in metrics.items() if not (math.isnan(value) or (skipped and math.isinf(value)))
+    }
     more, notes = live.signal.step(metrics)
     advantages: AnswerColumn | StepColumn | None = given.get("advantages")
     return StepResult(
@@ -76,7 +79,7 @@ def step_result(live: LiveStage, given: Given, clock: Clock) -> StepResult:
         groups=given.get("waveforms", given.get("rollouts", ())),
         scores=given.get("scores"),
         advantages=None if advantages is None else advantages.table,
-        notes=notes,
+        notes=(*live.skips.notes(), *notes),
     )
 
 
@@ -122,7 +125,7 @@ def _largest(live: LiveStage, mine: Mapping[str, float]) -> dict[str, float]:
 
 def _learned(live: LiveStage, given: Given, report: Report) -> None:
     """Losses, tokens, and the losses' own metrics."""
-    found: Sequence[Totals] = given["totals"]
+    found: Sequence[Totals] = _taken(given)
     updates = float(len(found))
     reading: GateReading | None = given.get("gate")
     gate = reading.value if reading is not None else None
@@ -158,10 +161,20 @@ def _sizes(live: LiveStage, found: Sequence[ForwardSizes], report: Report) -> No
     report.ratios["forward_share"] = ("forward_tokens", "padded tokens")
 
 
-def _moved(_: LiveStage, given: Given, report: Report) -> None:
-    """Gradient norm and learning rate."""
+def _taken(given: Given) -> Sequence[Totals]:
+    """The updates that moved the weights; all of them where none did."""
+    found: Sequence[Totals] = given["totals"]
+    skipped = [each.skipped for each in given["updated"]]
+    return [each for each, left in zip(found, skipped, strict=True) if not left] or found
+
+
+def _moved(live: LiveStage, given: Given, report: Report) -> None:
+    """Gradient norm and learning rate, and once an update was skipped, how many were."""
     found: Sequence[Updated] = given["updated"]
-    report.values["grad_norm"] = sum(each.grad_norm for each in found) / len(found)
+    norms = [each.grad_norm for each in found if not each.skipped]
+    report.values["grad_norm"] = sum(norms) / len(norms) if norms else math.nan
+    if live.skips.total:
+        report.values["skipped_updates"] = float(len(found) - len(norms))
     report.values["learning_rate"] = found[-1].learning_rate
 
 

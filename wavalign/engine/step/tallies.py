@@ -62,6 +62,8 @@ class Totals:
     left_out: Mapping[str, float]
     """By term, groups or rows that it could not use, of all ranks."""
     sizes: ForwardSizes
+    broken: "Broken | None" = None
+    """On this rank."""
 
 
 @final
@@ -74,6 +76,9 @@ class Broken:
     """Terms whose value is none."""
     not_ours: Sequence[str]
     """Those of them whose loss is somebody's own and was given numbers."""
+
+    def __str__(self) -> str:
+        return f"the loss is {self.loss} (term {', '.join(self.terms) or 'unknown'})"
 
 
 @final
@@ -101,10 +106,12 @@ class Ratios:
 @final
 @dataclass(frozen=True, slots=True)
 class Updated:
-    """A move of the weights."""
+    """A move of the weights, or one that was not made."""
 
     grad_norm: float
+    """NaN where the update was skipped."""
     learning_rate: float
+    skipped: bool = False
 
 
 @final
@@ -127,7 +134,7 @@ class _Host:
 
 def totals_of(
     tallies: Mapping[str, Sequence[Tally]], losses: Sequence[Tensor], denominators: Denominators, divisor: float
-) -> tuple[Totals, Broken | None]:
+) -> Totals:
     """Sums over the micro-batches; `losses` [] each, multiplied by the backend's `divisor`."""
     host = _Host()
     loss_at = [host.add(loss) for loss in losses]
@@ -150,7 +157,7 @@ def totals_of(
             bad = [name for name, places in value_at.items() if not math.isfinite(found[places[number]])]
             broken = Broken(loss, bad, [name for name in bad if found[finite_at[name][number]]])
             break
-    totals = Totals(
+    return Totals(
         loss=_sum(each_loss),
         terms={name: _sum([found[at] for at in places]) for name, places in value_at.items()},
         metrics={
@@ -162,8 +169,8 @@ def totals_of(
         left_out={name: counted[2] - counted[0] for name, counted in denominators.counted.items()},
         seen={name: counted[3] for name, counted in denominators.counted.items()},
         sizes=denominators.sizes,
+        broken=broken,
     )
-    return totals, broken
 
 
 def sizes_of(batches: MicroBatches, most: int | None) -> ForwardSizes:
