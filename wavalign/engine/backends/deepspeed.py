@@ -295,7 +295,7 @@ def _dtype(config: Mapping[str, Any]) -> torch.dtype:
 
 
 def _shape(parameter: Tensor) -> Sequence[int]:
-    """Of the whole parameter; what is left in the place of a partitioned one has one dimension."""
+    """Of the whole parameter [*]; what is left in the place of a partitioned one has one dimension."""
     shape: Sequence[int] = getattr(parameter, "ds_shape", parameter.shape)
     return shape
 
@@ -305,7 +305,7 @@ def _dimensions(parameter: nn.Parameter) -> int:
 
 
 def _is_parted(tensor: Tensor) -> bool:
-    """Whether it is a weight that every rank has its part of."""
+    """Whether it is a weight [*] that every rank has its part of."""
     return hasattr(tensor, "ds_tensor")
 
 

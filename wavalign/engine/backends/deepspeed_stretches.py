@@ -59,7 +59,7 @@ def _of_flats(optimizer: Any, named: Mapping[str, nn.Parameter]) -> Iterator[Str
 
 
 def _of_parts(parameter: Any, name: str, flat: Tensor, *, offset: int, rank: int) -> Stretch:
-    """At stage 3."""
+    """At stage 3, of `flat` [N]."""
     size = int(parameter.partition_numel())
     held = max(0, min(size, int(parameter.ds_numel) - rank * size))
     return Stretch(name, parameter.ds_shape, rank * size, flat.data.narrow(0, offset, held), flat, offset)

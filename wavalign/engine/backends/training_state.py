@@ -67,7 +67,7 @@ class Holding:
     """Numbers beside them, e.g. those of a loss scaler."""
 
     def add(self, stretches: Iterable[Stretch], states: Mapping[Tensor, Mapping[str, Any]]) -> None:
-        """Take in stretches with the optimiser's `states`, which are empty before the first update."""
+        """Take in stretches with the optimiser's `states` [*] by tensor, which are empty before the first update."""
         for each in stretches:
             if not each.master.numel():
                 continue
@@ -82,7 +82,7 @@ class Holding:
                 self.tensors[f"{_STEP}/{each.name}"] = torch.as_tensor(state[_STEP], dtype=torch.float32).clone()
 
     def copied(self, into: dict[str, Tensor]) -> "Holding":
-        """The same in host memory, apart from what goes on being trained; `into` keeps the copies to be used again."""
+        """The same in host memory, apart from what is trained on; `into` keeps the copies [*], to be used again."""
         for key in [key for key in into if key not in self.tensors]:
             del into[key]
         for key, tensor in self.tensors.items():
@@ -150,7 +150,7 @@ class StoredState:
         return f"{kind}/{name}" in self._parts
 
     def read(self, kind: str, name: str, start: int = 0, count: int | None = None) -> Tensor:
-        """Elements `start` to `start + count` [count] of what it holds, to the end without a `count`."""
+        """Elements [N] of what it holds: `count` from `start` on, all that follow without a `count`."""
         key = f"{kind}/{name}"
         total = math.prod(self._shapes[key])
         end = total if count is None else start + count
@@ -207,7 +207,7 @@ class StoredState:
 
 
 def _elements(file: Any, key: str, first: int, last: int) -> Tensor:
-    """Elements `first` to `last` [last - first] of a tensor, reading no more rows of it than hold them."""
+    """Elements [N] of a tensor, `first` to `last` (not included), reading no more rows of it than hold them."""
     piece = file.get_slice(key)
     shape = piece.get_shape()
     row = math.prod(shape[1:])

@@ -26,8 +26,8 @@ ROOT = Path("runs")
 MAY_CHANGE = (
     "what may change: processes, nodes, engine, folder, trackers, report, checkpoint_every, async_checkpoints, "
     "keep_checkpoints, keep_every, log_rollouts_every, trace_every, threads, reward_workers, reward_failure_budget, "
-    "non_finite_limit and gradient_checkpointing of `runtime`, a reward's timeout, more `steps`; a mended reward or metric by "
-    "--accept reward.NAME or metric.NAME"
+    "non_finite_limit and gradient_checkpointing of `runtime`, a reward's timeout, more `steps`; a mended reward or "
+    "metric by --accept reward.NAME or metric.NAME"
 )
 
 MOVED = (

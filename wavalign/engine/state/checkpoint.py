@@ -13,7 +13,7 @@ from typing import Any, final
 
 from wavalign.engine.state.files import fsync_folder, storage_errors, write_text
 from wavalign.engine.state.side_channel import Meeting
-from wavalign.errors import CheckpointError, StorageError
+from wavalign.errors import CheckpointError, RankLostError, StorageError
 from wavalign.redaction import REDACTOR
 
 MANIFEST = "checkpoint.json"
@@ -59,7 +59,7 @@ class CheckpointStore:
 
     def prepare(self, step: int, *, world: Meeting) -> None:
         """Make the folder that the files of `step` are written to before they are a checkpoint."""
-        with self._aside(step) as aside:
+        with self._aside(step, world) as aside:
             if world.is_first:
                 self._folder.mkdir(exist_ok=True)  # without parents: a run's folder that is gone must not come back
                 self._sweep()
@@ -69,7 +69,7 @@ class CheckpointStore:
     def complete(self, step: int, write: Callable[[Path], None], *, meta: Mapping[str, Any], world: Meeting) -> Path:
         """What `save` does once `prepare` was called; may be called in a thread, with the meeting of such threads."""
         target = self._folder / f"step-{step}"
-        with self._aside(step) as aside:
+        with self._aside(step, world) as aside:
             write(aside)
             world.barrier()
             files = self._seal(aside, world)
@@ -87,14 +87,18 @@ class CheckpointStore:
         return target
 
     @contextmanager
-    def _aside(self, step: int) -> Iterator[Path]:
-        """Inside, the files of `step` come to lie in this folder; it is removed where the disk refuses."""
+    def _aside(self, step: int, world: Meeting) -> Iterator[Path]:
+        """Inside, the files of `step` come to lie in this folder; it is removed where that fails.
+
+        By the first rank alone: others may still write, and are to fail by their own disk or by who is lost.
+        """
         aside = self._folder / f"{_ASIDE}step-{step}"
         try:
             with storage_errors(str(self._folder / f"step-{step}")):
                 yield aside
-        except StorageError:
-            shutil.rmtree(aside, ignore_errors=True)
+        except (StorageError, RankLostError):
+            if world.is_first:
+                shutil.rmtree(aside, ignore_errors=True)
             raise
 
     def steps(self) -> list[int]:
