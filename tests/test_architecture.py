@@ -50,6 +50,7 @@ KEYWORD_TUNNELS: dict[str, str] = {
 }
 INNER_IMPORTS: dict[str, str] = {
     "wavalign/engine/models/stage_backend.py::wavalign.engine.backends.deepspeed": "who does not ask need not wait",
+    "wavalign/engine/models/stage_backend.py::wavalign.engine.backends.partitioned": "as above",
     "wavalign/plugins/architectures/codec_lm.py::wavalign.plugins.architectures.codec_language_model.policy": (
         "it brings the layers of transformers, which take seconds; `validate` and `plan` want the options alone"
     ),

@@ -2,7 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,12 +65,27 @@ class Placement:
     This one keeps every weight whole on each rank. A backend that wants them otherwise brings its own.
     """
 
+    among: Ranks | None = None
+    """Ranks that weights are divided among; None where each keeps all of them."""
+
     def __init__(self, device: torch.device, *, dtype: torch.dtype = torch.float32) -> None:
         self.device, self.dtype = device, dtype
 
     def settle(self, parameter: nn.Parameter) -> None:
         """Take a parameter [any shape] whose weights are in it; every rank settles all in the same order."""
         return
+
+    def whole(self, parameters: Sequence[nn.Parameter]) -> AbstractContextManager[None]:
+        """Inside, `parameters` that were settled are whole on this rank; every rank enters alike."""
+        return nullcontext()
+
+    def shape(self, parameter: nn.Parameter) -> tuple[int, ...]:
+        """Of the whole parameter, settled or not."""
+        return tuple(parameter.shape)
+
+    def part(self, parameter: nn.Parameter) -> Tensor:
+        """What this rank keeps of a parameter: all of it [any shape], or a part [N]."""
+        return parameter.data
 
 
 @final
@@ -192,6 +207,17 @@ class Backend(ABC):
     @abstractmethod
     def full_parameters(self) -> AbstractContextManager[None]:
         """Inside, every parameter of `policy` is whole on this rank and computes in the training's precision."""
+
+    def whole(self, parameters: Sequence[nn.Parameter]) -> AbstractContextManager[None]:
+        """Inside, `parameters` of the policy are whole on this rank; every rank enters alike, between updates."""
+        return self.full_parameters()
+
+    def exchanged(self, kept: Mapping[str, Tensor]) -> AbstractContextManager[None]:
+        """Inside, parameters that lie in parts have on this rank that of `kept` [N], by name.
+
+        Every rank enters alike, between updates.
+        """
+        raise NotImplementedError("weights of this backend lie whole on every rank")
 
     @property
     @abstractmethod

@@ -37,7 +37,12 @@ def stretches(optimizer: Any, named: Mapping[str, nn.Parameter], *, stage: int, 
             optimizer._optimizer_states_and_gradient_swap_out(index)
 
 
-def part_of(parameter: Any, rank: int) -> tuple[int, Tensor]:
+def is_parted(tensor: Tensor) -> bool:
+    """Whether it is a weight [*] that every rank has its part of."""
+    return hasattr(tensor, "ds_tensor")
+
+
+def stretch_of(parameter: Any, rank: int) -> tuple[int, Tensor]:
     """First element, and elements [N], of what this rank holds of a weight at stage 3."""
     part: Tensor = parameter.ds_tensor.data
     start = rank * part.numel()

@@ -131,14 +131,15 @@ def _networks(case: Case, stage: StagePlan) -> Iterator[MemoryRow]:
         copied = case.weights.trainable if adapter is not None else case.weights.held
         yield MemoryRow(name="bf16 copy", bytes=2 * copied, note="of float32 weights, while computing")
     if stage.copies_reference:
-        count = (2 if case.native else 4) * case.weights.held
+        count = (2 if case.native else 4) * case.weights.held // (case.ranks if case.zero == 3 else 1)
         note = "frozen copy in " + ("bfloat16" if case.native else "float32")
         yield MemoryRow(name="reference", bytes=count, note=note)
     elif stage.graph.gives("ref_logprobs"):
         note = "the policy with its adapter off"
         if case.weights.trained:
             note += "; a copy of what is also trained"
-        yield MemoryRow(name="reference", bytes=4 * case.weights.trained, note=note)
+        kept = 4 * case.weights.trained // (case.ranks if case.zero == 3 else 1)
+        yield MemoryRow(name="reference", bytes=kept, note=note)
     if models := _reward_models(stage):
         note = "networks that score answers, taken to be as large as this one"
         yield MemoryRow(name="reward models", bytes=models * case.width * case.weights.held, note=note)

@@ -15,9 +15,9 @@ from wavalign.engine.contracts.origins import guarded_block
 from wavalign.engine.feeding.feeds import Encoder, Feed, feed_seed
 from wavalign.engine.feeding.lengths import bounded_feed
 from wavalign.engine.models.packed_rows import packing_options
-from wavalign.engine.models.reference import AdapterOff, FrozenCopy, Reference
+from wavalign.engine.models.reference import AdapterOff, DividedCopy, FrozenCopy, Reference
 from wavalign.engine.models.reference_cache import FILE, ReferenceCache
-from wavalign.engine.models.stage_backend import stage_backend
+from wavalign.engine.models.stage_backend import divided_scorer, stage_backend, stage_placement
 from wavalign.engine.run.evaluation import Evaluator
 from wavalign.engine.run.halving import most_rows
 from wavalign.engine.run.parts import Parts, used_rewards
@@ -204,13 +204,14 @@ class Builder(Parts):
         return BestOf(section.evaluation.best_of.n, pool, section.rollout.truncated, budget)
 
     def _reference(self, stage: StagePlan, architecture: Architecture, policy: Policy) -> Reference | None:
-        if stage.copies_reference:
-            half = stage.deepspeed is not None and bool(stage.deepspeed["bf16"]["enabled"])
-            placement = Placement(self.world.device, dtype=torch.bfloat16 if half else torch.float32)
-            copied = self.starting_weights(stage, architecture).policy(placement)
-            precision: Precision = "float32" if half else self.plan.runtime.precision
-            return FrozenCopy(copied, device=self.world.device, precision=precision)
-        return AdapterOff(policy) if stage.graph.gives("ref_logprobs") else None
+        place = stage_placement(self.plan, stage, self.world)
+        if not stage.copies_reference:
+            return AdapterOff(policy, architecture.tokens, place) if stage.graph.gives("ref_logprobs") else None
+        copied = self.starting_weights(stage, architecture).policy(place)
+        if place.among is not None:
+            return DividedCopy(divided_scorer(stage, copied, architecture=architecture, world=self.world))
+        precision: Precision = "float32" if place.dtype == torch.bfloat16 else self.plan.runtime.precision
+        return FrozenCopy(copied, architecture.tokens, device=self.world.device, precision=precision)
 
     def _reference_cache(self, stage: StagePlan, architecture: Architecture) -> ReferenceCache | None:
         """Where the reference's log-probs of rows of data are kept; None where it scores none."""
