@@ -1,9 +1,9 @@
 """PyTorch alone: AdamW on every rank over gradients summed in flat buckets.
 
-Master weights, gradients and optimiser states are float32. With precision `bf16` the network runs under autocast:
-matrix products in bfloat16 from the float32 weights, norms and log-probs in float32. A second copy of the weights in
-bfloat16 would need less memory in the forward pass but lets small updates vanish wherever it is trained itself; those
-who need the memory have the DeepSpeed backend.
+Master weights, gradients and optimiser states are float32. With precision `bf16` or `fp16` the network runs under
+autocast: matrix products in half precision from the float32 weights, norms and log-probs in float32. A second copy of
+the weights in half precision would need less memory in the forward pass but lets small updates vanish wherever it is
+trained itself; those who need the memory have the DeepSpeed backend.
 """
 
 from collections.abc import Iterator, Mapping
@@ -24,6 +24,7 @@ from wavalign.engine.backends.base import (
     finite_norm,
     parameter_groups,
 )
+from wavalign.engine.backends.loss_scale import LossScale
 from wavalign.engine.backends.training_state import Holding, StoredState, whole_stretches
 from wavalign.plugins.api import Policy
 from wavalign.plugins.batch import TokenBatch
@@ -53,6 +54,7 @@ class PlainBackend(Backend):
             parameter.data = parameter.data.float()
         for tensor in self._weights().values():
             ranks.broadcast_(tensor)
+        self._scale = LossScale(ranks.device) if precision == "fp16" else None
         self._optimizer = torch.optim.AdamW(
             parameter_groups(self._trainable.values(), optimizer.weight_decay),
             betas=optimizer.betas,
@@ -71,25 +73,34 @@ class PlainBackend(Backend):
             return PolicyOutput(*self._module(batch, select, temperature=temperature, support=support))
 
     def _backward(self, loss: Tensor, *, first: bool, last: bool) -> None:
-        loss.backward()
+        (loss if self._scale is None else self._scale.scaled(loss)).backward()
         if last:
             self._sum_gradients()
 
     def _step(self, learning_rate: float) -> float:
+        scale = self.loss_scale
+        for parameter in self._trainable.values():
+            _gradient(parameter)
+        if self._scale is not None:
+            self._scale.unscale(self._optimizer)
         norms = [torch.linalg.vector_norm(_gradient(p)) for p in self._trainable.values()]
         norm = torch.linalg.vector_norm(torch.stack(norms))
         try:
-            value = finite_norm(float(norm))
-            scale = self._max_norm / (norm + 1e-6)
-            if scale < 1:
+            value = finite_norm(float(norm), scale)
+            factor = self._max_norm / (norm + 1e-6)
+            if factor < 1:
                 for parameter in self._trainable.values():
-                    _gradient(parameter).mul_(scale)
+                    _gradient(parameter).mul_(factor)
             for group in self._optimizer.param_groups:
                 group["lr"] = learning_rate
             self._optimizer.step()
         finally:
             self._optimizer.zero_grad(set_to_none=True)
         return value
+
+    @property
+    def loss_scale(self) -> float | None:
+        return None if self._scale is None else self._scale.value
 
     @property
     def beside(self) -> Mapping[str, Tensor]:
@@ -104,6 +115,7 @@ class PlainBackend(Backend):
         if self._ranks.rank == 0:
             holding.tensors |= {f"weights/{name}": tensor for name, tensor in self._weights().items()}
             holding.add(whole_stretches(self._trainable), self._optimizer.state)
+            holding.extra |= {} if self._scale is None else self._scale.numbers()
         return holding
 
     def _restore(self, stored: StoredState) -> None:
@@ -113,6 +125,8 @@ class PlainBackend(Backend):
         for name, tensor in weights.items():
             if name not in self._trainable:
                 stored.restore(name, tensor)
+        if self._scale is not None:
+            self._scale.take(stored.extra)
 
     def _parts(self) -> Iterator[tuple[str, Tensor]]:
         for name, parameter in self._trainable.items():

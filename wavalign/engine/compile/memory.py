@@ -50,7 +50,7 @@ def estimate_memory(
         stage.geometry or only_measuring(processes),
         zero=runtime.engine.zero if deepspeed else 0,
         offload=deepspeed and runtime.engine.offload_optimizer,
-        half=runtime.precision == "bf16",
+        half=runtime.precision != "float32",
         row=row,
         on_cpu=not on_gpu,
     )
