@@ -23,7 +23,7 @@ from wavalign.engine.backends.base import (
     parameter_groups,
 )
 from wavalign.engine.backends.deepspeed_library import filter_warnings, hushed, join_group, load_library
-from wavalign.engine.backends.deepspeed_stretches import is_parted, stretch_of, stretches
+from wavalign.engine.backends.deepspeed_stretches import is_parted, still, stretch_of, stretches
 from wavalign.engine.backends.loss_scale import LossScale, scaler_numbers, scaler_state
 from wavalign.engine.backends.partitioned import dimensions_of, dtype_of, exchanged, heads_of_all, shape_of
 from wavalign.engine.backends.training_state import Holding, StoredState, Stretch
@@ -183,7 +183,7 @@ class DeepSpeedBackend(Backend):
         if rank == 0 or self._stage:
             for found in self._stretches():
                 holding.add(found, optimizer.state if self._stage == 0 else optimizer.optimizer.state)
-        for name, tensor in self._still().items():
+        for name, tensor in still(self._policy, self._named).items():
             if is_parted(tensor):
                 start, part = stretch_of(tensor, rank)
                 if part.numel():
@@ -196,7 +196,7 @@ class DeepSpeedBackend(Backend):
         return holding
 
     def _restore(self, stored: StoredState) -> None:
-        optimizer, still = self._engine.optimizer, self._still()
+        optimizer, still = self._engine.optimizer, still(self._policy, self._named)
         stored.check([*still, *(name for name, each in self._named.items() if each.requires_grad)])
         for name, tensor in still.items():
             start, held = stretch_of(tensor, self._ranks.rank) if is_parted(tensor) else (0, tensor.data)
@@ -220,12 +220,6 @@ class DeepSpeedBackend(Backend):
 
     def _stretches(self) -> Iterator[list[Stretch]]:
         return stretches(self._engine.optimizer, self._named, stage=self._stage, rank=self._ranks.rank)
-
-    def _still(self) -> dict[str, Tensor]:
-        """Every frozen weight and lasting buffer [*] by name."""
-        lasting = self._policy.state_dict(keep_vars=True)
-        frozen: dict[str, Tensor] = {name: each for name, each in self._named.items() if not each.requires_grad}
-        return frozen | {name: buffer for name, buffer in self._policy.named_buffers() if name in lasting}
 
     def _scaler(self) -> dict[str, Any]:
         """What a loss scaler remembers; empty where there is none."""
