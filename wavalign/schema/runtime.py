@@ -75,8 +75,8 @@ class RuntimeSection(Section):
     """Seconds that a process waits for the others before the run ends and says whom it waited for."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """`auto` takes a GPU where there is one."""
-    precision: Literal["float32", "bf16"] = "float32"
-    """Of weights' compute; optimiser states and master weights are float32."""
+    precision: Literal["float32", "bf16", "fp16"] = "float32"
+    """Of weights' compute; optimiser states and master weights are float32. `fp16` scales the loss by itself."""
     gradient_checkpointing: bool = False
     """Keep only each decoder layer's input and compute the layer again for its gradient: less memory, more time."""
     threads: int | None = Field(default=None, ge=1, le=1024)

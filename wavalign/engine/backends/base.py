@@ -11,11 +11,21 @@ from typing import ClassVar, Literal, Protocol, final
 import torch
 from torch import Tensor, nn
 
+from wavalign.engine.backends.loss_scale import LEAST
 from wavalign.errors import NonFiniteError
 from wavalign.plugins.api import Policy
 from wavalign.plugins.batch import TokenBatch
 
-Precision = Literal["float32", "bf16"]
+Precision = Literal["float32", "bf16", "fp16"]
+DTYPES: Mapping[Precision, torch.dtype] = {
+    "float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16
+}  # fmt: skip
+"""What is computed in."""
+
+
+@final
+class GradientOverflowError(Exception):
+    """Scaled gradients of fp16 were too large; no weight has moved, and the next scale is smaller."""
 
 
 class Ranks(Protocol):
@@ -119,6 +129,11 @@ class Backend(ABC):
     """Whether the first rank can `save` without the others."""
 
     @property
+    def loss_scale(self) -> float | None:
+        """By which the next loss is multiplied in fp16; None where none is scaled."""
+        return None
+
+    @property
     @abstractmethod
     def policy(self) -> Policy:
         """The live network, e.g. for sampling inside `full_parameters()`."""
@@ -177,8 +192,9 @@ class Backend(ABC):
     def step(self, learning_rate: float) -> float:
         """Clip, update, clear gradients; gives the global gradient norm before clipping.
 
-        Raises NonFiniteError, leaving the weights as they are, when that norm is not finite, and RuntimeError where
-        micro-batches of the update are missing. The update is over either way.
+        Raises NonFiniteError, leaving the weights as they are, when that norm is not finite, GradientOverflowError
+        where a loss scale may be the reason, and RuntimeError where micro-batches of the update are missing. The update
+        is over either way.
         """
         planned, done, self._planned, self._done = self._planned, self._done, 0, 0
         if not planned or done < planned:
@@ -284,15 +300,18 @@ def parameter_groups(
 
 
 def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[None]:
-    """Compute in bfloat16 from float32 weights where `precision` says so."""
+    """Compute in half precision from float32 weights where `precision` says so."""
     if precision == "float32":
         return nullcontext()
-    return torch.autocast(device.type, dtype=torch.bfloat16)
+    return torch.autocast(device.type, dtype=DTYPES[precision])
 
 
-def finite_norm(norm: float) -> float:
-    """`norm` itself; raises NonFiniteError when it is NaN or infinite."""
+def finite_norm(norm: float, scale: float | None = None) -> float:
+    """`norm` itself; when it is NaN or infinite, raises GradientOverflowError if the loss `scale` can shrink, or else
+    NonFiniteError."""
     if not math.isfinite(norm):
+        if scale is not None and scale > LEAST:
+            raise GradientOverflowError
         raise NonFiniteError(
             f"the gradient norm is {norm}; the weights were not updated",
             hint="lower the learning rate, or look at the step's losses in metrics.jsonl",

@@ -5,6 +5,7 @@ writes its own files in a checkpoint.
 """
 
 import copy
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from wavalign.engine.backends.base import (
     Backend,
     PolicyOutput,
+    Precision,
     Ranks,
     autocast,
     beside,
@@ -23,8 +25,9 @@ from wavalign.engine.backends.base import (
     parameter_groups,
 )
 from wavalign.engine.backends.deepspeed_library import filter_warnings, hushed, join_group, load_library
+from wavalign.engine.backends.loss_scale import LossScale
 from wavalign.engine.backends.partitioned import dimensions_of, dtype_of, exchanged, heads_of_all
-from wavalign.errors import CheckpointError
+from wavalign.errors import CheckpointError, PreflightError
 from wavalign.plugins.api import Policy
 from wavalign.plugins.batch import TokenBatch
 
@@ -57,11 +60,14 @@ class DeepSpeedBackend(Backend):
             parameter.data = parameter.data.to(ranks.device, dtype_of(config))
         self._stage = int(config["zero_optimization"]["stage"])
         self._offload = "offload_optimizer" in config["zero_optimization"]
-        self._autocast = bool(config["torch_autocast"]["enabled"])
+        self._autocast = _autocast_precision(config)
         self._micro_batch = int(config["train_micro_batch_size_per_gpu"])
         join_group(ranks)
         with hushed(), ranks.joint("its building"):
             self._library = load_library(ranks.device)
+            if config["fp16"]["enabled"] and not self._library.accelerator.get_accelerator().is_fp16_supported():
+                hint = "take runtime.precision: float32 or bf16 here, or fp16 with the plain engine or stage 0"
+                raise PreflightError("DeepSpeed's stages 1 to 3 do not compute in fp16 on this device", hint=hint)
             if self._stage == 3:
                 for head in heads:
                     self._library.zero.register_external_parameter(module, head)
@@ -74,6 +80,11 @@ class DeepSpeedBackend(Backend):
             )
         filter_warnings()
         self._whole = False
+        self._fp16 = bool(config["fp16"]["enabled"])
+        self._scale = LossScale(ranks.device) if self._autocast == "fp16" else None
+        if self._fp16:
+            # Below the least scale it is said as what it is, not by an exception without a class.
+            self._engine.optimizer.loss_scaler.raise_error_at_min_scale = False
 
     @property
     def policy(self) -> Policy:
@@ -83,7 +94,8 @@ class DeepSpeedBackend(Backend):
         self, batch: TokenBatch, select: Tensor, *, temperature: float | Tensor, support: Tensor | None = None
     ) -> PolicyOutput:
         heads = heads_of_all(self._ranks, batch, select) if self._stage else None
-        with self._ranks.joint("a forward pass"):
+        half = autocast(self._ranks.device, "fp16") if self._autocast == "fp16" else nullcontext()
+        with self._ranks.joint("a forward pass"), half:
             output = self._engine(batch, select, temperature=temperature, support=support, heads=heads)
         return PolicyOutput(*output)
 
@@ -98,7 +110,7 @@ class DeepSpeedBackend(Backend):
             self._forget_gradients()
         with self._ranks.joint("a backward pass"):
             self._engine.set_gradient_accumulation_boundary(last)
-            self._engine.backward(loss)
+            self._engine.backward(loss if self._scale is None else self._scale.scaled(loss))
             if last and self._offload:
                 # Takes along parameters that an earlier micro-batch reached and this one did not.
                 self._engine.optimizer.finalize_gradient_accumulation_boundary()
@@ -106,10 +118,22 @@ class DeepSpeedBackend(Backend):
     def _step(self, learning_rate: float) -> float:
         for group in self._engine.optimizer.param_groups:
             group["lr"] = learning_rate
+        scale = self.loss_scale
         with self._ranks.joint("an update"):
-            norm = self._checked_norm() if self._stage == 0 else None
+            if self._scale is not None:
+                self._scale.unscale(self._engine.optimizer)
+            norm = self._checked_norm(scale) if self._stage == 0 else None
             self._engine.step()
+            self._forget_skipped()
+            if norm is None and self._fp16 and self._engine.optimizer.overflow:
+                return finite_norm(math.inf, scale)  # the norm that it gives is that of an earlier update
             return finite_norm(float(self._engine.get_global_grad_norm())) if norm is None else norm
+
+    @property
+    def loss_scale(self) -> float | None:
+        if self._fp16:
+            return float(self._engine.optimizer.loss_scaler.cur_scale)
+        return None if self._scale is None else self._scale.value
 
     @property
     def beside(self) -> Mapping[str, Tensor]:
@@ -118,7 +142,7 @@ class DeepSpeedBackend(Backend):
     def full_parameters(self) -> AbstractContextManager[None]:
         if self._stage == 3 and not self._whole:
             return self._gathered()
-        return autocast(self._ranks.device, "bf16") if self._autocast else nullcontext()
+        return autocast(self._ranks.device, self._autocast)
 
     def whole(self, parameters: Sequence[nn.Parameter]) -> AbstractContextManager[None]:
         if self._stage < 3 or self._whole:
@@ -158,13 +182,16 @@ class DeepSpeedBackend(Backend):
 
     def save(self, folder: Path) -> None:
         with self._ranks.joint("a checkpoint"):
-            self._engine.save_checkpoint(str(folder), tag=_TAG, save_latest=False)
+            state = {} if self._scale is None else self._scale.state()
+            self._engine.save_checkpoint(str(folder), tag=_TAG, client_state=state, save_latest=False)
 
     def load(self, folder: Path) -> None:
         with self._ranks.joint("a checkpoint"):
-            found, _ = self._engine.load_checkpoint(str(folder), tag=_TAG)
+            found, state = self._engine.load_checkpoint(str(folder), tag=_TAG)
         if found is None:
             raise CheckpointError(f"{folder / _TAG} holds no training state of DeepSpeed")
+        if self._scale is not None:
+            self._scale.load(state)
 
     def close(self) -> None:
         self._engine.destroy()
@@ -192,13 +219,20 @@ class DeepSpeedBackend(Backend):
             if gradients is not None:
                 gradients.zero_()
 
-    def _checked_norm(self) -> float:
+    def _forget_skipped(self) -> None:
+        """Free the sums of a skipped update: in half precision, offloading, DeepSpeed would add to them."""
+        optimizer = self._engine.optimizer
+        if self._offload and self._stage < 3 and optimizer.overflow:
+            for group in optimizer.averaged_gradients:
+                optimizer.averaged_gradients[group] = None
+
+    def _checked_norm(self, scale: float | None) -> float:
         """Norm of the whole gradients at stage 0, where the engine keeps none and would update by NaN."""
         gradients = [p.grad for p in self._named.values() if p.grad is not None]
         norm = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(gradient) for gradient in gradients]))
         if not torch.isfinite(norm):
             self._engine.zero_grad()
-        return finite_norm(float(norm))
+        return finite_norm(float(norm), scale)
 
     @contextmanager
     def _gathered(self) -> Iterator[None]:
@@ -216,3 +250,10 @@ class DeepSpeedBackend(Backend):
             finally:
                 self._whole = False
                 offload._register_deepspeed_module(offload.module)
+
+
+def _autocast_precision(config: Mapping[str, Any]) -> Precision:
+    """What is computed in from float32 weights."""
+    if config["torch_autocast"]["dtype"] == "float16":
+        return "fp16"
+    return "bf16" if config["torch_autocast"]["enabled"] else "float32"

@@ -103,6 +103,8 @@ def heads_of_all(ranks: Ranks, batch: TokenBatch, select: Tensor) -> frozenset[i
 
 def dtype_of(config: Mapping[str, Any]) -> torch.dtype:
     """What weights are held in."""
+    if config["fp16"]["enabled"]:
+        return torch.float16
     return torch.bfloat16 if config["bf16"]["enabled"] else torch.float32
 
 

@@ -1,9 +1,9 @@
 """PyTorch alone: AdamW on every rank over gradients summed in flat buckets.
 
-Master weights, gradients and optimiser states are float32. With precision `bf16` the network runs under autocast:
-matrix products in bfloat16 from the float32 weights, norms and log-probs in float32. A second copy of the weights in
-bfloat16 would need less memory in the forward pass but lets small updates vanish wherever it is trained itself; those
-who need the memory have the DeepSpeed backend.
+Master weights, gradients and optimiser states are float32. With precision `bf16` or `fp16` the network runs under
+autocast: matrix products in half precision from the float32 weights, norms and log-probs in float32. A second copy of
+the weights in half precision would need less memory in the forward pass but lets small updates vanish wherever it is
+trained itself; those who need the memory have the DeepSpeed backend.
 """
 
 from collections.abc import Iterator, Mapping
@@ -27,6 +27,7 @@ from wavalign.engine.backends.base import (
     finite_norm,
     parameter_groups,
 )
+from wavalign.engine.backends.loss_scale import KEY, LossScale
 from wavalign.errors import CheckpointError
 from wavalign.plugins.api import Policy
 from wavalign.plugins.batch import TokenBatch
@@ -56,6 +57,7 @@ class PlainBackend(Backend):
             parameter.data = parameter.data.float()
         for tensor in self._weights().values():
             ranks.broadcast_(tensor)
+        self._scale = LossScale(ranks.device) if precision == "fp16" else None
         self._optimizer = torch.optim.AdamW(
             parameter_groups(self._trainable.values(), optimizer.weight_decay),
             betas=optimizer.betas,
@@ -74,25 +76,34 @@ class PlainBackend(Backend):
             return PolicyOutput(*self._module(batch, select, temperature=temperature, support=support))
 
     def _backward(self, loss: Tensor, *, first: bool, last: bool) -> None:
-        loss.backward()
+        (loss if self._scale is None else self._scale.scaled(loss)).backward()
         if last:
             self._sum_gradients()
 
     def _step(self, learning_rate: float) -> float:
+        scale = self.loss_scale
+        for parameter in self._trainable.values():
+            _gradient(parameter)
+        if self._scale is not None:
+            self._scale.unscale(self._optimizer)
         norms = [torch.linalg.vector_norm(_gradient(p)) for p in self._trainable.values()]
         norm = torch.linalg.vector_norm(torch.stack(norms))
         try:
-            value = finite_norm(float(norm))
-            scale = self._max_norm / (norm + 1e-6)
-            if scale < 1:
+            value = finite_norm(float(norm), scale)
+            factor = self._max_norm / (norm + 1e-6)
+            if factor < 1:
                 for parameter in self._trainable.values():
-                    _gradient(parameter).mul_(scale)
+                    _gradient(parameter).mul_(factor)
             for group in self._optimizer.param_groups:
                 group["lr"] = learning_rate
             self._optimizer.step()
         finally:
             self._optimizer.zero_grad(set_to_none=True)
         return value
+
+    @property
+    def loss_scale(self) -> float | None:
+        return None if self._scale is None else self._scale.value
 
     @property
     def beside(self) -> Mapping[str, Tensor]:
@@ -109,11 +120,15 @@ class PlainBackend(Backend):
         for name, parameter in self._trainable.items():
             state = self._optimizer.state.get(parameter, {})
             tensors |= {f"{moment}/{name}": tensor for moment, tensor in state.items()}
+        if self._scale is not None:
+            tensors |= self._scale.state()
         save_file(tensors, folder / _FILE)
 
     def load(self, folder: Path) -> None:
         with safe_open(folder / _FILE, framework="pt") as file:
-            stored = set(file.keys())
+            stored = set(file.keys()) - {KEY}
+            if self._scale is not None:
+                self._scale.load({KEY: file.get_tensor(KEY)})
             weights = self._weights()
             unknown = {name for name in stored if name.split("/", 1)[1] not in weights}
             missing = {f"weights/{name}" for name in weights} - stored

@@ -51,7 +51,7 @@ def estimate_memory(
         zero=runtime.engine.zero if deepspeed else 0,
         offload=deepspeed and runtime.engine.offload_optimizer,
         parts_on_host=deepspeed and runtime.engine.offload_parameters,
-        half=runtime.precision == "bf16",
+        half=runtime.precision != "float32",
         row=row,
         on_cpu=not on_gpu,
     )

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from wavalign.engine.backends.base import Placement, Precision
+from wavalign.engine.backends.base import DTYPES, Placement, Precision
 from wavalign.engine.compile.adapter import adapted_layers
 from wavalign.plugins.api import Architecture, Policy
 from wavalign.schema.model import AdapterSection
@@ -45,9 +45,9 @@ def attach(
 ) -> None:
     """Put new adapters on `policy`, which computes as before until they are trained, and freeze everything else.
 
-    A is drawn from `seed`, B is 0. Adapters and `also_train` are trainable; under bf16 the frozen weights are held in
-    bfloat16. `placement` is that of the policy's weights, which may lie in parts. Raises PreflightError for a target or
-    group that selects nothing.
+    A is drawn from `seed`, B is 0. Adapters and `also_train` are trainable; in half precision the frozen weights are
+    held in it, too. `placement` is that of the policy's weights, which may lie in parts. Raises PreflightError for a
+    target or group that selects nothing.
     """
     place = placement if placement is not None else Placement(next(policy.parameters()).device)
     # It takes seconds to import, and most runs do without it.
@@ -94,8 +94,8 @@ def _set_trained(
             continue  # it lies in the precision of the backend
         if trained:
             parameter.data = parameter.data.float()
-        elif precision == "bf16" and parameter.is_floating_point():
-            parameter.data = parameter.data.bfloat16()
+        elif precision != "float32" and parameter.is_floating_point():
+            parameter.data = parameter.data.to(DTYPES[precision])
 
 
 def _shapes(policy: Policy, place: Placement) -> dict[str, tuple[int, ...]]:

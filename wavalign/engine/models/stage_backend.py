@@ -1,8 +1,6 @@
 """Where a stage's network is put while it is made, and the backend that trains it."""
 
-import torch
-
-from wavalign.engine.backends.base import AdamSettings, Backend, Placement
+from wavalign.engine.backends.base import DTYPES, AdamSettings, Backend, Placement
 from wavalign.engine.backends.plain import PlainBackend
 from wavalign.engine.compile.plan import Plan, StagePlan
 from wavalign.engine.models.reference import Scorer
@@ -15,8 +13,7 @@ def stage_placement(plan: Plan, stage: StagePlan, world: World) -> Placement:
     """Device and precision of the starting weights, and whether ranks hold parts of them."""
     parted = stage.deepspeed is not None and stage.deepspeed["zero_optimization"]["stage"] == 3
     if stage.stage.model.adapter is not None and not parted:
-        half = plan.runtime.precision == "bf16"  # what is frozen is held as it stays
-        return Placement(world.device, dtype=torch.bfloat16 if half else torch.float32)
+        return Placement(world.device, dtype=DTYPES[plan.runtime.precision])  # what is frozen is held as it stays
     if stage.deepspeed is None:
         return Placement(world.device)
     # As below: its import takes seconds.

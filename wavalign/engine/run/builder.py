@@ -6,7 +6,7 @@ from typing import final
 
 import torch
 
-from wavalign.engine.backends.base import Placement, Precision
+from wavalign.engine.backends.base import DTYPES, Placement, Precision
 from wavalign.engine.compile.ahead import AHEAD
 from wavalign.engine.compile.geometry import only_measuring
 from wavalign.engine.compile.operators import ROLLOUTS
@@ -191,7 +191,7 @@ class Builder(Parts):
 
     def _first_policy(self, stage: StagePlan) -> Policy:
         """The network of what `model` names, whatever stages came between; whole on this rank and not to be trained."""
-        dtype = torch.bfloat16 if self.plan.runtime.precision == "bf16" else torch.float32
+        dtype = DTYPES[self.plan.runtime.precision]
         weights = self.starting_weights(stage, self.architecture(stage, None))
         return weights.policy(Placement(self.world.device, dtype=dtype)).requires_grad_(False)
 
@@ -210,7 +210,7 @@ class Builder(Parts):
         copied = self.starting_weights(stage, architecture).policy(place)
         if place.among is not None:
             return DividedCopy(divided_scorer(stage, copied, architecture=architecture, world=self.world))
-        precision: Precision = "float32" if place.dtype == torch.bfloat16 else self.plan.runtime.precision
+        precision: Precision = self.plan.runtime.precision if place.dtype == torch.float32 else "float32"
         return FrozenCopy(copied, architecture.tokens, device=self.world.device, precision=precision)
 
     def _reference_cache(self, stage: StagePlan, architecture: Architecture) -> ReferenceCache | None:

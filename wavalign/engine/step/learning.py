@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from wavalign.engine.backends.base import GradientOverflowError
 from wavalign.engine.compile.operators import PROMPT_GATES, follows_prompts
 from wavalign.engine.compile.plan import Operator
 from wavalign.engine.contracts.origins import guarded_block
@@ -208,30 +209,39 @@ def update(live: LiveStage, _: Operator) -> Run:
         if number == 0:
             live.clock.before_update()
         before, live.clock.weights_of = live.clock.weights_of, None
+        scale = live.backend.loss_scale
         try:
             norm = live.backend.step(rate)
-        except NonFiniteError as error:
+        except (NonFiniteError, GradientOverflowError) as error:
             live.clock.weights_of = before
-            _skip(live, values, error.message.split(";")[0])
+            overflowed = _skip(live, values, error)
             if number == updates - 1:
                 live.clock.weights_of = step + 1
-            return {"updated": Updated(math.nan, rate, skipped=True)}
+            return {"updated": Updated(math.nan, rate, skipped=True, overflowed=overflowed, loss_scale=scale)}
         live.skips.taken()
         if (problem := _broken_weights(live, step, norm)) is not None:
             live.clock.together = True
             raise problem
         if number == updates - 1:
             live.clock.weights_of = step + 1
-        return {"updated": Updated(norm, rate)}
+        return {"updated": Updated(norm, rate, loss_scale=scale)}
 
     return run
 
 
-def _skip(live: LiveStage, values: Values, norm: str) -> None:
-    """Keep and count an update that was not taken, on every rank; raises NonFiniteError where the run ends by it."""
+def _skip(live: LiveStage, values: Values, error: NonFiniteError | GradientOverflowError) -> bool:
+    """Keep and count an update that was not taken, on every rank; gives whether it was the loss scale's doing.
+
+    Raises NonFiniteError where the run ends by it.
+    """
     live.clock.together = True  # the norm is that of all ranks
     broken: Broken | None = values["totals"].broken
-    what = next((each for each in live.world.gather("" if broken is None else str(broken)) if each), norm)
+    what = next((each for each in live.world.gather("" if broken is None else str(broken)) if each), "")
+    if not what and isinstance(error, GradientOverflowError):
+        live.clock.together = False
+        return True
+    if not what:
+        what = error.message.split(";")[0] if isinstance(error, NonFiniteError) else str(error)
     batches: MicroBatches = values["micro_batches"]
     record = UpdateRecord(
         step=values["step"],
@@ -243,6 +253,7 @@ def _skip(live: LiveStage, values: Values, norm: str) -> None:
     kept = live.clock.skipped(Skipped(what, record, live.skips.is_last))
     live.skips.skip(what, live.settings.where(record.step), kept)
     live.clock.together = False
+    return False
 
 
 def _broken_weights(live: LiveStage, step: int, norm: float) -> NonFiniteError | None:

@@ -169,12 +169,15 @@ def _taken(given: Given) -> Sequence[Totals]:
 
 
 def _moved(live: LiveStage, given: Given, report: Report) -> None:
-    """Gradient norm and learning rate, and once an update was skipped, how many were."""
+    """Gradient norm and learning rate; once an update was skipped, how many were; in fp16 the scale."""
     found: Sequence[Updated] = given["updated"]
     norms = [each.grad_norm for each in found if not each.skipped]
     report.values["grad_norm"] = sum(norms) / len(norms) if norms else math.nan
+    overflowed = sum(each.overflowed for each in found)
     if live.skips.total:
-        report.values["skipped_updates"] = float(len(found) - len(norms))
+        report.values["skipped_updates"] = float(len(found) - len(norms) - overflowed)
+    if (scale := found[-1].loss_scale) is not None:
+        report.values |= {"loss_scale": scale, "overflowed_updates": float(overflowed)}
     report.values["learning_rate"] = found[-1].learning_rate
 
 

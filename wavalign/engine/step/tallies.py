@@ -112,6 +112,10 @@ class Updated:
     """NaN where the update was skipped."""
     learning_rate: float
     skipped: bool = False
+    overflowed: bool = False
+    """Skipped because the scaled gradients of fp16 were too large."""
+    loss_scale: float | None = None
+    """By which its loss was multiplied."""
 
 
 @final
