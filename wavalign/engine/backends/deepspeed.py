@@ -23,7 +23,7 @@ from wavalign.engine.backends.base import (
     parameter_groups,
 )
 from wavalign.engine.backends.deepspeed_library import filter_warnings, hushed, join_group, load_library
-from wavalign.engine.backends.deepspeed_stretches import is_parted, still, stretch_of, stretches
+from wavalign.engine.backends.deepspeed_stretches import is_parted, stretch_of, stretches, unmoved
 from wavalign.engine.backends.loss_scale import LossScale, scaler_numbers, scaler_state
 from wavalign.engine.backends.partitioned import dimensions_of, dtype_of, exchanged, heads_of_all, shape_of
 from wavalign.engine.backends.training_state import Holding, StoredState, Stretch
@@ -183,7 +183,7 @@ class DeepSpeedBackend(Backend):
         if rank == 0 or self._stage:
             for found in self._stretches():
                 holding.add(found, optimizer.state if self._stage == 0 else optimizer.optimizer.state)
-        for name, tensor in still(self._policy, self._named).items():
+        for name, tensor in unmoved(self._policy, self._named).items():
             if is_parted(tensor):
                 start, part = stretch_of(tensor, rank)
                 if part.numel():
@@ -196,7 +196,7 @@ class DeepSpeedBackend(Backend):
         return holding
 
     def _restore(self, stored: StoredState) -> None:
-        optimizer, still = self._engine.optimizer, still(self._policy, self._named)
+        optimizer, still = self._engine.optimizer, unmoved(self._policy, self._named)
         stored.check([*still, *(name for name, each in self._named.items() if each.requires_grad)])
         for name, tensor in still.items():
             start, held = stretch_of(tensor, self._ranks.rank) if is_parted(tensor) else (0, tensor.data)

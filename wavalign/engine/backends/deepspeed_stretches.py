@@ -37,7 +37,7 @@ def stretches(optimizer: Any, named: Mapping[str, nn.Parameter], *, stage: int, 
             optimizer._optimizer_states_and_gradient_swap_out(index)
 
 
-def still(policy: nn.Module, named: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
+def unmoved(policy: nn.Module, named: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
     """Every frozen weight in `named` and lasting buffer of `policy` [*], by name."""
     lasting = policy.state_dict(keep_vars=True)
     frozen: dict[str, Tensor] = {name: each for name, each in named.items() if not each.requires_grad}

@@ -109,7 +109,7 @@ def dtype_of(config: Mapping[str, Any]) -> torch.dtype:
 
 
 def shape_of(parameter: Tensor) -> tuple[int, ...]:
-    """Of the whole parameter; what is left in the place of a partitioned one has one dimension."""
+    """Of the whole parameter [*]; what is left in the place of a partitioned one has one dimension."""
     shape: Sequence[int] = getattr(parameter, "ds_shape", parameter.shape)
     return tuple(shape)
 
