@@ -85,6 +85,9 @@ class RuntimeSection(Section):
     """Exactly this folder for the run; omitted, a new one under `runs/<name>/`."""
     checkpoint_every: Steps = 0
     """Steps between checkpoints; 0 writes one at the end of each stage only."""
+    async_checkpoints: bool = Field(default=False, exclude_if=lambda beside: not beside)
+    """Write checkpoints beside the steps, from a copy of weights and optimiser states in host memory: a step waits for
+    the copy alone."""
     keep_checkpoints: int = Field(default=2, ge=1, le=10_000)
     """Newest checkpoints kept."""
     keep_every: Steps = 0
