@@ -36,6 +36,7 @@ LONG_FILES: dict[str, str] = {}
 LONG_CLASSES: dict[str, str] = {}
 BROAD_HANDLERS: dict[str, str] = {
     "cli/app.py": "the one place where an unexpected error becomes a message, a log file and exit code 1",
+    "wavalign/engine/state/background.py": "what is raised in its thread is raised where the next piece begins",
     "wavalign/engine/step/reward_pool.py": "a reward is somebody else's code: its failure is a counted missing value",
     "wavalign/engine/step/values.py": "what an operator raises in its thread is raised where its value is needed",
     "wavalign/plugins/audio.py": "a file system of fsspec raises whatever its own library does",

@@ -50,6 +50,9 @@ class EngineSection(Section):
     """ZeRO stage (deepspeed): 1 shards optimiser states, 2 also gradients, 3 also parameters."""
     offload_optimizer: bool = False
     """Keep optimiser states in host memory (deepspeed, stages 1 to 3)."""
+    offload_parameters: bool = Field(default=False, exclude_if=lambda offload: not offload)
+    """Keep each process's part of the parameters in host memory (deepspeed, stage 3): layers come to the device as they
+    are used."""
     options: ZeroOptions = Field(default=ZeroOptions(), exclude_if=lambda options: not options.given)
     """Options of DeepSpeed's own, put over those that the plan chooses; one that is not read is an error."""
 
@@ -82,6 +85,9 @@ class RuntimeSection(Section):
     """Exactly this folder for the run; omitted, a new one under `runs/<name>/`."""
     checkpoint_every: Steps = 0
     """Steps between checkpoints; 0 writes one at the end of each stage only."""
+    async_checkpoints: bool = Field(default=False, exclude_if=lambda beside: not beside)
+    """Write checkpoints beside the steps, from a copy of weights and optimiser states in host memory: a step waits for
+    the copy alone."""
     keep_checkpoints: int = Field(default=2, ge=1, le=10_000)
     """Newest checkpoints kept."""
     keep_every: Steps = 0

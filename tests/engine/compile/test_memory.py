@@ -523,6 +523,16 @@ def states_by_hand(name: str, gpus: int, zero: int, *, lora: bool) -> float:
     return (weights / (gpus if zero == 3 else 1) + 16 * trained / gpus) / GIB
 
 
+def test_parameters_in_host_memory(tmp_path: Path) -> None:
+    """Weights and the reference are not on the device but for the layers that are in use."""
+    engine = {"type": "deepspeed", "zero": 3}
+    there = by_name(estimate(tmp_path, {"engine": engine}))
+    found = by_name(estimate(tmp_path, {"engine": {**engine, "offload_parameters": True}}))
+    assert (there["weights"], there["reference"]) == (1e6, 1e6), "four ranks"
+    assert {name for name, size in there.items() if found[name] != size} == {"weights", "reference"}
+    assert found["weights"] == found["reference"] == 0
+
+
 def table(folder: Path) -> list[str]:
     """Lines of the table in docs/memory.md."""
     lines = []

@@ -3,7 +3,7 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal, Protocol, final
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from wavalign.engine.backends.loss_scale import LEAST
+from wavalign.engine.backends.training_state import Holding, StoredState
 from wavalign.errors import NonFiniteError
 from wavalign.plugins.api import Policy
 from wavalign.plugins.batch import TokenBatch
@@ -124,6 +125,10 @@ class Backend(ABC):
     """Micro-batches of the current update; 0 between updates."""
     _done = 0
     """Of these, how many went backward."""
+
+    def __init__(self) -> None:
+        self._copies: dict[str, Tensor] = {}
+        """Host memory of snapshots, to be used again."""
 
     saves_alone: ClassVar[bool] = False
     """Whether the first rank can `save` without the others."""
@@ -257,12 +262,31 @@ class Backend(ABC):
         """What this rank holds of every weight that is trained, by name: whole [*], or [N] elements of a part."""
 
     @abstractmethod
+    def holding(self) -> Holding:
+        """What this rank writes of weights and optimiser states, as it is now: views, to be used before they change."""
+
+    @final
     def save(self, folder: Path) -> None:
-        """Write weights and optimiser states under `folder`; every rank calls it."""
+        """Write weights and optimiser states under `folder`; every rank calls it, and none waits for another."""
+        self.holding().write(folder)
+
+    @final
+    def snapshot(self) -> Callable[[Path], None]:
+        """Copy to host memory what `save` would write; gives what writes it, at any time before the next snapshot."""
+        return self.holding().copied(self._copies).write
+
+    @final
+    def load(self, folder: Path) -> None:
+        """Restore what `save` wrote, on however many ranks and by whichever backend: weights and moments exactly.
+
+        Every rank calls it. Raises CheckpointError where it is of another model, or not whole.
+        """
+        with ExitStack() as stack:
+            self._restore(StoredState(folder, stack))
 
     @abstractmethod
-    def load(self, folder: Path) -> None:
-        """Restore what `save` wrote, bit for bit."""
+    def _restore(self, stored: StoredState) -> None:
+        """Take weights and optimiser states from `stored`."""
 
     def close(self) -> None:
         """Let go of what the backend holds; called once, the policy is not used afterwards."""

@@ -1,14 +1,12 @@
 """DeepSpeed with ZeRO 0 to 3, as a backend.
 
-DeepSpeed averages over micro-batches and ranks (`divisor`), skips an update whose gradient norm is not finite, and
-writes its own files in a checkpoint.
+DeepSpeed averages over micro-batches and ranks (`divisor`) and skips an update whose gradient norm is not finite.
 """
 
 import copy
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from pathlib import Path
 from typing import Any, final
 
 import torch
@@ -25,13 +23,13 @@ from wavalign.engine.backends.base import (
     parameter_groups,
 )
 from wavalign.engine.backends.deepspeed_library import filter_warnings, hushed, join_group, load_library
-from wavalign.engine.backends.loss_scale import LossScale
-from wavalign.engine.backends.partitioned import dimensions_of, dtype_of, exchanged, heads_of_all
-from wavalign.errors import CheckpointError, PreflightError
+from wavalign.engine.backends.deepspeed_stretches import is_parted, stretch_of, stretches, unmoved
+from wavalign.engine.backends.loss_scale import LossScale, scaler_numbers, scaler_state
+from wavalign.engine.backends.partitioned import dimensions_of, dtype_of, exchanged, heads_of_all, shape_of
+from wavalign.engine.backends.training_state import Holding, StoredState, Stretch
+from wavalign.errors import PreflightError
 from wavalign.plugins.api import Policy
 from wavalign.plugins.batch import TokenBatch
-
-_TAG = "training"
 
 
 @final
@@ -52,6 +50,7 @@ class DeepSpeedBackend(Backend):
         `heads` are the weights that the forward pass of `module` uses itself, outside the modules that own them.
         `module` must take `heads` (indices to walk through beyond those of its selection) in its forward pass.
         """
+        super().__init__()
         self._policy, self._ranks = policy, ranks
         self._beside = beside(module, policy)
         self._named = dict(policy.named_parameters()) | self._beside
@@ -175,23 +174,57 @@ class DeepSpeedBackend(Backend):
             if self._stage < 3:
                 yield name, parameter.data
             else:
-                part = parameter.ds_tensor.data  # type: ignore[attr-defined]
-                # The last part may be longer than what is left of the weight; behind that stands anything.
-                held = int(parameter.ds_numel) - self._ranks.rank * part.numel()  # type: ignore[attr-defined]
-                yield name, part.flatten()[: max(0, held)]
+                yield name, stretch_of(parameter, self._ranks.rank)[1]
 
-    def save(self, folder: Path) -> None:
-        with self._ranks.joint("a checkpoint"):
-            state = {} if self._scale is None else self._scale.state()
-            self._engine.save_checkpoint(str(folder), tag=_TAG, client_state=state, save_latest=False)
+    def holding(self) -> Holding:
+        """Of trained weights this rank's stretches; the first rank also what is whole on all of them."""
+        rank, optimizer = self._ranks.rank, self._engine.optimizer
+        holding = Holding(f"training-{rank:05d}.safetensors")
+        if rank == 0 or self._stage:
+            for found in self._stretches():
+                holding.add(found, optimizer.state if self._stage == 0 else optimizer.optimizer.state)
+        for name, tensor in unmoved(self._policy, self._named).items():
+            if is_parted(tensor):
+                start, part = stretch_of(tensor, rank)
+                if part.numel():
+                    holding.tensors[f"weights/{name}"] = part
+                    holding.places[f"weights/{name}"] = (start, list(shape_of(tensor)))
+            elif rank == 0:
+                holding.tensors[f"weights/{name}"] = tensor.data
+        if rank == 0:
+            holding.extra |= self._scale.numbers() if self._scale is not None else scaler_numbers(self._scaler())
+        return holding
 
-    def load(self, folder: Path) -> None:
-        with self._ranks.joint("a checkpoint"):
-            found, state = self._engine.load_checkpoint(str(folder), tag=_TAG)
-        if found is None:
-            raise CheckpointError(f"{folder / _TAG} holds no training state of DeepSpeed")
+    def _restore(self, stored: StoredState) -> None:
+        optimizer, still = self._engine.optimizer, unmoved(self._policy, self._named)
+        stored.check([*still, *(name for name, each in self._named.items() if each.requires_grad)])
+        for name, tensor in still.items():
+            start, held = stretch_of(tensor, self._ranks.rank) if is_parted(tensor) else (0, tensor.data)
+            if held.numel():
+                stored.restore(name, held, start)
+        for index, found in enumerate(self._stretches()):
+            stored.fill(found, optimizer if self._stage == 0 else optimizer.optimizer)
+            if self._stage == 3:
+                optimizer._reassign_or_swap_out_partitioned_parameters(index)
+        if self._stage in (1, 2):
+            optimizer._hp_optimizer_states_linked = False  # the library links them again at the next step
+            for name, parameter in self._named.items():
+                if parameter.requires_grad:
+                    parameter.data.copy_(stored.read("weights", name).view(parameter.shape))
+        if self._stage == 3:
+            with self._ranks.joint("a checkpoint"):
+                optimizer.checkpoint_event_epilogue()  # what stays whole is gathered again
         if self._scale is not None:
-            self._scale.load(state)
+            self._scale.take(stored.extra)
+        self._scaler().update(scaler_state(self._scaler(), stored.extra))
+
+    def _stretches(self) -> Iterator[list[Stretch]]:
+        return stretches(self._engine.optimizer, self._named, stage=self._stage, rank=self._ranks.rank)
+
+    def _scaler(self) -> dict[str, Any]:
+        """What a loss scaler remembers; empty where there is none."""
+        scaler = getattr(self._engine.optimizer, "loss_scaler", None)
+        return vars(scaler) if scaler is not None and scaler.dynamic else {}
 
     def close(self) -> None:
         self._engine.destroy()

@@ -6,7 +6,7 @@ have a scaler of their own, set to the same numbers.
 """
 
 from collections.abc import Mapping
-from typing import final
+from typing import Any, final
 
 import torch
 from torch import Tensor
@@ -18,6 +18,8 @@ WINDOW = 1000
 LEAST = 1.0
 """Where gradients overflow at this scale it is not the scale's doing."""
 KEY = "loss_scale"
+_SCALE, _SINCE, _HYSTERESIS = "loss_scale", "updates_since_overflow", "cur_hysteresis"
+"""In a checkpoint."""
 
 
 @final
@@ -50,3 +52,29 @@ class LossScale:
         """Restore `state()`, `loss_scale` [N]."""
         scale, tracker = state[KEY].tolist()
         self._scaler.load_state_dict({**self._scaler.state_dict(), "scale": scale, "_growth_tracker": int(tracker)})
+
+    def numbers(self) -> dict[str, float]:
+        """What a checkpoint holds of it, by the names that every engine reads."""
+        scale, since = self.state()[KEY].tolist()
+        return {_SCALE: scale, _SINCE: since}
+
+    def take(self, numbers: Mapping[str, float]) -> None:
+        """Restore `numbers()`, or those of DeepSpeed's scaler."""
+        if _SCALE in numbers:
+            self.load({KEY: torch.tensor([numbers[_SCALE], numbers[_SINCE]], dtype=torch.float64)})
+
+
+def scaler_numbers(scaler: Mapping[str, Any]) -> dict[str, float]:
+    """The same of what DeepSpeed's dynamic scaler has; empty where that is nothing."""
+    if not scaler:
+        return {}
+    hysteresis = {_HYSTERESIS: scaler[_HYSTERESIS]}
+    return {_SCALE: scaler["cur_scale"], _SINCE: scaler["cur_iter"] - scaler["last_overflow_iter"] - 1, **hysteresis}
+
+
+def scaler_state(scaler: Mapping[str, Any], numbers: Mapping[str, float]) -> dict[str, Any]:
+    """What such a scaler has to be given; empty where there is none, or nothing was kept."""
+    if not scaler or _SCALE not in numbers:
+        return {}
+    state = {"cur_scale": numbers[_SCALE], "cur_iter": int(numbers[_SINCE]), "last_overflow_iter": -1}
+    return state | {_HYSTERESIS: int(numbers.get(_HYSTERESIS, scaler[_HYSTERESIS]))}

@@ -108,8 +108,8 @@ def dtype_of(config: Mapping[str, Any]) -> torch.dtype:
     return torch.bfloat16 if config["bf16"]["enabled"] else torch.float32
 
 
-def shape_of(parameter: nn.Parameter) -> tuple[int, ...]:
-    """Of the whole parameter; what is left in the place of a partitioned one has one dimension."""
+def shape_of(parameter: Tensor) -> tuple[int, ...]:
+    """Of the whole parameter [*]; what is left in the place of a partitioned one has one dimension."""
     shape: Sequence[int] = getattr(parameter, "ds_shape", parameter.shape)
     return tuple(shape)
 

@@ -8,12 +8,9 @@ trained itself; those who need the memory have the DeepSpeed backend.
 
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
-from pathlib import Path
 from typing import final
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from wavalign.engine.backends.base import (
@@ -27,15 +24,14 @@ from wavalign.engine.backends.base import (
     finite_norm,
     parameter_groups,
 )
-from wavalign.engine.backends.loss_scale import KEY, LossScale
-from wavalign.errors import CheckpointError
+from wavalign.engine.backends.loss_scale import LossScale
+from wavalign.engine.backends.training_state import Holding, StoredState, whole_stretches
 from wavalign.plugins.api import Policy
 from wavalign.plugins.batch import TokenBatch
 
 BUCKET = 25_000_000
 """Gradient elements summed over ranks at once: 100 MB."""
 _FILE = "training.safetensors"
-_MOMENTS = ("exp_avg", "exp_avg_sq", "step")
 
 
 @final
@@ -48,6 +44,7 @@ class PlainBackend(Backend):
         self, module: nn.Module, *, policy: Policy, optimizer: AdamSettings, precision: Precision, ranks: Ranks
     ) -> None:
         """Train `module`, whose forward pass scores `policy`; trainable weights become float32 on the ranks' device."""
+        super().__init__()
         self._module, self._policy, self._ranks, self._precision = module.to(ranks.device), policy, ranks, precision
         self._max_norm = optimizer.max_grad_norm
         self._heads = beside(module, policy)
@@ -112,35 +109,24 @@ class PlainBackend(Backend):
     def full_parameters(self) -> AbstractContextManager[None]:
         return autocast(self._ranks.device, self._precision)
 
-    def save(self, folder: Path) -> None:
-        """Rank 0 writes one file: all ranks hold the same."""
-        if self._ranks.rank != 0:
-            return
-        tensors = {f"weights/{name}": tensor.contiguous() for name, tensor in self._weights().items()}
-        for name, parameter in self._trainable.items():
-            state = self._optimizer.state.get(parameter, {})
-            tensors |= {f"{moment}/{name}": tensor for moment, tensor in state.items()}
-        if self._scale is not None:
-            tensors |= self._scale.state()
-        save_file(tensors, folder / _FILE)
+    def holding(self) -> Holding:
+        """All of it on rank 0, nothing on the others: all ranks hold the same."""
+        holding = Holding(_FILE)
+        if self._ranks.rank == 0:
+            holding.tensors |= {f"weights/{name}": tensor for name, tensor in self._weights().items()}
+            holding.add(whole_stretches(self._trainable), self._optimizer.state)
+            holding.extra |= {} if self._scale is None else self._scale.numbers()
+        return holding
 
-    def load(self, folder: Path) -> None:
-        with safe_open(folder / _FILE, framework="pt") as file:
-            stored = set(file.keys()) - {KEY}
-            if self._scale is not None:
-                self._scale.load({KEY: file.get_tensor(KEY)})
-            weights = self._weights()
-            unknown = {name for name in stored if name.split("/", 1)[1] not in weights}
-            missing = {f"weights/{name}" for name in weights} - stored
-            if unknown or missing:
-                raise CheckpointError(f"{folder / _FILE} is of another model: {min(unknown | missing)} does not match")
-            for name, tensor in weights.items():
-                tensor.copy_(file.get_tensor(f"weights/{name}"))
-            for name, parameter in self._trainable.items():
-                moments = [moment for moment in _MOMENTS if f"{moment}/{name}" in stored]
-                self._optimizer.state[parameter] = {
-                    moment: file.get_tensor(f"{moment}/{name}").to(self._ranks.device) for moment in moments
-                }
+    def _restore(self, stored: StoredState) -> None:
+        weights = self._weights()
+        stored.check(weights)
+        stored.fill(list(whole_stretches(self._trainable)), self._optimizer)
+        for name, tensor in weights.items():
+            if name not in self._trainable:
+                stored.restore(name, tensor)
+        if self._scale is not None:
+            self._scale.take(stored.extra)
 
     def _parts(self) -> Iterator[tuple[str, Tensor]]:
         for name, parameter in self._trainable.items():

@@ -106,6 +106,8 @@ def _zero(engine: EngineSection, device: str) -> dict[str, Any]:
         }
     if engine.offload_optimizer:
         zero["offload_optimizer"] = {"device": "cpu", "pin_memory": device == "cuda"}
+    if engine.zero == 3 and engine.offload_parameters:
+        zero["offload_param"] = {"device": "cpu", "pin_memory": device == "cuda"}
     return zero | engine.options.given
 
 

@@ -68,12 +68,15 @@ class StepClock:
         """Log the step, write a checkpoint and measure where that is due; raises Interrupted once somebody asked."""
         self.log_step(live, step, result)
         self.checkpoints.take(live, step)
-        stop = self.world.any_true(self.stop.asked != 0)
+        failed = self.checkpoints.writer.failed
+        stop = self.world.any_true(self.stop.asked != 0 or failed)
         self.stop.in_time()
+        if stop:
+            self.checkpoints.writer.settle()
         every = self.plan.runtime.checkpoint_every
         if stop or step == live.plan.steps or (every and step % every == 0):
             self.observer.waiting("writing a checkpoint", 0, 0)
-            written = self.checkpoints.save()
+            written = self.checkpoints.save(now=stop or step == live.plan.steps)
             if stop:
                 raise self.stop.interrupted(str(written))
         self.stop.waits = False
@@ -85,7 +88,7 @@ class StepClock:
         if self.world.any_true(self.stop.asked != 0):  # it came while the last checkpoint was written
             raise self.stop.interrupted()
         if self.checkpoints.reached < stage.steps:
-            self.checkpoints.save()
+            self.checkpoints.save(now=True)
             self.observer.message(f"stage {stage.name} ends early, after {self.checkpoints.reached} steps")
         elif stage.stage.evaluation.at_end:
             self.measure(live, stage.steps)

@@ -24,11 +24,16 @@ from wavalign.schema.dumping import dump_yaml
 
 ROOT = Path("runs")
 MAY_CHANGE = (
-    "what may change: folder, trackers, report, checkpoint_every, keep_checkpoints, keep_every, log_rollouts_every, "
-    "trace_every, threads, reward_workers, reward_failure_budget, non_finite_limit and gradient_checkpointing of "
-    "`runtime`, a "
-    "reward's timeout, more `steps`; "
-    "a mended reward or metric by --accept reward.NAME or metric.NAME"
+    "what may change: processes, nodes, engine, folder, trackers, report, checkpoint_every, async_checkpoints, "
+    "keep_checkpoints, keep_every, log_rollouts_every, trace_every, threads, reward_workers, reward_failure_budget, "
+    "non_finite_limit and gradient_checkpointing of `runtime`, a reward's timeout, more `steps`; a mended reward or "
+    "metric by --accept reward.NAME or metric.NAME"
+)
+
+MOVED = (
+    "the run goes on with {}: weights and optimiser states are taken over exactly, the data goes on where it stood and "
+    "answers are drawn by the same seeds; a process goes on with the random states of the one of its number, a further "
+    "one with new ones; sums are added up in another order, so from here on numbers agree to rounding, not to the bit"
 )
 
 
@@ -197,6 +202,8 @@ def _check_plan(
             f"  {changes.text()}",
             hint=f"undo it, or start a new run (`wavalign plan RECIPE --diff OLD_RECIPE` compares two). {MAY_CHANGE}",
         )
+    if changes.moved:
+        say(MOVED.format(" and ".join(changes.moved)))
     if changes.raised:
         say(_raised(plan, stage))
     return [*earlier, str(theirs)]

@@ -71,6 +71,7 @@ class Trainer:
                     self._stage(stage)
                 self._finish()
         finally:
+            self.checkpoints.writer.give_up()
             self.log.close()
 
     # --- stages -------------------------------------------------------------------------------------------------------
