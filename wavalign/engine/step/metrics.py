@@ -14,7 +14,7 @@ from torch import Tensor
 
 from wavalign.engine.contracts.origins import origin
 from wavalign.engine.step.batches import AnswerColumn
-from wavalign.engine.step.executor import Clock
+from wavalign.engine.step.executor import PHASES, Clock
 from wavalign.engine.step.resampling import Resampled
 from wavalign.engine.step.reward_noise import unstated
 from wavalign.engine.step.rewards import Scores, cut_off
@@ -69,6 +69,9 @@ def step_result(live: LiveStage, given: Given, clock: Clock) -> StepResult:
     for term in () if skipped else live.terms:
         refuse_odd(term.loss, term.plan.name, metrics)
     metrics |= _seconds(clock, metrics.pop(LENGTH))
+    metrics |= _largest(
+        live, {f"memory/{phase}_bytes": float(clock.peaks.bytes.get(phase, -math.inf)) for phase in PHASES}
+    )
     metrics = {
         key: value for key, value in metrics.items() if not (math.isnan(value) or (skipped and math.isinf(value)))
     }
