@@ -13,11 +13,11 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from tests.engine.run.test_survival import Cut, fail_at
 from tests.engine.run.test_trainer import Signals, assert_same_run, run
-from tests.toy.compiled import Change, compiled, put
+from tests.toy.compiled import Change, compiled, problems, put
 from wavalign.engine import api
 from wavalign.engine.api import Resume
 from wavalign.engine.step.operators import FUNCTIONS
-from wavalign.errors import CheckpointError, PreflightError, RecipeError, UsageError
+from wavalign.errors import CheckpointError, PreflightError, UsageError
 from wavalign.storage import copies
 from wavalign.storage.copies import Copies, CopyError
 
@@ -189,8 +189,8 @@ def test_places_without_a_run(tmp_path: Path, address: str) -> None:
     with pytest.raises(UsageError, match="has no checkpoint step-7") as caught:
         api.run(compiled(tmp_path / "other", EVERY), resume=Resume(at=f"{address}/checkpoints/step-7"))
     assert "it has: step-1" in caught.value.hint
-    with pytest.raises(RecipeError, match="checkpoint_store"):
-        compiled(tmp_path, put("runtime.checkpoint_store", "s3://key@bucket/run"))
+    (problem,) = problems(tmp_path, put("runtime.checkpoint_store", "s3://key@bucket/run"))
+    assert problem.path == "runtime.checkpoint_store"
 
 
 def test_a_local_place(whole: Path, tmp_path: Path) -> None:
