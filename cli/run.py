@@ -119,7 +119,7 @@ def run(
         raise UsageError("--slurm goes with --launcher slurm", hint="add it, or leave --slurm out")
     resuming = (*(["--from", from_] if from_ else []), *(word for each in accept or () for word in ("--accept", each)))
     asked = Asked(
-        recipe, tuple(set_ or ()), hostfile, launcher, remote, master, tuple(slurm or ()), resume, resuming
+        recipe, tuple(set_ or ()), hostfile, launcher, remote, master, tuple(slurm or ()), resume, resuming, quiet
     )  # fmt: skip
     if launching.submits(asked, os.environ):
         launching.submit(asked, show=print_)
@@ -158,7 +158,8 @@ def _run(found: "Target", resuming: _Resuming, form: Format, *, quiet: bool) -> 
         if found.place is not None:
             folder = api.run_as_rank(found.plan, found.place, resume=resume, observer=display)
         else:
-            folder = api.run(found.plan, resume=resume, observer=display, worker=WORKER, nodes=found.nodes)
+            worker = (*WORKER, "--quiet") if silent else WORKER
+            folder = api.run(found.plan, resume=resume, observer=display, worker=worker, nodes=found.nodes)
     if found.place is not None and found.place.rank:
         return  # the first process speaks
     if form is Format.JSON:

@@ -9,12 +9,13 @@ from typing import Annotated
 import typer
 
 from .console import say
-from .run import ReplayOption, ResumeOption
+from .run import QuietOption, ReplayOption, ResumeOption
 
 
 def worker(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="The run's folder, with its plan.json.")],
     resume: ResumeOption = False,
+    quiet: QuietOption = False,
     replay: ReplayOption = None,
 ) -> None:
     """Run this rank's part of a run; the first rank has the terminal."""
@@ -26,5 +27,5 @@ def worker(
     if replay is not None:
         replay_rank(replay, say=say)
         return
-    with closing(make_display(quiet=False, stream=sys.stdout, environment=os.environ)) as display:
+    with closing(make_display(quiet=quiet, stream=sys.stdout, environment=os.environ)) as display:
         run_rank(RunFolder(folder), resume=resume, observer=display)

@@ -88,3 +88,26 @@ def test_a_shard_that_is_cut_or_flipped_is_named(
     codes = run(plan, tmp_path, resume=True)
     assert codes == [0] * size, said(tmp_path)
     assert_same_run(tmp_path / "run", wholes.of(engine, size))
+
+
+@pytest.mark.parametrize(
+    "kind", [("plain", 1), *(pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS[1:])], ids=str
+)
+def test_a_disk_that_takes_no_large_file(wholes: Wholes, tmp_path: Path, kind: tuple[str, int]) -> None:
+    """What writes weights is no Python: it meets the limit in the middle of a file, and must say so all the same."""
+    engine, size = kind
+    plan = plan_of(tmp_path, engine, size)
+    killed = Trial(engine, size, "update", 0, 3, before=True)
+    codes = run(plan, tmp_path, resume=False, trial=killed)
+    assert codes[0] == -9, said(tmp_path)
+    checkpoints = tmp_path / "run" / "checkpoints"
+    there = sorted(path.name for path in checkpoints.iterdir())
+    assert "step-2" in there
+    codes = run(plan, tmp_path, resume=True, largest=20_000)
+    assert 1 in codes and set(codes) <= {1, 75}, f"{codes}: {said(tmp_path)}"
+    assert "storage" in said(tmp_path) and "fault in WavAlign" not in said(tmp_path), said(tmp_path)
+    assert "step-2" in [path.name for path in checkpoints.iterdir()]
+    assert not (checkpoints / "step-3").exists()
+    codes = run(plan, tmp_path, resume=True)
+    assert codes == [0] * size, said(tmp_path)
+    assert_same_run(tmp_path / "run", wholes.of(engine, size))

@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import random
+import resource
 import shutil
 import signal
 import sys
@@ -73,8 +74,8 @@ def plan_of(folder: Path, engine: str, size: int) -> Plan:
     )
 
 
-def run(plan: Plan, folder: Path, *, resume: bool, trial: Trial | None = None) -> list[int]:
-    """Every rank's exit code; minus the signal where one ended it."""
+def run(plan: Plan, folder: Path, *, resume: bool, trial: Trial | None = None, largest: int = 0) -> list[int]:
+    """Every rank's exit code; minus the signal where one ended it. No file grows beyond `largest` bytes, 0 for any."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([*PRELOADED, "tests.e2e.trials"])
     (folder / "run").mkdir(exist_ok=True)
@@ -82,7 +83,8 @@ def run(plan: Plan, folder: Path, *, resume: bool, trial: Trial | None = None) -
     for rank in range(plan.processes):
         place = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(plan.processes)}
         place |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-        arguments = (plan.to_json(), str(folder), resume, place, trial if trial and trial.rank == rank else None)
+        mine = trial if trial and trial.rank == rank else None
+        arguments = (plan.to_json(), str(folder), resume, place, mine, largest)
         ranks.append(context.Process(target=_rank, args=arguments, daemon=True))
         ranks[-1].start()
     end = time.monotonic() + PATIENCE
@@ -128,13 +130,15 @@ def said(folder: Path) -> str:
 # --- in a rank --------------------------------------------------------------------------------------------------------
 
 
-def _rank(plan: str, folder: str, resume: bool, place: Mapping[str, str], trial: Trial | None) -> None:
+def _rank(plan: str, folder: str, resume: bool, place: Mapping[str, str], trial: Trial | None, largest: int) -> None:
     log = os.open(f"{folder}/said-{place['RANK']}.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(log, 1)
     os.dup2(log, 2)
     os.environ.update(environment(**(place if place["WORLD_SIZE"] != "1" else {})))
     from wavalign.engine.rank import run_rank  # after the environment: it is read at once
 
+    if largest:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (largest, resource.RLIM_INFINITY))
     if trial is not None:
         _arm(trial, f"{folder}/run/checkpoints")
     code = 0

@@ -124,6 +124,7 @@ def run(
         hint = "--hostfile FILE, --launcher slurm in an allocation, or start every process by torchrun or srun"
         raise UsageError(f"the recipe wants {plan.nodes} nodes, and nothing says which", hint=hint)
     said: list[str] = []
+    watcher = observer if observer is not None else Silent()
     folder = open_run(plan, Resume() if resume is True else resume or None, said.append)
     run_folder.set(folder.path)
     try:
@@ -132,7 +133,7 @@ def run(
             run_rank(folder, plan=plan, resume=bool(resume), observer=observer, said=said)
         else:
             for text in said:
-                sys.stderr.write(f"{text}\n")
+                watcher.message(text)
             _launched(plan, folder, worker, nodes, resume=bool(resume))
         _check_finished(plan, folder)
     except OutOfMemoryError as error:

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from torch import nn
+import torch.distributed as dist
+from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook
 
 from tests.distributed import run_ranks
@@ -46,11 +47,21 @@ class Watch:
     def __init__(self) -> None:
         self.seen: weakref.WeakSet[nn.Parameter] = weakref.WeakSet()
         self.most: dict[str, int] = defaultdict(int)
+        self.gathered: dict[str, int] = defaultdict(int)
+        """Bytes that were put together, by phase."""
         self.phase = "building"
 
     def look(self, *_: object) -> None:
         whole = sum(each.data.numel() for each in self.seen if hasattr(each, "ds_tensor"))
         self.most[self.phase] = max(self.most[self.phase], whole)
+
+    def counting(self, own: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*given: Tensor, **named: Any) -> Any:
+            tensors = [each for each in (*given, *named.values()) if isinstance(each, Tensor)]
+            self.gathered[self.phase] += max(each.numel() * each.element_size() for each in tensors)
+            return own(*given, **named)
+
+        return call
 
     def within(self, phase: str, own: Callable[..., Any]) -> Callable[..., Any]:
         def call(*given: Any, **named: Any) -> Any:
@@ -85,6 +96,8 @@ def watched(world: World, plan: str, folder: str) -> dict[str, Any]:
     def operator(each: Any, *given: Any) -> Any:
         return watch.within(each.plan.function, run)(each, *given)
 
+    gather = "all_gather_into_tensor"
+    setattr(dist, gather, watch.counting(getattr(dist, gather)))
     PartitionedPlacement.settle = settled  # type: ignore[method-assign]
     Builder.policy = made  # type: ignore[method-assign, assignment]
     executor._run = operator  # type: ignore[assignment]
@@ -98,7 +111,7 @@ def watched(world: World, plan: str, folder: str) -> dict[str, Any]:
     register_module_forward_hook(watch.look)
     end = part(world, plan, folder, False)
     assert end["type"] == "", end
-    return {"most": dict(watch.most), "all": sizes[0], "seen": len(watch.seen)}
+    return {"most": dict(watch.most), "all": sizes[0], "gathered": dict(watch.gathered)}
 
 
 def _looking(own: Callable[..., Any], watch: Watch) -> Callable[..., Any]:
@@ -116,6 +129,9 @@ def test_what_is_whole_and_when(tmp_path: Path, case: str) -> None:
     plan = compiled(tmp_path, *TWO, *NETWORK, *((LORA,) if case == "adapter" else ()))
     for rank in run_ranks(watched, 2, plan.to_json(), str(tmp_path / "run")):
         shares = {phase: most / rank["all"] for phase, most in rank["most"].items()}
+        assert rank["gathered"]["rollout"] == pytest.approx(4 * rank["all"], rel=0.01), (
+            "once, for all answers of a step"
+        )
         for phase in ("rollout", "evaluation"):
             assert shares.pop(phase) == pytest.approx(1, abs=0.01), phase
         assert {"building", "reference", "forward", "backward", "update", "checkpoint", "export"} <= set(shares)

@@ -23,7 +23,7 @@ FACTORS = ("direction", "information")
 """The gate's factors that lie in 0..1; what else it logs has charts of its own."""
 MEMORY = ("sampling", "scoring", "backward", "step")
 """Phases whose peaks of memory are logged, `memory/<phase>_bytes`."""
-NAMED = frozenset({"gate", "kl", "loss", "memory", "reward", "share", "tokens"})
+NAMED = frozenset({"gate", "kl", "learned", "loss", "memory", "operator", "reward", "sampled", "share", "tokens"})
 """First parts of keys that have a chart of their own; any other `<term>/<metric>` is a term's own metric."""
 
 
@@ -182,11 +182,14 @@ class _Builder:
             for index, (key, label) in enumerate(TIMES.items())
             if key in keys
         ]
+        rates = [self.curve(f"learned/{kind}_tokens_per_second", kind, colour) for kind, colour in KINDS.items()]
         return [
             self.chart("Gradient norm", "before clipping", [self.curve("grad_norm", "norm", "c1")]),
             self.chart("Learning rate", "", [self.curve("learning_rate", "rate", "c5")]),
             self.chart("Seconds per step", "", times),
             self.chart("Tokens per second", "", [self.curve("tokens_per_second", "tokens/s", "c2")], smooth=True),
+            self.chart("Tokens per second by kind", "of the rows learned from", rates, smooth=True),
+            self.fraction("Use of the devices", "MFU while learning", [self.curve("mfu", "MFU", "c4")]),
             self.chart("Peak of memory by phase", "bytes, on the fullest process", self.peaks(keys)),
         ]
 

@@ -9,7 +9,9 @@ import torch
 from wavalign.engine.backends.base import DTYPES, Placement, Precision
 from wavalign.engine.compile.ahead import AHEAD
 from wavalign.engine.compile.geometry import only_measuring
+from wavalign.engine.compile.model_flops import token_flops
 from wavalign.engine.compile.operators import ROLLOUTS
+from wavalign.engine.compile.peaks import peak_flops
 from wavalign.engine.compile.plan import Geometry, StagePlan, TermPlan
 from wavalign.engine.contracts.origins import guarded_block
 from wavalign.engine.feeding.feeds import Encoder, Feed, feed_seed
@@ -48,7 +50,6 @@ from wavalign.plugins.api import (
     Reward,
     Sampler,
 )
-from wavalign.plugins.batch import TokenSpace
 from wavalign.plugins.packing import PackingOptions
 from wavalign.storage.cache import cache_folder
 
@@ -82,7 +83,7 @@ class Builder(Parts):
         advantage = objective.advantage if objective is not None and _learns_from_rewards(stage) else None
         gate = objective.gate if objective is not None and stage.graph.gives("gate") else None
         terms = [self._term(term) for term in stage.terms if term.name in stage.graph.made_for("term")]
-        settings, also = self._settings(stage, architecture.tokens), _asked_by_advantage(stage)
+        settings, also = self._settings(stage, architecture), _asked_by_advantage(stage)
         feeds = self._feeds(stage, encoder, look=start is not None)
         selection = Selection(terms, architecture.tokens, also, _packing(settings.geometry, architecture, policy))
         live = LiveStage(
@@ -109,7 +110,13 @@ class Builder(Parts):
         )
         return _settled(live)
 
-    def _settings(self, stage: StagePlan, space: TokenSpace) -> StepSettings:
+    def _peak(self) -> float | None:
+        """Operations a second of this rank's device in the run's precision, where they are known."""
+        device = self.world.device
+        name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+        return peak_flops(name, self.plan.runtime.precision)
+
+    def _settings(self, stage: StagePlan, architecture: Architecture) -> StepSettings:
         """What the steps of a stage are told of its recipe."""
         section, adapter = stage.stage, stage.stage.model.adapter
         sampling = rollout_options(section.rollout, text_only=stage.graph.rollout_need == "text")
@@ -120,7 +127,7 @@ class Builder(Parts):
             seed=self.plan.seed,
             geometry=geometry,
             sampling=sampling,
-            temperatures=tuple(sampling.distribution(stream).temperature for stream in space.streams),
+            temperatures=tuple(sampling.distribution(stream).temperature for stream in architecture.tokens.streams),
             truncated=section.rollout.truncated,
             importance_cap=section.rollout.importance_cap,
             resample_limit=0 if section.rollout.resample is None else section.rollout.resample.limit,
@@ -128,6 +135,8 @@ class Builder(Parts):
             most_rows=None if self.run_folder is None else most_rows(self.run_folder, stage.name),
             dropout=adapter is not None and adapter.dropout > 0,
             optim=section.optim,
+            flops=token_flops(architecture, section.model, critic=stage.has_critic),
+            peak=self._peak(),
         )
 
     def _feeds(self, stage: StagePlan, encoder: Encoder, *, look: bool) -> dict[str, Feed]:

@@ -16,7 +16,7 @@ import torch
 
 from wavalign.engine.compile.plan import Operator, Scope
 from wavalign.engine.state.peaks import Peaks
-from wavalign.engine.state.timeline import Spans, kept
+from wavalign.engine.state.timeline import Spans
 from wavalign.engine.step.values import Made, Pending, Values
 from wavalign.engine.step.waiting import Waiting
 
@@ -61,7 +61,9 @@ class Block:
 class Clock:
     """Where the time of a step goes."""
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, spans: Spans | None = None) -> None:
+        """`spans` has when operators ran; without them there are none."""
+        self.spans = spans if spans is not None else Spans()
         self.seconds: dict[str, float] = {}
         """By `Operator.counts_as`."""
         self.peaks = Peaks(device)
@@ -86,11 +88,10 @@ class Executor:
         self._outermost, self._device, self._waiting = _block(operators, "collect", frozenset()), device, waiting
         self._by_name = {each.plan.name: each for each in operators}
         self._clock = Clock(device)
-        self._spans: Spans | None = None
 
     def run(self, first: Made, spans: Spans | None = None) -> Values:
         """The values of one step that begins with the values `first`; `spans` keeps when its operators ran."""
-        self._clock, self._spans = Clock(self._device), spans
+        self._clock = Clock(self._device, spans)
         values = Values(first={**first, "clock": self._clock})
         values.waiting = self._waits_for
         self._scope(self._outermost, values)
@@ -125,10 +126,10 @@ class Executor:
         if operator.busy:
             self._waiting(operator.busy, 0, 0)
         if plan.place == "threads":
-            pending = Pending(plan.name, partial(_run, operator, values, self._spans), self._device)
+            pending = Pending(plan.name, partial(_run, operator, values, self._clock.spans), self._device)
             values.set(dict.fromkeys(plan.gives, pending))
             return
-        made = _run(operator, values, self._spans)
+        made = _run(operator, values, self._clock.spans)
         values.set({name: made[name] for name in plan.gives})
 
 
@@ -145,8 +146,8 @@ def phase_of(plan: Operator) -> str:
     return "sampling" if plan.counts_as == "rollout" else "scoring"
 
 
-def _run(operator: LiveOperator, values: Values, spans: Spans | None) -> Made:
-    with kept(spans, operator.plan.name):
+def _run(operator: LiveOperator, values: Values, spans: Spans) -> Made:
+    with spans.of(operator.plan.name):
         return operator.run(values)
 
 

@@ -26,6 +26,7 @@ from wavalign.engine.step.stage import LiveStage
 from wavalign.engine.step.tallies import Broken, Denominators, Updated, kl_of, ratios_of, sizes_of, totals_of
 from wavalign.engine.step.teaching import Taught, muted, sorted_by_signal
 from wavalign.engine.step.terms import LiveTerm, Tally, term_value, unit_valid, unit_weights, units
+from wavalign.engine.step.throughput import work_of
 from wavalign.engine.step.values import Made
 from wavalign.errors import NonFiniteError
 
@@ -75,7 +76,7 @@ def denominators(live: LiveStage, _: Operator) -> Run:
                 raise nothing_selected(term, int(rows), live.settings.where(values["step"]))
             if there and not tokens and term.plan.leaves_out:
                 raise all_left_out(term, int(there), live.settings.where(values["step"]))
-        sizes = sizes_of(batches, live.settings.limits.tokens)
+        sizes = sizes_of(batches, live.settings.limits.tokens, work_of(batches, live.selection, live.settings.flops))
         return {"denominators": Denominators(dict(zip(names, total[:, :2], strict=True)), counted, sizes)}
 
     return run

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TypeVar, final
 
 from wavalign.engine.backends.base import Backend
+from wavalign.engine.compile.model_flops import TokenFlops
 from wavalign.engine.compile.plan import Geometry, StagePlan
 from wavalign.engine.contracts.origins import close_all
 from wavalign.engine.feeding.feeds import Feed
@@ -84,6 +85,10 @@ class StepSettings:
     dropout: bool
     """Whether the network drops anything while it learns."""
     optim: OptimSection
+    flops: TokenFlops | None = None
+    """Operations that a token of the stage's rows costs."""
+    peak: float | None = None
+    """Operations a second of one device; None where its maker does not say."""
 
     @property
     def limits(self) -> Limits:

@@ -2,7 +2,7 @@
 
 from typing import final
 
-from wavalign.engine.state.timeline import Timeline
+from wavalign.engine.state.timeline import Spans, Timeline
 from wavalign.engine.step.executor import Executor
 from wavalign.engine.step.metrics import StepResult
 from wavalign.engine.step.operators import live_operators
@@ -27,13 +27,13 @@ class StepExecutor:
 
     def step(self, index: int) -> StepResult:
         """Run step `index` of the stage and give what is worth logging."""
-        spans = None if self._timeline is None else self._timeline.spans(index + 1)
+        spans = Spans()
         try:
             result: StepResult = self._executor.run({"step": index}, spans)["result"]
         except (RuntimeError, MemoryError, PluginError) as error:
             if not (self._memory.is_inside and is_out_of_memory(error)):
                 raise
             raise self._memory.exhausted(index, stage=self._plan.name, device=self._device) from error
-        if self._timeline is not None and spans is not None:
+        if self._timeline is not None and self._timeline.wants(index + 1):
             self._timeline.write(spans, stage=self._plan.name, step=self._plan.first_step + index + 1)
         return result

@@ -10,9 +10,7 @@ from torch import Tensor
 
 from wavalign.engine.step.batches import MicroBatch, MicroBatches
 from wavalign.engine.step.terms import Tally
-from wavalign.plugins.batch import AUDIO_ROLES, MARK_ROLES, TEXT_ROLES
-
-KINDS = {"text": TEXT_ROLES, "audio": AUDIO_ROLES, "marks": MARK_ROLES}
+from wavalign.engine.step.throughput import KINDS, Work
 
 
 @final
@@ -42,6 +40,7 @@ class ForwardSizes:
     """Rows that teach nothing."""
     over: int
     """Micro-batches beyond the tokens that one may have."""
+    work: Work
 
 
 @final
@@ -177,15 +176,16 @@ def totals_of(
     )
 
 
-def sizes_of(batches: MicroBatches, most: int | None) -> ForwardSizes:
+def sizes_of(batches: MicroBatches, most: int | None, work: Work) -> ForwardSizes:
     """The sizes of an update's micro-batches, of which one is to have at most `most` tokens."""
     given = [each.forward_tokens for each in batches.made]
     return ForwardSizes(
-        length=sum(int(each.tokens.lengths.sum()) for each in batches.counted),
+        length=sum(int(each.tokens.lengths.sum()) for each in batches.counted if not each.is_idle),
         padded=sum(each.padded_tokens for each in batches.counted),
         forward=sum(given),
         silent=batches.silent,
         over=0 if most is None else sum(each > most for each in given),
+        work=work,
     )
 
 
