@@ -43,6 +43,8 @@ wavalign run my.yaml --resume
 
 wavalign run my.yaml --resume --from step-40
 
+wavalign run my.yaml --resume --from s3://bucket/runs/mine
+
 wavalign run my.yaml --resume --accept reward.answer
 
 wavalign run --replay runs/my/20260301-101500-a1b2c3/skipped/step-40
@@ -61,7 +63,12 @@ ResumeOption = Annotated[
     bool, typer.Option("--resume", help="Go on with this recipe's latest unfinished run, or the one in runtime.folder.")
 ]
 FromOption = Annotated[
-    str, typer.Option("--from", metavar="CHECKPOINT", help="With --resume: from this one (step-40, or its path).")
+    str,
+    typer.Option(
+        "--from",
+        metavar="CHECKPOINT",
+        help="With --resume: from this one (step-40, or its path), or from a run's copy in a store (s3://...).",
+    ),
 ]
 AcceptOption = Annotated[
     list[str] | None,

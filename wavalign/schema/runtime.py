@@ -88,6 +88,11 @@ class RuntimeSection(Section):
     async_checkpoints: bool = Field(default=False, exclude_if=lambda beside: not beside)
     """Write checkpoints beside the steps, from a copy of weights and optimiser states in host memory: a step waits for
     the copy alone."""
+    checkpoint_store: str | None = Field(
+        default=None, pattern=r"^[a-z][a-z0-9+.-]*://[^@?#]+$", exclude_if=lambda address: address is None
+    )
+    """Also copy the run, each checkpoint as it is complete, to exactly this folder of an object store (`s3://...`,
+    `gs://...`, any URL of fsspec's); `--resume --from URL` goes on from it on an empty machine."""
     keep_checkpoints: int = Field(default=2, ge=1, le=10_000)
     """Newest checkpoints kept."""
     keep_every: Steps = 0

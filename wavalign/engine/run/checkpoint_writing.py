@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
 
+from wavalign.engine.run.copying import RunCopies
 from wavalign.engine.run.run_log import RunLog
 from wavalign.engine.state.background import Background
 from wavalign.engine.state.checkpoint import CheckpointStore
@@ -55,15 +56,21 @@ class CheckpointWriter:
         self._store, self._world, self._log, self._beside = store, world, log, beside
         self._background = Background()
         self._meeting: Meeting | None = None
+        self.copies: RunCopies | None = None
+        """Where checkpoints are copied to; the first rank has it, if it is to."""
 
     @property
     def failed(self) -> bool:
         """Whether what was written beside the steps failed; `settle` raises why."""
         return self._background.failed
 
-    def settle(self) -> None:
-        """Wait for what is written beside the steps; raises what it failed by."""
+    def settle(self, *, copied: bool = True) -> None:
+        """Wait for what is written beside the steps, and copied, where that need be; raises what it failed by."""
+        if self.copies is not None and not copied:
+            self.copies.copies.stop.set()  # what is written here comes first
         self._background.wait()
+        if self.copies is not None:
+            self.copies.copies.stop.clear()
 
     def finish(self, *, alone: bool) -> str:
         """The same before a run that failed ends; gives why there is no checkpoint, empty where there is one.
@@ -73,7 +80,7 @@ class CheckpointWriter:
         if alone and not self._background.ends_within(LAST_WAIT):
             self.give_up()
         try:
-            self.settle()
+            self.settle(copied=False)
         except WavAlignError as error:
             return error.message
         return ""
@@ -88,10 +95,12 @@ class CheckpointWriter:
         self.settle()
         self._log.sync()
         if moment.step in self._store.steps():
+            self._copy_beside(moment.step)  # one that was broken off is begun anew
             return
         backend = moment.live.backend
         if now or not self._beside:
             self._store.save(moment.step, moment.write(backend.save, world), meta=moment.meta, world=world)
+            self._copy_beside(moment.step)
             return
         if self._meeting is None:
             self._meeting = self._world.beside()
@@ -106,5 +115,14 @@ class CheckpointWriter:
                 if isinstance(meeting, SideChannel):
                     meeting.fail()
                 raise
+            self._copy(moment.step)
 
         self._background.start(complete)
+
+    def _copy(self, step: int) -> None:
+        if self.copies is not None:
+            self.copies.checkpoint(step)
+
+    def _copy_beside(self, step: int) -> None:
+        if self.copies is not None and self.copies.newest != step:
+            self._background.start(lambda: self._copy(step))

@@ -72,7 +72,7 @@ class StepClock:
         stop = self.world.any_true(self.stop.asked != 0 or failed)
         self.stop.in_time()
         if stop:
-            self.checkpoints.writer.settle()
+            self.checkpoints.writer.settle(copied=False)
         every = self.plan.runtime.checkpoint_every
         if stop or step == live.plan.steps or (every and step % every == 0):
             self.observer.waiting("writing a checkpoint", 0, 0)
