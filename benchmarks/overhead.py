@@ -38,10 +38,12 @@ from benchmarks.grpo.point import ADVANTAGE_EPSILON, BETAS, CLIP, EPSILON, MAX_N
 from benchmarks.grpo.world import WORDS, write_world
 from wavalign.engine.api import compile_recipe, run
 from wavalign.engine.backends.base import Placement
+from wavalign.engine.backends.deepspeed_library import filter_warnings, hushed, join_group, load_library
 from wavalign.engine.models.fused_logprobs import Query
 from wavalign.engine.models.scored_policy import head_logprobs
 from wavalign.engine.models.starting_weights import StartingWeights
 from wavalign.engine.run.observers import Observer, RunInfo
+from wavalign.engine.state.distributed import World
 from wavalign.plugins.api import ModelSource
 from wavalign.plugins.architectures.vita import VitaAudio, VitaParams
 from wavalign.plugins.batch import Dialogue, Message, Role, TokenSequence, collate
@@ -109,7 +111,10 @@ def write_demonstrations(point: Point, world: Path) -> list[Dialogue]:
 class Bare:
     """The bare loop."""
 
-    def __init__(self, point: Point, world: Path, demonstrations: Sequence[Dialogue]) -> None:
+    def __init__(
+        self, point: Point, world: Path, demonstrations: Sequence[Dialogue], *, zero: int | None = None
+    ) -> None:
+        """By PyTorch alone, or by DeepSpeed under ZeRO `zero`."""
         self._architecture = VitaAudio(VitaParams(), source=ModelSource(str(world / "vita"), None, None))
         weights = StartingWeights(self._architecture, folder=str(world / "vita"), seed=0)
         self.policy = weights.policy(Placement(torch.device("cpu")))
@@ -117,10 +122,26 @@ class Bare:
         self._optimizer = torch.optim.AdamW(
             self.policy.parameters(), lr=point.learning_rate, betas=BETAS, eps=EPSILON, weight_decay=0.0, fused=True
         )
+        self._engine = None if zero is None else _under_zero(self, self._optimizer, zero)
         self.losses: list[float] = []
 
     def step(self) -> None:
         """Forward, loss, backward, clip, update."""
+        if self._engine is not None:
+            loss = self._engine(self)
+            self._engine.backward(loss)
+            self._engine.step()
+            self.losses.append(loss.item())
+            return
+        loss = self.loss()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.policy.parameters(), MAX_NORM)
+        self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
+        self.losses.append(loss.item())
+
+    def loss(self) -> Tensor:
+        """Of all rows, []."""
         rows = self._rows
         hidden = self.policy.hidden(rows.batch, frozenset({0}))[0]
         query = Query(rows.targets, None, None)
@@ -128,12 +149,8 @@ class Bare:
         ratio = (logprobs - rows.old).exp()
         gains = torch.minimum(ratio * rows.advantages, ratio.clamp(1 - CLIP, 1 + CLIP) * rows.advantages)
         answers = torch.where(rows.sampled, -gains, 0.0).sum() / rows.sampled.sum()
-        loss = answers + torch.where(rows.sampled, 0.0, -logprobs).sum() / (~rows.sampled).sum()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.policy.parameters(), MAX_NORM)
-        self._optimizer.step()
-        self._optimizer.zero_grad(set_to_none=True)
-        self.losses.append(loss.item())
+        demonstrations: Tensor = torch.where(rows.sampled, 0.0, -logprobs).sum() / (~rows.sampled).sum()
+        return answers + demonstrations
 
     def _collated(self, point: Point, world: Path, demonstrations: Sequence[Dialogue]) -> Rows:
         frozen = json.loads((world / "frozen.json").read_text(encoding="utf-8"))
@@ -164,6 +181,34 @@ class Bare:
             gains.nan_to_num(),
             ~gains.isnan(),
         )
+
+
+@final
+class _Losing(torch.nn.Module):
+    """The network as a module whose forward pass is the loss, as DeepSpeed wants it."""
+
+    def __init__(self, policy: torch.nn.Module) -> None:
+        super().__init__()
+        self.policy = policy
+
+    def forward(self, bare: Bare) -> Tensor:
+        """[]."""
+        return bare.loss()
+
+
+def _under_zero(bare: Bare, optimizer: torch.optim.Optimizer, stage: int) -> Any:
+    """DeepSpeed's engine around the network of `bare`, one process."""
+    library = load_library(torch.device("cpu"))
+    join_group(World.single("cpu"))
+    filter_warnings()
+    config = {
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_clipping": MAX_NORM,
+        "zero_optimization": {"stage": stage},
+    }
+    with hushed():
+        engine, *_ = library.initialize(model=_Losing(bare.policy), optimizer=optimizer, config=config)
+    return engine
 
 
 def _row(ids: Tensor) -> TokenSequence:
@@ -223,13 +268,17 @@ def _since(began: tuple[float, float]) -> tuple[float, float]:
     return wall - began[0], busy - began[1]
 
 
-def measure(point: Point, folder: Path, profiler: cProfile.Profile | None = None) -> dict[str, Any]:
-    """Both sides of a point."""
+def measure(
+    point: Point, folder: Path, profiler: cProfile.Profile | None = None, *, zero: int | None = None
+) -> dict[str, Any]:
+    """Both sides of a point, by PyTorch alone or both under ZeRO `zero`."""
     world = folder / "world"
     write_world(point, world)
-    bare = Bare(point, world, write_demonstrations(point, world))
-    path = folder / "recipe.yaml"
-    path.write_text(json.dumps(recipe(point, world, folder / "run")), encoding="utf-8")
+    bare = Bare(point, world, write_demonstrations(point, world), zero=zero)
+    path, said = folder / "recipe.yaml", recipe(point, world, folder / "run")
+    if zero is not None:
+        said["runtime"]["engine"] = {"type": "deepspeed", "zero": zero}
+    path.write_text(json.dumps(said), encoding="utf-8")
     watch = Interleaved(point, bare, profiler)
     finished = run(compile_recipe(load_recipe(str(path))), observer=watch)
     mine = load_file(finished / "model" / "model.safetensors")

@@ -284,7 +284,12 @@ class Board:
     def _lengths(self, key: str) -> list[Text]:
         if key != "tokens_per_second":
             return []
-        words = []
+        rates = {name: self._last.get(f"learned/{name}_tokens_per_second", 0.0) for name in STYLES}
+        words = [Text.assemble((f"{name} ", STYLES[name]), number(rate)) for name, rate in rates.items() if rate]
+        if "samples_per_second" in self._last:
+            words.append(Text(f"rows/s {number(self._last['samples_per_second'])}"))
+        if "mfu" in self._last:
+            words.append(Text(f"MFU {self._last['mfu']:.0%}"))
         if "rollout_length" in self._last:
             words.append(Text(f"length {number(self._last['rollout_length'])}"))
         if "truncated" in self._last:

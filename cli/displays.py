@@ -266,7 +266,8 @@ class RichDisplay(Display):
 
 def step_keys(values: Mapping[str, float]) -> list[str]:
     """What one plain line says of a step, in order: losses, gate, rewards, KL, speed."""
-    wanted = ("loss", "loss/", "gate", "reward", "reward/", "kl/", "truncated", "tokens_per_second", "step_seconds")
+    speed = ("tokens_per_second", "mfu", "step_seconds")
+    wanted = ("loss", "loss/", "gate", "reward", "reward/", "kl/", "truncated", *speed)
     return [
         key
         for name in wanted

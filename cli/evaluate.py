@@ -98,7 +98,14 @@ CompareOption = Annotated[
 SubsetOption = Annotated[
     str | None, typer.Option("--subset", metavar="NAME", help="What the suite calls it, e.g. mmsu; from the path.")
 ]
-TaskOption = Annotated[TaskName | None, typer.Option("--task", help="What answers are judged by; from the data.")]
+TaskOption = Annotated[
+    TaskName | None,
+    typer.Option(
+        "--task",
+        metavar="TASK",
+        help=f"What answers are judged by ({', '.join(TaskName)}); from the data.",
+    ),
+]
 RecipeOption = Annotated[
     str | None,
     typer.Option("--recipe", metavar="RECIPE", help="For a model's folder: architecture, codec and sampling."),

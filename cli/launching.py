@@ -80,11 +80,12 @@ class Asked:
     resume: bool = False
     resuming: tuple[str, ...] = ()
     """`--from` and `--accept`, as they were given."""
+    quiet: bool = False
 
     def command(self) -> list[str]:
         """The same command without what says where it runs, and without --resume."""
         settings = [word for each in self.overrides for word in ("--set", each)]
-        return [sys.executable, "-m", "wavalign_cli", "run", self.recipe, *settings]
+        return [sys.executable, "-m", "wavalign_cli", "run", self.recipe, *settings, *(["--quiet"] * self.quiet)]
 
 
 @final

@@ -27,7 +27,8 @@ def show(recipe: str, overrides: list[str] | None, spec: str, *, as_json: bool) 
         from wavalign.engine.compile.machine import parse_machine
 
         machine = parse_machine(spec)
-        settings = (*(overrides or ()), f"runtime.processes={machine.processes}", "runtime.device=cuda")
+        where = (f"runtime.nodes={machine.nodes}", f"runtime.processes={machine.gpus}", "runtime.device=cuda")
+        settings = (*(overrides or ()), *where)
         plan = api.compile_recipe(api.read_recipe(recipe_path(recipe), settings), machine.cluster)
         found, stages = api.on_cluster(plan, machine)
     bad = [each for each in found.errors if each.what != "memory"]

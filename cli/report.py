@@ -23,9 +23,9 @@ def report(
         typer.Option("--trace", metavar="FILE", help="Write the times of a run's operators for a trace viewer."),
     ] = None,
 ) -> None:
-    """Write a run's page, or one that compares several runs; or say where the time of its steps went.
+    """Write a run's page, or one that compares several runs.
 
-    The runs may be finished or not.
+    The runs may be finished or not. With `--trace`, say where the time of a run's steps went instead.
     """
     from wavalign.engine.report.comparison import write_comparison  # `--help` shall not wait for it
     from wavalign.engine.report.page import write_report  # nor for this

@@ -4,6 +4,7 @@ import os
 import sys
 from contextlib import closing
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, final
 
 import typer
@@ -42,7 +43,11 @@ wavalign run my.yaml --resume
 
 wavalign run my.yaml --resume --from step-40
 
+wavalign run my.yaml --resume --from s3://bucket/runs/mine
+
 wavalign run my.yaml --resume --accept reward.answer
+
+wavalign run --replay runs/my/20260301-101500-a1b2c3/skipped/step-40
 
 wavalign run my.yaml --hostfile hosts
 
@@ -58,7 +63,12 @@ ResumeOption = Annotated[
     bool, typer.Option("--resume", help="Go on with this recipe's latest unfinished run, or the one in runtime.folder.")
 ]
 FromOption = Annotated[
-    str, typer.Option("--from", metavar="CHECKPOINT", help="With --resume: from this one (step-40, or its path).")
+    str,
+    typer.Option(
+        "--from",
+        metavar="CHECKPOINT",
+        help="With --resume: from this one (step-40, or its path), or from a run's copy in a store (s3://...).",
+    ),
 ]
 AcceptOption = Annotated[
     list[str] | None,
@@ -68,15 +78,24 @@ AcceptOption = Annotated[
         help="With --resume: this reward or metric (reward.NAME, metric.NAME) may have changed. Repeatable.",
     ),
 ]
+ReplayOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--replay",
+        metavar="UPDATE",
+        help="Compute a skipped update (RUN/skipped/step-N) again and say where its first NaN or infinity arises.",
+    ),
+]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors and the run's folder.")]
 
 
 def run(
-    recipe: RecipeArgument,
+    recipe: RecipeArgument = "",
     dry_run: DryRunOption = False,
     resume: ResumeOption = False,
     from_: FromOption = "",
     accept: AcceptOption = None,
+    replay: ReplayOption = None,
     hostfile: HostfileOption = None,
     launcher: LauncherOption = Launcher.AUTO,
     print_: PrintOption = False,
@@ -89,13 +108,18 @@ def run(
 ) -> None:
     """Train by a recipe and write checkpoints and a report."""
     output_format.set(format_)
+    if replay is not None:
+        _replay(replay, recipe)
+        return
+    if not recipe:
+        raise UsageError("Missing argument 'RECIPE'.", hint="wavalign run --help")
     if (from_ or accept) and not resume:
         raise UsageError("--from and --accept go with --resume", hint="add --resume, or leave them out")
     if slurm and launcher is not Launcher.SLURM:
         raise UsageError("--slurm goes with --launcher slurm", hint="add it, or leave --slurm out")
     resuming = (*(["--from", from_] if from_ else []), *(word for each in accept or () for word in ("--accept", each)))
     asked = Asked(
-        recipe, tuple(set_ or ()), hostfile, launcher, remote, master, tuple(slurm or ()), resume, resuming
+        recipe, tuple(set_ or ()), hostfile, launcher, remote, master, tuple(slurm or ()), resume, resuming, quiet
     )  # fmt: skip
     if launching.submits(asked, os.environ):
         launching.submit(asked, show=print_)
@@ -134,13 +158,23 @@ def _run(found: "Target", resuming: _Resuming, form: Format, *, quiet: bool) -> 
         if found.place is not None:
             folder = api.run_as_rank(found.plan, found.place, resume=resume, observer=display)
         else:
-            folder = api.run(found.plan, resume=resume, observer=display, worker=WORKER, nodes=found.nodes)
+            worker = (*WORKER, "--quiet") if silent else WORKER
+            folder = api.run(found.plan, resume=resume, observer=display, worker=worker, nodes=found.nodes)
     if found.place is not None and found.place.rank:
         return  # the first process speaks
     if form is Format.JSON:
         say_json({"ok": True, "folder": str(folder)})
     elif quiet:
         say(str(folder))
+
+
+def _replay(place: Path, recipe: str) -> None:
+    if recipe:
+        raise UsageError("--replay takes the plan that is in the run's folder", hint="leave the recipe out")
+    with status("loading the engine"):
+        from wavalign.engine import api  # brings the networks, which no `--help` shall wait for
+
+    api.replay(place, say, worker=WORKER)
 
 
 def _look(plan: "Plan", form: Format) -> None:

@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 ROOT = Path(__file__).resolve().parent.parent
 RECIPES = ROOT / "recipes"
 KL = "objective.terms.rl.loss.kl"
-FREE = ("_seconds", "_per_second", "_bytes")
+FREE = ("_seconds", "_per_second", "_bytes", "mfu")
 ARMS = sorted((RECIPES / "arms").glob("*.yaml"))
 SMALL = ("evaluation.limit=8",)
 

@@ -36,6 +36,7 @@ LONG_FILES: dict[str, str] = {}
 LONG_CLASSES: dict[str, str] = {}
 BROAD_HANDLERS: dict[str, str] = {
     "cli/app.py": "the one place where an unexpected error becomes a message, a log file and exit code 1",
+    "wavalign/engine/state/background.py": "what is raised in its thread is raised where the next piece begins",
     "wavalign/engine/step/reward_pool.py": "a reward is somebody else's code: its failure is a counted missing value",
     "wavalign/engine/step/values.py": "what an operator raises in its thread is raised where its value is needed",
     "wavalign/plugins/audio.py": "a file system of fsspec raises whatever its own library does",
@@ -49,6 +50,7 @@ KEYWORD_TUNNELS: dict[str, str] = {
 }
 INNER_IMPORTS: dict[str, str] = {
     "wavalign/engine/models/stage_backend.py::wavalign.engine.backends.deepspeed": "who does not ask need not wait",
+    "wavalign/engine/models/stage_backend.py::wavalign.engine.backends.partitioned": "as above",
     "wavalign/plugins/architectures/codec_lm.py::wavalign.plugins.architectures.codec_language_model.policy": (
         "it brings the layers of transformers, which take seconds; `validate` and `plan` want the options alone"
     ),

@@ -11,6 +11,7 @@ WavAlignError                        exit 1   run failed
 ├── RewardStopped                    exit 6   a reward cannot go on: its budget is spent, its service refuses to serve
 ├── ResumeError                      exit 7   the checkpoint belongs to another plan
 ├── NonFiniteError                   exit 1   a loss or gradient is NaN or infinite
+├── OutOfMemoryError                 exit 1   a micro-batch does not fit into memory
 ├── StorageError                     exit 1   the disk is full or refuses to be written
 ├── FolderBusyError                  exit 1   another run holds the folder
 ├── UnfinishedError                  exit 1   the run ended and something of it is missing
@@ -183,6 +184,17 @@ class NonFiniteError(WavAlignError):
     """A loss or gradient stopped being a number; the message names the term and the step."""
 
     code = "non_finite"
+
+
+@final
+class OutOfMemoryError(WavAlignError):
+    """A micro-batch does not fit into the memory of its device."""
+
+    code = "out_of_memory"
+
+    def __init__(self, message: str, *, hint: str = "", stage: str = "", rows: int = 0, peak_bytes: int = 0) -> None:
+        super().__init__(message, hint=hint)
+        self.stage, self.rows, self.peak_bytes = stage, rows, peak_bytes
 
 
 @final

@@ -20,7 +20,7 @@ from benchmarks.cuda.rows import Row, Setting
 ROOT = Path(__file__).resolve().parent.parent.parent
 RECIPE = "recipes/vita/tiny.yaml"
 STEPS = 6
-TIMED = ("_seconds", "_per_second", "_bytes", "time")
+TIMED = ("_seconds", "_per_second", "_bytes", "time", "mfu")
 MEASURED = ("sft", "hybrid", "adapter", "checkpointing", "vocabulary", "bf16")
 """Points of `benchmarks/memory.py`."""
 TOLERANCE = 1e-4

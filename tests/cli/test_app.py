@@ -27,7 +27,10 @@ from wavalign.errors import (
 from wavalign_cli import app as application
 from wavalign_cli.console import Format, output_format
 
-COMMANDS = ("run", "validate", "plan", "recipes", "plugins", "data", "schema", "report", "export", "doctor")
+COMMANDS = (
+    "run", "validate", "plan", "recipes", "plugins", "data", "schema", "report", "listen", "evaluate", "export", "doctor",
+    "judge",
+)  # fmt: skip
 
 
 def call(*arguments: str, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:

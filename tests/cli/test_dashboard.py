@@ -46,6 +46,15 @@ def board() -> Board:
     return made
 
 
+def test_speed_by_kind(board: Board) -> None:
+    """Beside the tokens' curve: kinds that there are, rows, and the share of the peak where it is known."""
+    rates = {"learned/text_tokens_per_second": 120.0, "learned/audio_tokens_per_second": 900.0}
+    more = {"learned/marks_tokens_per_second": 0.0, "samples_per_second": 12.5, "mfu": 0.384}
+    board.step({"loss": 1.0, "tokens_per_second": 1100.0, **rates, **more}, 13)
+    (line,) = [line for line in shown(board, width=120) if line.startswith("tokens/s")]
+    assert [part.strip() for part in line.split("  ")][-4:] == ["text 120", "audio 900", "rows/s 12.5", "MFU 38%"]
+
+
 def test_picture_at_80_columns(board: Board) -> None:
     lines = [line.rstrip() for line in shown(board, width=80)]
     assert lines == [

@@ -17,7 +17,7 @@ from typing import Any, final
 from wavalign_cli.app import main
 
 ROOT = Path(__file__).parents[2]
-VARYING = ("time",)
+VARYING = ("time", "mfu")
 PRELOADED = (
     "tests.e2e.runs",
     "wavalign.engine.api",

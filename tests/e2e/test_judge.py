@@ -125,6 +125,26 @@ def test_a_run_that_had_to_stop_ends_as_one_that_had_not(tmp_path: Path) -> None
     assert found_in(tmp_path, KEY) == []
 
 
+def test_a_service_that_is_down_for_longer_than_the_budget_allows(tmp_path: Path) -> None:
+    """503 to every attempt from the middle on: exit 6 with the checkpoint; when it is back, the run is as if never."""
+    few = ("--set", "runtime.reward_failure_budget=0")
+    with serving(by_content) as server:
+        assert here("run", recipe(tmp_path / "whole", server), *few).code == 0
+        paid = len(server.asked)
+        (tmp_path / "cache").rename(tmp_path / "other")
+        server.asked.clear()
+        server.answer = lambda asked, sock: (by_content if asked.number < paid // 2 else fake.refuses(503))(asked, sock)
+        stopped = here("run", made := recipe(tmp_path / "cut", server), *few)
+        assert stopped.code == 6, stopped.output
+        assert "was written: --resume goes on from there" in stopped.output
+        still_down = here("run", made, "--resume", *few)
+        assert still_down.code == 6, still_down.output
+        server.answer = by_content
+        again = here("run", made, "--resume", *few)
+        assert again.code == 0, again.output
+    assert learned(tmp_path / "cut") == learned(tmp_path / "whole")
+
+
 def test_a_budget_holds_over_resumes(tmp_path: Path) -> None:
     with serving(by_content) as server:
         made = recipe(tmp_path, server, budget={"requests": 20}, cache=False)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.runs import ROOT, command, comparable, environment, lines
+from tests.e2e.runs import ROOT, command, comparable, environment, lines, wavalign
 from tests.toy.world import toy_recipe, write_recipe
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="finds processes through /proc")
@@ -123,6 +123,14 @@ def test_workers_end_with_their_launcher(tmp_path: Path) -> None:
     again.process.send_signal(signal.SIGHUP)
     assert again.ends() == 129, again.said
     assert again.newest() == steps(again.folder)[-1]
+
+
+def test_quiet_is_quiet_of_several_processes_too(tmp_path: Path) -> None:
+    content = toy_recipe(tmp_path, processes=2)
+    content |= {"steps": 1, "evaluation": {"metrics": {}}}
+    del content["data"]["evaluation"]
+    done = wavalign("run", write_recipe(tmp_path, content), "--quiet")
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"{tmp_path / 'run'}\n", "")
 
 
 def test_a_hang_up_writes_a_checkpoint(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import collections.abc
 import itertools
 import math
+import os
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, final
@@ -268,3 +269,59 @@ class Checksum(Reward):
         if not rollout.answer.text and dialogue.id.endswith(("0", "3")):
             return Scored(None, "nothing was said")
         return Scored(float(sum(map(ord, rollout.answer.text)) % 7))
+
+
+class SteepParams(Params):
+    """Where the gradient breaks down."""
+
+    above: float = 0.5
+    """Probability of a token from which on it has no gradient that is a number."""
+
+
+@final
+class Steep(Loss):
+    """Cross entropy whose value is always finite, and whose gradient is NaN at tokens that are likely."""
+
+    type = "toy_steep"
+    Params = SteepParams
+    family = "demonstrations"
+    params: SteepParams
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return frozenset()
+
+    def compute(self, inputs: LossInputs) -> LossOutput:
+        """The root of nothing, where a token is likely."""
+        likely = inputs.logprobs.exp() > self.params.above
+        root = torch.where(likely, inputs.logprobs - inputs.logprobs.detach(), 1.0).abs().sqrt()
+        return LossOutput(torch.where(likely, root, 0.0) - inputs.logprobs)
+
+
+class GreedyParams(Params):
+    """What is too much."""
+
+    rows: int = 2
+    """Rows of its family that still fit."""
+    rank: int = 0
+    """The process that has so little memory."""
+
+
+@final
+class Greedy(Loss):
+    """Cross entropy that asks for more memory than there is where a micro-batch has many rows."""
+
+    type = "toy_greedy"
+    Params = GreedyParams
+    family = "demonstrations"
+    params: GreedyParams
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return frozenset()
+
+    def compute(self, inputs: LossInputs) -> LossOutput:
+        """-log pi, if that fits."""
+        if len(inputs.logprobs) > self.params.rows and os.environ.get("RANK", "0") == str(self.params.rank):
+            torch.empty(2**50)
+        return LossOutput(-inputs.logprobs)

@@ -2,7 +2,8 @@
 
 import os
 import sys
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from wavalign.crash_log import run_folder
@@ -23,17 +24,19 @@ from wavalign.engine.launch import Ended, Place, launch
 from wavalign.engine.nodes.head import launch_nodes
 from wavalign.engine.nodes.joining import Joined
 from wavalign.engine.nodes.remote import Nodes
-from wavalign.engine.rank import LOCK, joined_world, run_rank
+from wavalign.engine.rank import LOCK, joined_world, replay_rank, run_rank
 from wavalign.engine.run.builder import Builder
 from wavalign.engine.run.exporting import Exported, ExportOptions, export_model
+from wavalign.engine.run.halving import explained, halve
 from wavalign.engine.run.observers import Observer, Silent
 from wavalign.engine.run.opening import ROOT, Resume, open_run, open_together
 from wavalign.engine.run.preflight_tools import PreflightTools
 from wavalign.engine.run.progress import is_complete, lost_steps, newest_checkpoint
+from wavalign.engine.run.replaying import kept_update
 from wavalign.engine.state.checkpoint import CheckpointStore
 from wavalign.engine.state.distributed import World
 from wavalign.engine.state.folder import RunFolder
-from wavalign.errors import Interrupted, PreflightError, UnfinishedError, UsageError, WorkersError
+from wavalign.errors import Interrupted, OutOfMemoryError, PreflightError, UnfinishedError, UsageError, WorkersError
 from wavalign.schema.loading import LoadedRecipe, load_recipe, read_recipe
 
 __all__ = [
@@ -50,6 +53,7 @@ __all__ = [
     "on_cluster",
     "preflight",
     "read_recipe",
+    "replay",
     "run",
     "run_as_rank",
     "run_rank",
@@ -120,17 +124,20 @@ def run(
         hint = "--hostfile FILE, --launcher slurm in an allocation, or start every process by torchrun or srun"
         raise UsageError(f"the recipe wants {plan.nodes} nodes, and nothing says which", hint=hint)
     said: list[str] = []
+    watcher = observer if observer is not None else Silent()
     folder = open_run(plan, Resume() if resume is True else resume or None, said.append)
     run_folder.set(folder.path)
     try:
+        said += [line] if (line := halve(folder.path)) else []
         if plan.processes == 1 and nodes is None:
             run_rank(folder, plan=plan, resume=bool(resume), observer=observer, said=said)
         else:
             for text in said:
-                sys.stderr.write(f"{text}\n")
-            asked = [*worker, str(folder.path.absolute()), *(["--resume"] if resume else [])]
-            raise_for(_launch(plan, folder, asked, nodes), folder)
+                watcher.message(text)
+            _launched(plan, folder, worker, nodes, resume=bool(resume))
         _check_finished(plan, folder)
+    except OutOfMemoryError as error:
+        raise explained(error, lambda: dict(preflight(plan).memory)) from error
     finally:
         folder.unlock()
     return folder.path
@@ -151,12 +158,48 @@ def run_as_rank(plan: Plan, place: Joined, *, resume: bool | Resume = False, obs
         world.close()
         raise
     try:
+        if world.is_first and (line := halve(folder.path)):
+            said.append(line)
+        world.barrier()
         run_rank(folder, plan=plan, world=world, resume=bool(resume), observer=observer, said=said)
         if place.rank == 0:
             _check_finished(plan, folder)
     finally:
         folder.unlock()
     return folder.path
+
+
+def replay(place: Path, say: Callable[[str], None], *, worker: Sequence[str] = WORKER) -> None:
+    """Look at a skipped update that a run kept in `place` (RUN/skipped/step-N) once more, on as many processes.
+
+    Says where the first NaN or infinity arises; writes nothing. `say` is not called where several processes speak for
+    themselves.
+    """
+    plan, folder, _ = kept_update(place)
+    if plan.processes == 1:
+        replay_rank(place, say=say)
+        return
+    asked = [*worker, str(folder.path.absolute()), "--replay", str(place.absolute())]
+    with tempfile.TemporaryDirectory() as logs:
+        threads = plan.runtime.threads
+        ended = launch(asked, Place(Path(logs)), processes=plan.processes, env=os.environ, threads=threads)
+    if ended.code and ended.asked:
+        raise Interrupted(ended.asked)
+    if ended.code:
+        raise WorkersError(ended.code, _blamed(ended), hint="the run's own files are as they were")
+
+
+def _launched(plan: Plan, folder: RunFolder, worker: Sequence[str], nodes: Nodes | None, *, resume: bool) -> None:
+    """Run every rank to the end; once more for each stage one of whose micro-batches did not fit into memory."""
+    while True:
+        asked = [*worker, str(folder.path.absolute()), *(["--resume"] if resume else [])]
+        ended = _launch(plan, folder, asked, nodes)
+        line = halve(folder.path) if ended.code and not ended.asked else ""
+        if not line:
+            raise_for(ended, folder)
+            return
+        sys.stderr.write(f"{line}\n")
+        resume = True
 
 
 def _launch(plan: Plan, folder: RunFolder, worker: Sequence[str], nodes: Nodes | None) -> Ended:

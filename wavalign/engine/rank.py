@@ -5,10 +5,12 @@ the process that holds it and waits.
 """
 
 import faulthandler
+import gc
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from datetime import timedelta
+from pathlib import Path
 
 import torch
 
@@ -16,16 +18,18 @@ from wavalign.crash_log import run_folder
 from wavalign.engine.compile.plan import Plan
 from wavalign.engine.launch import watch_launcher
 from wavalign.engine.report.page import write_report
+from wavalign.engine.run.halving import halve, leave_mark
 from wavalign.engine.run.observers import Observer, RunInfo, Silent
 from wavalign.engine.run.opening import processor
 from wavalign.engine.run.progress import planned
+from wavalign.engine.run.replaying import kept_update, replay
 from wavalign.engine.run.trainer import Trainer
 from wavalign.engine.state.distributed import World
 from wavalign.engine.state.files import full_disk, read_json
 from wavalign.engine.state.folder import RunFolder
 from wavalign.engine.state.rank_lock import locked_as_rank
 from wavalign.engine.state.watch import free_waiting
-from wavalign.errors import Interrupted, PluginError
+from wavalign.errors import Interrupted, OutOfMemoryError, PluginError
 
 LOCK = "WAVALIGN_LOCK"
 """Names the descriptor of the folder's lock in the workers' environment."""
@@ -60,7 +64,9 @@ def run_rank(
         for text in said:
             watcher.message(text)
         with full_disk(str(folder.path)), locked_as_rank(folder.path) if alone else nullcontext():
-            _train(plan, folder, world, watcher, resume=resume)
+            while line := _trains(plan, folder, world, watcher, resume=resume):
+                watcher.message(line)
+                resume = True
     except PluginError as error:
         error.keep_traceback()
         raise
@@ -69,9 +75,41 @@ def run_rank(
         world.close()
 
 
+def replay_rank(place: Path, *, world: World | None = None, say: Callable[[str], None] = lambda _: None) -> None:
+    """This process's part of looking at the skipped update kept in `place` once more; the first rank speaks."""
+    plan, folder, _ = kept_update(place)
+    torch.set_num_threads(plan.runtime.threads or max(1, (os.cpu_count() or 1) // plan.processes_per_node))
+    watch_launcher(free_waiting)
+    world = world if world is not None else joined_world(plan)
+    run_folder.set(folder.path)
+    try:
+        replay(place, world, say)
+    except PluginError as error:
+        error.keep_traceback()
+        raise
+    finally:
+        world.close()
+
+
 def joined_world(plan: Plan) -> World:
     """The ranks that this process's environment describes; each has the recipe's patience with the others."""
     return World.from_environment(plan.device, patience=timedelta(seconds=plan.runtime.timeout))
+
+
+def _trains(plan: Plan, folder: RunFolder, world: World, watcher: Observer, *, resume: bool) -> str:
+    """Train to the end; gives why the run is to be taken up again at once, which a single process does by itself."""
+    try:
+        _train(plan, folder, world, watcher, resume=resume)
+    except OutOfMemoryError as error:
+        leave_mark(folder.path, world.rank, error)
+        if world.size > 1:  # the others may stand in a collective for ever: whoever started them all begins anew
+            raise
+    else:
+        return ""
+    gc.collect()  # what the failed step held, before there is a second network
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+    return halve(folder.path)
 
 
 def _train(plan: Plan, folder: RunFolder, world: World, watcher: Observer, *, resume: bool) -> None:

@@ -22,6 +22,7 @@ import torch
 from wavalign.errors import (
     Interrupted,
     NonFiniteError,
+    OutOfMemoryError,
     PluginError,
     PreflightError,
     RankLostError,
@@ -32,7 +33,9 @@ from wavalign.errors import (
 )
 from wavalign.plugins.settings import Settings
 
-SPEAKING = (PreflightError, NonFiniteError, RankLostError, ResumeError, RewardStopped, StorageError)
+SPEAKING = (
+    PreflightError, NonFiniteError, OutOfMemoryError, RankLostError, ResumeError, RewardStopped, StorageError,
+)  # fmt: skip
 """Errors with a meaning and an exit code of their own."""
 LONGEST_TEXT = 1000
 """Characters of an exception's text in a message; the whole stands in the traceback's file."""
@@ -133,7 +136,7 @@ class Guard:
             return
         if isinstance(error, PluginError) and error.placed:
             return
-        if self._origin.own and isinstance(error, MemoryError | torch.OutOfMemoryError):
+        if self._origin.own and is_out_of_memory(error):
             return
         if self._only and not self._was_in_it(error):
             return
@@ -146,6 +149,16 @@ class Guard:
         """
         files = [file for file, _ in places(error)]
         return any(self._origin.owns(file) for file in (files[:1] if self._origin.own else files))
+
+
+def is_out_of_memory(error: BaseException | None) -> bool:
+    """Whether a device or the host refused memory, be it that a plugin's fault was made of it."""
+    if isinstance(error, PluginError):
+        return is_out_of_memory(error.__cause__)
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    # The allocator of the CPU has no exception of its own.
+    return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
 
 
 def fault(origin: Origin, moment: str, error: BaseException, *, code: CodeType | None = None) -> PluginError:

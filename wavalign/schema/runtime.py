@@ -50,6 +50,9 @@ class EngineSection(Section):
     """ZeRO stage (deepspeed): 1 shards optimiser states, 2 also gradients, 3 also parameters."""
     offload_optimizer: bool = False
     """Keep optimiser states in host memory (deepspeed, stages 1 to 3)."""
+    offload_parameters: bool = Field(default=False, exclude_if=lambda offload: not offload)
+    """Keep each process's part of the parameters in host memory (deepspeed, stage 3): layers come to the device as they
+    are used."""
     options: ZeroOptions = Field(default=ZeroOptions(), exclude_if=lambda options: not options.given)
     """Options of DeepSpeed's own, put over those that the plan chooses; one that is not read is an error."""
 
@@ -72,8 +75,8 @@ class RuntimeSection(Section):
     """Seconds that a process waits for the others before the run ends and says whom it waited for."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """`auto` takes a GPU where there is one."""
-    precision: Literal["float32", "bf16"] = "float32"
-    """Of weights' compute; optimiser states and master weights are float32."""
+    precision: Literal["float32", "bf16", "fp16"] = "float32"
+    """Of weights' compute; optimiser states and master weights are float32. `fp16` scales the loss by itself."""
     gradient_checkpointing: bool = False
     """Keep only each decoder layer's input and compute the layer again for its gradient: less memory, more time."""
     threads: int | None = Field(default=None, ge=1, le=1024)
@@ -82,6 +85,14 @@ class RuntimeSection(Section):
     """Exactly this folder for the run; omitted, a new one under `runs/<name>/`."""
     checkpoint_every: Steps = 0
     """Steps between checkpoints; 0 writes one at the end of each stage only."""
+    async_checkpoints: bool = Field(default=False, exclude_if=lambda beside: not beside)
+    """Write checkpoints beside the steps, from a copy of weights and optimiser states in host memory: a step waits for
+    the copy alone."""
+    checkpoint_store: str | None = Field(
+        default=None, pattern=r"^[a-z][a-z0-9+.-]*://[^@?#]+$", exclude_if=lambda address: address is None
+    )
+    """Also copy the run, each checkpoint as it is complete, to exactly this folder of an object store (`s3://...`,
+    `gs://...`, any URL of fsspec's); `--resume --from URL` goes on from it on an empty machine."""
     keep_checkpoints: int = Field(default=2, ge=1, le=10_000)
     """Newest checkpoints kept."""
     keep_every: Steps = 0
@@ -96,6 +107,8 @@ class RuntimeSection(Section):
     """Share of a step's reward calls that may fail before the run stops."""
     dead_signal_after: Steps = 10
     """Consecutive steps without anything to learn from rewards after which that is said, once a stage; 0 never."""
+    non_finite_limit: int = Field(default=3, ge=1, le=10_000, exclude_if=lambda limit: limit == 3)
+    """Updates in a row with a NaN or infinite gradient at which the run ends; each is skipped. 1 ends at the first."""
     log_rollouts_every: Steps = 10
     """Steps between rollouts written to rollouts.jsonl; 0 writes none."""
     trace_every: Steps = 10

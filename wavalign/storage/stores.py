@@ -105,6 +105,11 @@ class FsspecStore(Store):
         self._fs: Any = filesystem
         self._root = str(root).rstrip("/")
 
+    @property
+    def opened(self) -> tuple[Any, str]:
+        """fsspec's file system, and the folder in it."""
+        return self._fs, self._root
+
     def list(self) -> dict[str, RemoteFile]:
         with self._failures(self.shown):
             self._fs.invalidate_cache()
@@ -136,14 +141,14 @@ class FsspecStore(Store):
             raise CheckpointError(f"{what} may not be read", hint=_WHO) from None
         except OSError as error:
             raise UnreachableError(what, type(error).__name__) from error
-        except _library_errors() as error:
+        except library_errors() as error:
             raise CheckpointError(f"{what} cannot be read: {type(error).__name__}", hint=_WHO) from error
 
 
 _WHO = "does this machine have the store's credentials (AWS_..., GOOGLE_APPLICATION_CREDENTIALS)?"
 
 
-def _library_errors() -> tuple[type[Exception], ...]:
+def library_errors() -> tuple[type[Exception], ...]:
     """Errors of the libraries behind object stores, which are no OSError; only what is loaded can be raised."""
     places = {
         "botocore.exceptions": "BotoCoreError",

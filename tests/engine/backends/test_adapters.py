@@ -19,11 +19,11 @@ from wavalign.engine.models.adapters import attach, merged_weights
 from wavalign.engine.models.reference import AdapterOff
 from wavalign.engine.models.scored_policy import ScoredPolicy, score_batch
 from wavalign.engine.state.distributed import World
-from wavalign.plugins.batch import Role, TokenBatch, TokenSpace
+from wavalign.plugins.batch import Role, TokenBatch
 from wavalign.schema.model import AdapterSection
 from wavalign.schema.runtime import EngineSection
 
-Parts = tuple[Backend, AdapterOff, TokenSpace]
+Parts = tuple[Backend, AdapterOff]
 
 
 def build(kind: str, type_: str, world: World, precision: Precision = "float32") -> Parts:
@@ -34,7 +34,7 @@ def build(kind: str, type_: str, world: World, precision: Precision = "float32")
     fields = {"type": type_, "rank": 3, "groups": ["trunk", "mtp"], "also_train": ["text_head"]}
     section = AdapterSection.model_validate(fields)
     attach(policy, section, architecture=architecture, seed=1, precision=precision)
-    reference, module = AdapterOff(policy), ScoredPolicy(policy, architecture.tokens)
+    reference, module = AdapterOff(policy, architecture.tokens), ScoredPolicy(policy, architecture.tokens)
     if kind == "plain":
         settings = AdamSettings(OPTIM.betas, OPTIM.epsilon, OPTIM.weight_decay, OPTIM.max_grad_norm)
         backend: Backend = PlainBackend(module, policy=policy, optimizer=settings, precision=precision, ranks=world)
@@ -52,12 +52,12 @@ def build(kind: str, type_: str, world: World, precision: Precision = "float32")
             config["zero_optimization"]["stage3_param_persistence_threshold"] = 0
         backend = DeepSpeedBackend(module, policy=policy, heads=module.head_parameters(), config=config, ranks=world)
     reference.follow(backend)
-    return backend, reference, architecture.tokens
+    return backend, reference
 
 
 def train(parts: Parts, world: World, steps: range = range(3)) -> dict[str, Any]:
     """Some updates with a look at the reference before each."""
-    backend, reference, space = parts
+    backend, reference = parts
     losses, norms, scores = [], [], []
     for step in steps:
         ids = torch.randint(20, (4, 1, 24), generator=torch.Generator().manual_seed(step))
@@ -68,8 +68,8 @@ def train(parts: Parts, world: World, steps: range = range(3)) -> dict[str, Any]
         batch = TokenBatch(ids[own], roles[own], sources[own], torch.full((4 // world.size,), 24))
         select = torch.ones(batch.ids.shape, dtype=torch.bool)
         select[:, :, :12] = False
-        with reference.scoring() as policy:
-            scored = score_batch(policy, batch, select, space, temperature=1.0)
+        with reference.scoring() as score:
+            scored = score(batch, select, temperature=1.0)
             scores.append(world.all_reduce_sum(scored.float().sum()).item())
         backend.begin_update(1)
         loss = -backend.forward(batch, select, temperature=1.0).logprobs.sum() / (4 * 12)

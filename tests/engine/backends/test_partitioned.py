@@ -15,7 +15,8 @@ from tests.engine.backends.test_equality import several
 from tests.engine.backends.tiny import OPTIM
 from tests.plugins.architectures.vita_helpers import lively_policy, small_vita
 from wavalign.engine.backends.base import AdamSettings, Backend, Placement, Precision
-from wavalign.engine.backends.deepspeed import DeepSpeedBackend, placement
+from wavalign.engine.backends.deepspeed import DeepSpeedBackend
+from wavalign.engine.backends.partitioned import placement
 from wavalign.engine.backends.plain import PlainBackend
 from wavalign.engine.compile.lowering import deepspeed_config
 from wavalign.engine.models.scored_policy import ScoredPolicy

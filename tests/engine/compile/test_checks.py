@@ -173,6 +173,20 @@ RULES: dict[str, tuple[tuple[Change, ...], str, str, str, str]] = {
         "at ZeRO stage 2 and reads no sub_group_size",
         "remove it",
     ),
+    "parameters elsewhere without deepspeed": (
+        (put("runtime.engine", {"type": "plain", "offload_parameters": True}),),
+        "conflict",
+        "runtime.engine.offload_parameters",
+        "DeepSpeed's",
+        "type: deepspeed",
+    ),
+    "parameters elsewhere that lie whole": (
+        (put("runtime.engine", {"type": "deepspeed", "zero": 2, "offload_parameters": True}),),
+        "conflict",
+        "runtime.engine.offload_parameters",
+        "the stage is 2",
+        "zero: 3",
+    ),
     "offload without zero": (
         (put("runtime.engine", {"type": "deepspeed", "offload_optimizer": True}),),
         "conflict",

@@ -223,7 +223,8 @@ def test_states_by_stage(
     assert {name: found[name] / 1e6 for name in names if name in found} == {
         name: value for name, value in wanted.items() if value is not None
     }
-    assert found["reference"] == (2e6 if precision == "bf16" and zero else 4e6)
+    reference = 2e6 if precision == "bf16" and zero else 4e6
+    assert found["reference"] == reference / (4 if zero == 3 else 1), "four ranks"
 
 
 def test_an_adapter(tmp_path: Path) -> None:
@@ -520,6 +521,16 @@ def states_by_hand(name: str, gpus: int, zero: int, *, lora: bool) -> float:
     trained = added if lora else count
     weights = 2 * (count + added if lora else count)
     return (weights / (gpus if zero == 3 else 1) + 16 * trained / gpus) / GIB
+
+
+def test_parameters_in_host_memory(tmp_path: Path) -> None:
+    """Weights and the reference are not on the device but for the layers that are in use."""
+    engine = {"type": "deepspeed", "zero": 3}
+    there = by_name(estimate(tmp_path, {"engine": engine}))
+    found = by_name(estimate(tmp_path, {"engine": {**engine, "offload_parameters": True}}))
+    assert (there["weights"], there["reference"]) == (1e6, 1e6), "four ranks"
+    assert {name for name, size in there.items() if found[name] != size} == {"weights", "reference"}
+    assert found["weights"] == found["reference"] == 0
 
 
 def table(folder: Path) -> list[str]:

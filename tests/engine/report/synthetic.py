@@ -58,6 +58,9 @@ def train_line(step: int, *, wobble: float = 0.0) -> dict[str, Any]:
         "grad_norm": 1.2 + 0.3 * noise, "learning_rate": 1e-4 * min(1.0, step / 10), "rollout_length": 48 + 0.2 * step,
         "truncated": max(0.0, 0.2 - step / 300), "step_seconds": 1.5, "rollout_seconds": 0.9, "reward_seconds": 0.2,
         "learn_seconds": 0.4, "tokens_per_second": 3100.0 + 80 * noise,
+        "samples_per_second": 42.0, "learned/text_tokens_per_second": 2000.0, "learned/audio_tokens_per_second": 1000.0,
+        "operator/rollout_seconds": 0.9, "operator/backward_seconds": 0.3 if step > 1 else 30.0,
+        "operator/gate_seconds": 0.001, "operator/rows_seconds": 0.002, "model_flops_per_second": 4.5e12, "mfu": 0.375,
     }  # fmt: skip
 
 

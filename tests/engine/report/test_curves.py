@@ -22,7 +22,7 @@ def test_every_logged_value_has_its_chart(run_folder: Path) -> None:
         "Reward and its parts", "Spread within groups", "Rewards that failed", "Gate λ", "What moves the gate",
         "Shares of the terms", "Total loss", "Loss of rl", "Loss of sft", "rl: ratio", "KL to the reference",
         "Length of answers", "Answers cut off", "Trained tokens", "Gradient norm", "Learning rate", "Seconds per step",
-        "Tokens per second",
+        "Tokens per second", "Tokens per second by kind", "Use of the devices",
     }  # fmt: skip
 
 

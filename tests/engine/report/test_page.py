@@ -169,7 +169,7 @@ def test_no_run_no_page(tmp_path: Path) -> None:
 
 def test_charts_and_figures_are_named_for_those_who_listen(page: Page) -> None:
     charts = [attributes for attributes in page.all("svg") if attributes.get("class") == "chart"]
-    assert len(charts) == 18
+    assert len(charts) == 20
     assert all(attributes["role"] == "img" and attributes["aria-label"] for attributes in charts)
     levels = [int(tag[1]) for tag, _ in page.tags if re.fullmatch(r"h[1-6]", tag)]
     assert levels[0] == 1

@@ -21,10 +21,9 @@ def step(number: int, rank: int = 0, **took: float) -> TimedStep:
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:
     timeline = Timeline(tmp_path, rank=1, every=2)
-    assert timeline.spans(3) is None
+    assert [timeline.wants(number) for number in (1, 2, 3, 4)] == [True, True, False, True]
     for number in (1, 2, 4):
-        spans = timeline.spans(number)
-        assert spans is not None
+        spans = Spans()
         with spans.of("rollout"):
             pass
         timeline.write(spans, stage="train", step=number)
@@ -34,8 +33,17 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     assert (operator, lane) == ("rollout", 0) and 0 <= after < 1000 and 0 <= took < 1000
 
 
+def test_times_of_an_operator_add_up() -> None:
+    """Of several micro-batches, as numbers of a step; what has not ended is not there yet."""
+    spans = Spans()
+    spans.found = [("forward", 0, 0.0, 250.0), ("reward.judge", 1, 0.0, 500.0), ("forward", 0, 300.0, 150.0)]
+    assert spans.seconds() == {"forward": 0.4, "reward.judge": 0.5}
+    with spans.of("metrics"):
+        assert "metrics" not in spans.seconds()
+
+
 def test_none_are_kept(tmp_path: Path) -> None:
-    assert Timeline(tmp_path, rank=0, every=0).spans(1) is None
+    assert not Timeline(tmp_path, rank=0, every=0).wants(1)
     with pytest.raises(DataError, match="kept no times"):
         read_timeline(tmp_path)
 
@@ -44,7 +52,7 @@ def test_a_disk_that_refuses_ends_it_and_no_run(tmp_path: Path) -> None:
     (tmp_path / FOLDER).write_text("a file where a folder should be")
     timeline = Timeline(tmp_path, rank=0, every=1)
     timeline.write(Spans(), stage="train", step=1)
-    assert timeline.spans(2) is None
+    assert not timeline.wants(2)
 
 
 def test_a_torn_end_is_left_out_and_damage_is_named(tmp_path: Path) -> None:

@@ -70,12 +70,13 @@ def test_a_gradient_that_is_no_number(whole: tuple[Path, int], tmp_path: Path, m
         seen += 1
         original(self, loss * float("nan") if seen == 3 else loss)
 
+    changes = (*under(whole[1]), put("runtime.non_finite_limit", 1))
     monkeypatch.setattr(DeepSpeedBackend, "backward", spoil)
     with pytest.raises(NonFiniteError) as caught:
-        run(tmp_path, *under(whole[1]))
+        run(tmp_path, *changes)
     monkeypatch.undo()
     assert "the checkpoint of step 2 was written" in caught.value.hint
-    run(tmp_path, *under(whole[1]), resume=True)
+    run(tmp_path, *changes, resume=True)
     assert_same_run(tmp_path / "run", whole[0])
 
 
@@ -89,7 +90,9 @@ def test_rewards_over_their_budget(whole: tuple[Path, int], tmp_path: Path) -> N
 
 @pytest.mark.slow
 def test_broken_weights(whole: tuple[Path, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(learning, "learning_rate", lambda optim, index, total, *, each: 1e38 if index == 2 else 1e-3)
+    """A rate of NaN: the optimiser itself refuses one that is too large for float32."""
+    broken = float("nan")
+    monkeypatch.setattr(learning, "learning_rate", lambda optim, index, total, *, each: broken if index == 2 else 1e-3)
     changes = (*under(whole[1]), put("steps", 3), put("runtime.checkpoint_every", 1), put("evaluation.every", 0))
     with pytest.raises(NonFiniteError, match=r"the update of step 3 .* made weights NaN or infinite") as caught:
         run(tmp_path, *changes)

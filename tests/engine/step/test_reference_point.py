@@ -11,7 +11,7 @@ from tests.engine.step.test_invariance import assert_equal
 from tests.engine.step.test_openings import PAIRS
 from tests.toy.compiled import Change, compiled, only_stage, problems, put
 from tests.toy.live import live_stage, train, train_rank
-from wavalign.engine.models.scored_policy import score_batch
+from wavalign.engine.models.scored_policy import Score, score_batch
 from wavalign.engine.step.batches import Row
 from wavalign.engine.step.rows import mismatched_rows
 from wavalign.engine.step.step import StepExecutor
@@ -26,12 +26,13 @@ KTO: tuple[Change, ...] = (
 )
 
 
-def log_ratio(policy: Policy, reference: Policy, row: Row, space: TokenSpace) -> float:
+def log_ratio(policy: Policy, reference: Score, row: Row, space: TokenSpace) -> float:
     """Of an answer, alone."""
     tokens = collate([row.tokens], space)
     select = (tokens.roles > Role.PROMPT) & (tokens.roles != Role.FORCED)
     with torch.no_grad():
-        mine, other = (score_batch(each, tokens, select, space, temperature=1.0) for each in (policy, reference))
+        mine = score_batch(policy, tokens, select, space, temperature=1.0)
+        other = reference(tokens, select, temperature=1.0)
     return float((mine - other).sum())
 
 

@@ -2,8 +2,8 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal, Protocol, final
@@ -11,11 +11,22 @@ from typing import ClassVar, Literal, Protocol, final
 import torch
 from torch import Tensor, nn
 
+from wavalign.engine.backends.loss_scale import LEAST
+from wavalign.engine.backends.training_state import Holding, StoredState
 from wavalign.errors import NonFiniteError
 from wavalign.plugins.api import Policy
 from wavalign.plugins.batch import TokenBatch
 
-Precision = Literal["float32", "bf16"]
+Precision = Literal["float32", "bf16", "fp16"]
+DTYPES: Mapping[Precision, torch.dtype] = {
+    "float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16
+}  # fmt: skip
+"""What is computed in."""
+
+
+@final
+class GradientOverflowError(Exception):
+    """Scaled gradients of fp16 were too large; no weight has moved, and the next scale is smaller."""
 
 
 class Ranks(Protocol):
@@ -64,12 +75,27 @@ class Placement:
     This one keeps every weight whole on each rank. A backend that wants them otherwise brings its own.
     """
 
+    among: Ranks | None = None
+    """Ranks that weights are divided among; None where each keeps all of them."""
+
     def __init__(self, device: torch.device, *, dtype: torch.dtype = torch.float32) -> None:
         self.device, self.dtype = device, dtype
 
     def settle(self, parameter: nn.Parameter) -> None:
         """Take a parameter [any shape] whose weights are in it; every rank settles all in the same order."""
         return
+
+    def whole(self, parameters: Sequence[nn.Parameter]) -> AbstractContextManager[None]:
+        """Inside, `parameters` that were settled are whole on this rank; every rank enters alike."""
+        return nullcontext()
+
+    def shape(self, parameter: nn.Parameter) -> tuple[int, ...]:
+        """Of the whole parameter, settled or not."""
+        return tuple(parameter.shape)
+
+    def part(self, parameter: nn.Parameter) -> Tensor:
+        """What this rank keeps of a parameter: all of it [any shape], or a part [N]."""
+        return parameter.data
 
 
 @final
@@ -100,8 +126,17 @@ class Backend(ABC):
     _done = 0
     """Of these, how many went backward."""
 
+    def __init__(self) -> None:
+        self._copies: dict[str, Tensor] = {}
+        """Host memory of snapshots, to be used again."""
+
     saves_alone: ClassVar[bool] = False
     """Whether the first rank can `save` without the others."""
+
+    @property
+    def loss_scale(self) -> float | None:
+        """By which the next loss is multiplied in fp16; None where none is scaled."""
+        return None
 
     @property
     @abstractmethod
@@ -162,8 +197,9 @@ class Backend(ABC):
     def step(self, learning_rate: float) -> float:
         """Clip, update, clear gradients; gives the global gradient norm before clipping.
 
-        Raises NonFiniteError, leaving the weights as they are, when that norm is not finite, and RuntimeError where
-        micro-batches of the update are missing. The update is over either way.
+        Raises NonFiniteError, leaving the weights as they are, when that norm is not finite, GradientOverflowError
+        where a loss scale may be the reason, and RuntimeError where micro-batches of the update are missing. The update
+        is over either way.
         """
         planned, done, self._planned, self._done = self._planned, self._done, 0, 0
         if not planned or done < planned:
@@ -187,6 +223,17 @@ class Backend(ABC):
     @abstractmethod
     def full_parameters(self) -> AbstractContextManager[None]:
         """Inside, every parameter of `policy` is whole on this rank and computes in the training's precision."""
+
+    def whole(self, parameters: Sequence[nn.Parameter]) -> AbstractContextManager[None]:
+        """Inside, `parameters` of the policy are whole on this rank; every rank enters alike, between updates."""
+        return self.full_parameters()
+
+    def exchanged(self, kept: Mapping[str, Tensor]) -> AbstractContextManager[None]:
+        """Inside, parameters that lie in parts have on this rank that of `kept` [N], by name.
+
+        Every rank enters alike, between updates.
+        """
+        raise NotImplementedError("weights of this backend lie whole on every rank")
 
     @property
     @abstractmethod
@@ -215,12 +262,31 @@ class Backend(ABC):
         """What this rank holds of every weight that is trained, by name: whole [*], or [N] elements of a part."""
 
     @abstractmethod
+    def holding(self) -> Holding:
+        """What this rank writes of weights and optimiser states, as it is now: views, to be used before they change."""
+
+    @final
     def save(self, folder: Path) -> None:
-        """Write weights and optimiser states under `folder`; every rank calls it."""
+        """Write weights and optimiser states under `folder`; every rank calls it, and none waits for another."""
+        self.holding().write(folder)
+
+    @final
+    def snapshot(self) -> Callable[[Path], None]:
+        """Copy to host memory what `save` would write; gives what writes it, at any time before the next snapshot."""
+        return self.holding().copied(self._copies).write
+
+    @final
+    def load(self, folder: Path) -> None:
+        """Restore what `save` wrote, on however many ranks and by whichever backend: weights and moments exactly.
+
+        Every rank calls it. Raises CheckpointError where it is of another model, or not whole.
+        """
+        with ExitStack() as stack:
+            self._restore(StoredState(folder, stack))
 
     @abstractmethod
-    def load(self, folder: Path) -> None:
-        """Restore what `save` wrote, bit for bit."""
+    def _restore(self, stored: StoredState) -> None:
+        """Take weights and optimiser states from `stored`."""
 
     def close(self) -> None:
         """Let go of what the backend holds; called once, the policy is not used afterwards."""
@@ -258,15 +324,18 @@ def parameter_groups(
 
 
 def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[None]:
-    """Compute in bfloat16 from float32 weights where `precision` says so."""
+    """Compute in half precision from float32 weights where `precision` says so."""
     if precision == "float32":
         return nullcontext()
-    return torch.autocast(device.type, dtype=torch.bfloat16)
+    return torch.autocast(device.type, dtype=DTYPES[precision])
 
 
-def finite_norm(norm: float) -> float:
-    """`norm` itself; raises NonFiniteError when it is NaN or infinite."""
+def finite_norm(norm: float, scale: float | None = None) -> float:
+    """`norm` itself; when it is NaN or infinite, raises GradientOverflowError if the loss `scale` can shrink, or else
+    NonFiniteError."""
     if not math.isfinite(norm):
+        if scale is not None and scale > LEAST:
+            raise GradientOverflowError
         raise NonFiniteError(
             f"the gradient norm is {norm}; the weights were not updated",
             hint="lower the learning rate, or look at the step's losses in metrics.jsonl",

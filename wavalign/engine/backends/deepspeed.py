@@ -1,70 +1,35 @@
-"""DeepSpeed with ZeRO 0 to 3: the only module that knows it.
+"""DeepSpeed with ZeRO 0 to 3, as a backend.
 
-DeepSpeed averages over micro-batches and ranks (`divisor`), skips an update whose gradient norm is not finite, and
-writes its own files in a checkpoint. It also writes to the terminal in many places; all of them are silenced here. Its
-logger `LOGGER` stays, without a handler, for those who want its words in a file.
+DeepSpeed averages over micro-batches and ranks (`divisor`) and skips an update whose gradient norm is not finite.
 """
 
-import atexit
 import copy
-import logging
-import os
-import sys
-import warnings
+import math
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stderr, redirect_stdout
-from pathlib import Path
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, final
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from wavalign.engine.backends.base import (
     Backend,
-    Placement,
     PolicyOutput,
+    Precision,
     Ranks,
     autocast,
     beside,
     finite_norm,
     parameter_groups,
 )
-from wavalign.errors import CheckpointError
+from wavalign.engine.backends.deepspeed_library import filter_warnings, hushed, join_group, load_library
+from wavalign.engine.backends.deepspeed_stretches import is_parted, stretch_of, stretches, unmoved
+from wavalign.engine.backends.loss_scale import LossScale, scaler_numbers, scaler_state
+from wavalign.engine.backends.partitioned import dimensions_of, dtype_of, exchanged, heads_of_all, shape_of
+from wavalign.engine.backends.training_state import Holding, StoredState, Stretch
+from wavalign.errors import PreflightError
 from wavalign.plugins.api import Policy
 from wavalign.plugins.batch import TokenBatch
-
-LOGGER = "DeepSpeed"
-_TAG = "training"
-_MAX_HEADS = 127
-"""A head's index in a batch is an int8."""
-
-
-def placement(config: Mapping[str, Any], ranks: Ranks) -> Placement:
-    """Where the weights of a network to be trained by `config` are read to: whole, or at stage 3 in parts."""
-    dtype = _dtype(config)
-    if config["zero_optimization"]["stage"] == 3:
-        return PartitionedPlacement(config, ranks, dtype)
-    return Placement(ranks.device, dtype=dtype)
-
-
-@final
-class PartitionedPlacement(Placement):
-    """Every rank keeps its part of each weight; whole is but the one that is being read."""
-
-    def __init__(self, config: Mapping[str, Any], ranks: Ranks, dtype: torch.dtype) -> None:
-        super().__init__(ranks.device, dtype=dtype)
-        self._config = copy.deepcopy(dict(config))
-        _join_group(ranks)
-        with _hushed():
-            self._library = _load(ranks.device)
-            self._library.init_distributed(dist_init_required=False)  # it takes part in the group there is
-
-    def settle(self, parameter: nn.Parameter) -> None:
-        holder = nn.Module()  # the library partitions modules
-        holder.register_parameter("weight", parameter)
-        with _hushed():
-            self._library.zero.Init(module=holder, config_dict_or_path=self._config, dtype=self.dtype)
 
 
 @final
@@ -85,31 +50,40 @@ class DeepSpeedBackend(Backend):
         `heads` are the weights that the forward pass of `module` uses itself, outside the modules that own them.
         `module` must take `heads` (indices to walk through beyond those of its selection) in its forward pass.
         """
+        super().__init__()
         self._policy, self._ranks = policy, ranks
         self._beside = beside(module, policy)
         self._named = dict(policy.named_parameters()) | self._beside
         for parameter in self._beside.values():
             # The library does not convert and move what stands beside weights that were partitioned while read.
-            parameter.data = parameter.data.to(ranks.device, _dtype(config))
+            parameter.data = parameter.data.to(ranks.device, dtype_of(config))
         self._stage = int(config["zero_optimization"]["stage"])
         self._offload = "offload_optimizer" in config["zero_optimization"]
-        self._autocast = bool(config["torch_autocast"]["enabled"])
+        self._autocast = _autocast_precision(config)
         self._micro_batch = int(config["train_micro_batch_size_per_gpu"])
-        _join_group(ranks)
-        with _hushed(), ranks.joint("its building"):
-            self._library = _load(ranks.device)
+        join_group(ranks)
+        with hushed(), ranks.joint("its building"):
+            self._library = load_library(ranks.device)
+            if config["fp16"]["enabled"] and not self._library.accelerator.get_accelerator().is_fp16_supported():
+                hint = "take runtime.precision: float32 or bf16 here, or fp16 with the plain engine or stage 0"
+                raise PreflightError("DeepSpeed's stages 1 to 3 do not compute in fp16 on this device", hint=hint)
             if self._stage == 3:
                 for head in heads:
                     self._library.zero.register_external_parameter(module, head)
             decay = float(config["optimizer"]["params"]["weight_decay"])
             self._engine, *_ = self._library.initialize(
                 model=module,
-                model_parameters=parameter_groups(self._named.values(), decay, _dimensions),
+                model_parameters=parameter_groups(self._named.values(), decay, dimensions_of),
                 config=copy.deepcopy(dict(config)),
                 dist_init_required=False,
             )
-        _filter_warnings()
+        filter_warnings()
         self._whole = False
+        self._fp16 = bool(config["fp16"]["enabled"])
+        self._scale = LossScale(ranks.device) if self._autocast == "fp16" else None
+        if self._fp16:
+            # Below the least scale it is said as what it is, not by an exception without a class.
+            self._engine.optimizer.loss_scaler.raise_error_at_min_scale = False
 
     @property
     def policy(self) -> Policy:
@@ -118,8 +92,9 @@ class DeepSpeedBackend(Backend):
     def forward(
         self, batch: TokenBatch, select: Tensor, *, temperature: float | Tensor, support: Tensor | None = None
     ) -> PolicyOutput:
-        heads = self._heads_of_all(batch, select) if self._stage else None
-        with self._ranks.joint("a forward pass"):
+        heads = heads_of_all(self._ranks, batch, select) if self._stage else None
+        half = autocast(self._ranks.device, "fp16") if self._autocast == "fp16" else nullcontext()
+        with self._ranks.joint("a forward pass"), half:
             output = self._engine(batch, select, temperature=temperature, support=support, heads=heads)
         return PolicyOutput(*output)
 
@@ -134,7 +109,7 @@ class DeepSpeedBackend(Backend):
             self._forget_gradients()
         with self._ranks.joint("a backward pass"):
             self._engine.set_gradient_accumulation_boundary(last)
-            self._engine.backward(loss)
+            self._engine.backward(loss if self._scale is None else self._scale.scaled(loss))
             if last and self._offload:
                 # Takes along parameters that an earlier micro-batch reached and this one did not.
                 self._engine.optimizer.finalize_gradient_accumulation_boundary()
@@ -142,10 +117,22 @@ class DeepSpeedBackend(Backend):
     def _step(self, learning_rate: float) -> float:
         for group in self._engine.optimizer.param_groups:
             group["lr"] = learning_rate
+        scale = self.loss_scale
         with self._ranks.joint("an update"):
-            norm = self._checked_norm() if self._stage == 0 else None
+            if self._scale is not None:
+                self._scale.unscale(self._engine.optimizer)
+            norm = self._checked_norm(scale) if self._stage == 0 else None
             self._engine.step()
+            self._forget_skipped()
+            if norm is None and self._fp16 and self._engine.optimizer.overflow:
+                return finite_norm(math.inf, scale)  # the norm that it gives is that of an earlier update
             return finite_norm(float(self._engine.get_global_grad_norm())) if norm is None else norm
+
+    @property
+    def loss_scale(self) -> float | None:
+        if self._fp16:
+            return float(self._engine.optimizer.loss_scaler.cur_scale)
+        return None if self._scale is None else self._scale.value
 
     @property
     def beside(self) -> Mapping[str, Tensor]:
@@ -154,13 +141,28 @@ class DeepSpeedBackend(Backend):
     def full_parameters(self) -> AbstractContextManager[None]:
         if self._stage == 3 and not self._whole:
             return self._gathered()
-        return autocast(self._ranks.device, "bf16") if self._autocast else nullcontext()
+        return autocast(self._ranks.device, self._autocast)
+
+    def whole(self, parameters: Sequence[nn.Parameter]) -> AbstractContextManager[None]:
+        if self._stage < 3 or self._whole:
+            return self.full_parameters()
+        return self._alone(parameters)
+
+    def exchanged(self, kept: Mapping[str, Tensor]) -> AbstractContextManager[None]:
+        return exchanged(self._named, kept)
+
+    @contextmanager
+    def _alone(self, parameters: Sequence[nn.Parameter]) -> Iterator[None]:
+        """Some parameters whole, outside any pass."""
+        with self._library.zero.GatheredParameters(list(parameters)):
+            for parameter in parameters:
+                parameter.ds_active_sub_modules.clear()  # type: ignore[attr-defined]
+            yield
 
     def weights(self) -> Iterator[tuple[str, Tensor]]:
         for name, tensor in self._policy.state_dict(keep_vars=True).items():
             if self._stage == 3 and isinstance(tensor, nn.Parameter) and not self._whole:
-                with self._library.zero.GatheredParameters([tensor]):
-                    tensor.ds_active_sub_modules.clear()  # type: ignore[attr-defined]
+                with self._alone([tensor]):
                     yield name, tensor.data.to("cpu", copy=True) if self._ranks.rank == 0 else tensor.data
             else:
                 yield name, tensor.data
@@ -172,33 +174,62 @@ class DeepSpeedBackend(Backend):
             if self._stage < 3:
                 yield name, parameter.data
             else:
-                part = parameter.ds_tensor.data  # type: ignore[attr-defined]
-                # The last part may be longer than what is left of the weight; behind that stands anything.
-                held = int(parameter.ds_numel) - self._ranks.rank * part.numel()  # type: ignore[attr-defined]
-                yield name, part.flatten()[: max(0, held)]
+                yield name, stretch_of(parameter, self._ranks.rank)[1]
 
-    def save(self, folder: Path) -> None:
-        with self._ranks.joint("a checkpoint"):
-            self._engine.save_checkpoint(str(folder), tag=_TAG, save_latest=False)
+    def holding(self) -> Holding:
+        """Of trained weights this rank's stretches; the first rank also what is whole on all of them."""
+        rank, optimizer = self._ranks.rank, self._engine.optimizer
+        holding = Holding(f"training-{rank:05d}.safetensors")
+        if rank == 0 or self._stage:
+            for found in self._stretches():
+                holding.add(found, optimizer.state if self._stage == 0 else optimizer.optimizer.state)
+        for name, tensor in unmoved(self._policy, self._named).items():
+            if is_parted(tensor):
+                start, part = stretch_of(tensor, rank)
+                if part.numel():
+                    holding.tensors[f"weights/{name}"] = part
+                    holding.places[f"weights/{name}"] = (start, list(shape_of(tensor)))
+            elif rank == 0:
+                holding.tensors[f"weights/{name}"] = tensor.data
+        if rank == 0:
+            holding.extra |= self._scale.numbers() if self._scale is not None else scaler_numbers(self._scaler())
+        return holding
 
-    def load(self, folder: Path) -> None:
-        with self._ranks.joint("a checkpoint"):
-            found, _ = self._engine.load_checkpoint(str(folder), tag=_TAG)
-        if found is None:
-            raise CheckpointError(f"{folder / _TAG} holds no training state of DeepSpeed")
+    def _restore(self, stored: StoredState) -> None:
+        optimizer, still = self._engine.optimizer, unmoved(self._policy, self._named)
+        stored.check([*still, *(name for name, each in self._named.items() if each.requires_grad)])
+        for name, tensor in still.items():
+            start, held = stretch_of(tensor, self._ranks.rank) if is_parted(tensor) else (0, tensor.data)
+            if held.numel():
+                stored.restore(name, held, start)
+        for index, found in enumerate(self._stretches()):
+            stored.fill(found, optimizer if self._stage == 0 else optimizer.optimizer)
+            if self._stage == 3:
+                optimizer._reassign_or_swap_out_partitioned_parameters(index)
+        if self._stage in (1, 2):
+            optimizer._hp_optimizer_states_linked = False  # the library links them again at the next step
+            for name, parameter in self._named.items():
+                if parameter.requires_grad:
+                    parameter.data.copy_(stored.read("weights", name).view(parameter.shape))
+        if self._stage == 3:
+            with self._ranks.joint("a checkpoint"):
+                optimizer.checkpoint_event_epilogue()  # what stays whole is gathered again
+        if self._scale is not None:
+            self._scale.take(stored.extra)
+        self._scaler().update(scaler_state(self._scaler(), stored.extra))
+
+    def _stretches(self) -> Iterator[list[Stretch]]:
+        return stretches(self._engine.optimizer, self._named, stage=self._stage, rank=self._ranks.rank)
+
+    def _scaler(self) -> dict[str, Any]:
+        """What a loss scaler remembers; empty where there is none."""
+        scaler = getattr(self._engine.optimizer, "loss_scaler", None)
+        return vars(scaler) if scaler is not None and scaler.dynamic else {}
 
     def close(self) -> None:
         self._engine.destroy()
 
     # --- inside -------------------------------------------------------------------------------------------------------
-
-    def _heads_of_all(self, batch: TokenBatch, select: Tensor) -> frozenset[int]:
-        """Heads that any rank's `select` (bool [B, S, T]) comes from: gathering a parameter takes every rank."""
-        used = torch.zeros(_MAX_HEADS + 1, dtype=torch.int64, device=self._ranks.device)
-        sources, chosen = (each.flatten().to(used.device, torch.int64) for each in (batch.sources, select))
-        used.index_add_(0, sources, chosen)
-        self._ranks.sum_(used)
-        return frozenset(head for head, count in enumerate(used.tolist()) if count)
 
     def _forget_gradients(self) -> None:
         """Clear the last step's gradients at the start of a step.
@@ -221,13 +252,20 @@ class DeepSpeedBackend(Backend):
             if gradients is not None:
                 gradients.zero_()
 
-    def _checked_norm(self) -> float:
+    def _forget_skipped(self) -> None:
+        """Free the sums of a skipped update: in half precision, offloading, DeepSpeed would add to them."""
+        optimizer = self._engine.optimizer
+        if self._offload and self._stage < 3 and optimizer.overflow:
+            for group in optimizer.averaged_gradients:
+                optimizer.averaged_gradients[group] = None
+
+    def _checked_norm(self, scale: float | None) -> float:
         """Norm of the whole gradients at stage 0, where the engine keeps none and would update by NaN."""
         gradients = [p.grad for p in self._named.values() if p.grad is not None]
         norm = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(gradient) for gradient in gradients]))
         if not torch.isfinite(norm):
             self._engine.zero_grad()
-        return finite_norm(float(norm))
+        return finite_norm(float(norm), scale)
 
     @contextmanager
     def _gathered(self) -> Iterator[None]:
@@ -247,63 +285,8 @@ class DeepSpeedBackend(Backend):
                 offload._register_deepspeed_module(offload.module)
 
 
-def _dtype(config: Mapping[str, Any]) -> torch.dtype:
-    """What weights are held in."""
-    return torch.bfloat16 if config["bf16"]["enabled"] else torch.float32
-
-
-def _dimensions(parameter: nn.Parameter) -> int:
-    """Of the whole parameter; what is left in the place of a partitioned one has one dimension."""
-    shape: Sequence[int] = getattr(parameter, "ds_shape", parameter.shape)
-    return len(shape)
-
-
-def _join_group(ranks: Ranks) -> None:
-    """DeepSpeed wants a process group and its variables also where there is only one process."""
-    for name, value in (("RANK", ranks.rank), ("WORLD_SIZE", ranks.size), ("LOCAL_RANK", ranks.device.index or 0)):
-        os.environ.setdefault(name, str(value))
-    if not dist.is_initialized():
-        backend = "gloo" if ranks.device.type == "cpu" else "cpu:gloo,cuda:nccl"
-        store = dist.HashStore()  # type: ignore[attr-defined]
-        dist.init_process_group(backend, store=store, rank=ranks.rank, world_size=ranks.size)
-        # DeepSpeed keeps groups of its own for the life of the process: the next run in it must find the same.
-        atexit.register(dist.destroy_process_group)
-
-
-def _load(device: torch.device) -> Any:
-    """The library, told what device it runs on, without a compiled helper that only its inference uses."""
-    os.environ["DS_ACCELERATOR"] = device.type
-    # Here and not above: the import takes seconds, looks at the variable, and most runs do without it.
-    import deepspeed
-
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    logger = logging.getLogger(LOGGER)
-    for handler in [handler for handler in logger.handlers if type(handler) is logging.StreamHandler]:
-        logger.removeHandler(handler)
-    logger.addHandler(logging.NullHandler())
-    return deepspeed
-
-
-def _filter_warnings() -> None:
-    """What the library's steps would warn of: its own habits, nothing a user could change."""
-    warnings.filterwarnings("ignore", module=r"deepspeed(\.|$)")
-    warnings.filterwarnings("ignore", message=r".torch\.distributed\.\w+. is deprecated", category=FutureWarning)
-
-
-@contextmanager
-def _hushed() -> Iterator[None]:
-    """Nothing written inside reaches the terminal, be it by Python, by a library or by a child process."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    saved = os.dup(1), os.dup(2)
-    try:
-        with open(os.devnull, "w", encoding="utf-8") as null, warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            os.dup2(null.fileno(), 1)
-            os.dup2(null.fileno(), 2)
-            with redirect_stdout(null), redirect_stderr(null):
-                yield
-    finally:
-        for descriptor, number in zip(saved, (1, 2), strict=True):
-            os.dup2(descriptor, number)
-            os.close(descriptor)
+def _autocast_precision(config: Mapping[str, Any]) -> Precision:
+    """What is computed in from float32 weights."""
+    if config["torch_autocast"]["dtype"] == "float16":
+        return "fp16"
+    return "bf16" if config["torch_autocast"]["enabled"] else "float32"

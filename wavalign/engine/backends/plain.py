@@ -1,19 +1,16 @@
 """PyTorch alone: AdamW on every rank over gradients summed in flat buckets.
 
-Master weights, gradients and optimiser states are float32. With precision `bf16` the network runs under autocast:
-matrix products in bfloat16 from the float32 weights, norms and log-probs in float32. A second copy of the weights in
-bfloat16 would need less memory in the forward pass but lets small updates vanish wherever it is trained itself; those
-who need the memory have the DeepSpeed backend.
+Master weights, gradients and optimiser states are float32. With precision `bf16` or `fp16` the network runs under
+autocast: matrix products in half precision from the float32 weights, norms and log-probs in float32. A second copy of
+the weights in half precision would need less memory in the forward pass but lets small updates vanish wherever it is
+trained itself; those who need the memory have the DeepSpeed backend.
 """
 
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
-from pathlib import Path
 from typing import final
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from wavalign.engine.backends.base import (
@@ -27,14 +24,14 @@ from wavalign.engine.backends.base import (
     finite_norm,
     parameter_groups,
 )
-from wavalign.errors import CheckpointError
+from wavalign.engine.backends.loss_scale import LossScale
+from wavalign.engine.backends.training_state import Holding, StoredState, whole_stretches
 from wavalign.plugins.api import Policy
 from wavalign.plugins.batch import TokenBatch
 
 BUCKET = 25_000_000
 """Gradient elements summed over ranks at once: 100 MB."""
 _FILE = "training.safetensors"
-_MOMENTS = ("exp_avg", "exp_avg_sq", "step")
 
 
 @final
@@ -47,6 +44,7 @@ class PlainBackend(Backend):
         self, module: nn.Module, *, policy: Policy, optimizer: AdamSettings, precision: Precision, ranks: Ranks
     ) -> None:
         """Train `module`, whose forward pass scores `policy`; trainable weights become float32 on the ranks' device."""
+        super().__init__()
         self._module, self._policy, self._ranks, self._precision = module.to(ranks.device), policy, ranks, precision
         self._max_norm = optimizer.max_grad_norm
         self._heads = beside(module, policy)
@@ -56,6 +54,7 @@ class PlainBackend(Backend):
             parameter.data = parameter.data.float()
         for tensor in self._weights().values():
             ranks.broadcast_(tensor)
+        self._scale = LossScale(ranks.device) if precision == "fp16" else None
         self._optimizer = torch.optim.AdamW(
             parameter_groups(self._trainable.values(), optimizer.weight_decay),
             betas=optimizer.betas,
@@ -74,19 +73,24 @@ class PlainBackend(Backend):
             return PolicyOutput(*self._module(batch, select, temperature=temperature, support=support))
 
     def _backward(self, loss: Tensor, *, first: bool, last: bool) -> None:
-        loss.backward()
+        (loss if self._scale is None else self._scale.scaled(loss)).backward()
         if last:
             self._sum_gradients()
 
     def _step(self, learning_rate: float) -> float:
+        scale = self.loss_scale
+        for parameter in self._trainable.values():
+            _gradient(parameter)
+        if self._scale is not None:
+            self._scale.unscale(self._optimizer)
         norms = [torch.linalg.vector_norm(_gradient(p)) for p in self._trainable.values()]
         norm = torch.linalg.vector_norm(torch.stack(norms))
         try:
-            value = finite_norm(float(norm))
-            scale = self._max_norm / (norm + 1e-6)
-            if scale < 1:
+            value = finite_norm(float(norm), scale)
+            factor = self._max_norm / (norm + 1e-6)
+            if factor < 1:
                 for parameter in self._trainable.values():
-                    _gradient(parameter).mul_(scale)
+                    _gradient(parameter).mul_(factor)
             for group in self._optimizer.param_groups:
                 group["lr"] = learning_rate
             self._optimizer.step()
@@ -95,37 +99,34 @@ class PlainBackend(Backend):
         return value
 
     @property
+    def loss_scale(self) -> float | None:
+        return None if self._scale is None else self._scale.value
+
+    @property
     def beside(self) -> Mapping[str, Tensor]:
         return {name: parameter.data for name, parameter in self._heads.items()}
 
     def full_parameters(self) -> AbstractContextManager[None]:
         return autocast(self._ranks.device, self._precision)
 
-    def save(self, folder: Path) -> None:
-        """Rank 0 writes one file: all ranks hold the same."""
-        if self._ranks.rank != 0:
-            return
-        tensors = {f"weights/{name}": tensor.contiguous() for name, tensor in self._weights().items()}
-        for name, parameter in self._trainable.items():
-            state = self._optimizer.state.get(parameter, {})
-            tensors |= {f"{moment}/{name}": tensor for moment, tensor in state.items()}
-        save_file(tensors, folder / _FILE)
+    def holding(self) -> Holding:
+        """All of it on rank 0, nothing on the others: all ranks hold the same."""
+        holding = Holding(_FILE)
+        if self._ranks.rank == 0:
+            holding.tensors |= {f"weights/{name}": tensor for name, tensor in self._weights().items()}
+            holding.add(whole_stretches(self._trainable), self._optimizer.state)
+            holding.extra |= {} if self._scale is None else self._scale.numbers()
+        return holding
 
-    def load(self, folder: Path) -> None:
-        with safe_open(folder / _FILE, framework="pt") as file:
-            stored = set(file.keys())
-            weights = self._weights()
-            unknown = {name for name in stored if name.split("/", 1)[1] not in weights}
-            missing = {f"weights/{name}" for name in weights} - stored
-            if unknown or missing:
-                raise CheckpointError(f"{folder / _FILE} is of another model: {min(unknown | missing)} does not match")
-            for name, tensor in weights.items():
-                tensor.copy_(file.get_tensor(f"weights/{name}"))
-            for name, parameter in self._trainable.items():
-                moments = [moment for moment in _MOMENTS if f"{moment}/{name}" in stored]
-                self._optimizer.state[parameter] = {
-                    moment: file.get_tensor(f"{moment}/{name}").to(self._ranks.device) for moment in moments
-                }
+    def _restore(self, stored: StoredState) -> None:
+        weights = self._weights()
+        stored.check(weights)
+        stored.fill(list(whole_stretches(self._trainable)), self._optimizer)
+        for name, tensor in weights.items():
+            if name not in self._trainable:
+                stored.restore(name, tensor)
+        if self._scale is not None:
+            self._scale.take(stored.extra)
 
     def _parts(self) -> Iterator[tuple[str, Tensor]]:
         for name, parameter in self._trainable.items():

@@ -8,9 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import final
 
-import torch
-
-from wavalign.engine.backends.base import Placement
+from wavalign.engine.backends.base import DTYPES, Placement
 from wavalign.engine.compile.plan import Plan, StagePlan
 from wavalign.engine.compile.stage_links import codec_before, start_in_plan
 from wavalign.engine.contracts.origins import guarded_block
@@ -190,8 +188,7 @@ class OpenModel:
         plan, stage = self.chosen.plan, self.chosen.stage
         if self.chosen.checkpoint is not None:
             return self._from_checkpoint(self.chosen.checkpoint)
-        half = plan.runtime.precision == "bf16"
-        placement = Placement(self.world.device, dtype=torch.bfloat16 if half else torch.float32)
+        placement = Placement(self.world.device, dtype=DTYPES[plan.runtime.precision])
         with guarded_block(self.architecture, "building its network"):
             return self.builder.starting_weights(stage, self.architecture).policy(placement)
 

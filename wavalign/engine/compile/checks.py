@@ -8,6 +8,7 @@ from wavalign.engine.compile.geometry import nearest_multiples
 from wavalign.engine.compile.guard_checks import guard_problems
 from wavalign.engine.compile.lowering import unread_options
 from wavalign.engine.compile.names import name_problems
+from wavalign.engine.compile.offloading import check_offload
 from wavalign.engine.compile.operators import DEMONSTRATIONS, POINTS, ROLLOUTS
 from wavalign.engine.compile.pair_checks import check_pairs, reads_model
 from wavalign.engine.compile.plan import Cluster, TermPlan
@@ -328,16 +329,7 @@ _RULES: Mapping[str, Callable[[StageChecks], None]] = {
 
 def check_runtime(runtime: RuntimeSection, cluster: Cluster, note: Note) -> None:
     """Rules between the runtime section and the machine."""
-    path: Path
-    if runtime.engine.type == "plain":
-        for name, value in (("zero", runtime.engine.zero), ("offload_optimizer", runtime.engine.offload_optimizer)):
-            if value:
-                path = ("runtime", "engine", name)
-                self_help = "set runtime.engine.type: deepspeed"
-                note("conflict", f"{name} is DeepSpeed's, and the engine is plain", path, self_help)
-    elif runtime.engine.offload_optimizer and runtime.engine.zero == 0:
-        path = ("runtime", "engine", "offload_optimizer")
-        note("conflict", "offload_optimizer needs a ZeRO stage of 1 or more", path, "set runtime.engine.zero: 2")
+    check_offload(runtime.engine, note)
     for name in unread_options(runtime.engine):
         where = "plain" if runtime.engine.type == "plain" else f"at ZeRO stage {runtime.engine.zero}"
         note(

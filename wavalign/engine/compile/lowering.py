@@ -6,6 +6,8 @@ What a key means is in DeepSpeed's configuration page. Decisions taken here:
 - `bf16` at stage 0 is autocast over float32 weights, as in the plain backend: DeepSpeed's own bfloat16 mode would add
   up gradients in bfloat16 there. From stage 1 on weights and activations are bfloat16, while master weights, gradient
   sums, their transport and optimiser states are float32.
+- `fp16` is the same in float16, with a dynamic loss scale. At stage 0 autocast and scale are the backend's: the scaler
+  of DeepSpeed's autocast is in no checkpoint, and a second engine of the process would use it beside its own.
 - `gradient_accumulation_steps` is what an update is planned to take; the backend tells the engine that of each one.
 - Buffers are sized in elements: large on a GPU, where they hide the network, small in a host's memory.
 """
@@ -17,6 +19,11 @@ from wavalign.schema.optim import OptimSection
 from wavalign.schema.runtime import EngineSection, ZeroOptions
 
 _BUCKET = {"cuda": 50_000_000, "cpu": 5_000_000}
+SCALING = {
+    "enabled": True, "auto_cast": False, "loss_scale": 0, "initial_scale_power": 16, "loss_scale_window": 1000,
+    "hysteresis": 1, "consecutive_hysteresis": False, "min_loss_scale": 1,
+}  # fmt: skip
+"""A dynamic scale, by the numbers of `backends/loss_scale.py`."""
 _PERSIST = 10_000
 """Parameters up to this many elements (norms, biases) stay whole at stage 3."""
 
@@ -31,8 +38,9 @@ def deepspeed_config(
     processes: int,
     device: str,
 ) -> dict[str, Any]:
-    """DeepSpeed's configuration of one stage; `precision` float32 or bf16, `device` cpu or cuda."""
-    half = precision == "bf16" and engine.zero > 0
+    """DeepSpeed's configuration of one stage; `precision` float32, bf16 or fp16, `device` cpu or cuda."""
+    half = precision != "float32" and engine.zero > 0
+    fp16 = precision == "fp16"
     return {
         "train_micro_batch_size_per_gpu": micro_batch,
         "gradient_accumulation_steps": accumulation,
@@ -53,9 +61,12 @@ def deepspeed_config(
         "gradient_predivide_factor": 1.0,
         "communication_data_type": "fp32",
         "data_types": {"grad_accum_dtype": "fp32"},
-        "fp16": {"enabled": False},
-        "bf16": {"enabled": half, "check_grad_overflow": True},
-        "torch_autocast": {"enabled": precision == "bf16" and not half, "dtype": "bfloat16"},
+        "fp16": dict(SCALING) if half and fp16 else {"enabled": False},
+        "bf16": {"enabled": half and not fp16, "check_grad_overflow": True},
+        "torch_autocast": {
+            "enabled": precision == "bf16" and not half,
+            "dtype": "float16" if fp16 and not half else "bfloat16",
+        },
         "zero_optimization": _zero(engine, device),
         "zero_allow_untested_optimizer": False,
         "steps_per_print": None,
@@ -95,6 +106,8 @@ def _zero(engine: EngineSection, device: str) -> dict[str, Any]:
         }
     if engine.offload_optimizer:
         zero["offload_optimizer"] = {"device": "cpu", "pin_memory": device == "cuda"}
+    if engine.zero == 3 and engine.offload_parameters:
+        zero["offload_param"] = {"device": "cpu", "pin_memory": device == "cuda"}
     return zero | engine.options.given
 
 

@@ -50,7 +50,8 @@ def estimate_memory(
         stage.geometry or only_measuring(processes),
         zero=runtime.engine.zero if deepspeed else 0,
         offload=deepspeed and runtime.engine.offload_optimizer,
-        half=runtime.precision == "bf16",
+        parts_on_host=deepspeed and runtime.engine.offload_parameters,
+        half=runtime.precision != "float32",
         row=row,
         on_cpu=not on_gpu,
     )
@@ -95,7 +96,8 @@ def _states(case: Case, *, adapted: bool, of: str = "") -> Iterator[MemoryRow]:
     wide, narrow = (2 if case.native else 4), (2 if case.native or (adapted and case.half) else 4)
     count = wide * trained + narrow * frozen
     note = "bfloat16" if case.native else "float32" if wide == narrow or not frozen else "what is frozen in bfloat16"
-    yield MemoryRow(name=f"{of}weights", bytes=count // (ranks if case.zero == 3 else 1), note=note)
+    note += ", in host memory" if case.parts_on_host else ""
+    yield MemoryRow(name=f"{of}weights", bytes=_spread(count, case), note=note)
     host = ", in host memory" if case.offload else ""
     if case.zero:
         master = 0 if case.offload else 4 * trained // ranks
@@ -124,6 +126,11 @@ def _gradients(case: Case, *, name: str, host: str) -> MemoryRow:
     return MemoryRow(name=name, bytes=size, note=note, phase=phase)
 
 
+def _spread(count: int, case: Case) -> int:
+    """Of `count` bytes of weights what a device holds."""
+    return count // case.holders if case.holders else 0
+
+
 def _networks(case: Case, stage: StagePlan) -> Iterator[MemoryRow]:
     """Weights beside those of the training state."""
     adapter = stage.stage.model.adapter
@@ -131,14 +138,14 @@ def _networks(case: Case, stage: StagePlan) -> Iterator[MemoryRow]:
         copied = case.weights.trainable if adapter is not None else case.weights.held
         yield MemoryRow(name="bf16 copy", bytes=2 * copied, note="of float32 weights, while computing")
     if stage.copies_reference:
-        count = (2 if case.native else 4) * case.weights.held
+        count = _spread((2 if case.native else 4) * case.weights.held, case)
         note = "frozen copy in " + ("bfloat16" if case.native else "float32")
         yield MemoryRow(name="reference", bytes=count, note=note)
     elif stage.graph.gives("ref_logprobs"):
         note = "the policy with its adapter off"
         if case.weights.trained:
             note += "; a copy of what is also trained"
-        yield MemoryRow(name="reference", bytes=4 * case.weights.trained, note=note)
+        yield MemoryRow(name="reference", bytes=_spread(4 * case.weights.trained, case), note=note)
     if models := _reward_models(stage):
         note = "networks that score answers, taken to be as large as this one"
         yield MemoryRow(name="reward models", bytes=models * case.width * case.weights.held, note=note)

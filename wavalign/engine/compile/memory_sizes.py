@@ -41,6 +41,8 @@ class Case:
     """Compute in bfloat16."""
     row: RowSizes
     on_cpu: bool = False
+    parts_on_host: bool = False
+    """Whether parts of parameters lie in host memory."""
 
     @property
     def streams(self) -> int:
@@ -95,6 +97,11 @@ class Case:
     @property
     def width(self) -> int:
         return 2 if self.half else 4
+
+    @property
+    def holders(self) -> int:
+        """Over how many processes weights are spread; 0 where none of them is on a device."""
+        return 0 if self.parts_on_host else self.ranks if self.zero == 3 else 1
 
     @property
     def ranks(self) -> int:

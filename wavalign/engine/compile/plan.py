@@ -21,7 +21,7 @@ from wavalign.schema.stage_kinds import KINDS, StageKind
 FREE_RUNTIME = (
     "folder", "trackers", "report", "keep_checkpoints", "keep_every", "checkpoint_every", "reward_workers", "threads",
     "gradient_checkpointing", "clips", "reward_failure_budget", "log_rollouts_every", "dead_signal_after", "timeout",
-    "trace_every",
+    "trace_every", "async_checkpoints", "checkpoint_store", "non_finite_limit",
 )  # fmt: skip
 """Keys of `runtime` that change nothing that is learned: a resumed run may have others."""
 _BESIDE = ("fingerprint", "earlier", "accepted")

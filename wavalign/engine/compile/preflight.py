@@ -150,7 +150,10 @@ class _Inspection:
         if self.plan.device != "cpu" or not any(stage.kind.network for stage in self.plan.stages):
             return
         products = cpu_products()
-        if self.plan.runtime.precision == "bf16" and products.ratio < 1:
+        if self.plan.runtime.precision == "fp16":
+            hint = "fp16 is for GPUs that have no bfloat16; keep runtime.precision: float32 on a CPU"
+            self._add("", "precision", "warning", "fp16 on a CPU is slow", hint)
+        elif self.plan.runtime.precision == "bf16" and products.ratio < 1:
             self._add("", "precision", "warning", f"bf16 on this CPU: {products.text}", products.advice)
         elif self.plan.runtime.precision == "float32" and products.ratio >= WORTH:
             self._add("", "precision", "ok", f"float32; {products.advice} ({products.text})")

@@ -1,6 +1,7 @@
 """What may differ between the plan a run was begun by and the one it is resumed by.
 
-Free are the keys of `runtime` in `FREE_RUNTIME`, a reward's `timeout` and the description. The `steps` of the stage the
+Free are the keys of `runtime` in `FREE_RUNTIME`, a reward's `timeout` and the description. On how many processes a run
+goes on, and by which engine, may change, too: a checkpoint is read by any number of them. The `steps` of the stage the
 run stands in may be raised. What a person accepts by name (`reward.answer`, `metric.heard`) may have other options or a
 mended plugin file. Everything else is another run.
 """
@@ -13,6 +14,7 @@ from typing import Any, final
 from wavalign.engine.compile.components import components
 from wavalign.engine.compile.plan import Plan, learned
 from wavalign.plugins.registry import Registry
+from wavalign.schema.runtime import EngineSection
 
 MOST_LINES = 12
 Key = tuple[str | int, ...]
@@ -27,7 +29,7 @@ class PlanChanges:
 
     def __init__(self, old: Mapping[str, Any], new: Plan, *, accepted: Collection[str], stage: int) -> None:
         """`old` is the content of plan.json; `stage` is the index of the stage that the run stands in."""
-        self._new, self._accepted, self._stage = new, frozenset(accepted), stage
+        self._old, self._new, self._accepted, self._stage = old, new, frozenset(accepted), stage
         self._known = {each.label for each in components(new)}
         self._names = [str(each["name"]) for each in old["stages"]]
         found = list(_differences(learned(old), learned(new.model_dump(mode="json")), ()))
@@ -49,6 +51,16 @@ class PlanChanges:
         """Whether the stage goes on longer than was planned."""
         return self._raised
 
+    @property
+    def moved(self) -> list[str]:
+        """On what the run goes on that it was not on before, in words; empty where that is the same."""
+        runtime, engine = self._old["runtime"], self._new.runtime.engine
+        was, now = self._old["processes"], self._new.processes
+        before = EngineSection.model_validate(runtime["engine"])
+        names = (engine_name(before), engine_name(engine))
+        ranks = [f"{now} process{'es' * (now > 1)} (it had {was})"] * (now != was)
+        return ranks + [f"{names[1]} (it had {names[0]})"] * (before != engine)
+
     def text(self) -> str:
         """The refused differences, at most `MOST_LINES` of them."""
         more = [f"and {len(self.refused) - MOST_LINES} more"] if len(self.refused) > MOST_LINES else []
@@ -61,6 +73,8 @@ class PlanChanges:
             return True
         match key:
             case ("stages", int(), "first_step") if self._raised:
+                return True
+            case ("processes",) | ("runtime", "processes") | ("runtime", "engine", *_):
                 return True
             case ("stages", int(), "stage", "rewards", name, *_):
                 return f"reward.{name}" in self._accepted
@@ -105,6 +119,14 @@ class PlanChanges:
             name, rest = self._names[int(parts[1])], parts[3:] if parts[2] == "stage" else parts[2:]
             parts = rest if len(self._names) == 1 else ["stages", name, *rest]
         return ".".join(parts)
+
+
+def engine_name(engine: EngineSection) -> str:
+    """An engine and its options, for people."""
+    if engine.type == "plain":
+        return "the plain engine"
+    said = engine.model_dump(exclude_defaults=True, exclude={"type", "zero"})
+    return f"ZeRO {engine.zero}" + (f" with {', '.join(sorted(said))}" if said else "")
 
 
 def _differences(old: Any, new: Any, key: Key) -> Iterator[tuple[Key, Any, Any]]:

@@ -57,7 +57,7 @@ def scaled(
     flows = step_traffic(stage, runtime, weights)
     seconds = _compute(stage, runtime, weights, row, machine)
     seconds["sending"] = sum(flow.sent(machine.processes) for flow in flows) / machine.wire
-    half, zero = runtime.precision == "bf16", runtime.engine.type == "deepspeed" and runtime.engine.zero > 0
+    half, zero = runtime.precision != "float32", runtime.engine.type == "deepspeed" and runtime.engine.zero > 0
     # Float32 weights (masters) and two moments, and beside masters the bfloat16 weights.
     size = 12 * weights.trainable + (2 * weights.held if half and zero else 0)
     writers = machine.nodes if zero else 1
@@ -76,7 +76,7 @@ def _compute(
     seconds = {}
     if stage.graph.gives("rollouts"):
         answers = cut.prompts_per_process * cut.group_size
-        width = 2 if runtime.precision == "bf16" else 4
+        width = 4 if runtime.precision == "float32" else 2
         prefill = FORWARD * count * cut.prompts_per_process * row.prompt / rate
         # A token of all answers takes as long as reading the weights once, or as computing where there are many.
         token = max(width * count / (machine.memory * GIGA), FORWARD * count * answers / rate)

@@ -46,7 +46,7 @@ def step_traffic(stage: StagePlan, runtime: RuntimeSection, weights: WeightCount
     if cut is None or cut.processes == 1:
         return ()
     zero = runtime.engine.zero if runtime.engine.type == "deepspeed" else 0
-    width = 2 if runtime.precision == "bf16" and zero else 4
+    width = 2 if runtime.precision != "float32" and zero else 4
     passes = cut.updates * cut.accumulation
     trained = 4 * (weights.trainable + (weights.critic_trained if stage.has_critic else 0))
     if zero < 2:

@@ -10,15 +10,16 @@ parameter groups, stay as they are, and `merged_weights` gives the original name
 Sources: LoRA (arXiv 2106.09685), DoRA (arXiv 2402.09353).
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-from wavalign.engine.backends.base import Precision
+from wavalign.engine.backends.base import DTYPES, Placement, Precision
 from wavalign.engine.compile.adapter import adapted_layers
 from wavalign.plugins.api import Architecture, Policy
 from wavalign.schema.model import AdapterSection
@@ -34,17 +35,25 @@ _PREFIX = "base_model.model."
 
 
 def attach(
-    policy: Policy, section: AdapterSection, *, architecture: Architecture, seed: int, precision: Precision
+    policy: Policy,
+    section: AdapterSection,
+    *,
+    architecture: Architecture,
+    seed: int,
+    precision: Precision,
+    placement: Placement | None = None,
 ) -> None:
     """Put new adapters on `policy`, which computes as before until they are trained, and freeze everything else.
 
-    A is drawn from `seed`, B is 0. Adapters and `also_train` are trainable; under bf16 the frozen weights are held in
-    bfloat16. Raises PreflightError for a target or group that selects nothing.
+    A is drawn from `seed`, B is 0. Adapters and `also_train` are trainable; in half precision the frozen weights are
+    held in it, too. `placement` is that of the policy's weights, which may lie in parts. Raises PreflightError for a
+    target or group that selects nothing.
     """
+    place = placement if placement is not None else Placement(next(policy.parameters()).device)
     # It takes seconds to import, and most runs do without it.
     from peft import LoraConfig, inject_adapter_in_model
 
-    shapes = {name: tuple(tensor.shape) for name, tensor in policy.state_dict().items()}
+    shapes = _shapes(policy, place)
     paths = adapted_layers(section, shapes, architecture.parameter_group)
     config = LoraConfig(
         r=section.rank,
@@ -54,27 +63,70 @@ def attach(
         use_dora=section.type == "dora",
     )
     unused = {id(parameter) for parameter in policy.parameters() if not parameter.requires_grad}
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), _shaped(policy, paths, place):
         torch.manual_seed(seed)
         inject_adapter_in_model(config, policy, NAME)
-    own = {id(parameter) for layer in _layers(policy).values() for parameter in _added(layer).values()}
+    _set_trained(policy, section, architecture=architecture, unused=unused, precision=precision, place=place)
+    for layer in _layers(policy).values():
+        _set_up(layer, place)
+    if place.among is not None:
+        for parameter in adapter_parameters(policy):
+            parameter.data = parameter.data.to(place.dtype)
+            place.settle(parameter)
+
+
+def _set_trained(
+    policy: Policy,
+    section: AdapterSection,
+    *,
+    architecture: Architecture,
+    unused: set[int],
+    precision: Precision,
+    place: Placement,
+) -> None:
+    """Say what is trained and what is frozen, and hold both in their precision where they are whole."""
+    own = {id(parameter) for parameter in adapter_parameters(policy)}
     for name, parameter in policy.named_parameters():
         also = id(parameter) not in unused and architecture.parameter_group(name) in section.also_train
         trained = id(parameter) in own or also
         parameter.requires_grad_(trained)
+        if place.among is not None and id(parameter) not in own:
+            continue  # it lies in the precision of the backend
         if trained:
             parameter.data = parameter.data.float()
-        elif precision == "bf16" and parameter.is_floating_point():
-            parameter.data = parameter.data.bfloat16()
-    for layer in _layers(policy).values():
-        _set_up(layer)
+        elif precision != "float32" and parameter.is_floating_point():
+            parameter.data = parameter.data.to(DTYPES[precision])
 
 
-def trained_in_full(policy: Policy) -> dict[str, Tensor]:
-    """Copies [...] of the trainable weights that are no adapter's, by name."""
-    own = {id(parameter) for layer in _layers(policy).values() for parameter in _added(layer).values()}
+def _shapes(policy: Policy, place: Placement) -> dict[str, tuple[int, ...]]:
+    """Whole shapes of a policy's lasting tensors by name."""
+    found = policy.state_dict(keep_vars=True).items()
+    return {name: place.shape(x) if isinstance(x, nn.Parameter) else tuple(x.shape) for name, x in found}
+
+
+@contextmanager
+def _shaped(policy: Policy, paths: Collection[str], place: Placement) -> Iterator[None]:
+    """Inside, weights in parts of the modules `paths` have the shape of whole ones and nothing in them.
+
+    The library looks at shapes, and with DoRA computes with values, which `_set_up` does again.
+    """
+    weights = [each for path in paths for each in policy.get_submodule(path).parameters()]
+    kept = [(each, each.data) for each in weights if place.among is not None]
+    for parameter, data in kept:
+        parameter.data = data.new_zeros(()).expand(place.shape(parameter))
+    try:
+        yield
+    finally:
+        for parameter, data in kept:
+            parameter.data = data
+
+
+def trained_in_full(policy: Policy, placement: Placement | None = None) -> dict[str, Tensor]:
+    """Copies [...] of the trainable weights that are no adapter's, by name; of those in parts the part [N]."""
+    own = {id(parameter) for parameter in adapter_parameters(policy)}
+    part = (lambda each: each.data) if placement is None else placement.part
     return {
-        name: parameter.detach().clone()
+        name: part(parameter).clone()
         for name, parameter in policy.named_parameters()
         if parameter.requires_grad and id(parameter) not in own
     }
@@ -103,12 +155,28 @@ def switched_off(policy: Policy, weights: Mapping[str, Tensor]) -> Iterator[None
             module.training = training
 
 
-def merged_weights(policy: Policy) -> Mapping[str, Tensor]:
-    """The state dict of the network that `policy` computes, under the original names.
+def merged_weights(policy: Policy) -> dict[str, Tensor]:
+    """The state dict [...] of the network that `policy`, which is whole, computes: all that `merged_parts` makes."""
+    return {name: made() for name, _, made in merged_parts(policy)}
 
-    A merged weight [O, I] is made when it is asked for, in float32, and given in the precision its layer is held in.
+
+def merged_parts(policy: Policy) -> Iterator[tuple[str, list[nn.Parameter], Callable[[], Tensor]]]:
+    """Every tensor of the network that `policy` computes: its original name, the parameters it is made of, and how.
+
+    A merged weight [O, I] is made in float32, and given in the precision its layer is held in.
     """
-    return _Merged(policy)
+    layers, merged = _layers(policy), list[str]()
+    for name, tensor in policy.state_dict(keep_vars=True).items():
+        path = next((path for path in layers if name.startswith(f"{path}.")), None)
+        original = name if path is None else name.replace(f"{path}.base_layer.", f"{path}.", 1)
+        if path is not None and (original == name or original == f"{path}.weight"):
+            if path not in merged:
+                merged.append(path)
+        else:
+            parts = [tensor] if isinstance(tensor, nn.Parameter) else []
+            yield original, parts, partial(Tensor.detach, tensor)
+    for path in merged:
+        yield f"{path}.weight", list(policy.get_submodule(path).parameters()), partial(_merge, layers[path])
 
 
 def save_adapter(policy: Policy, folder: Path) -> None:
@@ -127,34 +195,6 @@ def save_adapter(policy: Policy, folder: Path) -> None:
     config.save_pretrained(str(folder))
 
 
-@final
-class _Merged(Mapping[str, Tensor]):
-    """A state dict whose adapted weights are merged one at a time."""
-
-    def __init__(self, policy: Policy) -> None:
-        self._plain, self._merged = dict(policy.state_dict()), dict[str, Any]()
-        for path, layer in _layers(policy).items():
-            inside = [name for name in self._plain if name.startswith(f"{path}.")]
-            for name in inside:
-                tensor = self._plain.pop(name)
-                original = name.replace(f"{path}.base_layer.", f"{path}.", 1)
-                if original != name and original != f"{path}.weight":
-                    self._plain[original] = tensor
-            self._merged[f"{path}.weight"] = layer
-
-    def __getitem__(self, name: str) -> Tensor:
-        """The weight [...] of that name; an adapted one [O, I] is merged now."""
-        layer = self._merged.get(name)
-        return self._plain[name] if layer is None else _merge(layer)
-
-    def __iter__(self) -> Iterator[str]:
-        yield from self._plain
-        yield from self._merged
-
-    def __len__(self) -> int:
-        return len(self._plain) + len(self._merged)
-
-
 def _merge(layer: "LoraLayer") -> Tensor:
     """The one matrix [O, I] that `layer` multiplies by; the layer stays as it is, to the last bit."""
     weight = layer.get_base_layer().weight
@@ -169,15 +209,15 @@ def _merge(layer: "LoraLayer") -> Tensor:
         layer.merged_adapters.clear()
 
 
-def _set_up(layer: "LoraLayer") -> None:
+def _set_up(layer: "LoraLayer", place: Placement) -> None:
     """What the library leaves to the precision the weights happened to be in."""
     if not layer.lora_magnitude_vector:
         # Autocast converts the input once, for the layer's own weight; a float32 copy of it would serve nobody.
         layer.cast_input_dtype_enabled = False
         return
     weight = layer.get_base_layer().weight
-    assert isinstance(weight, Tensor)
-    with torch.no_grad():
+    assert isinstance(weight, nn.Parameter)
+    with torch.no_grad(), place.whole([weight]):
         length = torch.linalg.norm(weight.float(), dim=1)
         layer.lora_magnitude_vector[NAME].weight.copy_(length)  # type: ignore[operator]  # a module's parameter
 
@@ -188,6 +228,11 @@ def _layers(policy: nn.Module) -> dict[str, "LoraLayer"]:
     from peft.tuners.lora import LoraLayer
 
     return {path: module for path, module in policy.named_modules() if isinstance(module, LoraLayer)}
+
+
+def adapter_parameters(policy: nn.Module) -> list[nn.Parameter]:
+    """Those of all adapters."""
+    return [parameter for layer in _layers(policy).values() for parameter in _added(layer).values()]
 
 
 def _added(layer: "LoraLayer") -> dict[str, nn.Parameter]:

@@ -8,7 +8,7 @@ Letters: N rows, H hidden, V vocabulary, K kept ids, B sequences, S streams, T t
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import final
+from typing import Protocol, final
 
 import torch
 from torch import Tensor, nn
@@ -79,6 +79,15 @@ def head_logprobs(hidden: Tensor, weight: Tensor, query: Query) -> tuple[Tensor,
     return logprobs, entropy if query.with_entropy else None
 
 
+class Score(Protocol):
+    """Log-probs of a batch."""
+
+    def __call__(
+        self, batch: TokenBatch, select: Tensor, *, temperature: float | Tensor, support: Tensor | None = None
+    ) -> Tensor:
+        """[B, S, T] of the positions in `select` (bool [B, S, T]), 0 elsewhere, as `score_batch` gives them."""
+
+
 def score_batch(
     policy: Policy,
     batch: TokenBatch,
@@ -95,10 +104,25 @@ def score_batch(
     [B, S, T, K] as in `selected_logprobs`. float32, or float64 for a float64 policy. Raises ValueError when a selected
     position has no earlier position it could be predicted from.
     """
-    score, used = ScoredPolicy(policy, space), select.flatten(1).any(dim=1).nonzero()[:, 0]
+    scored = ScoredPolicy(policy, space)
+    return score_used(
+        lambda *given, **named: scored(*given, **named)[0], batch, select, temperature=temperature, support=support
+    )
+
+
+def score_used(
+    score: Score,
+    batch: TokenBatch,
+    select: Tensor,
+    *,
+    temperature: float | Tensor,
+    support: Tensor | None = None,
+) -> Tensor:
+    """What `score` gives [B, S, T], asked of the sequences alone that `select` takes something of; of all for none."""
+    used = select.flatten(1).any(dim=1).nonzero()[:, 0]
     if len(used) in (0, len(select)):
-        return score(batch, select, temperature=temperature, support=support)[0]  # type: ignore[no-any-return]
-    scored, _ = score(
+        return score(batch, select, temperature=temperature, support=support)
+    scored = score(
         batch.rows(used),
         select[used],
         temperature=temperature[used] if isinstance(temperature, Tensor) else temperature,

@@ -1,10 +1,9 @@
 """Where a stage's network is put while it is made, and the backend that trains it."""
 
-import torch
-
-from wavalign.engine.backends.base import AdamSettings, Backend, Placement
+from wavalign.engine.backends.base import DTYPES, AdamSettings, Backend, Placement
 from wavalign.engine.backends.plain import PlainBackend
 from wavalign.engine.compile.plan import Plan, StagePlan
+from wavalign.engine.models.reference import Scorer
 from wavalign.engine.models.scored_policy import ScoredPolicy
 from wavalign.engine.state.distributed import World
 from wavalign.plugins.api import Architecture, Policy
@@ -12,14 +11,13 @@ from wavalign.plugins.api import Architecture, Policy
 
 def stage_placement(plan: Plan, stage: StagePlan, world: World) -> Placement:
     """Device and precision of the starting weights, and whether ranks hold parts of them."""
-    if stage.stage.model.adapter is not None:
-        # Adapters are put on whole layers, held as they stay; a backend that partitions does so afterwards.
-        half = plan.runtime.precision == "bf16"
-        return Placement(world.device, dtype=torch.bfloat16 if half else torch.float32)
+    parted = stage.deepspeed is not None and stage.deepspeed["zero_optimization"]["stage"] == 3
+    if stage.stage.model.adapter is not None and not parted:
+        return Placement(world.device, dtype=DTYPES[plan.runtime.precision])  # what is frozen is held as it stays
     if stage.deepspeed is None:
         return Placement(world.device)
     # As below: its import takes seconds.
-    from wavalign.engine.backends.deepspeed import placement
+    from wavalign.engine.backends.partitioned import placement
 
     return placement(stage.deepspeed, world)
 
@@ -49,3 +47,13 @@ def stage_backend(
 
     heads = scored.head_parameters()
     return DeepSpeedBackend(scored, policy=policy, heads=heads, config=stage.deepspeed, ranks=world)
+
+
+def divided_scorer(stage: StagePlan, policy: Policy, *, architecture: Architecture, world: World) -> Scorer:
+    """What scores with a frozen `policy` whose weights were placed in parts."""
+    assert stage.deepspeed is not None
+    # As above.
+    from wavalign.engine.backends.partitioned import PartitionedScorer
+
+    scored = ScoredPolicy(policy.requires_grad_(False).eval(), architecture.tokens)
+    return PartitionedScorer(scored, heads=scored.head_parameters(), config=stage.deepspeed, ranks=world)

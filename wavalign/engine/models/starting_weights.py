@@ -2,11 +2,12 @@
 
 For a checkpoint nothing is drawn and nothing is held twice: the network is made without memory for its weights, then
 each tensor gets its memory, is copied from the mapped file and is handed to the backend's `Placement`, which may keep
-it whole or a part of it. Buffers that a network computes when it is made (rotary frequencies) are real from the start.
+it whole or a part of it. What is drawn is the same for every placement; in parts where it is placed in parts
+(`drawing.py`). Buffers that a network computes when it is made (rotary frequencies) are real from the start.
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, final
 
@@ -16,6 +17,7 @@ from torch.overrides import TorchFunctionMode
 
 from wavalign.engine.backends.base import Placement
 from wavalign.engine.compile.plan import StagePlan
+from wavalign.engine.models.drawing import DrawnInParts
 from wavalign.errors import PluginError
 from wavalign.plugins.api import Architecture, Policy
 from wavalign.storage.tensors import StoredTensor, Weights, check_finite, check_fit, check_types, read_checkpoint
@@ -57,7 +59,7 @@ class StartingWeights:
     def policy(self, placement: Placement) -> Policy:
         """The network, its weights placed; raises CheckpointError where they do not fit."""
         if self._folder is None:
-            return _placed(self._architecture.build_policy(seed=self._seed), placement)
+            return self._drawn(placement)
         with _Unfilled():
             policy = self._architecture.empty_policy()
         stored = read_checkpoint(self._folder, pickles=self._pickles)
@@ -66,6 +68,15 @@ class StartingWeights:
         check_types(stored, _floating(policy), where=self._folder)
         _fill(policy, stored, placement)
         return policy
+
+    def _drawn(self, placement: Placement) -> Policy:
+        """The network with random weights; the same ones, however they are placed."""
+        if placement.among is None:
+            return _placed(self._architecture.build_policy(seed=self._seed), placement)
+        with DrawnInParts(placement.among) as drawing:
+            policy = self._architecture.build_policy(seed=self._seed)
+        drawing.all_whole(but={each.untyped_storage()._cdata for each in policy.parameters()})
+        return _placed(policy, placement, whole=drawing.whole)
 
 
 def _floating(policy: Policy) -> list[str]:
@@ -124,9 +135,10 @@ def _buffer(buffer: Tensor, name: str, lasting: Mapping[str, Tensor], weights: W
     return buffer.to(placement.device)
 
 
-def _placed(policy: Policy, placement: Placement) -> Policy:
-    """A network that is whole on the host, given to the backend parameter by parameter."""
+def _placed(policy: Policy, placement: Placement, *, whole: Callable[[nn.Parameter], None] = lambda _: None) -> Policy:
+    """A network on the host, given to the backend parameter by parameter; `whole` fetches what one still lacks."""
     for parameter in policy.parameters():
+        whole(parameter)
         parameter.data = parameter.data.to(placement.device, placement.dtype)
         placement.settle(parameter)
     for name, buffer in policy.named_buffers():

@@ -21,7 +21,9 @@ TIMES = {
 }
 FACTORS = ("direction", "information")
 """The gate's factors that lie in 0..1; what else it logs has charts of its own."""
-NAMED = frozenset({"gate", "kl", "loss", "reward", "share", "tokens"})
+MEMORY = ("sampling", "scoring", "backward", "step")
+"""Phases whose peaks of memory are logged, `memory/<phase>_bytes`."""
+NAMED = frozenset({"gate", "kl", "learned", "loss", "memory", "operator", "reward", "sampled", "share", "tokens"})
 """First parts of keys that have a chart of their own; any other `<term>/<metric>` is a term's own metric."""
 
 
@@ -180,12 +182,21 @@ class _Builder:
             for index, (key, label) in enumerate(TIMES.items())
             if key in keys
         ]
+        rates = [self.curve(f"learned/{kind}_tokens_per_second", kind, colour) for kind, colour in KINDS.items()]
         return [
             self.chart("Gradient norm", "before clipping", [self.curve("grad_norm", "norm", "c1")]),
             self.chart("Learning rate", "", [self.curve("learning_rate", "rate", "c5")]),
             self.chart("Seconds per step", "", times),
             self.chart("Tokens per second", "", [self.curve("tokens_per_second", "tokens/s", "c2")], smooth=True),
+            self.chart("Tokens per second by kind", "of the rows learned from", rates, smooth=True),
+            self.fraction("Use of the devices", "MFU while learning", [self.curve("mfu", "MFU", "c4")]),
+            self.chart("Peak of memory by phase", "bytes, on the fullest process", self.peaks(keys)),
         ]
+
+    def peaks(self, keys: Sequence[str]) -> list[Curve]:
+        """Of each phase that was measured."""
+        named = [(f"memory/{phase}_bytes", phase) for phase in MEMORY]
+        return [self.curve(key, label, PALETTE[index]) for index, (key, label) in enumerate(named) if key in keys]
 
     def evaluation(self) -> list[Chart]:
         """Held-out values over steps, where a split was measured more than twice."""

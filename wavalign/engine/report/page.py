@@ -20,6 +20,7 @@ from wavalign.engine.report.plots import SMOOTH_FROM, Chart, digits, interval_st
 from wavalign.engine.report.rounds import all_rounds
 from wavalign.engine.report.sides import CardMaker, CardView, Column
 from wavalign.engine.report.sound import SoundBox
+from wavalign.engine.report.speed import speeds
 from wavalign.engine.report.summary import fixed, headline, rows, verdict
 from wavalign.engine.report.training import steps, worries
 from wavalign.engine.state.files import write_text
@@ -115,6 +116,7 @@ def render_report(run: RunData) -> str:
             sound_note=sound_note(box),
             sections=section_views(sections(run)),
             smooth_note=SMOOTH_NOTE,
+            speeds=speeds(run),
             facts=_facts(run),
             started=_started(run),
             recipe=highlighted(run.recipe),

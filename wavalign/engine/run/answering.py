@@ -5,9 +5,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import torch
-
-from wavalign.engine.backends.base import Placement
+from wavalign.engine.backends.base import DTYPES, Placement
 from wavalign.engine.compile.plan import StagePlan
 from wavalign.engine.contracts.origins import guarded_block
 from wavalign.engine.feeding.feeds import CodeCache, Encoder, feed_seed
@@ -44,8 +42,7 @@ def answerer(builder: Builder, stage: StagePlan, start: Path | None) -> tuple[Po
     architecture = builder.architecture(stage, start)
     check_streams(section, architecture.tokens)
     check_codes(architecture.tokens, codec)
-    half = builder.plan.runtime.precision == "bf16"
-    placement = Placement(world.device, dtype=torch.bfloat16 if half else torch.float32)
+    placement = Placement(world.device, dtype=DTYPES[builder.plan.runtime.precision])
     with guarded_block(architecture, "building its network"):
         policy = builder.starting_weights(stage, architecture).policy(placement)
     encoder = Encoder(architecture, None if codec is None else CodeCache(codec, cache_folder() / "codes.sqlite"))

@@ -6,19 +6,22 @@ from typing import final
 
 import torch
 
-from wavalign.engine.backends.base import Placement, Precision
+from wavalign.engine.backends.base import DTYPES, Placement, Precision
 from wavalign.engine.compile.ahead import AHEAD
 from wavalign.engine.compile.geometry import only_measuring
+from wavalign.engine.compile.model_flops import token_flops
 from wavalign.engine.compile.operators import ROLLOUTS
+from wavalign.engine.compile.peaks import peak_flops
 from wavalign.engine.compile.plan import Geometry, StagePlan, TermPlan
 from wavalign.engine.contracts.origins import guarded_block
 from wavalign.engine.feeding.feeds import Encoder, Feed, feed_seed
 from wavalign.engine.feeding.lengths import bounded_feed
 from wavalign.engine.models.packed_rows import packing_options
-from wavalign.engine.models.reference import AdapterOff, FrozenCopy, Reference
+from wavalign.engine.models.reference import AdapterOff, DividedCopy, FrozenCopy, Reference
 from wavalign.engine.models.reference_cache import FILE, ReferenceCache
-from wavalign.engine.models.stage_backend import stage_backend
+from wavalign.engine.models.stage_backend import divided_scorer, stage_backend, stage_placement
 from wavalign.engine.run.evaluation import Evaluator
+from wavalign.engine.run.halving import most_rows
 from wavalign.engine.run.parts import Parts, used_rewards
 from wavalign.engine.run.reward_models import OpenModels
 from wavalign.engine.state.distributed import World
@@ -31,6 +34,7 @@ from wavalign.engine.step.reward_pool import LiveReward, RewardPool
 from wavalign.engine.step.rollouts import Roller, check_codes
 from wavalign.engine.step.sampling import check_streams, rollout_options
 from wavalign.engine.step.selection import Selection
+from wavalign.engine.step.skipping import SkipWatch
 from wavalign.engine.step.stage import LiveStage, StepSettings
 from wavalign.engine.step.terms import LiveTerm
 from wavalign.plugins.api import (
@@ -46,7 +50,6 @@ from wavalign.plugins.api import (
     Reward,
     Sampler,
 )
-from wavalign.plugins.batch import TokenSpace
 from wavalign.plugins.packing import PackingOptions
 from wavalign.storage.cache import cache_folder
 
@@ -80,7 +83,7 @@ class Builder(Parts):
         advantage = objective.advantage if objective is not None and _learns_from_rewards(stage) else None
         gate = objective.gate if objective is not None and stage.graph.gives("gate") else None
         terms = [self._term(term) for term in stage.terms if term.name in stage.graph.made_for("term")]
-        settings, also = self._settings(stage, architecture.tokens), _asked_by_advantage(stage)
+        settings, also = self._settings(stage, architecture), _asked_by_advantage(stage)
         feeds = self._feeds(stage, encoder, look=start is not None)
         selection = Selection(terms, architecture.tokens, also, _packing(settings.geometry, architecture, policy))
         live = LiveStage(
@@ -101,12 +104,19 @@ class Builder(Parts):
             selection=selection,
             cutter=Cutter(selection, terms, limits=settings.limits, world=self.world),
             signal=SignalWatch(stage, self.plan.runtime.dead_signal_after),
+            skips=SkipWatch(self.plan.runtime.non_finite_limit),
             remembered=Remembered(),
             in_flight=_in_flight(stage, feeds, encoder, self.world),
         )
         return _settled(live)
 
-    def _settings(self, stage: StagePlan, space: TokenSpace) -> StepSettings:
+    def _peak(self) -> float | None:
+        """Operations a second of this rank's device in the run's precision, where they are known."""
+        device = self.world.device
+        name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+        return peak_flops(name, self.plan.runtime.precision)
+
+    def _settings(self, stage: StagePlan, architecture: Architecture) -> StepSettings:
         """What the steps of a stage are told of its recipe."""
         section, adapter = stage.stage, stage.stage.model.adapter
         sampling = rollout_options(section.rollout, text_only=stage.graph.rollout_need == "text")
@@ -117,13 +127,16 @@ class Builder(Parts):
             seed=self.plan.seed,
             geometry=geometry,
             sampling=sampling,
-            temperatures=tuple(sampling.distribution(stream).temperature for stream in space.streams),
+            temperatures=tuple(sampling.distribution(stream).temperature for stream in architecture.tokens.streams),
             truncated=section.rollout.truncated,
             importance_cap=section.rollout.importance_cap,
             resample_limit=0 if section.rollout.resample is None else section.rollout.resample.limit,
             reward_failure_budget=self.plan.runtime.reward_failure_budget,
+            most_rows=None if self.run_folder is None else most_rows(self.run_folder, stage.name),
             dropout=adapter is not None and adapter.dropout > 0,
             optim=section.optim,
+            flops=token_flops(architecture, section.model, critic=stage.has_critic),
+            peak=self._peak(),
         )
 
     def _feeds(self, stage: StagePlan, encoder: Encoder, *, look: bool) -> dict[str, Feed]:
@@ -187,7 +200,7 @@ class Builder(Parts):
 
     def _first_policy(self, stage: StagePlan) -> Policy:
         """The network of what `model` names, whatever stages came between; whole on this rank and not to be trained."""
-        dtype = torch.bfloat16 if self.plan.runtime.precision == "bf16" else torch.float32
+        dtype = DTYPES[self.plan.runtime.precision]
         weights = self.starting_weights(stage, self.architecture(stage, None))
         return weights.policy(Placement(self.world.device, dtype=dtype)).requires_grad_(False)
 
@@ -200,13 +213,14 @@ class Builder(Parts):
         return BestOf(section.evaluation.best_of.n, pool, section.rollout.truncated, budget)
 
     def _reference(self, stage: StagePlan, architecture: Architecture, policy: Policy) -> Reference | None:
-        if stage.copies_reference:
-            half = stage.deepspeed is not None and bool(stage.deepspeed["bf16"]["enabled"])
-            placement = Placement(self.world.device, dtype=torch.bfloat16 if half else torch.float32)
-            copied = self.starting_weights(stage, architecture).policy(placement)
-            precision: Precision = "float32" if half else self.plan.runtime.precision
-            return FrozenCopy(copied, device=self.world.device, precision=precision)
-        return AdapterOff(policy) if stage.graph.gives("ref_logprobs") else None
+        place = stage_placement(self.plan, stage, self.world)
+        if not stage.copies_reference:
+            return AdapterOff(policy, architecture.tokens, place) if stage.graph.gives("ref_logprobs") else None
+        copied = self.starting_weights(stage, architecture).policy(place)
+        if place.among is not None:
+            return DividedCopy(divided_scorer(stage, copied, architecture=architecture, world=self.world))
+        precision: Precision = self.plan.runtime.precision if place.dtype == torch.float32 else "float32"
+        return FrozenCopy(copied, architecture.tokens, device=self.world.device, precision=precision)
 
     def _reference_cache(self, stage: StagePlan, architecture: Architecture) -> ReferenceCache | None:
         """Where the reference's log-probs of rows of data are kept; None where it scores none."""
@@ -262,7 +276,7 @@ def _settled(live: LiveStage) -> LiveStage:
     named |= {f"feed.{name}": feed for name, feed in live.feeds.items()}
     if live.in_flight is not None:
         named["feed.prompts"] = live.in_flight
-    for name, each in {**named, "signal": live.signal}.items():
+    for name, each in {**named, "signal": live.signal, "skips": live.skips}.items():
         if each is not None:
             live.remembered.add(name, each)
     if live.reference_cache is not None:

@@ -6,40 +6,23 @@ of the next one, before the weights moved, still leaves the checkpoint that coul
 the run repeats the step as if nothing had happened.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, final
 
 from wavalign.engine.compile.plan import Plan, StagePlan
+from wavalign.engine.run.checkpoint_writing import CheckpointWriter, Moment
 from wavalign.engine.run.run_log import RunLog
 from wavalign.engine.run.watching import Watches
 from wavalign.engine.state.checkpoint import Checkpoint, CheckpointStore
 from wavalign.engine.state.distributed import World
 from wavalign.engine.state.files import read_json
 from wavalign.engine.state.folder import RunFolder
-from wavalign.engine.state.rng import restore_rng, rng_state
+from wavalign.engine.state.rng import restore_rng, rng_state, seed_rng
+from wavalign.engine.state.seeds import derive
 from wavalign.engine.step.ahead import Kept
-from wavalign.engine.step.ahead import write as write_answers
 from wavalign.engine.step.stage import LiveStage
 from wavalign.errors import Interrupted, ResumeError, WavAlignError
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class Moment:
-    """Everything but the weights after a step of a stage."""
-
-    live: LiveStage
-    stage_step: int
-    meta: Mapping[str, Any]
-    in_flight: Kept | None
-    """Answers that wait for the next step, of all ranks; None where there are none."""
-
-    @property
-    def step(self) -> int:
-        """Counted over all stages."""
-        return self.live.plan.first_step + self.stage_step
 
 
 @final
@@ -51,6 +34,7 @@ class RunCheckpoints:
         self.store = CheckpointStore(
             folder.checkpoints, keep=plan.runtime.keep_checkpoints, every=plan.runtime.keep_every
         )
+        self.writer = CheckpointWriter(self.store, world, log, beside=plan.runtime.async_checkpoints)
         self._moment: Moment | None = None
         self._met: list[Any] | None = None
         self._in_flight: Kept | None = None
@@ -101,6 +85,7 @@ class RunCheckpoints:
     def keep_best(self) -> None:
         """The moment's weights are the best so far: keep their checkpoint until there are better ones."""
         assert self._moment is not None
+        self.writer.settle()  # an older one that is written meanwhile must not take the best so far for forgotten
         self.store.protected = self._moment.step
         self.save()
 
@@ -111,13 +96,14 @@ class RunCheckpoints:
         if watch is None or watch.step in (0, reached):
             return live.plan.first_step + reached
         step = live.plan.first_step + watch.step
+        self.writer.settle()
         self.store.load(self.store.at(step), live.backend.load, world=self.world)
         return step
 
-    def save(self) -> Path:
-        """Write the checkpoint of the moment, unless it is there; gives its folder."""
+    def save(self, *, now: bool = False) -> Path:
+        """Write the checkpoint of the moment, unless it is there; gives its folder, which `now` waits for."""
         assert self._moment is not None
-        return self._save(self._moment, self.world)
+        return self._save(self._moment, self.world, now=now)
 
     def restore(self, live: LiveStage, checkpoint: Checkpoint) -> int:
         """Bring a stage to a checkpoint of it; gives the steps of the stage that it has seen."""
@@ -132,8 +118,16 @@ class RunCheckpoints:
             self.store.protected = live.plan.first_step + best.step if best is not None and best.step else None
         if self.world.is_first:
             self.store.prune()
-        restore_rng(meta["rng"][self.world.rank])
+        self._restore_random(meta["rng"], checkpoint.step)
         return int(meta["stage_step"])
+
+    def _restore_random(self, states: Sequence[Mapping[str, Any]], step: int) -> None:
+        """That of this rank's number; a further rank, where there were fewer, begins a new one by the run's seed."""
+        rank = self.world.rank
+        if rank < len(states):
+            restore_rng(states[rank])
+        else:
+            seed_rng(derive(self.plan.seed, "further process", step, rank))
 
     def latest(self) -> Checkpoint | None:
         """The checkpoint to go on from; raises ResumeError when it is of another plan."""
@@ -179,6 +173,9 @@ class RunCheckpoints:
         moment = self._moment
         if isinstance(error, Interrupted) and error.at_once:
             return
+        unwritten = self.writer.finish(alone=not together and self.world.size > 1)
+        if unwritten and unwritten not in str(error):
+            say(f"the checkpoint that was being written is lost: {unwritten}")
         moved = moment is not None and weights_of != moment.stage_step
         if moved:  # of what they are now no line was logged: no resume could go on as if nothing had happened
             self._tell(error, self._last_good(), say)
@@ -192,7 +189,7 @@ class RunCheckpoints:
         if alone and not self.world.is_first:
             return
         try:
-            written = self._save(moment, self.world.alone() if alone else self.world)
+            written = self._save(moment, self.world.alone() if alone else self.world, now=True)
         except WavAlignError as problem:
             say(f"no checkpoint of step {moment.step} could be written: {problem.message}")
             return
@@ -215,15 +212,6 @@ class RunCheckpoints:
             return "no checkpoint was written before"
         return f"the checkpoint of step {steps[-1]} is whole: --resume repeats the steps from there"
 
-    def _save(self, moment: Moment, world: World) -> Path:
-        self._log.sync()
-        there = self.folder.checkpoints / f"step-{moment.step}"
-        if moment.step in self.store.steps():
-            return there
-
-        def write(folder: Path) -> None:
-            moment.live.backend.save(folder)
-            if moment.in_flight is not None and world.is_first:
-                write_answers(folder, moment.in_flight())
-
-        return self.store.save(moment.step, write, meta=moment.meta, world=world)
+    def _save(self, moment: Moment, world: World, *, now: bool) -> Path:
+        self.writer.write(moment, world, now=now)
+        return self.folder.checkpoints / f"step-{moment.step}"

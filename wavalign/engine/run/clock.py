@@ -12,6 +12,7 @@ from wavalign.engine.run.observers import Observer
 from wavalign.engine.run.pair_evaluation import held_out
 from wavalign.engine.run.rollout_log import RecordMaker
 from wavalign.engine.run.run_log import RunLog
+from wavalign.engine.run.skipped import SkippedUpdates
 from wavalign.engine.run.stopping import StopSignals
 from wavalign.engine.state.checkpoint import Checkpoint
 from wavalign.engine.step.metrics import StepResult
@@ -30,6 +31,7 @@ class StepClock:
         self.checkpoints: RunCheckpoints = measuring.checkpoints
         self.stop: StopSignals = measuring.stop
         self.plan, self.world = self.checkpoints.plan, self.checkpoints.world
+        self.skipped = SkippedUpdates(self.plan, self.checkpoints.folder, self.world)
         self.resumed: Checkpoint | None = None
         """What the run goes on from."""
 
@@ -45,6 +47,7 @@ class StepClock:
     def starts(self, live: LiveStage, done: int) -> None:
         """Remember the moment before the first step."""
         live.clock.before_update = partial(self.checkpoints.meet, live)
+        live.clock.skipped = partial(self.skipped.keep, live)
         self.checkpoints.take(live, done)
 
     def goes_on(self, live: LiveStage, done: int) -> None:
@@ -65,12 +68,15 @@ class StepClock:
         """Log the step, write a checkpoint and measure where that is due; raises Interrupted once somebody asked."""
         self.log_step(live, step, result)
         self.checkpoints.take(live, step)
-        stop = self.world.any_true(self.stop.asked != 0)
+        failed = self.checkpoints.writer.failed
+        stop = self.world.any_true(self.stop.asked != 0 or failed)
         self.stop.in_time()
+        if stop:
+            self.checkpoints.writer.settle(copied=False)
         every = self.plan.runtime.checkpoint_every
         if stop or step == live.plan.steps or (every and step % every == 0):
             self.observer.waiting("writing a checkpoint", 0, 0)
-            written = self.checkpoints.save()
+            written = self.checkpoints.save(now=stop or step == live.plan.steps)
             if stop:
                 raise self.stop.interrupted(str(written))
         self.stop.waits = False
@@ -82,7 +88,7 @@ class StepClock:
         if self.world.any_true(self.stop.asked != 0):  # it came while the last checkpoint was written
             raise self.stop.interrupted()
         if self.checkpoints.reached < stage.steps:
-            self.checkpoints.save()
+            self.checkpoints.save(now=True)
             self.observer.message(f"stage {stage.name} ends early, after {self.checkpoints.reached} steps")
         elif stage.stage.evaluation.at_end:
             self.measure(live, stage.steps)

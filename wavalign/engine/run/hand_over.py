@@ -6,7 +6,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from wavalign.engine.models.adapters import merged_weights, save_adapter
+from wavalign.engine.models.adapters import adapter_parameters, merged_parts, save_adapter
 from wavalign.engine.state.files import fsync_folder, storage_errors
 from wavalign.engine.step.stage import LiveStage
 from wavalign.storage.shards import ShardWriter
@@ -40,10 +40,14 @@ def leave_model(live: LiveStage, folder: Path) -> None:
 
 def _weights(live: LiveStage, adapter: Path | None = None) -> Iterator[tuple[str, Tensor]]:
     """The network's tensors [...] by original name; an adapter's own files are written to `adapter` on the way."""
+    backend = live.backend
     if live.plan.stage.model.adapter is None:
-        yield from live.backend.weights()
+        yield from backend.weights()
         return
-    with live.backend.full_parameters():
+    with backend.whole(adapter_parameters(backend.policy)):
         if adapter is not None:
-            save_adapter(live.backend.policy, adapter)
-            yield from merged_weights(live.backend.policy).items()
+            save_adapter(backend.policy, adapter)
+    for name, parts, merged in merged_parts(backend.policy):
+        with backend.whole(parts):
+            if adapter is not None:
+                yield name, merged()

@@ -6,7 +6,7 @@ import platform
 import socket
 import sys
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, final
 
@@ -15,6 +15,7 @@ import torch
 from wavalign import __version__
 from wavalign.engine.compile.plan import Plan
 from wavalign.engine.compile.resuming import PlanChanges
+from wavalign.engine.run.copying import fetch_run, is_address
 from wavalign.engine.state.checkpoint import Checkpoint, CheckpointStore
 from wavalign.engine.state.distributed import World
 from wavalign.engine.state.files import full_disk, read_json
@@ -24,10 +25,16 @@ from wavalign.schema.dumping import dump_yaml
 
 ROOT = Path("runs")
 MAY_CHANGE = (
-    "what may change: folder, trackers, report, checkpoint_every, keep_checkpoints, keep_every, log_rollouts_every, "
-    "trace_every, threads, reward_workers, reward_failure_budget and gradient_checkpointing of `runtime`, a "
-    "reward's timeout, more `steps`; "
-    "a mended reward or metric by --accept reward.NAME or metric.NAME"
+    "what may change: processes, nodes, engine, folder, trackers, report, checkpoint_every, async_checkpoints, "
+    "checkpoint_store, keep_checkpoints, keep_every, log_rollouts_every, trace_every, threads, reward_workers, "
+    "reward_failure_budget, non_finite_limit and gradient_checkpointing of `runtime`, a reward's timeout, more "
+    "`steps`; a mended reward or metric by --accept reward.NAME or metric.NAME"
+)
+
+MOVED = (
+    "the run goes on with {}: weights and optimiser states are taken over exactly, the data goes on where it stood and "
+    "answers are drawn by the same seeds; a process goes on with the random states of the one of its number, a further "
+    "one with new ones; sums are added up in another order, so from here on numbers agree to rounding, not to the bit"
 )
 
 
@@ -47,7 +54,10 @@ def open_run(plan: Plan, resume: Resume | None, say: Callable[[str], None]) -> R
 
     Nothing is written before the lock is held.
     """
-    folder = _found(plan, resume)
+    fetched = _fetched(plan, resume, say)
+    if fetched is not None and resume is not None:
+        resume = replace(resume, at="")
+    folder = fetched if fetched is not None else _found(plan, resume)
     with full_disk(str(folder.path)):
         folder.lock()
         return _opened(plan, folder, resume, say)
@@ -97,6 +107,20 @@ def _opened(plan: Plan, folder: RunFolder, resume: Resume | None, say: Callable[
     except BaseException:
         folder.unlock()
         raise
+    return folder
+
+
+def _fetched(plan: Plan, resume: Resume | None, say: Callable[[str], None]) -> RunFolder | None:
+    """The run's folder, fetched from a store that is named, or that the recipe names where nothing of it is here."""
+    exact = plan.runtime.folder
+    at = resume.at if resume is not None else ""
+    if resume is not None and not at and plan.runtime.checkpoint_store is not None:
+        here = RunFolder(Path(exact)) if exact else RunFolder.latest_unfinished(ROOT, name=plan.name)
+        at = plan.runtime.checkpoint_store if here is None or not here.plan.exists() else ""
+    if not is_address(at):
+        return None
+    folder = RunFolder.exact(Path(exact)) if exact else RunFolder.create(ROOT, name=plan.name)
+    fetch_run(at, folder, say)
     return folder
 
 
@@ -196,6 +220,8 @@ def _check_plan(
             f"  {changes.text()}",
             hint=f"undo it, or start a new run (`wavalign plan RECIPE --diff OLD_RECIPE` compares two). {MAY_CHANGE}",
         )
+    if changes.moved:
+        say(MOVED.format(" and ".join(changes.moved)))
     if changes.raised:
         say(_raised(plan, stage))
     return [*earlier, str(theirs)]

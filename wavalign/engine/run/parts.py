@@ -85,12 +85,13 @@ class Parts:
     def policy(self, stage: StagePlan, architecture: Architecture) -> Policy:
         """The stage's network with its starting weights, frozen groups frozen, adapters on it."""
         model = stage.stage.model
-        policy = self.starting_weights(stage, architecture).policy(stage_placement(self.plan, stage, self.world))
+        place = stage_placement(self.plan, stage, self.world)
+        policy = self.starting_weights(stage, architecture).policy(place)
         if self.plan.runtime.gradient_checkpointing:
             recompute_layers(policy)
         if model.adapter is not None:
             seed, precision = derive(self.plan.seed, stage.name, "adapter"), self.plan.runtime.precision
-            attach(policy, model.adapter, architecture=architecture, seed=seed, precision=precision)
+            attach(policy, model.adapter, architecture=architecture, seed=seed, precision=precision, placement=place)
             return policy
         for name, parameter in policy.named_parameters():
             if architecture.parameter_group(name) in (model.freeze or ()):

@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import final
 
-import torch
 from safetensors.torch import load_file
 
-from wavalign.engine.backends.base import Placement
+from wavalign.engine.backends.base import DTYPES, Placement
 from wavalign.engine.compile.plan import StagePlan
 from wavalign.engine.compile.stage_links import WRITTEN
 from wavalign.engine.contracts.origins import guarded_block
@@ -97,8 +96,7 @@ class OpenModels:
         self.parts.waiting("loading the reward model", 0, 0)
         source = ModelSource(str(folder / NETWORK), None, None, device=str(self.parts.world.device))
         architecture = self.parts.plugin(Architecture, card.architecture, f"{address}: architecture", source=source)
-        half = self.parts.plan.runtime.precision == "bf16"
-        placement = Placement(self.parts.world.device, dtype=torch.bfloat16 if half else torch.float32)
+        placement = Placement(self.parts.world.device, dtype=DTYPES[self.parts.plan.runtime.precision])
         with guarded_block(architecture, "building its network"):
             policy = StartingWeights(architecture, folder=str(folder / NETWORK), seed=0).policy(placement)
         policy.requires_grad_(False).eval()

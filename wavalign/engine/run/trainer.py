@@ -11,6 +11,7 @@ from wavalign.engine.run.answering import answerer, answering
 from wavalign.engine.run.builder import Builder
 from wavalign.engine.run.checkpointing import RunCheckpoints
 from wavalign.engine.run.clock import StepClock
+from wavalign.engine.run.copying import RunCopies
 from wavalign.engine.run.demands import check_before_training, check_made
 from wavalign.engine.run.hand_over import leave_model
 from wavalign.engine.run.inputs import check_read
@@ -48,6 +49,8 @@ class Trainer:
         self.records = RecordMaker(folder.path)
         self.log = RunLog(folder, observer.message)
         self.checkpoints = RunCheckpoints(plan, folder, world, self.log)
+        if world.is_first and plan.runtime.checkpoint_store is not None:
+            self.checkpoints.writer.copies = RunCopies(folder, plan.runtime.checkpoint_store, observer.message)
         self.stop = StopSignals(self.checkpoints, say=observer.message)
         measuring = Measuring(self.checkpoints, log=self.log, records=self.records, stop=self.stop, observer=observer)
         self.clock = StepClock(self.builder, measuring, log=self.log, records=self.records, observer=observer)
@@ -56,6 +59,9 @@ class Trainer:
 
     def run(self, *, resume: bool) -> None:
         """From the beginning, or from the newest checkpoint."""
+        copies = self.checkpoints.writer.copies
+        if copies is not None:
+            copies.begin()
         checkpoint = self.checkpoints.latest() if resume else None
         if resume and checkpoint is None and not all(is_complete(self.folder, stage) for stage in self.plan.stages):
             self.observer.message("no checkpoint was written before: what is not complete starts at its first step")
@@ -70,7 +76,11 @@ class Trainer:
                 for stage in self.plan.stages:
                     self._stage(stage)
                 self._finish()
+                if copies is not None:
+                    self.checkpoints.writer.settle()
+                    copies.everything()
         finally:
+            self.checkpoints.writer.give_up()
             self.log.close()
 
     # --- stages -------------------------------------------------------------------------------------------------------
@@ -81,12 +91,16 @@ class Trainer:
         if self.rounds.skips(stage):
             self.complete(stage, skipped=True)
             return
+        self.prepare(stage)
+        check_made(self.builder, stage)
+        RUN[stage.stage.type](stage, self)
+
+    def prepare(self, stage: StagePlan) -> None:
+        """Tell the builder what stages before this one have left."""
         self.builder.made = {name: self.rounds.folder_of(name, stage) / DATA for name in written_by_stages(stage)}
         self.builder.reward_models = {
             name: self.rounds.folder_of(name, stage) / REWARD_MODEL for name in reward_links(stage)
         }
-        check_made(self.builder, stage)
-        RUN[stage.stage.type](stage, self)
 
     def start_folder(self, stage: StagePlan) -> Path | None:
         """Folder of the stage that it starts from."""

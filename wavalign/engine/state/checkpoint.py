@@ -5,14 +5,15 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
 
-from wavalign.engine.state.distributed import World
 from wavalign.engine.state.files import fsync_folder, storage_errors, write_text
-from wavalign.errors import CheckpointError, StorageError
+from wavalign.engine.state.side_channel import Meeting
+from wavalign.errors import CheckpointError, RankLostError, StorageError
 from wavalign.redaction import REDACTOR
 
 MANIFEST = "checkpoint.json"
@@ -47,41 +48,58 @@ class CheckpointStore:
         self.protected: int | None = None
         """Step of a checkpoint that is kept beside the newest."""
 
-    def save(self, step: int, write: Callable[[Path], None], *, meta: Mapping[str, Any], world: World) -> Path:
+    def save(self, step: int, write: Callable[[Path], None], *, meta: Mapping[str, Any], world: Meeting) -> Path:
         """Let every rank `write` its files, then make them the checkpoint of `step`; gives its folder.
 
         Raises StorageError when the disk refuses: what was written aside is removed, older checkpoints stay whole. With
         several ranks only those that were refused raise it, the others lose a rank.
         """
+        self.prepare(step, world=world)
+        return self.complete(step, write, meta=meta, world=world)
+
+    def prepare(self, step: int, *, world: Meeting) -> None:
+        """Make the folder that the files of `step` are written to before they are a checkpoint."""
+        with self._aside(step, world) as aside:
+            if world.is_first:
+                self._folder.mkdir(exist_ok=True)  # without parents: a run's folder that is gone must not come back
+                self._sweep()
+                aside.mkdir()
+            world.barrier()
+
+    def complete(self, step: int, write: Callable[[Path], None], *, meta: Mapping[str, Any], world: Meeting) -> Path:
+        """What `save` does once `prepare` was called; may be called in a thread, with the meeting of such threads."""
         target = self._folder / f"step-{step}"
-        aside = self._folder / f"{_ASIDE}step-{step}"
-        try:
-            with storage_errors(str(target)):
-                if world.is_first:
-                    self._folder.mkdir(exist_ok=True)  # without parents: a run's folder that is gone must not come back
-                    self._sweep()
-                    aside.mkdir()
-                world.barrier()
-                write(aside)
-                world.barrier()
-                files = self._seal(aside, world)
-                if world.is_first:
-                    manifest = {"format": 1, "step": step, "meta": REDACTOR.tree(meta), "files": files}
-                    sealed = {**manifest, "sha256": _digest(manifest)}
-                    write_text(
-                        aside / MANIFEST, json.dumps(sealed, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-                    )
-                    for folder in sorted({aside, *(path.parent for path in aside.rglob("*"))}):
-                        fsync_folder(folder)
-                    self._move_away(target)
-                    aside.rename(target)
-                    fsync_folder(self._folder)
-                    self._prune()
-        except StorageError:
-            shutil.rmtree(aside, ignore_errors=True)
-            raise
+        with self._aside(step, world) as aside:
+            write(aside)
+            world.barrier()
+            files = self._seal(aside, world)
+            if world.is_first:
+                manifest = {"format": 1, "step": step, "meta": REDACTOR.tree(meta), "files": files}
+                sealed = {**manifest, "sha256": _digest(manifest)}
+                write_text(aside / MANIFEST, json.dumps(sealed, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+                for folder in sorted({aside, *(path.parent for path in aside.rglob("*"))}):
+                    fsync_folder(folder)
+                self._move_away(target)
+                aside.rename(target)
+                fsync_folder(self._folder)
+                self._prune()
         world.barrier()
         return target
+
+    @contextmanager
+    def _aside(self, step: int, world: Meeting) -> Iterator[Path]:
+        """Inside, the files of `step` come to lie in this folder; it is removed where that fails.
+
+        By the first rank alone: others may still write, and are to fail by their own disk or by who is lost.
+        """
+        aside = self._folder / f"{_ASIDE}step-{step}"
+        try:
+            with storage_errors(str(self._folder / f"step-{step}")):
+                yield aside
+        except (StorageError, RankLostError):
+            if world.is_first:
+                shutil.rmtree(aside, ignore_errors=True)
+            raise
 
     def steps(self) -> list[int]:
         """Steps that have a checkpoint, in order; those being written when a run was killed are none."""
@@ -96,6 +114,10 @@ class CheckpointStore:
     def at(self, step: int) -> Checkpoint:
         """The checkpoint of a step; raises CheckpointError when it is missing or its manifest is damaged."""
         return self._read(step)
+
+    def folder_of(self, step: int) -> Path:
+        """Where the checkpoint of a step is, or would be."""
+        return self._folder / f"step-{step}"
 
     def is_writing(self) -> bool:
         """Whether a checkpoint is half written."""
@@ -116,7 +138,7 @@ class CheckpointStore:
             fsync_folder(self._folder)
         return aside
 
-    def load(self, checkpoint: Checkpoint, read: Callable[[Path], None], *, world: World) -> None:
+    def load(self, checkpoint: Checkpoint, read: Callable[[Path], None], *, world: Meeting) -> None:
         """Check every file against the manifest, then let every rank `read` the folder.
 
         Raises CheckpointError on every rank, naming the file, when one is missing, torn or changed.
@@ -158,7 +180,7 @@ class CheckpointStore:
             return False
         return not any(_problem(checkpoint.folder / name, *entry) for name, entry in checkpoint.files.items())
 
-    def _seal(self, aside: Path, world: World) -> dict[str, dict[str, Any]]:
+    def _seal(self, aside: Path, world: Meeting) -> dict[str, dict[str, Any]]:
         """Flush and sum all files, each rank its share; gives the manifest's entries."""
         names = sorted(str(path.relative_to(aside)) for path in aside.rglob("*") if path.is_file())
         mine = {}

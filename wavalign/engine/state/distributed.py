@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from wavalign.engine.state.side_channel import Meeting, SideChannel
 from wavalign.engine.state.watch import Watch, store_of
 from wavalign.errors import RankLostError, UsageError
 
@@ -31,11 +32,13 @@ _SPEAKING = (os.path.join("torch", "distributed"), "deepspeed")
 class World:
     """The ranks of a run: rank r of `size`, and what they do together. Every rank calls every method alike."""
 
-    __slots__ = ("_watch", "device", "local_rank", "rank", "size")
+    __slots__ = ("_met_at", "_patience", "_watch", "device", "local_rank", "rank", "size")
 
     def __init__(self, *, rank: int, size: int, local_rank: int, device: torch.device) -> None:
         self.rank, self.size, self.local_rank, self.device = rank, size, local_rank, device
         self._watch: Watch | None = None
+        self._met_at = ("", 0)
+        self._patience = PATIENCE
 
     @classmethod
     def single(cls, device: Literal["cpu", "cuda"] = "cpu") -> "World":
@@ -69,6 +72,7 @@ class World:
         with _rank_lost("the start"):
             _join(backend, address, rank=rank, size=size, patience=patience)
             store = store_of(environment["MASTER_ADDR"], int(environment["MASTER_PORT"]))
+        world._met_at, world._patience = (environment["MASTER_ADDR"], int(environment["MASTER_PORT"])), patience
         world._watch = Watch(store, rank=rank, size=size, patience=patience.total_seconds())
         world._watch.start()
         dist.distributed_c10d._set_pg_timeout(patience + _LATER)
@@ -151,6 +155,14 @@ class World:
     def joint(self, doing: str) -> AbstractContextManager[None]:
         """Inside, a library speaks to the other ranks by itself; RankLostError where it loses one."""
         return nullcontext() if self.size == 1 else self._meeting(doing, by=_SPEAKING)
+
+    def beside(self) -> Meeting:
+        """Where threads of all ranks meet while these go on; every rank calls it."""
+        if self.size == 1:
+            return self
+        with _rank_lost("the start of its checkpoints"):
+            store = store_of(*self._met_at)
+        return SideChannel(store, rank=self.rank, size=self.size, patience=self._patience.total_seconds())
 
     def close(self) -> None:
         """Leave the group; harmless when there is none.

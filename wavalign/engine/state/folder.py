@@ -115,6 +115,11 @@ class RunFolder:
         return self.path / "checkpoints"
 
     @property
+    def skipped(self) -> Path:
+        """`step-N/`: updates whose gradients were no numbers."""
+        return self.path / "skipped"
+
+    @property
     def stages(self) -> Path:
         """`<name>/`: the model at the end of a stage."""
         return self.path / "stages"

@@ -41,3 +41,10 @@ def restore_rng(state: Mapping[str, Any]) -> None:
     torch.set_rng_state(decode_state(state["torch"]))
     if state["cuda"] is not None:
         torch.cuda.set_rng_state(decode_state(state["cuda"]))
+
+
+def seed_rng(seed: int) -> None:
+    """Begin the states that `rng_state` gives anew, all by `seed`."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)

@@ -9,7 +9,7 @@ import json
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import final
 
@@ -42,6 +42,15 @@ class Spans:
                 after, took = (round(1000 * each, _DIGITS) for each in (began - self._zero, ended - began))
                 self.found.append((operator, lane, after, took))
 
+    def seconds(self) -> dict[str, float]:
+        """By operator that has ended, all its times in the step."""
+        with self._lock:
+            found = tuple(self.found)
+        sums: dict[str, float] = {}
+        for operator, _, _, took in found:
+            sums[operator] = sums.get(operator, 0.0) + took / 1000
+        return sums
+
 
 @final
 class Timeline:
@@ -51,9 +60,9 @@ class Timeline:
         """`every` 0 writes none."""
         self._path, self._rank, self._every = folder / FOLDER / f"rank-{rank}.jsonl", rank, every
 
-    def spans(self, step: int) -> Spans | None:
-        """What to keep the operators of step `step` (from 1) in; None where it is not written."""
-        return Spans() if self._every and (step == 1 or step % self._every == 0) else None
+    def wants(self, step: int) -> bool:
+        """Whether step `step` (from 1) is written."""
+        return bool(self._every) and (step == 1 or step % self._every == 0)
 
     def write(self, spans: Spans, *, stage: str, step: int) -> None:
         """Add a line."""
@@ -64,13 +73,3 @@ class Timeline:
                 file.write(json.dumps(line, separators=(",", ":")) + "\n")
         except OSError:
             self._every = 0
-
-
-def kept(spans: Spans | None, operator: str) -> AbstractContextManager[None]:
-    """Keep how long the block takes, where anybody does."""
-    return _nobody() if spans is None else spans.of(operator)
-
-
-@contextmanager
-def _nobody() -> Iterator[None]:
-    yield

@@ -45,6 +45,12 @@ class Store(Protocol):
     def compare_set(self, key: str, expected: str, desired: str, /) -> bytes: ...
 
 
+class OwnStore(Store, Protocol):
+    """A connection to it that is one's own."""
+
+    def delete_key(self, key: str, /) -> bool: ...
+
+
 @final
 @dataclass(frozen=True, slots=True)
 class Meeting:
@@ -214,9 +220,9 @@ def _connections() -> Iterator[int]:
                 yield int(name)
 
 
-def store_of(address: str, port: int) -> Store:
+def store_of(address: str, port: int) -> OwnStore:
     """A connection of its own to the store by which the ranks found one another."""
-    there: Store = dist.TCPStore(  # type: ignore[attr-defined]
+    there: OwnStore = dist.TCPStore(  # type: ignore[attr-defined]
         address, port, is_master=False, wait_for_workers=False, timeout=timedelta(seconds=ANSWER)
     )
     return there

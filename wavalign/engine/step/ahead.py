@@ -36,9 +36,13 @@ class InFlight:
 
     def draw(self) -> Sequence[Dialogue]:
         """Draw the prompts of the step after the present one."""
-        self._cursor = self._feed.state_dict()
-        self.prompts = self._feed.next(self._count)[self._share]
+        self.prompts = self._draw_all()[self._share]
         return self.prompts
+
+    def _draw_all(self) -> Sequence[Dialogue]:
+        """The same on all ranks."""
+        self._cursor = self._feed.state_dict()
+        return self._feed.next(self._count)
 
     def hold(self, groups: Sequence[RolloutGroup]) -> None:
         """Keep the answers to what was drawn."""
@@ -73,12 +77,26 @@ class InFlight:
         files = sorted((folder / FOLDER).glob("*.safetensors"))
         if not files:
             return None
-        if len(files) != world.size:
-            raise ResumeError(f"{folder / FOLDER} holds answers of {len(files)} processes, and there are {world.size}")
-        parts = [path.read_bytes() for path in files] if world.is_first else []
-        mine = parts[0] if world.is_first else files[world.rank].read_bytes()
-        self._groups = unpacked(mine, self.draw(), self._encoder.prompt)
-        return lambda: parts
+        prompts = self._draw_all()
+        self.prompts = prompts[self._share]
+        if len(files) == world.size:
+            parts = [path.read_bytes() for path in files] if world.is_first else []
+            mine = parts[0] if world.is_first else files[world.rank].read_bytes()
+            self._groups = unpacked(mine, self.prompts, self._encoder.prompt)
+            return lambda: parts
+        self._groups = self._shared_anew(files, prompts)[self._share]
+        return self.kept(world)
+
+    def _shared_anew(self, files: Sequence[Path], prompts: Sequence[Dialogue]) -> list[RolloutGroup]:
+        """The answers to all prompts, of as many ranks as there are files."""
+        each, left = divmod(len(prompts), len(files))
+        if left:
+            raise ResumeError(f"{files[0].parent} holds answers of {len(files)} processes to {len(prompts)} prompts")
+        groups: list[RolloutGroup] = []
+        for rank, path in enumerate(files):
+            asked = prompts[rank * each : (rank + 1) * each]
+            groups += unpacked(path.read_bytes(), asked, self._encoder.prompt)
+        return groups
 
 
 def write(folder: Path, parts: Sequence[bytes]) -> None:

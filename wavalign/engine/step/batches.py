@@ -171,10 +171,23 @@ class MicroBatch:
     """By term."""
 
     @property
+    def is_idle(self) -> bool:
+        """Whether it is there because other ranks have one more."""
+        return not self.rows[0].family
+
+    @property
     def forward_tokens(self) -> int:
         """Tokens that a network is given of it, padding among them."""
         packing = self.tokens.packing
         return self.padded_tokens if packing is None else packing.tokens
+
+    @property
+    def filled_tokens(self) -> int:
+        """Tokens that a network is given of it, without padding."""
+        packing = self.tokens.packing
+        if packing is None:
+            return int(self.tokens.lengths.sum())
+        return sum(unit.length for row in packing.arrangement.rows for unit in row)
 
     @property
     def padded_tokens(self) -> int:

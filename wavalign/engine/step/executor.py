@@ -15,7 +15,8 @@ from typing import Any, final
 import torch
 
 from wavalign.engine.compile.plan import Operator, Scope
-from wavalign.engine.state.timeline import Spans, kept
+from wavalign.engine.state.peaks import Peaks
+from wavalign.engine.state.timeline import Spans
 from wavalign.engine.step.values import Made, Pending, Values
 from wavalign.engine.step.waiting import Waiting
 
@@ -60,9 +61,12 @@ class Block:
 class Clock:
     """Where the time of a step goes."""
 
-    def __init__(self) -> None:
+    def __init__(self, device: torch.device, spans: Spans | None = None) -> None:
+        """`spans` has when operators ran; without them there are none."""
+        self.spans = spans if spans is not None else Spans()
         self.seconds: dict[str, float] = {}
         """By `Operator.counts_as`."""
+        self.peaks = Peaks(device)
         self._since, self._now = time.perf_counter(), ""
 
     def switch(self, counts_as: str) -> None:
@@ -71,6 +75,8 @@ class Clock:
         if self._now:
             self.seconds[self._now] = self.seconds.get(self._now, 0.0) + now - self._since
         self._since, self._now = now, counts_as
+        if not counts_as:
+            self.peaks.switch("")
 
 
 @final
@@ -81,12 +87,11 @@ class Executor:
         """`waiting` is told what the step is busy with."""
         self._outermost, self._device, self._waiting = _block(operators, "collect", frozenset()), device, waiting
         self._by_name = {each.plan.name: each for each in operators}
-        self._clock = Clock()
-        self._spans: Spans | None = None
+        self._clock = Clock(device)
 
     def run(self, first: Made, spans: Spans | None = None) -> Values:
         """The values of one step that begins with the values `first`; `spans` keeps when its operators ran."""
-        self._clock, self._spans = Clock(), spans
+        self._clock = Clock(self._device, spans)
         values = Values(first={**first, "clock": self._clock})
         values.waiting = self._waits_for
         self._scope(self._outermost, values)
@@ -117,18 +122,32 @@ class Executor:
     def _start(self, operator: LiveOperator, values: Values) -> None:
         plan = operator.plan
         self._clock.switch(plan.counts_as)
+        self._clock.peaks.switch(phase_of(plan))
         if operator.busy:
             self._waiting(operator.busy, 0, 0)
         if plan.place == "threads":
-            pending = Pending(plan.name, partial(_run, operator, values, self._spans), self._device)
+            pending = Pending(plan.name, partial(_run, operator, values, self._clock.spans), self._device)
             values.set(dict.fromkeys(plan.gives, pending))
             return
-        made = _run(operator, values, self._spans)
+        made = _run(operator, values, self._clock.spans)
         values.set({name: made[name] for name in plan.gives})
 
 
-def _run(operator: LiveOperator, values: Values, spans: Spans | None) -> Made:
-    with kept(spans, operator.plan.name):
+PHASES = ("sampling", "scoring", "backward", "step")
+"""What `phase_of` gives."""
+
+
+def phase_of(plan: Operator) -> str:
+    """Whose peak of memory an operator's is: sampling, scoring, backward (a micro-batch's both ways) or step."""
+    if plan.scope == "micro_batch":
+        return "backward"
+    if plan.scope == "update" or plan.function == "metrics":
+        return "step"
+    return "sampling" if plan.counts_as == "rollout" else "scoring"
+
+
+def _run(operator: LiveOperator, values: Values, spans: Spans) -> Made:
+    with spans.of(operator.plan.name):
         return operator.run(values)
 
 

@@ -3,6 +3,7 @@
 Of a device they wait once for an update's sums and once for its gradient norm, and not in between.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from wavalign.engine.backends.base import GradientOverflowError
 from wavalign.engine.compile.operators import PROMPT_GATES, follows_prompts
 from wavalign.engine.compile.plan import Operator
 from wavalign.engine.contracts.origins import guarded_block
@@ -19,10 +21,12 @@ from wavalign.engine.step.batches import Column, MicroBatch, MicroBatches, Row
 from wavalign.engine.step.executor import Run
 from wavalign.engine.step.schedule import learning_rate
 from wavalign.engine.step.selection import all_left_out, broken_values, nothing_selected
+from wavalign.engine.step.skipping import Skipped, UpdateRecord
 from wavalign.engine.step.stage import LiveStage
-from wavalign.engine.step.tallies import Denominators, Updated, kl_of, ratios_of, sizes_of, totals_of
+from wavalign.engine.step.tallies import Broken, Denominators, Updated, kl_of, ratios_of, sizes_of, totals_of
 from wavalign.engine.step.teaching import Taught, muted, sorted_by_signal
 from wavalign.engine.step.terms import LiveTerm, Tally, term_value, unit_valid, unit_weights, units
+from wavalign.engine.step.throughput import work_of
 from wavalign.engine.step.values import Made
 from wavalign.errors import NonFiniteError
 
@@ -72,7 +76,7 @@ def denominators(live: LiveStage, _: Operator) -> Run:
                 raise nothing_selected(term, int(rows), live.settings.where(values["step"]))
             if there and not tokens and term.plan.leaves_out:
                 raise all_left_out(term, int(there), live.settings.where(values["step"]))
-        sizes = sizes_of(batches, live.settings.limits.tokens)
+        sizes = sizes_of(batches, live.settings.limits.tokens, work_of(batches, live.selection, live.settings.flops))
         return {"denominators": Denominators(dict(zip(names, total[:, :2], strict=True)), counted, sizes)}
 
     return run
@@ -94,6 +98,7 @@ def forward(live: LiveStage, _: Operator) -> Run:
 
     def run(values: Values) -> Made:
         batch: MicroBatch = values["micro_batches"]
+        live.memory.begins(batch)
         select = live.selection.union(batch)
         names = ("dropout", values["step"], *_further(values["updates"].number), batch.number)
         with guarded_block(live.architecture, "the forward pass"), dropout(live, *names):
@@ -131,7 +136,7 @@ def _shared_by_prompt(live: LiveStage) -> frozenset[str]:
 
 
 def objective(live: LiveStage, plan: Operator) -> Run:
-    """The number whose gradient is taken."""
+    """The number whose gradient is taken; of one that is no number every gradient is none, so that no rank updates."""
     plans = [term.plan for term in live.terms]
     needs = dict(zip((each.name for each in plans), plan.needs, strict=False))
     gated, shared = "gate" in plan.needs, _shared_by_prompt(live)
@@ -140,7 +145,8 @@ def objective(live: LiveStage, plan: Operator) -> Run:
         losses = {name: values[need] for name, need in needs.items()}
         gate = values["gate"].value if gated else None
         loss = objectives.combine(losses, plans, gate=gate, backend_divisor=live.backend.divisor, shared=shared)
-        return {"loss": loss, "loss_value": loss.detach()}
+        value = loss.detach()
+        return {"loss": loss * torch.where(torch.isfinite(value), 1.0, math.nan), "loss_value": value}
 
     return run
 
@@ -180,20 +186,15 @@ def first_ratio(live: LiveStage, plan: Operator) -> Run:
 
 
 def totals(live: LiveStage, plan: Operator) -> Run:
-    """An update's sums on this rank, with one wait for the device; raises what must not move a weight."""
+    """An update's sums on this rank, with one wait for the device; raises where somebody's loss broke down."""
     by_term = {term.plan.name: need for term, need in zip(live.terms, plan.needs, strict=False)}
 
     def run(values: Values) -> Made:
         tallies: dict[str, Sequence[Tally]] = {name: values[need] for name, need in by_term.items()}
-        found, broken = totals_of(tallies, values["loss_value"], values["denominators"], live.backend.divisor)
-        if broken is not None:
-            place = f"at {live.settings.where(values['step'])}"
-            for name in broken.not_ours:
-                raise broken_values(live.term(name), place)
-            raise NonFiniteError(
-                f"the loss is {broken.loss} {place} (term {', '.join(broken.terms) or 'unknown'})",
-                hint="weights are as before this step; lower optim.learning_rate or look at the data of this step",
-            )
+        live.memory.ends()
+        found = totals_of(tallies, values["loss_value"], values["denominators"], live.backend.divisor)
+        for name in () if found.broken is None else found.broken.not_ours:
+            raise broken_values(live.term(name), f"at {live.settings.where(values['step'])}")
         return {"totals": found}
 
     return run
@@ -208,22 +209,52 @@ def update(live: LiveStage, _: Operator) -> Run:
         rate = learning_rate(settings.optim, step + number / updates, settings.steps, each=1 / updates)
         if number == 0:
             live.clock.before_update()
-        live.clock.weights_of = None
+        before, live.clock.weights_of = live.clock.weights_of, None
+        scale = live.backend.loss_scale
         try:
             norm = live.backend.step(rate)
-        except NonFiniteError as error:
-            live.clock.together = True  # the norm is that of all ranks
-            if number == 0:
-                live.clock.weights_of = step
-            raise NonFiniteError(f"{error.message} (at {settings.where(step)})", hint=error.hint) from error
+        except (NonFiniteError, GradientOverflowError) as error:
+            live.clock.weights_of = before
+            overflowed = _skip(live, values, error)
+            if number == updates - 1:
+                live.clock.weights_of = step + 1
+            return {"updated": Updated(math.nan, rate, skipped=True, overflowed=overflowed, loss_scale=scale)}
+        live.skips.taken()
         if (problem := _broken_weights(live, step, norm)) is not None:
             live.clock.together = True
             raise problem
         if number == updates - 1:
             live.clock.weights_of = step + 1
-        return {"updated": Updated(norm, rate)}
+        return {"updated": Updated(norm, rate, loss_scale=scale)}
 
     return run
+
+
+def _skip(live: LiveStage, values: Values, error: NonFiniteError | GradientOverflowError) -> bool:
+    """Keep and count an update that was not taken, on every rank; gives whether it was the loss scale's doing.
+
+    Raises NonFiniteError where the run ends by it.
+    """
+    live.clock.together = True  # the norm is that of all ranks
+    broken: Broken | None = values["totals"].broken
+    what = next((each for each in live.world.gather("" if broken is None else str(broken)) if each), "")
+    if not what and isinstance(error, GradientOverflowError):
+        live.clock.together = False
+        return True
+    if not what:
+        what = error.message.split(";")[0] if isinstance(error, NonFiniteError) else str(error)
+    batches: MicroBatches = values["micro_batches"]
+    record = UpdateRecord(
+        step=values["step"],
+        update=values["updates"].number,
+        gate=values["gate"].value if "gate" in values else None,
+        denominators=values["denominators"].by_term,
+        micro_batches=batches.made,
+    )
+    kept = live.clock.skipped(Skipped(what, record, live.skips.is_last))
+    live.skips.skip(what, live.settings.where(record.step), kept)
+    live.clock.together = False
+    return False
 
 
 def _broken_weights(live: LiveStage, step: int, norm: float) -> NonFiniteError | None:

@@ -7,20 +7,21 @@ the losses, norms and counts are means over its updates.
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, final
+from typing import Any, Literal, final
 
 import torch
 from torch import Tensor
 
 from wavalign.engine.contracts.origins import origin
 from wavalign.engine.step.batches import AnswerColumn
-from wavalign.engine.step.executor import Clock
+from wavalign.engine.step.executor import PHASES, Clock
 from wavalign.engine.step.resampling import Resampled
 from wavalign.engine.step.reward_noise import unstated
 from wavalign.engine.step.rewards import Scores, cut_off
 from wavalign.engine.step.stage import LiveStage
 from wavalign.engine.step.tallies import KL, ForwardSizes, Ratios, Totals, Updated, kl_sums, ratio_sums
 from wavalign.engine.step.teaching import NOISE
+from wavalign.engine.step.throughput import ROWS_KINDS, sampled_kinds
 from wavalign.engine.step.token_level import StepColumn
 from wavalign.errors import PluginError
 from wavalign.plugins.api import GateReading, Loss
@@ -28,6 +29,7 @@ from wavalign.plugins.batch import RolloutGroup
 
 Given = Mapping[str, Any]
 """Values of a step that say something."""
+Clocked = Literal["rollout", "reward", "learn", "step"]
 
 
 @final
@@ -57,6 +59,8 @@ class Report:
     """Metrics that are the largest of all ranks; -inf where there is none."""
     values: dict[str, float] = field(default_factory=dict)
     """Metrics that are equal on all ranks."""
+    rates: dict[str, tuple[str, Clocked]] = field(default_factory=dict)
+    """Metric -> the sum it is, over which of the step's times."""
 
 
 def step_result(live: LiveStage, given: Given, clock: Clock) -> StepResult:
@@ -64,11 +68,20 @@ def step_result(live: LiveStage, given: Given, clock: Clock) -> StepResult:
     report = Report()
     for name in given:
         REPORTERS[name](live, given, report)
-    metrics = {**_reduced(live, report), **_dropped(live)}
-    for term in live.terms:
+    _operators(live, clock, report)
+    total = _summed(live, report)
+    metrics = {**_reduced(live, report, total), **_dropped(live)}
+    skipped = any(each.skipped for each in given.get("updated", ()))
+    for term in () if skipped else live.terms:
         refuse_odd(term.loss, term.plan.name, metrics)
-    metrics |= _seconds(clock, metrics.pop(LENGTH))
-    metrics = {key: value for key, value in metrics.items() if not math.isnan(value)}
+    seconds = _seconds(clock)
+    metrics |= {**seconds, **_rates(live, report, total, seconds)}
+    metrics |= _largest(
+        live, {f"memory/{phase}_bytes": float(clock.peaks.bytes.get(phase, -math.inf)) for phase in PHASES}
+    )
+    metrics = {
+        key: value for key, value in metrics.items() if not (math.isnan(value) or (skipped and math.isinf(value)))
+    }
     more, notes = live.signal.step(metrics)
     advantages: AnswerColumn | StepColumn | None = given.get("advantages")
     return StepResult(
@@ -76,7 +89,7 @@ def step_result(live: LiveStage, given: Given, clock: Clock) -> StepResult:
         groups=given.get("waveforms", given.get("rollouts", ())),
         scores=given.get("scores"),
         advantages=None if advantages is None else advantages.table,
-        notes=notes,
+        notes=(*live.skips.notes(), *notes),
     )
 
 
@@ -96,16 +109,16 @@ def nonzero(advantages: Tensor) -> float:
     return float((advantages.abs() > NOISE).sum())
 
 
-LENGTH = "length of rows"
-"""A sum that is no metric: tokens that went through the network."""
-
-
-def _reduced(live: LiveStage, report: Report) -> dict[str, float]:
-    """Metrics of all ranks."""
+def _summed(live: LiveStage, report: Report) -> dict[str, float]:
+    """Sums over all ranks."""
     world = live.world
     reduced = world.all_reduce_sum(torch.tensor(list(report.sums.values()), dtype=torch.float64, device=world.device))
-    total = dict(zip(report.sums, reduced.tolist(), strict=True))
-    values = {LENGTH: total[LENGTH], **_largest(live, report.maxima), **report.values}
+    return dict(zip(report.sums, reduced.tolist(), strict=True))
+
+
+def _reduced(live: LiveStage, report: Report, total: Mapping[str, float]) -> dict[str, float]:
+    """Metrics of all ranks that are no rates."""
+    values = {**_largest(live, report.maxima), **report.values}
     for name, (over, under) in report.ratios.items():
         values[name] = _ratio(total[over], total[under] if isinstance(under, str) else under)
     return values
@@ -122,13 +135,14 @@ def _largest(live: LiveStage, mine: Mapping[str, float]) -> dict[str, float]:
 
 def _learned(live: LiveStage, given: Given, report: Report) -> None:
     """Losses, tokens, and the losses' own metrics."""
-    found: Sequence[Totals] = given["totals"]
+    found: Sequence[Totals] = _taken(given)
     updates = float(len(found))
     reading: GateReading | None = given.get("gate")
     gate = reading.value if reading is not None else None
-    report.sums |= {"loss": sum(each.loss for each in found), LENGTH: sum(each.sizes.length for each in found)}
+    report.sums["loss"] = sum(each.loss for each in found)
     report.ratios["loss"] = ("loss", updates)
     _sizes(live, [each.sizes for each in found], report)
+    _work(live, [each.sizes for each in found], report)
     for term in live.terms:
         name = term.plan.name
         tokens, seen = sum(each.tokens[name] for each in found), sum(each.seen[name] for each in found)
@@ -158,10 +172,36 @@ def _sizes(live: LiveStage, found: Sequence[ForwardSizes], report: Report) -> No
     report.ratios["forward_share"] = ("forward_tokens", "padded tokens")
 
 
-def _moved(_: LiveStage, given: Given, report: Report) -> None:
-    """Gradient norm and learning rate."""
+def _work(live: LiveStage, found: Sequence[ForwardSizes], report: Report) -> None:
+    """Tokens of the rows by kind, and what the model's formula says of their cost."""
+    report.sums["rows' length"] = sum(each.length for each in found)
+    report.sums["rows"] = sum(each.work.rows for each in found)
+    report.rates |= {"tokens_per_second": ("rows' length", "step"), "samples_per_second": ("rows", "step")}
+    for kind in ROWS_KINDS:
+        report.sums[f"learned {kind}"] = sum(each.work.kinds[kind] for each in found)
+        report.rates[f"learned/{kind}_tokens_per_second"] = (f"learned {kind}", "step")
+    if live.settings.flops is not None:
+        report.sums["flops"] = sum(each.work.flops for each in found)
+        report.rates["model_flops_per_second"] = ("flops", "learn")
+
+
+def _taken(given: Given) -> Sequence[Totals]:
+    """The updates that moved the weights; all of them where none did."""
+    found: Sequence[Totals] = given["totals"]
+    skipped = [each.skipped for each in given["updated"]]
+    return [each for each, left in zip(found, skipped, strict=True) if not left] or found
+
+
+def _moved(live: LiveStage, given: Given, report: Report) -> None:
+    """Gradient norm and learning rate; once an update was skipped, how many were; in fp16 the scale."""
     found: Sequence[Updated] = given["updated"]
-    report.values["grad_norm"] = sum(each.grad_norm for each in found) / len(found)
+    norms = [each.grad_norm for each in found if not each.skipped]
+    report.values["grad_norm"] = sum(norms) / len(norms) if norms else math.nan
+    overflowed = sum(each.overflowed for each in found)
+    if live.skips.total:
+        report.values["skipped_updates"] = float(len(found) - len(norms) - overflowed)
+    if (scale := found[-1].loss_scale) is not None:
+        report.values |= {"loss_scale": scale, "overflowed_updates": float(overflowed)}
     report.values["learning_rate"] = found[-1].learning_rate
 
 
@@ -186,6 +226,9 @@ def _answers(live: LiveStage, given: Given, report: Report) -> None:
         "truncated": ("truncated", "rollouts"),
         "wordless": ("wordless", "rollouts"),
     }
+    for kind, count in sampled_kinds(groups).items():
+        report.sums[f"sampled {kind}"] = count
+        report.rates[f"sampled/{kind}_tokens_per_second"] = (f"sampled {kind}", "rollout")
 
 
 def _resampled(_: LiveStage, given: Given, report: Report) -> None:
@@ -292,11 +335,29 @@ def _dropped(live: LiveStage) -> dict[str, float]:
     return {f"dropped/{name}": float(feed.dropped) for name, feed in live.feeds.items() if feed.drops}
 
 
-def _seconds(clock: Clock, tokens: float) -> dict[str, float]:
+def _seconds(clock: Clock) -> dict[str, float]:
     clock.switch("")
     spent = {f"{name}_seconds": clock.seconds.get(name, 0.0) for name in ("rollout", "reward", "learn")}
-    whole = sum(spent.values())
-    return {**spent, "step_seconds": whole, "tokens_per_second": tokens / whole}
+    return {**spent, "step_seconds": sum(spent.values())}
+
+
+def _operators(live: LiveStage, clock: Clock, report: Report) -> None:
+    """How long every operator took so far, as a mean over the ranks."""
+    took = clock.spans.seconds()
+    for each in live.plan.graph.operators:
+        if each.function != "metrics":  # it is not over
+            report.sums[f"time of {each.name}"] = took.get(each.name, 0.0)
+            report.ratios[f"operator/{each.name}_seconds"] = (f"time of {each.name}", float(live.world.size))
+
+
+def _rates(
+    live: LiveStage, report: Report, total: Mapping[str, float], seconds: Mapping[str, float]
+) -> dict[str, float]:
+    """What went through all ranks in a second of this one, and the share of the devices' peak that learning reached."""
+    found = {name: _ratio(total[over], seconds[f"{clocked}_seconds"]) for name, (over, clocked) in report.rates.items()}
+    if live.settings.peak is not None and "model_flops_per_second" in found:
+        found["mfu"] = found["model_flops_per_second"] / (live.settings.peak * live.world.size)
+    return found
 
 
 def _ratio(total: float, count: float) -> float:

@@ -10,7 +10,7 @@ from torch import Tensor
 from wavalign.engine.compile.operators import POINTS
 from wavalign.engine.compile.plan import Operator
 from wavalign.engine.contracts.origins import guarded_block
-from wavalign.engine.models.scored_policy import score_batch
+from wavalign.engine.models.scored_policy import Score
 from wavalign.engine.step.batches import FamilyColumn, MicroBatch, MicroBatches, Row, RowColumn
 from wavalign.engine.step.cutting import Cutter
 from wavalign.engine.step.executor import Run
@@ -19,7 +19,6 @@ from wavalign.engine.step.rows import mismatched_rows
 from wavalign.engine.step.stage import LiveStage, there
 from wavalign.engine.step.values import Made
 from wavalign.errors import DataError
-from wavalign.plugins.api import Policy
 
 Values = Mapping[str, Any]
 Key = tuple[str, int, int]
@@ -37,15 +36,17 @@ def reference(live: LiveStage, plan: Operator) -> Run:
         tokens, missing = _kept(live, values["rows"])
         if not (answers or live.world.any_true(bool(missing))):  # every rank enters, or none
             return {"ref_logprobs": RowColumn(tokens)}
-        with network.scoring() as policy, guarded_block(live.architecture, "the reference"):
+        with network.scoring() as score, guarded_block(live.architecture, "the reference"):
             for batch in values["scored_batches"] if answers else ():
                 select = live.selection.union(batch, only="ref_logprobs") & batch.sampled.view(-1, 1, 1)
-                if bool(select.any()):
-                    _add(tokens, batch, _scored(live, policy, batch, select))
+                if network.together or bool(select.any()):
+                    _add(tokens, batch, _scored(score, batch, select))
             for each in missing:
-                found = _scored(live, policy, each.batch.to(live.world.device), each.select.to(live.world.device))[0]
+                found = _scored(score, each.batch.to(live.world.device), each.select.to(live.world.device))[0]
                 there(live.reference_cache).put(each.key, found, each.select)
                 tokens[each.batch.rows[0].key] = found
+            if network.together:
+                _idle(live, score, values["rows"], len(missing))
         return {"ref_logprobs": RowColumn(tokens)}
 
     return run
@@ -84,10 +85,19 @@ def _kept(live: LiveStage, rows: Sequence[Row]) -> tuple[dict[Key, Tensor], list
     return found, missing
 
 
-def _scored(live: LiveStage, policy: Policy, batch: MicroBatch, select: Tensor) -> Tensor:
-    """Log-probs [B, S + E, T] of the positions in `select` under `policy`, on the host."""
-    space = live.architecture.tokens
-    return score_batch(policy, batch.tokens, select, space, temperature=batch.temperature, support=batch.support).cpu()
+def _scored(score: Score, batch: MicroBatch, select: Tensor) -> Tensor:
+    """Log-probs [B, S + E, T] of the positions in `select` by `score`, on the host."""
+    return score(batch.tokens, select, temperature=batch.temperature, support=batch.support).cpu()
+
+
+def _idle(live: LiveStage, score: Score, rows: Sequence[Row], done: int) -> None:
+    """Score nothing as often as another rank has scored more than the `done` rows of this one."""
+    most = max(live.world.gather(done))
+    if done == most:
+        return
+    batch = live.selection.collate(rows[:1], number=0).to(live.world.device)
+    for _ in range(most - done):
+        _scored(score, batch, torch.zeros_like(live.selection.union(batch, only="ref_logprobs")))
 
 
 # --- the reference point ----------------------------------------------------------------------------------------------
@@ -123,9 +133,9 @@ def mismatched_reference(live: LiveStage, plan: Operator) -> Run:
     def run(values: Values) -> Made:
         tokens: dict[Key, Tensor] = {}
         batches = MicroBatches(cutter.cut([row for name in plan.needs for row in values[name]]), live.world.device)
-        with network.scoring() as policy, guarded_block(live.architecture, "the reference"):
+        with network.scoring() as score, guarded_block(live.architecture, "the reference"):
             for batch in batches:
-                _add(tokens, batch, _scored(live, policy, batch, _weighed(live, batch)))
+                _add(tokens, batch, _scored(score, batch, _weighed(live, batch)))
         return {"mismatched_ref_logprobs": RowColumn(tokens)}
 
     return run

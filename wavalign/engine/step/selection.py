@@ -37,6 +37,11 @@ class Selection:
         wants_further = any(term.plan.heads == "mtp" for term in terms)
         self._further = further_heads(space) if wants_further else ()
 
+    @property
+    def streams(self) -> int:
+        """S of the rows, without what further heads add."""
+        return len(self._space.streams)
+
     def collate(self, rows: Sequence[Row], *, number: int, packs: bool = True) -> MicroBatch:
         """Rows as a micro-batch with what every term learns from it, columns aside, on the CPU.
 

@@ -2,9 +2,11 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TypeVar, final
 
 from wavalign.engine.backends.base import Backend
+from wavalign.engine.compile.model_flops import TokenFlops
 from wavalign.engine.compile.plan import Geometry, StagePlan
 from wavalign.engine.contracts.origins import close_all
 from wavalign.engine.feeding.feeds import Feed
@@ -15,9 +17,11 @@ from wavalign.engine.state.remembering import Remembered
 from wavalign.engine.step.ahead import InFlight
 from wavalign.engine.step.cutting import Cutter, Limits
 from wavalign.engine.step.dead_signal import SignalWatch
+from wavalign.engine.step.memory_watch import MemoryWatch
 from wavalign.engine.step.reward_pool import RewardPool
 from wavalign.engine.step.rollouts import Roller
 from wavalign.engine.step.selection import Selection
+from wavalign.engine.step.skipping import Skipped, SkipWatch
 from wavalign.engine.step.terms import LiveTerm
 from wavalign.plugins.api import Advantage, Architecture, Gate, Provider, SamplingOptions
 from wavalign.schema.optim import OptimSection
@@ -29,6 +33,11 @@ def _nothing() -> None:
     """Nobody asked to be called."""
 
 
+def _not_kept(_: Skipped) -> Path | None:
+    """Nobody keeps it."""
+    return None
+
+
 @final
 @dataclass(slots=True)
 class WeightsClock:
@@ -38,6 +47,8 @@ class WeightsClock:
     """Steps that the weights have seen; None while they change."""
     before_update: Callable[[], None] = _nothing
     """Called on every rank when the first gradients of a step are complete and the weights have not moved."""
+    skipped: Callable[[Skipped], Path | None] = _not_kept
+    """Called on every rank where an update is skipped; gives where it is kept."""
     together: bool = False
     """Whether the error that a step raised was raised on every rank."""
 
@@ -69,15 +80,22 @@ class StepSettings:
     resample_limit: int
     """Rounds of further prompts for groups without spread at most; 0 where they stay."""
     reward_failure_budget: float
+    most_rows: int | None
+    """Rows of a micro-batch at most, where a larger one did not fit into memory."""
     dropout: bool
     """Whether the network drops anything while it learns."""
     optim: OptimSection
+    flops: TokenFlops | None = None
+    """Operations that a token of the stage's rows costs."""
+    peak: float | None = None
+    """Operations a second of one device; None where its maker does not say."""
 
     @property
     def limits(self) -> Limits:
         """What one forward may hold."""
         cut = self.geometry
-        return Limits(cut.micro_batch, cut.micro_batch_tokens, together=cut.share_prompts)
+        rows = cut.micro_batch if self.most_rows is None else min(cut.micro_batch, self.most_rows)
+        return Limits(rows, cut.micro_batch_tokens, together=cut.share_prompts)
 
     def where(self, index: int) -> str:
         """Where step `index` (from 0) is, in words."""
@@ -108,10 +126,12 @@ class LiveStage:
     selection: Selection
     cutter: Cutter
     signal: SignalWatch
+    skips: SkipWatch
     remembered: Remembered
     """All of it that has a state."""
     in_flight: InFlight | None = None
     """Where the next step's prompts are answered while rewards score."""
+    memory: MemoryWatch = field(default_factory=MemoryWatch)
     clock: WeightsClock = field(default_factory=WeightsClock)
     closing: list[Callable[[], None]] = field(default_factory=list)
     """What else is to be freed with it."""

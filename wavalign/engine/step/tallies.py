@@ -10,9 +10,7 @@ from torch import Tensor
 
 from wavalign.engine.step.batches import MicroBatch, MicroBatches
 from wavalign.engine.step.terms import Tally
-from wavalign.plugins.batch import AUDIO_ROLES, MARK_ROLES, TEXT_ROLES
-
-KINDS = {"text": TEXT_ROLES, "audio": AUDIO_ROLES, "marks": MARK_ROLES}
+from wavalign.engine.step.throughput import KINDS, Work
 
 
 @final
@@ -42,6 +40,7 @@ class ForwardSizes:
     """Rows that teach nothing."""
     over: int
     """Micro-batches beyond the tokens that one may have."""
+    work: Work
 
 
 @final
@@ -62,6 +61,8 @@ class Totals:
     left_out: Mapping[str, float]
     """By term, groups or rows that it could not use, of all ranks."""
     sizes: ForwardSizes
+    broken: "Broken | None" = None
+    """On this rank."""
 
 
 @final
@@ -74,6 +75,9 @@ class Broken:
     """Terms whose value is none."""
     not_ours: Sequence[str]
     """Those of them whose loss is somebody's own and was given numbers."""
+
+    def __str__(self) -> str:
+        return f"the loss is {self.loss} (term {', '.join(self.terms) or 'unknown'})"
 
 
 @final
@@ -101,10 +105,16 @@ class Ratios:
 @final
 @dataclass(frozen=True, slots=True)
 class Updated:
-    """A move of the weights."""
+    """A move of the weights, or one that was not made."""
 
     grad_norm: float
+    """NaN where the update was skipped."""
     learning_rate: float
+    skipped: bool = False
+    overflowed: bool = False
+    """Skipped because the scaled gradients of fp16 were too large."""
+    loss_scale: float | None = None
+    """By which its loss was multiplied."""
 
 
 @final
@@ -127,7 +137,7 @@ class _Host:
 
 def totals_of(
     tallies: Mapping[str, Sequence[Tally]], losses: Sequence[Tensor], denominators: Denominators, divisor: float
-) -> tuple[Totals, Broken | None]:
+) -> Totals:
     """Sums over the micro-batches; `losses` [] each, multiplied by the backend's `divisor`."""
     host = _Host()
     loss_at = [host.add(loss) for loss in losses]
@@ -150,7 +160,7 @@ def totals_of(
             bad = [name for name, places in value_at.items() if not math.isfinite(found[places[number]])]
             broken = Broken(loss, bad, [name for name in bad if found[finite_at[name][number]]])
             break
-    totals = Totals(
+    return Totals(
         loss=_sum(each_loss),
         terms={name: _sum([found[at] for at in places]) for name, places in value_at.items()},
         metrics={
@@ -162,19 +172,20 @@ def totals_of(
         left_out={name: counted[2] - counted[0] for name, counted in denominators.counted.items()},
         seen={name: counted[3] for name, counted in denominators.counted.items()},
         sizes=denominators.sizes,
+        broken=broken,
     )
-    return totals, broken
 
 
-def sizes_of(batches: MicroBatches, most: int | None) -> ForwardSizes:
+def sizes_of(batches: MicroBatches, most: int | None, work: Work) -> ForwardSizes:
     """The sizes of an update's micro-batches, of which one is to have at most `most` tokens."""
     given = [each.forward_tokens for each in batches.made]
     return ForwardSizes(
-        length=sum(int(each.tokens.lengths.sum()) for each in batches.counted),
+        length=sum(int(each.tokens.lengths.sum()) for each in batches.counted if not each.is_idle),
         padded=sum(each.padded_tokens for each in batches.counted),
         forward=sum(given),
         silent=batches.silent,
         over=0 if most is None else sum(each > most for each in given),
+        work=work,
     )
 
 

@@ -1,0 +1,202 @@
+"""A run's copy in an object store: complete or no checkpoint, compared, tried again, and enough to go on from."""
+
+import json
+import shutil
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pytest
+from fsspec.implementations.memory import MemoryFileSystem
+
+from tests.engine.run.test_survival import Cut, fail_at
+from tests.engine.run.test_trainer import Signals, assert_same_run, run
+from tests.toy.compiled import Change, compiled, problems, put
+from wavalign.engine import api
+from wavalign.engine.api import Resume
+from wavalign.engine.step.operators import FUNCTIONS
+from wavalign.errors import CheckpointError, PreflightError, UsageError
+from wavalign.storage import copies
+from wavalign.storage.copies import Copies, CopyError
+
+EVERY = put("runtime.checkpoint_every", 1)
+
+
+class Shaky(MemoryFileSystem):  # type: ignore[misc]  # fsspec has no types
+    """A store that fails when it is told to."""
+
+    protocol = "shaky"
+    store: dict[str, Any] = {}  # noqa: RUF012 - fsspec's own way
+    pseudo_dirs = [""]  # noqa: RUF012
+    fail_next = 0
+    spoil = False
+    written: list[str] = []  # noqa: RUF012
+
+    def _open(self, path: str, mode: str = "rb", **named: Any) -> Any:
+        if Shaky.fail_next:
+            Shaky.fail_next -= 1
+            raise ConnectionError("down")
+        if "w" in mode:
+            Shaky.written.append(path)
+        elif Shaky.spoil and "training" in path:
+            content = bytearray(self.store[path].getvalue())
+            content[-1] ^= 1
+            self.store[path].seek(0)
+            self.store[path].write(bytes(content))
+        return super()._open(path, mode=mode, **named)
+
+    def find(self, path: str, *arguments: Any, **named: Any) -> Any:
+        if Shaky.fail_next:
+            raise ConnectionError("down")
+        return super().find(path, *arguments, **named)
+
+    def cat_file(self, path: str, *arguments: Any, **named: Any) -> Any:
+        if Shaky.fail_next:
+            raise ConnectionError("down")
+        return super().cat_file(path, *arguments, **named)
+
+
+@pytest.fixture
+def address(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Of a store that is empty."""
+    fsspec.register_implementation("shaky", Shaky, clobber=True)
+    monkeypatch.setattr(copies, "FIRST_PAUSE", 0.001)
+    Shaky.fail_next, Shaky.spoil = 0, False
+    Shaky.written.clear()
+    yield f"shaky://bucket/{uuid.uuid4().hex}"
+    Shaky.store.clear()
+    Shaky.pseudo_dirs[:] = [""]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return run(tmp_path_factory.mktemp("whole"), EVERY)
+
+
+def stored(address: str) -> list[str]:
+    return sorted(Copies(address).names())
+
+
+def cut(folder: Path, *changes: Change, at: int = 4) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        fail_at(patch, FUNCTIONS, "gate", at, Cut())
+        with pytest.raises(Cut):
+            run(folder, EVERY, *changes)
+
+
+@pytest.mark.parametrize("beside", [False, True])
+@pytest.mark.parametrize("named", ["", "checkpoints/step-2"])
+def test_goes_on_on_an_empty_machine(whole: Path, tmp_path: Path, address: str, beside: bool, named: str) -> None:
+    there = (put("runtime.checkpoint_store", address), put("runtime.async_checkpoints", beside))
+    cut(tmp_path, *there)
+    kept = [name for name in stored(address) if name.endswith("checkpoint.json")]
+    assert kept == ["checkpoints/step-2/checkpoint.json", "checkpoints/step-3/checkpoint.json"], "those kept here"
+    shutil.rmtree(tmp_path / "run")
+    said: list[str] = []
+    watcher = Signals(-1)
+    at = f"{address}/{named}" if named else ""  # the recipe names the store
+    api.run(compiled(tmp_path, EVERY, *there), resume=Resume(at=at), observer=watcher)
+    said += watcher.said
+    assert any(f"with its checkpoint {named.rpartition('/')[2] or 'step-3'}" in text for text in said)
+    assert_same_run(tmp_path / "run", whole)
+    assert "model/model.safetensors" in stored(address)
+
+
+def test_the_manifest_is_the_last_of_a_checkpoint_and_its_removal_the_first(tmp_path: Path, address: str) -> None:
+    run(tmp_path, EVERY, put("runtime.checkpoint_store", address), put("steps", 3))
+    for step in (1, 2, 3):
+        mine = [path for path in Shaky.written if f"/checkpoints/step-{step}/" in path]
+        assert mine[-1].endswith("checkpoint.json") and sum(path.endswith("checkpoint.json") for path in mine) == 1
+    assert {name.split("/")[1] for name in stored(address) if name.startswith("checkpoints")} == {"step-2", "step-3"}
+
+
+def test_a_store_that_is_down_costs_nothing_but_the_copy(whole: Path, tmp_path: Path, address: str) -> None:
+    """It is said once, counted, and tried again."""
+
+    class Watcher(Signals):
+        def step(self, values: Any, steps_done: int) -> None:
+            Shaky.fail_next = 10**6 if steps_done in (2, 3) else 0
+
+    watcher = Watcher(-1)
+    plan = compiled(tmp_path, EVERY, put("runtime.checkpoint_store", address))
+    api.run(plan, resume=False, observer=watcher)
+    assert_same_run(tmp_path / "run", whole)
+    assert sum("nothing is lost here" in text for text in watcher.said) == 1
+    assert any(f"{address} takes copies again; " in text for text in watcher.said)
+    assert "checkpoints/step-6/checkpoint.json" in stored(address)
+
+
+def test_a_store_that_is_down_to_the_end_is_said(tmp_path: Path, address: str) -> None:
+    Shaky.fail_next = 10**6
+    watcher = Signals(-1)
+    plan = compiled(tmp_path, EVERY, put("runtime.checkpoint_store", address), put("steps", 2))
+    found = api.run(plan, resume=False, observer=watcher)
+    assert (found / "checkpoints/step-2/checkpoint.json").exists() and (found / "finished.json").exists()
+    assert any("copies are missing there" in text for text in watcher.said)
+
+
+def test_one_failure_is_tried_again(tmp_path: Path, address: str) -> None:
+    (tmp_path / "a").write_bytes(b"0123")
+    Shaky.fail_next = copies.TRIES - 1
+    Copies(address).put(tmp_path / "a", "x/a")
+    assert Copies(address).names() == {"x/a": 4}
+    Shaky.fail_next = copies.TRIES
+    with pytest.raises(CopyError, match="ConnectionError"):
+        Copies(address).put(tmp_path / "a", "x/b")
+    assert "x/b" not in Copies(address).names()
+
+
+def test_what_the_store_changes_is_no_copy(tmp_path: Path, address: str) -> None:
+    Shaky.spoil = True
+    watcher = Signals(-1)
+    plan = compiled(tmp_path, EVERY, put("runtime.checkpoint_store", address), put("steps", 2))
+    api.run(plan, resume=False, observer=watcher)
+    assert any("what came back is not what was sent" in text for text in watcher.said)
+    assert not [name for name in stored(address) if name.endswith("checkpoint.json")], "no manifest: no checkpoint"
+
+
+def test_a_flipped_bit_is_found_at_the_resume(tmp_path: Path, address: str) -> None:
+    there = put("runtime.checkpoint_store", address)
+    cut(tmp_path, there)
+    shutil.rmtree(tmp_path / "run")
+    path = next(path for path in Shaky.store if path.endswith("step-3/training.safetensors"))
+    content = bytearray(Shaky.store[path].getvalue())
+    content[-1] ^= 1
+    Shaky.store[path].seek(0)
+    Shaky.store[path].write(bytes(content))
+    with pytest.raises(CheckpointError, match="checkpoint of step 3 is damaged"):
+        api.run(compiled(tmp_path, EVERY, there), resume=Resume(at=address))
+
+
+def test_another_runs_copy_is_not_written_over(tmp_path: Path, address: str) -> None:
+    there = put("runtime.checkpoint_store", address)
+    run(tmp_path / "one", EVERY, there, put("steps", 1))
+    before = Copies(address).text("copied.json")
+    with pytest.raises(PreflightError, match="holds the copy of another run"):
+        run(tmp_path / "two", EVERY, there, put("steps", 1))
+    assert Copies(address).text("copied.json") == before
+    with pytest.raises(UsageError, match="already holds a run"):
+        api.run(compiled(tmp_path / "one", EVERY, there), resume=Resume(at=address))
+
+
+def test_places_without_a_run(tmp_path: Path, address: str) -> None:
+    with pytest.raises(UsageError, match="holds no copy of a run"):
+        api.run(compiled(tmp_path, EVERY), resume=Resume(at=address))
+    run(tmp_path / "one", EVERY, put("runtime.checkpoint_store", address), put("steps", 1))
+    (tmp_path / "other").mkdir()
+    with pytest.raises(UsageError, match="has no checkpoint step-7") as caught:
+        api.run(compiled(tmp_path / "other", EVERY), resume=Resume(at=f"{address}/checkpoints/step-7"))
+    assert "it has: step-1" in caught.value.hint
+    (problem,) = problems(tmp_path, put("runtime.checkpoint_store", "s3://key@bucket/run"))
+    assert problem.path == "runtime.checkpoint_store"
+
+
+def test_a_local_place(whole: Path, tmp_path: Path) -> None:
+    there = put("runtime.checkpoint_store", f"file://{tmp_path}/far/away")
+    cut(tmp_path, there)
+    assert json.loads((tmp_path / "far/away/plan.json").read_text())["name"] == "toy"
+    shutil.rmtree(tmp_path / "run")
+    api.run(compiled(tmp_path, EVERY, there), resume=Resume(at=f"file://{tmp_path}/far/away"))
+    assert_same_run(tmp_path / "run", whole)
