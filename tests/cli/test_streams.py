@@ -41,6 +41,7 @@ def test_letters_that_an_encoding_lacks_are_spelt() -> None:
 def failing(error: Exception, *, interrupt: bool) -> Callable[[object], None]:
     def command(_: object) -> None:
         if interrupt:
+            signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs are born ignoring it
             try:
                 os.kill(os.getpid(), signal.SIGINT)
                 while True:  # until it is delivered
