@@ -28,8 +28,8 @@ from wavalign_cli import app as application
 from wavalign_cli.console import Format, output_format
 
 COMMANDS = (
-    "run", "validate", "plan", "recipes", "plugins", "data", "schema", "report", "listen", "evaluate", "export", "doctor",
-    "judge",
+    "run", "validate", "plan", "recipes", "plugins", "data", "schema", "report", "listen", "evaluate", "export",
+    "doctor", "judge",
 )  # fmt: skip
 
 

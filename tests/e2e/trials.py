@@ -220,7 +220,7 @@ def _arm_save(engine: str, counted: Callable[[], bool], *, before: bool) -> None
         if due:
             _end()
 
-    Kind.save = save  # type: ignore[method-assign]
+    setattr(Kind, "save", save)  # noqa: B010 - a final attribute
 
 
 def _end() -> None:

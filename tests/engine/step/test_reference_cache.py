@@ -39,9 +39,9 @@ def scored(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     calls: list[int] = []
     own = references._scored
 
-    def counted(live: Any, policy: Any, batch: Any, select: Tensor) -> Tensor:
+    def counted(score: Any, batch: Any, select: Tensor) -> Tensor:
         calls.append(len(batch.rows))
-        return own(live, policy, batch, select)
+        return own(score, batch, select)
 
     monkeypatch.setattr(references, "_scored", counted)
     return calls
