@@ -11,7 +11,7 @@ from wavalign.engine.state.distributed import World
 from wavalign.engine.step.stage import LiveStage
 from wavalign.engine.step.step import StepExecutor
 
-VARYING = ("_seconds", "_per_second", "forward_tokens", "forward_share")
+VARYING = ("_seconds", "_per_second", "_bytes", "mfu", "forward_tokens", "forward_share")
 """How a metric's name ends that hangs on the time, or on how a step is cut."""
 
 
