@@ -146,10 +146,11 @@ def test_a_gradient_that_breaks(tmp_path: Path) -> None:
         encoding="utf-8",
     )
     plugins = put("plugins", [str(tmp_path / "mine.py"), *toy_recipe(tmp_path)["plugins"]])
-    recipe = written(tmp_path, plugins, put("objective.terms.odd", {"loss": "steep"}))
+    first = put("runtime.non_finite_limit", 1)
+    recipe = written(tmp_path, plugins, first, put("objective.terms.odd", {"loss": "steep"}))
     ended = here("run", recipe)
     assert ended.code == 1, ended.output
-    assert "the gradient norm is nan; the weights were not updated (at step 1 of stage 'train')" in ended.output
+    assert "the gradient norm is nan at step 1 of stage 'train'; the weights were not updated" in ended.output
 
 
 @contextmanager

@@ -75,7 +75,7 @@ def test_answers_of_other_data_are_refused(tmp_path: Path, monkeypatch: pytest.M
     with pytest.raises(Cut):
         run(tmp_path, *LONG)
     monkeypatch.undo()
-    monkeypatch.setattr("wavalign.engine.step.ahead.InFlight.draw", lambda self: self._feed.next(5)[1:])
+    monkeypatch.setattr("wavalign.engine.step.ahead.InFlight._draw_all", lambda self: self._feed.next(5)[1:])
     with pytest.raises(ResumeError, match="to other prompts than the data gives"):
         run(tmp_path, *LONG, resume=True)
 
