@@ -132,7 +132,7 @@ def phonetic(folder: Path, seed: int) -> Codec:
     }
     network = seeded(lambda: PhoneClassifier(len(phones)), seed)
     for parameter in network.parameters():
-        parameter.data.mul_(3.0)  # so that two sounds differ in their likeliest phones
+        parameter.data.mul_(5.0)  # so that two sounds differ in their likeliest phones
     save_phonetic(PhoneticBooks(PhoneticSettings(12, 4, 3), network, tables), path)
     return PhoneticCodec(PhoneticParams(checkpoint=str(path)))
 
