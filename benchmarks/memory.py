@@ -249,6 +249,7 @@ def watch_memory(device: str) -> Any:
     import torch
 
     from wavalign.engine.run.observers import Observer, RunInfo
+    from wavalign.engine.state.peaks import forget_highest, highest
 
     @final
     class Watch(Observer):
@@ -262,19 +263,16 @@ def watch_memory(device: str) -> Any:
                 return
             gc.collect()
             if self._cuda:
-                torch.cuda.reset_peak_memory_stats()
                 self._before = torch.cuda.memory_allocated()
             else:
                 ctypes.CDLL(None).malloc_trim(0)
                 self._before = resident("VmRSS")
-                Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # forget the highest so far
+            forget_highest(torch.device(device))
 
         def highest(self) -> dict[str, int]:
             """Bytes over what was there before."""
-            if self._cuda:
-                reserved = torch.cuda.max_memory_reserved() - self._before
-                return {"measured": torch.cuda.max_memory_allocated() - self._before, "kept": reserved}
-            return {"measured": resident("VmHWM") - self._before}
+            found = {"measured": highest(torch.device(device)) - self._before}
+            return found | {"kept": torch.cuda.max_memory_reserved() - self._before} if self._cuda else found
 
         def start(self, run: RunInfo) -> None: ...
         def stage(self, name: str, steps: int) -> None: ...

@@ -14,7 +14,6 @@ import gc
 import json
 import os
 import platform
-import re
 import signal
 import socket
 import statistics
@@ -46,6 +45,7 @@ from wavalign.engine.run.builder import Builder
 from wavalign.engine.run.checkpointing import RunCheckpoints
 from wavalign.engine.run.observers import Display, RunInfo
 from wavalign.engine.state.distributed import World
+from wavalign.engine.state.peaks import forget_highest, highest
 from wavalign.engine.step.step import StepExecutor
 from wavalign.errors import Interrupted
 from wavalign.schema.loading import load_recipe
@@ -75,23 +75,6 @@ def count_sent(found: Counter[str]) -> None:
         setattr(dist, name, call)
 
 
-def forget_peak(device: torch.device) -> None:
-    """Begin to look for the most memory anew."""
-    gc.collect()
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-    else:
-        Path("/proc/self/clear_refs").write_text("5")
-
-
-def peak_mib(device: torch.device) -> float:
-    """The most memory since then: of this process, or what it allocated on its GPU."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**20
-    status = Path("/proc/self/status").read_text(encoding="utf-8")
-    return int(re.search(r"VmHWM:\s+(\d+)", status).group(1)) / 2**10  # type: ignore[union-attr]
-
-
 def rank(folder: Path, steps: int, device: Device) -> None:
     """One rank of every engine, one after the other; the first leaves what it found."""
     torch.set_num_threads(1)
@@ -102,13 +85,14 @@ def rank(folder: Path, steps: int, device: Device) -> None:
         recipe = load_recipe(str(ROOT / "recipes" / "quickstart.yaml"), settings)
         cluster = Cluster(gpus=torch.cuda.device_count(), gpu_bytes=80 << 30, cores=2, host_bytes=8 << 30)
         plan = compile_recipe(recipe, cluster)
-        forget_peak(world.device)
+        gc.collect()
+        forget_highest(world.device)
         live = Builder(plan, world, lambda _what, _done, _total: None).stage(plan.stages[0], None)
         executor = StepExecutor(live)
         executor.step(0)
         found.clear()
         lines = [executor.step(index).metrics for index in range(1, steps + 1)]
-        peaks = world.gather(peak_mib(world.device))
+        peaks = world.gather(highest(world.device) / 2**20)
         row = {
             "engine": name, "ranks": world.size, "mib": max(peaks), "sent": sum(found.values()) / steps,
             **{key: statistics.median(line[key] for line in lines) for key in ("step_seconds", "learn_seconds")},

@@ -5,6 +5,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol, Self, final
 
+import torch
+
+from wavalign.engine.state.peaks import forget_highest, highest
+
+CPU = torch.device("cpu")
+
 Contender = Literal["ours", "trl", "research"]
 CONTENDERS: tuple[Contender, ...] = ("ours", "trl", "research")
 SIZES: dict[str, dict[str, int]] = {
@@ -150,7 +156,7 @@ class Stopwatch:
     def begin(self) -> None:
         """The first step is about to begin."""
         self.measured.before = resident("VmRSS")
-        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # forget the highest so far
+        forget_highest(CPU)
         self._stamp()
 
     def tick(self) -> None:
@@ -160,7 +166,7 @@ class Stopwatch:
             self.measured.wall.append(time.perf_counter() - self._wall)
             self.measured.cpu.append(time.process_time() - self._cpu)
         if self._step == self._last:
-            self.measured.peak = resident("VmHWM")
+            self.measured.peak = highest(CPU)
         self._stamp()
 
     def _stamp(self) -> None:
@@ -168,6 +174,6 @@ class Stopwatch:
 
 
 def resident(field_name: str) -> int:
-    """Bytes this process holds now (`VmRSS`) or held at most (`VmHWM`); Linux."""
+    """Bytes of a field of /proc/self/status, as `VmRSS`, what this process holds now."""
     status = Path("/proc/self/status").read_text(encoding="ascii")
     return int(status.split(f"{field_name}:")[1].split()[0]) * 1024

@@ -9,7 +9,7 @@ from tests.e2e.runs import lines
 from tests.engine.run.test_trainer import run
 from tests.toy.compiled import put
 from wavalign.engine.state import peaks
-from wavalign.engine.state.peaks import Peaks
+from wavalign.engine.state.peaks import Peaks, forget_highest, highest
 from wavalign.engine.step.executor import PHASES
 
 MIB = 2**20
@@ -27,6 +27,20 @@ def test_every_phase_has_its_own_highest() -> None:
     found.switch("")
     assert set(found.bytes) == {"small", "large"}
     assert 120 * MIB < found.bytes["large"] - found.bytes["small"] < 140 * MIB
+
+
+def test_the_highest_of_all_outlives_the_phases() -> None:
+    forget_highest(CPU)
+    before = highest(CPU)
+    found = Peaks(CPU)
+    found.switch("large")
+    held = torch.ones(128 * MIB // 4)
+    del held
+    found.switch("small")
+    found.switch("")
+    assert 120 * MIB < highest(CPU) - before < 140 * MIB
+    forget_highest(CPU)
+    assert highest(CPU) - before < 20 * MIB
 
 
 def test_nothing_is_said_where_nothing_is_measured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -4,6 +4,8 @@ On a GPU the tensors that PyTorch's allocator gave; on a CPU the resident set, w
 lets its process set back (Linux). Where the kernel does not, nothing is measured.
 """
 
+import resource
+from dataclasses import dataclass
 from pathlib import Path
 from typing import final
 
@@ -12,6 +14,16 @@ import torch
 _RESET, _STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
 _PEAK = "5"
 """What, written to the first file, sets the resident set's highest value back to the present one."""
+
+
+@final
+@dataclass(slots=True)
+class _Earlier:
+    bytes: int = 0
+
+
+_earlier = _Earlier()
+"""The highest peak of this process that a reset has taken from what the system counts."""
 
 
 @final
@@ -36,6 +48,7 @@ class Peaks:
 
 def reset_peak(device: torch.device) -> bool:
     """Let the next peak begin with what is held now; False where the machine does not let it."""
+    _earlier.bytes = highest(device)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         return True
@@ -52,3 +65,16 @@ def peak_since_reset(device: torch.device) -> int:
         return int(torch.cuda.max_memory_allocated(device))
     lines = _STATUS.read_text(encoding="ascii", errors="replace").splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
+
+
+def highest(device: torch.device) -> int:
+    """Bytes of the fullest moment of this process, or since `forget_highest`, whatever was reset meanwhile."""
+    if device.type == "cuda":
+        return max(_earlier.bytes, int(torch.cuda.max_memory_allocated(device)))
+    return max(_earlier.bytes, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+
+
+def forget_highest(device: torch.device) -> None:
+    """Let `highest` begin with what is held now."""
+    reset_peak(device)
+    _earlier.bytes = 0

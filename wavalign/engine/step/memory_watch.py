@@ -1,10 +1,10 @@
 """Which micro-batch a step is in, for who must say that it did not fit."""
 
-import resource
 from typing import final
 
 import torch
 
+from wavalign.engine.state.peaks import highest
 from wavalign.engine.step.batches import MicroBatch
 from wavalign.errors import OutOfMemoryError
 
@@ -33,7 +33,7 @@ class MemoryWatch:
         """The error of the present micro-batch, at step `step` (from 0) of `stage`."""
         batch = self._present
         assert batch is not None
-        rows, peak = len(batch.rows), peak_bytes(device)
+        rows, peak = len(batch.rows), highest(device)
         return OutOfMemoryError(
             f"out of memory in a micro-batch of {rows} rows, {batch.forward_tokens} tokens, at step {step + 1} "
             f"of stage '{stage}'; the most that this process held was {peak / 2**20:,.0f} MiB",
@@ -42,10 +42,3 @@ class MemoryWatch:
             rows=rows,
             peak_bytes=peak,
         )
-
-
-def peak_bytes(device: torch.device) -> int:
-    """The most that this process has held: tensors on a GPU, or all of its memory."""
-    if device.type == "cuda":
-        return int(torch.cuda.max_memory_allocated(device))
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
