@@ -54,7 +54,7 @@ def test_a_name_is_given_once_and_a_state_has_an_owner() -> None:
 
 def test_all_that_may_remember_is_registered(tmp_path: Path) -> None:
     live = live_stage(compiled(tmp_path, *BASELINE))
-    names = {"gate", "advantage", "provider", "reward.exact", "feed.prompts", "feed.demonstrations", "signal"}
+    names = {"gate", "advantage", "provider", "reward.exact", "feed.prompts", "feed.demonstrations", "signal", "skips"}
     assert set(live.remembered) == names
     StepExecutor(live).step(0)
     assert live.remembered.state_dict()["advantage"]["count"] == 1
