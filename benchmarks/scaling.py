@@ -23,7 +23,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal, final
@@ -40,7 +40,7 @@ from benchmarks.grpo.point import SIZES, Point
 from benchmarks.grpo.world import write_world
 from wavalign.engine import api
 from wavalign.engine.compile.compiler import compile_recipe
-from wavalign.engine.compile.plan import Cluster
+from wavalign.engine.compile.plan import Cluster, Plan
 from wavalign.engine.run.builder import Builder
 from wavalign.engine.run.checkpointing import RunCheckpoints
 from wavalign.engine.run.observers import Display, RunInfo
@@ -57,6 +57,8 @@ SMALL = (
 )  # fmt: skip
 SENT = ("all_reduce", "all_gather_into_tensor", "reduce_scatter_tensor")
 CHECKPOINTED = ("T", "S", "L")
+APART = 4
+"""Steps from one asynchronous checkpoint to the next."""
 CUDA_SECONDS = 200.0
 Device = Literal["cpu", "cuda"]
 
@@ -168,39 +170,53 @@ def timed(owner: type, name: str, found: list[float]) -> Callable[[], None]:
 
 def checkpoints(steps: int, _: Device) -> Iterator[str]:
     """Seconds of a checkpoint and of its restoring, by size."""
-    yield "| network | weights M | checkpoint MB | written s | MB/s | restored s |"
-    yield "|---|---:|---:|---:|---:|---:|"
+    yield "| network | weights M | checkpoint MB | a step waits s | MB/s | asynchronous: waits s | restored s |"
+    yield "|---|---:|---:|---:|---:|---:|---:|"
     for size in CHECKPOINTED:
         with tempfile.TemporaryDirectory() as made:
             yield _checkpointed(size, Path(made), steps)
 
 
 def _checkpointed(size: str, folder: Path, steps: int) -> str:
-    point = Point(size, 2048, 0.5, beta=0.0, warm_up=0, steps=steps, prompts=2)
+    point = Point(size, 2048, 0.5, beta=0.0, warm_up=0, steps=APART * (steps + 1), prompts=2)
     write_world(point, folder / "world")
     overhead.write_demonstrations(point, folder / "world")
-    recipe = overhead.recipe(point, folder / "world", folder / "run")
-    recipe["runtime"] |= {"checkpoint_every": 1, "keep_checkpoints": 1}
-    (folder / "recipe.yaml").write_text(json.dumps(recipe), encoding="utf-8")
-    plan = compile_recipe(load_recipe(str(folder / "recipe.yaml")), api.detect_cluster())
-    saved, restored = list[float](), list[float]()
-    ends = [timed(RunCheckpoints, "save", saved), timed(RunCheckpoints, "restore", restored)]
-    try:
+    saved, beside, restored = list[float](), list[float](), list[float]()
+    plan = _saving_plan(point, folder, at_once=True)
+    with _timing({"save": saved, "restore": restored}):
         with suppress(Interrupted):
             api.run(plan, observer=Stops(steps))
         (newest,) = (folder / "run" / "checkpoints").glob("step-*")
         written = sum(path.stat().st_size for path in newest.rglob("*") if path.is_file())
         with suppress(Interrupted):
             api.run(plan, resume=True, observer=Stops(0))
-    finally:
-        for end in ends:
-            end()
+    plan = _saving_plan(point, folder, at_once=False)
+    with _timing({"save": beside}), suppress(Interrupted):
+        api.run(plan, observer=Stops(APART * steps))
     weights = sum(each.numel() for each in load_file(folder / "world" / "vita" / "model.safetensors").values())
     took, sizes = statistics.median(saved), SIZES[size]
     return (
         f"| {sizes['num_layers']} x {sizes['hidden_size']} | {weights / 1e6:.2f} | {written / 1e6:.1f} | {took:.3f} "
-        f"| {written / 1e6 / took:,.0f} | {restored[0]:.3f} |"
+        f"| {written / 1e6 / took:,.0f} | {statistics.median(beside):.3f} | {restored[0]:.3f} |"
     )
+
+
+def _saving_plan(point: Point, folder: Path, *, at_once: bool) -> Plan:
+    """A run that writes a checkpoint every step, or beside the steps so seldom that none waits for the one before."""
+    recipe = overhead.recipe(point, folder / "world", folder / ("run" if at_once else "beside"))
+    every, path = 1 if at_once else APART, folder / "recipe.yaml"
+    recipe["runtime"] |= {"checkpoint_every": every, "keep_checkpoints": 1, "async_checkpoints": not at_once}
+    path.write_text(json.dumps(recipe), encoding="utf-8")
+    return compile_recipe(load_recipe(str(path)), api.detect_cluster())
+
+
+@contextmanager
+def _timing(found: Mapping[str, list[float]]) -> Iterator[None]:
+    """Inside, calls of these methods of a run's checkpoints are timed."""
+    with ExitStack() as ends:
+        for name, seconds in found.items():
+            ends.callback(timed(RunCheckpoints, name, seconds))
+        yield
 
 
 @final
