@@ -24,7 +24,6 @@ CUDA_BYTES = 2**30
 SUPPORT_BYTES = 16
 """Per position and id that a cut distribution kept, while learning: the ids of a row and of what is scored in int32,
 their log-probs and slopes in float32."""
-ROOTS = "square roots"
 Phase = Literal["held", "collect", "train", "learn", "update"]
 KEPT_HIDDEN = {"float32": 32, "autocast": 24, "bf16": 20}
 """Bytes per token, layer and unit of the hidden width that autograd keeps: norms, projections, residuals."""
@@ -102,10 +101,6 @@ def _states(case: Case, *, adapted: bool, of: str = "") -> Iterator[MemoryRow]:
     if case.zero:
         master = 0 if case.offload else 4 * trained // ranks
         yield MemoryRow(name="masters", bytes=master, note=f"float32 weights that are updated{host}")
-    if case.zero:
-        # Its optimiser is PyTorch's over one flat tensor, with one or two more of that length while it moves weights.
-        size = 0 if case.offload else (8 if case.on_cpu else 4) * trained // ranks
-        yield MemoryRow(name=ROOTS, bytes=size, note=f"of moments, by the optimiser{host}", phase="update")
     yield _gradients(case, name=f"{of}gradients", host=host)
     moments = 0 if case.offload else 8 * trained // ranks
     yield MemoryRow(name=f"{of}optimiser", bytes=moments, note=f"two Adam moments in float32{host}")
@@ -181,7 +176,7 @@ def _scalar_heads(case: Case, stage: StagePlan) -> Iterator[MemoryRow]:
         yield from _states(whole, adapted=False, of="critic's ")
     width = case.dimensions.hidden
     own = replace(case, weights=WeightCounts(frozen=0, trained=len(stage.scalars) * (width + 1)))
-    size = sum(each.bytes for each in _states(own, adapted=False) if each.name != ROOTS)
+    size = sum(each.bytes for each in _states(own, adapted=False))
     yield MemoryRow(name="scalar heads", bytes=size, note="weights, gradients and moments of " + _names(stage))
     read = sum(head.unit == "token" for head in stage.scalars)
     if case.half and read:
