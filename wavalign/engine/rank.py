@@ -113,15 +113,19 @@ def _trains(plan: Plan, folder: RunFolder, world: World, watcher: Observer, *, r
 
 
 def _train(plan: Plan, folder: RunFolder, world: World, watcher: Observer, *, resume: bool) -> None:
+    trainer = Trainer(plan, folder, world, watcher)
     try:
-        Trainer(plan, folder, world, watcher).run(resume=resume)
-    except Interrupted:
+        trainer.run(resume=resume)
+    except Interrupted as error:
         _report(plan, folder, world, watcher)
+        if not error.at_once:
+            trainer.copy_rest()
         raise
     _report(plan, folder, world, watcher, complete=True)
     if world.is_first:
         folder.check_held()
         folder.finish(planned=plan.total_steps)
+        trainer.copy_rest()
         watcher.finish("\n".join(_places(plan, folder)))
 
 
