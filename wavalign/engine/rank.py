@@ -18,6 +18,7 @@ from wavalign.crash_log import run_folder
 from wavalign.engine.compile.plan import Plan
 from wavalign.engine.launch import watch_launcher
 from wavalign.engine.report.page import write_report
+from wavalign.engine.run.estimating import keep_estimate
 from wavalign.engine.run.halving import halve, leave_mark
 from wavalign.engine.run.observers import Observer, RunInfo, Silent
 from wavalign.engine.run.opening import processor
@@ -142,6 +143,8 @@ def _places(plan: Plan, folder: RunFolder) -> list[str]:
 def _report(plan: Plan, folder: RunFolder, world: World, watcher: Observer, *, complete: bool = False) -> None:
     if plan.runtime.report and world.is_first and folder.metrics.exists():
         watcher.waiting("writing the report", 0, 0)
+        if complete:
+            keep_estimate(plan, folder)
         write_report(folder.path, complete=complete)
 
 
