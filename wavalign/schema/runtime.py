@@ -48,11 +48,11 @@ class EngineSection(Section):
     """`plain` is PyTorch alone; `deepspeed` adds ZeRO."""
     zero: Literal[0, 1, 2, 3] = 0
     """ZeRO stage (deepspeed): 1 shards optimiser states, 2 also gradients, 3 also parameters."""
-    offload_optimizer: bool = False
-    """Keep optimiser states in host memory (deepspeed, stages 1 to 3)."""
-    offload_parameters: bool = Field(default=False, exclude_if=lambda offload: not offload)
+    offload_optimizer: bool | Literal["nvme"] = False
+    """Keep optimiser states in host memory (deepspeed, stages 1 to 3). `nvme` is refused with its reason."""
+    offload_parameters: bool | Literal["nvme"] = Field(default=False, exclude_if=lambda offload: not offload)
     """Keep each process's part of the parameters in host memory (deepspeed, stage 3): layers come to the device as they
-    are used."""
+    are used. `nvme` is refused with its reason."""
     options: ZeroOptions = Field(default=ZeroOptions(), exclude_if=lambda options: not options.given)
     """Options of DeepSpeed's own, put over those that the plan chooses; one that is not read is an error."""
 

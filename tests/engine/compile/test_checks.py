@@ -187,6 +187,27 @@ RULES: dict[str, tuple[tuple[Change, ...], str, str, str, str]] = {
         "the stage is 2",
         "zero: 3",
     ),
+    "parameters on a drive": (
+        (put("runtime.engine", {"type": "deepspeed", "zero": 3, "offload_parameters": "nvme"}),),
+        "conflict",
+        "runtime.engine.offload_parameters",
+        "parameters on NVMe are not offered: a transfer that fails there counts as done",
+        "offload_parameters: true",
+    ),
+    "an optimiser on a drive": (
+        (put("runtime.engine", {"type": "deepspeed", "zero": 3, "offload_optimizer": "nvme"}),),
+        "conflict",
+        "runtime.engine.offload_optimizer",
+        "an optimiser on NVMe is not offered: a transfer that fails there counts as done",
+        "offload_optimizer: true",
+    ),
+    "an optimiser on a drive that stays in memory": (
+        (put("runtime.engine", {"type": "deepspeed", "zero": 2, "offload_optimizer": "nvme"}),),
+        "conflict",
+        "runtime.engine.offload_optimizer",
+        "stage 2 of DeepSpeed does not move an optimiser to NVMe: it stays in host memory",
+        "offload_optimizer: true",
+    ),
     "offload without zero": (
         (put("runtime.engine", {"type": "deepspeed", "offload_optimizer": True}),),
         "conflict",
