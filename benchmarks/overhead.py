@@ -21,6 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -152,6 +153,14 @@ class Bare:
         demonstrations: Tensor = torch.where(rows.sampled, 0.0, -logprobs).sum() / (~rows.sampled).sum()
         return answers + demonstrations
 
+    def weights(self) -> dict[str, Tensor]:
+        """Every weight [*] of the network, whole."""
+        with ExitStack() as gathered:
+            if self._engine is not None and self._engine.zero_optimization_stage() == 3:
+                library = load_library(torch.device("cpu"))
+                gathered.enter_context(library.zero.GatheredParameters(list(self.policy.parameters())))
+            return {name: each.clone() for name, each in self.policy.state_dict().items()}
+
     def _collated(self, point: Point, world: Path, demonstrations: Sequence[Dialogue]) -> Rows:
         frozen = json.loads((world / "frozen.json").read_text(encoding="utf-8"))
         rewards = torch.tensor([[reward_of(each["ids"]) for each in group] for group in frozen["answers"]]).double()
@@ -206,8 +215,11 @@ def _under_zero(bare: Bare, optimizer: torch.optim.Optimizer, stage: int) -> Any
         "gradient_clipping": MAX_NORM,
         "zero_optimization": {"stage": stage},
     }
+    module = _Losing(bare.policy)
     with hushed():
-        engine, *_ = library.initialize(model=_Losing(bare.policy), optimizer=optimizer, config=config)
+        if stage == 3:
+            library.zero.register_external_parameter(module, bare.policy.head_weight(0))
+        engine, *_ = library.initialize(model=module, optimizer=optimizer, config=config)
     return engine
 
 
@@ -282,7 +294,7 @@ def measure(
     watch = Interleaved(point, bare, profiler)
     finished = run(compile_recipe(load_recipe(str(path))), observer=watch)
     mine = load_file(finished / "model" / "model.safetensors")
-    theirs = bare.policy.state_dict()
+    theirs = bare.weights()
     ratios = [[a[i] / b[i] for a, b in zip(watch.engine, watch.bare, strict=True)] for i in (0, 1)]
     middle = [[statistics.median(each[i] for each in side) for side in (watch.engine, watch.bare)] for i in (0, 1)]
     return {
@@ -315,6 +327,11 @@ def line(row: dict[str, Any]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
+def keep_freed_memory() -> None:
+    """From here on freed memory stays with the process, so that no side pays for pages that another gave back."""
+    ctypes.CDLL(None).mallopt(TRIM_THRESHOLD, 2**31 - 1)
+
+
 def cpu_name() -> str:
     """As Linux says it."""
     lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
@@ -340,7 +357,7 @@ def main() -> None:
     options = parser.parse_args()
     options.steps = options.steps or (5 if options.quick else 20)
     torch.set_num_threads(options.threads)
-    ctypes.CDLL(None).mallopt(TRIM_THRESHOLD, 2**31 - 1)
+    keep_freed_memory()
     git = subprocess.run(["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
     about = {
         "command": " ".join(["python", *sys.argv]),

@@ -18,6 +18,7 @@ from wavalign.crash_log import run_folder
 from wavalign.engine.compile.plan import Plan
 from wavalign.engine.launch import watch_launcher
 from wavalign.engine.report.page import write_report
+from wavalign.engine.run.estimating import keep_estimate
 from wavalign.engine.run.halving import halve, leave_mark
 from wavalign.engine.run.observers import Observer, RunInfo, Silent
 from wavalign.engine.run.opening import processor
@@ -113,15 +114,19 @@ def _trains(plan: Plan, folder: RunFolder, world: World, watcher: Observer, *, r
 
 
 def _train(plan: Plan, folder: RunFolder, world: World, watcher: Observer, *, resume: bool) -> None:
+    trainer = Trainer(plan, folder, world, watcher)
     try:
-        Trainer(plan, folder, world, watcher).run(resume=resume)
-    except Interrupted:
+        trainer.run(resume=resume)
+    except Interrupted as error:
         _report(plan, folder, world, watcher)
+        if not error.at_once:
+            trainer.copy_rest()
         raise
     _report(plan, folder, world, watcher, complete=True)
     if world.is_first:
         folder.check_held()
         folder.finish(planned=plan.total_steps)
+        trainer.copy_rest()
         watcher.finish("\n".join(_places(plan, folder)))
 
 
@@ -138,6 +143,8 @@ def _places(plan: Plan, folder: RunFolder) -> list[str]:
 def _report(plan: Plan, folder: RunFolder, world: World, watcher: Observer, *, complete: bool = False) -> None:
     if plan.runtime.report and world.is_first and folder.metrics.exists():
         watcher.waiting("writing the report", 0, 0)
+        if complete:
+            keep_estimate(plan, folder)
         write_report(folder.path, complete=complete)
 
 

@@ -13,17 +13,25 @@ from typing import Any, final
 from fsspec.implementations.local import LocalFileSystem
 
 from wavalign.errors import StorageError
-from wavalign.storage.stores import PIECE, FsspecStore, library_errors
+from wavalign.storage.stores import PIECE, WHO, FsspecStore, library_errors
 
 TRIES = 4
 """How often a file is tried before the store counts as down."""
 FIRST_PAUSE = 0.5
 """Seconds before the second try; every further pause is twice as long."""
+_NO_PLACE = "does the bucket exist, under this name and at this endpoint? buckets are not made here"
 
 
 @final
 class CopyError(Exception):
     """A store did not take, or did not give, a file."""
+
+    def __init__(self, message: str, hint: str = "", *, again: bool = True) -> None:
+        super().__init__(message)
+        self.hint = hint
+        """What to do, where the store is there and refuses; empty where it may be down."""
+        self.again = again
+        """Whether the same may go well a moment later."""
 
 
 @final
@@ -89,6 +97,7 @@ class Copies:
             raise OSError("what came back is not what was sent")
 
     def _get(self, name: str, path: Path) -> None:
+        self._fs.invalidate_cache()  # what it listed of a file that was replaced since would not fit what is there now
         with self._fs.open(self._place(name), "rb") as there:
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)
@@ -117,8 +126,8 @@ class Copies:
             try:
                 with _told(f"{self.shown}: {name}"):
                     return work()
-            except CopyError:
-                if attempt == TRIES or self.stop.wait(pause):
+            except CopyError as error:
+                if attempt == TRIES or not error.again or self.stop.wait(pause):
                     raise
                 pause *= 2
         raise AssertionError
@@ -129,8 +138,15 @@ def _told(what: str) -> Iterator[None]:
     """Whatever a file system raises inside as a CopyError that says what kind of failure it was."""
     try:
         yield
+    except FileNotFoundError as error:
+        raise CopyError(f"{what}: there is no such place (FileNotFoundError)", _NO_PLACE) from error
+    except PermissionError as error:
+        raise CopyError(f"{what}: access is refused (PermissionError)", WHO, again=False) from error
     except OSError as error:
         own = error.errno is None and str(error).startswith("what came back")
         raise CopyError(f"{what}: {error if own else type(error).__name__}") from error
     except library_errors() as error:
-        raise CopyError(f"{what}: {type(error).__name__}") from error
+        kind = type(error).__name__
+        if "Credential" in kind:
+            raise CopyError(f"{what}: there are no credentials ({kind})", WHO, again=False) from error
+        raise CopyError(f"{what}: {kind}") from error

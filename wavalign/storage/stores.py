@@ -138,14 +138,14 @@ class FsspecStore(Store):
         except FileNotFoundError:
             raise CheckpointError(f"{what} does not exist") from None
         except PermissionError:
-            raise CheckpointError(f"{what} may not be read", hint=_WHO) from None
+            raise CheckpointError(f"{what} may not be read", hint=WHO) from None
         except OSError as error:
             raise UnreachableError(what, type(error).__name__) from error
         except library_errors() as error:
-            raise CheckpointError(f"{what} cannot be read: {type(error).__name__}", hint=_WHO) from error
+            raise CheckpointError(f"{what} cannot be read: {type(error).__name__}", hint=WHO) from error
 
 
-_WHO = "does this machine have the store's credentials (AWS_..., GOOGLE_APPLICATION_CREDENTIALS)?"
+WHO = "does this machine have the store's credentials (AWS_..., GOOGLE_APPLICATION_CREDENTIALS)?"
 
 
 def library_errors() -> tuple[type[Exception], ...]:

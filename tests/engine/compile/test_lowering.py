@@ -57,6 +57,7 @@ def test_the_optimiser_is_torchs() -> None:
             "weight_decay": 0.05,
             "adam_w_mode": True,
             "torch_adam": True,
+            "fused": True,
         },
     }
 

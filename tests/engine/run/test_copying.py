@@ -200,3 +200,20 @@ def test_a_local_place(whole: Path, tmp_path: Path) -> None:
     shutil.rmtree(tmp_path / "run")
     api.run(compiled(tmp_path, EVERY, there), resume=Resume(at=f"file://{tmp_path}/far/away"))
     assert_same_run(tmp_path / "run", whole)
+
+
+def test_a_finished_run_is_whole_there_and_goes_on_from_an_earlier_checkpoint(
+    whole: Path, tmp_path: Path, address: str
+) -> None:
+    there = (put("runtime.checkpoint_store", address), put("runtime.report", True))
+    run(tmp_path, EVERY, *there)
+    assert Shaky.written[-1].endswith("/finished.json")
+    assert Copies(address).text("report.html") == (tmp_path / "run/report.html").read_text(encoding="utf-8")
+    shutil.rmtree(tmp_path / "run")
+    with pytest.raises(UsageError, match="is finished"):
+        api.run(compiled(tmp_path, EVERY, *there), resume=Resume(at=address))
+    shutil.rmtree(tmp_path / "run")
+    Shaky.written.clear()
+    api.run(compiled(tmp_path, EVERY, *there), resume=Resume(at=f"{address}/checkpoints/step-5"))
+    assert_same_run(tmp_path / "run", whole)
+    assert any(path.endswith("checkpoints/step-6/training.safetensors") for path in Shaky.written), "trained again"

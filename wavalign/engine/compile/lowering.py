@@ -2,7 +2,8 @@
 
 What a key means is in DeepSpeed's configuration page. Decisions taken here:
 
-- AdamW is torch's in every case, so that all stages update by the numbers of the plain backend.
+- AdamW is torch's fused one in every case, as in the plain backend, so that all stages update by its numbers. Unfused
+  it walks six times through weights and moments, and makes copies as large as a rank's part of them.
 - `bf16` at stage 0 is autocast over float32 weights, as in the plain backend: DeepSpeed's own bfloat16 mode would add
   up gradients in bfloat16 there. From stage 1 on weights and activations are bfloat16, while master weights, gradient
   sums, their transport and optimiser states are float32.
@@ -54,6 +55,7 @@ def deepspeed_config(
                 "weight_decay": optim.weight_decay,
                 "adam_w_mode": True,
                 "torch_adam": True,
+                "fused": True,
             },
         },
         "gradient_clipping": optim.max_grad_norm,

@@ -11,6 +11,7 @@ from typing import Literal
 
 from wavalign.engine.compile.adapter import WeightCounts
 from wavalign.engine.compile.geometry import only_measuring
+from wavalign.engine.compile.memory_checkpoint import checkpoint_copy
 from wavalign.engine.compile.memory_sampling import collecting, kept_ids
 from wavalign.engine.compile.memory_sizes import Case, RowSizes
 from wavalign.engine.compile.plan import Cluster, Memory, MemoryRow, StagePlan
@@ -57,6 +58,8 @@ def estimate_memory(
     )
     rows = list(_training(case, stage, runtime) if learns else _answering(case))
     rows += [*_helpers(case), *collecting(case, stage)]
+    if learns and runtime.async_checkpoints:
+        rows += checkpoint_copy(case, stage)
     if on_gpu:
         rows.append(MemoryRow(name="CUDA", bytes=CUDA_BYTES, note="its context and libraries"))
     nodes = runtime.nodes if isinstance(runtime.nodes, int) else 1

@@ -14,6 +14,7 @@ from wavalign import __version__
 from wavalign.engine.report.cards import Card, before_and_after
 from wavalign.engine.report.curves import Section, sections
 from wavalign.engine.report.data import Measure, RunData, read_run
+from wavalign.engine.report.memory import WHEN, memories
 from wavalign.engine.report.paired import said_p
 from wavalign.engine.report.pictures import picture_rows
 from wavalign.engine.report.plots import SMOOTH_FROM, Chart, digits, interval_strip, line_chart, number
@@ -94,7 +95,9 @@ def render_report(run: RunData) -> str:
     found = rows(run)
     cards, left_out = card_views(before_and_after(run), COLUMNS, box, run.measures)
     rollouts = steps(run, box)
-    notes = [*run.notes, *left_out, *(f"Sound could not be read: {what}" for what in box.unreadable)]
+    damaged: list[str] = []
+    held = memories(run, damaged)
+    notes = [*run.notes, *damaged, *left_out, *(f"Sound could not be read: {what}" for what in box.unreadable)]
     return (
         environment()
         .get_template("template.html")
@@ -117,6 +120,8 @@ def render_report(run: RunData) -> str:
             sections=section_views(sections(run)),
             smooth_note=SMOOTH_NOTE,
             speeds=speeds(run),
+            memories=held,
+            when=WHEN,
             facts=_facts(run),
             started=_started(run),
             recipe=highlighted(run.recipe),

@@ -17,7 +17,7 @@ from wavalign.storage.copies import Copies, CopyError
 
 OWNER = "copied.json"
 """Says in the folder, and in the store, whose copy it is."""
-_PLAN, _CHECKPOINTS = "plan.json", "checkpoints"
+_PLAN, _FINISHED, _CHECKPOINTS = "plan.json", "finished.json", "checkpoints"
 _NEVER = ("lock.json", _CHECKPOINTS, OWNER)
 
 
@@ -36,10 +36,17 @@ class RunCopies:
         """Step of the checkpoint that was copied last."""
 
     def begin(self) -> None:
-        """Refuse a place that holds another run's copy; a store that is down is found out later."""
+        """Refuse a place that holds another run's copy, is none, or does not let this run in.
+
+        A store that is down is waited for while the run goes on.
+        """
         try:
             self._own()
+            if not self._folder.is_finished and self.copies.text(_FINISHED) is not None:
+                self.copies.remove(_FINISHED)  # the run goes on from an earlier checkpoint, or for more steps
         except CopyError as error:
+            if error.hint:
+                raise PreflightError(f"runtime.checkpoint_store: {error}", hint=error.hint) from error
             self._fail(error)
 
     def checkpoint(self, step: int) -> None:
@@ -57,7 +64,7 @@ class RunCopies:
         self.missed, self.newest = 0, step
 
     def everything(self) -> None:
-        """Copy what the run has, its final model with it."""
+        """Copy what the run has at its end: final model, report, and as the last the mark that it is complete."""
         try:
             self._own()
             self._beside()
@@ -109,13 +116,14 @@ class RunCopies:
     def _fail(self, error: CopyError | PreflightError) -> None:
         self.missed += 1
         if self.missed == 1:
-            self._say(f"{error}; nothing is lost here, and the next checkpoint tries again")
+            hint = f" ({error.hint})" if error.hint else ""
+            self._say(f"{error}{hint}; nothing is lost here, and the next checkpoint tries again")
 
 
 def _files(folder: Path) -> Iterator[tuple[str, Path]]:
-    """What is copied beside checkpoints; the plan last, for a folder with one holds a run."""
+    """What is copied beside checkpoints; last the plan, for a folder with one holds a run, and the mark of its end."""
     found = sorted(path for path in folder.rglob("*") if path.is_file())
-    for path in sorted(found, key=lambda path: path.name == _PLAN):
+    for path in sorted(found, key=lambda path: (path.name == _FINISHED, path.name == _PLAN)):
         name = path.relative_to(folder)
         if name.parts[0] not in _NEVER and not any(part.startswith(".") for part in name.parts):
             yield str(name), path
@@ -124,6 +132,11 @@ def _files(folder: Path) -> Iterator[tuple[str, Path]]:
 def is_address(at: str) -> bool:
     """Whether it names a place in a store and not a path or a step."""
     return "://" in at and bool(urlsplit(at).scheme)
+
+
+def checkpoint_in(at: str) -> str:
+    """The checkpoint that an address names, `step-N`; empty where it is that of a run."""
+    return at.rstrip("/").partition(f"/{_CHECKPOINTS}/")[2]
 
 
 def fetch_run(at: str, folder: RunFolder, say: Callable[[str], None]) -> None:
@@ -148,5 +161,6 @@ def fetch_run(at: str, folder: RunFolder, say: Callable[[str], None]) -> None:
             if not name.startswith(f"{_CHECKPOINTS}/") or name.split("/")[1] == wanted:
                 copies.get(name, folder.path / name)
     except CopyError as error:
-        raise CheckpointError(str(error), hint="check the connection and the store's credentials") from error
+        hint = error.hint or "check the connection and the store's credentials"
+        raise CheckpointError(str(error), hint=hint) from error
     say(f"fetched the run in {copies.shown} to {folder.path}{f', with its checkpoint {wanted}' if wanted else ''}")

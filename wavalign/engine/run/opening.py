@@ -15,7 +15,7 @@ import torch
 from wavalign import __version__
 from wavalign.engine.compile.plan import Plan
 from wavalign.engine.compile.resuming import PlanChanges
-from wavalign.engine.run.copying import fetch_run, is_address
+from wavalign.engine.run.copying import checkpoint_in, fetch_run, is_address
 from wavalign.engine.state.checkpoint import Checkpoint, CheckpointStore
 from wavalign.engine.state.distributed import World
 from wavalign.engine.state.files import full_disk, read_json
@@ -56,7 +56,7 @@ def open_run(plan: Plan, resume: Resume | None, say: Callable[[str], None]) -> R
     """
     fetched = _fetched(plan, resume, say)
     if fetched is not None and resume is not None:
-        resume = replace(resume, at="")
+        resume = replace(resume, at=checkpoint_in(resume.at))
     folder = fetched if fetched is not None else _found(plan, resume)
     with full_disk(str(folder.path)):
         folder.lock()

@@ -78,10 +78,15 @@ class Trainer:
                 self._finish()
                 if copies is not None:
                     self.checkpoints.writer.settle()
-                    copies.everything()
         finally:
             self.checkpoints.writer.give_up()
             self.log.close()
+
+    def copy_rest(self) -> None:
+        """Copy to the store what a run leaves behind its last checkpoint, where it has one."""
+        if self.checkpoints.writer.copies is not None:
+            self.checkpoints.writer.settle()
+            self.checkpoints.writer.copies.everything()
 
     # --- stages -------------------------------------------------------------------------------------------------------
 

@@ -144,6 +144,11 @@ class RunFolder:
         return self.path / "report.html"
 
     @property
+    def memory(self) -> Path:
+        """What the stages were estimated to hold."""
+        return self.path / "memory.json"
+
+    @property
     def log(self) -> Path:
         """What the run said."""
         return self.path / "log.txt"
