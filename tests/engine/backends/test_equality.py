@@ -1,6 +1,7 @@
 """Every backend updates by the same numbers, whatever the ranks, micro-batches, ZeRO stage and offload."""
 
 import math
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -77,6 +78,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
         (interrupted, (KINDS, folder)),
         (broken_step, (KINDS,)),
         (half_precision, ()),
+        (compilers, ()),
     )
     return found[0]
 
@@ -101,6 +103,11 @@ def test_half_precision_stays_near(alone: list[Any], reference: dict[str, Any]) 
         assert values == pytest.approx(reference["losses"], rel=2e-2), kind
         assert values != pytest.approx(reference["losses"], abs=1e-6), f"{kind} did not compute in bf16"
     assert losses["zero0"] == losses["plain"]
+
+
+def test_no_compiler_is_imported(alone: list[Any]) -> None:
+    """Every ZeRO stage would otherwise wait for it at its start."""
+    assert alone[4] == (["deepspeed.runtime.zero.muon.original_muon"], None)
 
 
 def test_two_processes(reference: dict[str, Any]) -> None:
@@ -179,6 +186,12 @@ def sampled(world: World) -> None:
         train_step(backend, step, ranks=world, accumulation=1)
     assert backend.policy.head_weight(1).numel() == 0, "the stage shards nothing; the test would show nothing"
     backend.close()
+
+
+def compilers(world: World) -> tuple[list[str], str | None]:
+    """What is imported of PyTorch's compiler and of what asks for it; then the variable that turns the compiler off."""
+    asked = ("deepspeed.runtime.zero.muon.original_muon", "torch._inductor.compile_fx")
+    return [name for name in asked if name in sys.modules], os.environ.get("TORCHDYNAMO_DISABLE")
 
 
 def half_precision(world: World) -> dict[str, list[float]]:

@@ -11,6 +11,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ import torch.distributed as dist
 from wavalign.engine.backends.base import Ranks
 
 LOGGER = "DeepSpeed"
+_UNCOMPILED = "TORCHDYNAMO_DISABLE"  # PyTorch's: `torch.compile` gives back what it is given
 
 
 def join_group(ranks: Ranks) -> None:
@@ -40,11 +42,29 @@ def load_library(device: torch.device) -> Any:
     import deepspeed
 
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    _import_uncompiled("deepspeed.runtime.zero.muon.original_muon")
     logger = logging.getLogger(LOGGER)
     for handler in [handler for handler in logger.handlers if type(handler) is logging.StreamHandler]:
         logger.removeHandler(handler)
     logger.addHandler(logging.NullHandler())
     return deepspeed
+
+
+def _import_uncompiled(module: str) -> None:
+    """Import `module` of the library with its `@torch.compile` left out.
+
+    Every ZeRO stage imports the optimiser Muon in order to ask whether the optimiser is one. Its decorators import
+    PyTorch's whole compiler, which takes longer than the rest of the library, and no recipe can choose Muon.
+    """
+    before = os.environ.get(_UNCOMPILED)
+    os.environ[_UNCOMPILED] = "1"
+    try:
+        import_module(module)
+    finally:
+        if before is None:
+            del os.environ[_UNCOMPILED]
+        else:
+            os.environ[_UNCOMPILED] = before
 
 
 def filter_warnings() -> None:
