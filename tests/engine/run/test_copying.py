@@ -1,7 +1,10 @@
 """A run's copy in an object store: complete or no checkpoint, compared, tried again, and enough to go on from."""
 
 import json
+import os
 import shutil
+import signal
+import threading
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,8 +19,9 @@ from tests.engine.run.test_trainer import Signals, assert_same_run, run
 from tests.toy.compiled import Change, compiled, problems, put
 from wavalign.engine import api
 from wavalign.engine.api import Resume
+from wavalign.engine.run import checkpoint_writing
 from wavalign.engine.step.operators import FUNCTIONS
-from wavalign.errors import CheckpointError, PreflightError, UsageError
+from wavalign.errors import CheckpointError, Interrupted, PreflightError, UsageError
 from wavalign.storage import copies
 from wavalign.storage.copies import Copies, CopyError
 
@@ -33,6 +37,9 @@ class Shaky(MemoryFileSystem):  # type: ignore[misc]  # fsspec has no types
     fail_next = 0
     spoil = False
     written: list[str] = []  # noqa: RUF012
+    answers = threading.Event()
+    """Not set, no file of the first step's checkpoint ends."""
+    hangs = threading.Event()
 
     def _open(self, path: str, mode: str = "rb", **named: Any) -> Any:
         if Shaky.fail_next:
@@ -40,6 +47,9 @@ class Shaky(MemoryFileSystem):  # type: ignore[misc]  # fsspec has no types
             raise ConnectionError("down")
         if "w" in mode:
             Shaky.written.append(path)
+            if "/step-1/" in path:
+                Shaky.hangs.set()
+                assert Shaky.answers.wait(60)
         elif Shaky.spoil and "training" in path:
             content = bytearray(self.store[path].getvalue())
             content[-1] ^= 1
@@ -65,6 +75,8 @@ def address(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     monkeypatch.setattr(copies, "FIRST_PAUSE", 0.001)
     Shaky.fail_next, Shaky.spoil = 0, False
     Shaky.written.clear()
+    Shaky.answers.set()
+    Shaky.hangs.clear()
     yield f"shaky://bucket/{uuid.uuid4().hex}"
     Shaky.store.clear()
     Shaky.pseudo_dirs[:] = [""]
@@ -135,6 +147,38 @@ def test_a_store_that_is_down_to_the_end_is_said(tmp_path: Path, address: str) -
     found = api.run(plan, resume=False, observer=watcher)
     assert (found / "checkpoints/step-2/checkpoint.json").exists() and (found / "finished.json").exists()
     assert any("copies are missing there" in text for text in watcher.said)
+
+
+@pytest.mark.parametrize("beside", [False, True])
+@pytest.mark.parametrize("later", [False, True])
+def test_a_store_that_hangs_costs_no_checkpoint_of_a_run_that_is_asked_to_end(
+    tmp_path: Path, address: str, monkeypatch: pytest.MonkeyPatch, later: bool, beside: bool
+) -> None:
+    """Asked within a step, or `later`, while its checkpoint waits for the copy of an earlier one."""
+    monkeypatch.setattr(checkpoint_writing, "COPY_WAIT", 0.5)
+    Shaky.answers.clear()
+
+    class Watcher(Signals):
+        def step(self, values: Any, steps_done: int) -> None:
+            if steps_done == 2:
+                assert Shaky.hangs.wait(60)
+                timer = threading.Timer(2.0 if later else 0.0, lambda: os.kill(os.getpid(), signal.SIGTERM))
+                timer.start()
+                if not later:
+                    timer.join()
+
+    watcher = Watcher(-1)
+    there = (put("runtime.checkpoint_store", address), put("runtime.async_checkpoints", beside))
+    try:
+        with pytest.raises(Interrupted):
+            api.run(compiled(tmp_path, EVERY, *there), resume=False, observer=watcher)
+        assert any(f"{address} does not answer" in text for text in watcher.said)
+        assert (tmp_path / "run/checkpoints/step-2/checkpoint.json").exists()
+    finally:
+        Shaky.answers.set()
+        for thread in threading.enumerate():
+            if thread.name == "checkpoint":
+                thread.join(60)
 
 
 def test_one_failure_is_tried_again(tmp_path: Path, address: str) -> None:

@@ -19,6 +19,10 @@ from wavalign.errors import WavAlignError
 LAST_WAIT = 10.0
 """Seconds that are waited for other ranks' parts of a checkpoint once one of them is lost."""
 
+COPY_WAIT = 5.0
+"""Seconds that a copy under way is waited for once the run is asked to end: a store that hangs costs no checkpoint."""
+_TICK = 0.2
+
 
 @final
 @dataclass(frozen=True, slots=True)
@@ -58,6 +62,10 @@ class CheckpointWriter:
         self._meeting: Meeting | None = None
         self.copies: RunCopies | None = None
         """Where checkpoints are copied to; the first rank has it, if it is to."""
+        self.hurried: Callable[[], bool] = lambda: False
+        """Whether somebody asked for the end of the run."""
+        self._copying = False
+        """Whether what is under way has written its checkpoint and copies it."""
 
     @property
     def failed(self) -> bool:
@@ -66,8 +74,10 @@ class CheckpointWriter:
 
     def settle(self, *, copied: bool = True) -> None:
         """Wait for what is written beside the steps, and copied, where that need be; raises what it failed by."""
-        if self.copies is not None and not copied:
-            self.copies.copies.stop.set()  # what is written here comes first
+        if self.copies is not None:
+            if not copied:
+                self.copies.copies.stop.set()  # what is written here comes first
+            self._wait_for_copy(self.copies)
         self._background.wait()
         if self.copies is not None:
             self.copies.copies.stop.clear()
@@ -109,6 +119,7 @@ class CheckpointWriter:
         write = moment.write(backend.snapshot(), world)
 
         def complete() -> None:
+            self._copying = False
             try:
                 self._store.complete(moment.step, write, meta=moment.meta, world=meeting)
             except BaseException:
@@ -120,8 +131,22 @@ class CheckpointWriter:
         self._background.start(complete)
 
     def _copy(self, step: int) -> None:
+        self._copying = True
         if self.copies is not None:
             self.copies.checkpoint(step)
+
+    def _wait_for_copy(self, copies: RunCopies) -> None:
+        """Wait for what is under way; a copy that goes on for `COPY_WAIT` after it was to end is left to itself."""
+        waited = 0.0
+        while not self._background.ends_within(_TICK):
+            if self._copying and self.hurried():
+                copies.copies.stop.set()
+            if self._copying and copies.copies.stop.is_set():
+                waited += _TICK
+            if waited >= COPY_WAIT:
+                copies.give_up()
+                self._background, self.copies = Background(), None
+                return
 
     def _copy_beside(self, step: int) -> None:
         if self.copies is not None and self.copies.newest != step:

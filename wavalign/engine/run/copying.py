@@ -75,6 +75,10 @@ class RunCopies:
                 f"{self.copies.shown}: the last {self.missed} copies are missing there; {self._folder.path} has all"
             )
 
+    def give_up(self) -> None:
+        """Say that the store does not answer and gets nothing more; the process ends when its last call does."""
+        self._say(f"{self.copies.shown} does not answer: it is left, and {self._folder.path} has all")
+
     # --- inside -------------------------------------------------------------------------------------------------------
 
     def _own(self) -> None:
