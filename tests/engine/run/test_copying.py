@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import threading
+import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -40,6 +41,8 @@ class Shaky(MemoryFileSystem):  # type: ignore[misc]  # fsspec has no types
     answers = threading.Event()
     """Not set, no file of the first step's checkpoint ends."""
     hangs = threading.Event()
+    pause = 0.0
+    """Seconds before each file of a checkpoint."""
 
     def _open(self, path: str, mode: str = "rb", **named: Any) -> Any:
         if Shaky.fail_next:
@@ -47,6 +50,8 @@ class Shaky(MemoryFileSystem):  # type: ignore[misc]  # fsspec has no types
             raise ConnectionError("down")
         if "w" in mode:
             Shaky.written.append(path)
+            if "/checkpoints/" in path:
+                time.sleep(Shaky.pause)
             if "/step-1/" in path:
                 Shaky.hangs.set()
                 assert Shaky.answers.wait(60)
@@ -73,7 +78,7 @@ def address(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """Of a store that is empty."""
     fsspec.register_implementation("shaky", Shaky, clobber=True)
     monkeypatch.setattr(copies, "FIRST_PAUSE", 0.001)
-    Shaky.fail_next, Shaky.spoil = 0, False
+    Shaky.fail_next, Shaky.spoil, Shaky.pause = 0, False, 0.0
     Shaky.written.clear()
     Shaky.answers.set()
     Shaky.hangs.clear()
@@ -179,6 +184,18 @@ def test_a_store_that_hangs_costs_no_checkpoint_of_a_run_that_is_asked_to_end(
         for thread in threading.enumerate():
             if thread.name == "checkpoint":
                 thread.join(60)
+
+
+@pytest.mark.parametrize("beside", [False, True])
+def test_a_run_that_is_asked_to_end_copies_its_last_checkpoint_to_a_slow_store(
+    tmp_path: Path, address: str, beside: bool
+) -> None:
+    """The copy before it is broken off, and this one is waited for."""
+    Shaky.pause = 0.5
+    there = (put("runtime.checkpoint_store", address), put("runtime.async_checkpoints", beside))
+    with pytest.raises(Interrupted):
+        api.run(compiled(tmp_path, EVERY, *there), resume=False, observer=Signals(2))
+    assert "checkpoints/step-2/checkpoint.json" in stored(address)
 
 
 def test_one_failure_is_tried_again(tmp_path: Path, address: str) -> None:

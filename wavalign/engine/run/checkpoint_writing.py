@@ -74,10 +74,8 @@ class CheckpointWriter:
 
     def settle(self, *, copied: bool = True) -> None:
         """Wait for what is written beside the steps, and copied, where that need be; raises what it failed by."""
-        if self.copies is not None:
-            if not copied:
-                self.copies.copies.stop.set()  # what is written here comes first
-            self._wait_for_copy(self.copies)
+        if self.copies is not None and not copied:
+            self._wait_for_copy(self.copies, lambda: True)  # what is written here comes first
         self._background.wait()
         if self.copies is not None:
             self.copies.copies.stop.clear()
@@ -102,6 +100,8 @@ class CheckpointWriter:
 
     def write(self, moment: Moment, world: World, *, now: bool) -> None:
         """Make `moment` a checkpoint, unless it is one; beside the steps only where it need not be there `now`."""
+        if self.copies is not None:
+            self._wait_for_copy(self.copies, self.hurried)
         self.settle()
         self._log.sync()
         if moment.step in self._store.steps():
@@ -135,15 +135,16 @@ class CheckpointWriter:
         if self.copies is not None:
             self.copies.checkpoint(step)
 
-    def _wait_for_copy(self, copies: RunCopies) -> None:
-        """Wait for what is under way; a copy that goes on for `COPY_WAIT` after it was to end is left to itself."""
-        waited = 0.0
-        while not self._background.ends_within(_TICK):
-            if self._copying and self.hurried():
+    def _wait_for_copy(self, copies: RunCopies, breaks_off: Callable[[], bool]) -> None:
+        """Wait for what is under way; a copy that goes on for `COPY_WAIT` after it was broken off is left to itself."""
+        waited, over = 0.0, False
+        while not over:
+            if breaks_off():
                 copies.copies.stop.set()
+            over = self._background.ends_within(_TICK)
             if self._copying and copies.copies.stop.is_set():
                 waited += _TICK
-            if waited >= COPY_WAIT:
+            if not over and waited >= COPY_WAIT:
                 copies.give_up()
                 self._background, self.copies = Background(), None
                 return
