@@ -14,6 +14,8 @@ from wavalign.engine.state.folder import RunFolder
 
 def keep_estimate(plan: Plan, folder: RunFolder) -> None:
     """Write `memory.json`: by stage, what a dry run on this machine says of one process, with the data read."""
-    tools = PreflightTools(Builder(plan, World.single("cpu"), Silent().progress))
+    tools = PreflightTools(
+        Builder(plan, World.single("cpu"), Silent().progress), every_record=False
+    )  # the run has looked
     found = preflight(plan, tools, detect_cluster(), folder=str(Path(folder.path).absolute()))
     folder.write_json(folder.memory, {name: memory.model_dump(mode="json") for name, memory in found.memory})

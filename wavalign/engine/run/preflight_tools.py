@@ -21,8 +21,9 @@ from wavalign.storage.tensors import StoredTensor
 class PreflightTools:
     """Builds single pieces of a plan, never a backend."""
 
-    def __init__(self, builder: Builder) -> None:
-        self.builder = builder
+    def __init__(self, builder: Builder, *, every_record: bool = True) -> None:
+        """`every_record` looks at all the data and not at its head alone."""
+        self.builder, self._every_record = builder, every_record
 
     def architecture(self, stage: StagePlan) -> Architecture:
         """The stage's architecture over what its recipe names; of a remote checkpoint only the small files."""
@@ -60,7 +61,7 @@ class PreflightTools:
 
     def records(self, stage: StagePlan, heading: str, architecture: Architecture | None) -> RecordsLook | None:
         """All records of a heading, as the run itself looks at them."""
-        if heading not in headings(stage):
+        if not self._every_record or heading not in headings(stage):
             return None
         return look_at_records(self.builder, stage, heading, architecture)
 
