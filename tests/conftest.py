@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -17,6 +18,10 @@ from wavalign.redaction import REDACTOR
 if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
     # Under nohup a hang-up is ignored, and what is started from here inherits that: tests send it on purpose.
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+# No test fails by the clock: the first number that a process draws waits until constants of all our modules are read.
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")
 
 
 @dataclass(frozen=True, slots=True)

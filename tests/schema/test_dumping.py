@@ -103,7 +103,7 @@ trees = st.dictionaries(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(trees)
 def test_any_tree_reads_back(tree: dict[str, Any]) -> None:
     hidden = dump_yaml(tree)

@@ -127,13 +127,13 @@ def test_the_recipe_that_is_mutated_is_right() -> None:
         assert [stage.name for stage in load_recipe(str(file)).recipe.stages] == ["one", "two"]
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 @given(mutations(), st.booleans())
 def test_mutated_trees(tree: dict[str, Any], flow: bool) -> None:
     check(yaml.safe_dump(tree, default_flow_style=flow, allow_unicode=True))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.data())
 def test_mutated_text(data: st.DataObject) -> None:
     text = FULL
@@ -164,13 +164,13 @@ def test_mutated_text(data: st.DataObject) -> None:
     check(text)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.binary(max_size=200))
 def test_any_bytes(content: bytes) -> None:
     check(content)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     st.lists(
         st.tuples(
@@ -207,7 +207,7 @@ class Options(Params):
     """This or that."""
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     st.dictionaries(st.sampled_from(["number", "nested", "several", "either", "numbr"]), junk)
     | st.fixed_dictionaries(

@@ -111,7 +111,7 @@ def test_the_buffer_is_all_that_is_read_ahead() -> None:
     assert source.read - before == 14  # ten to begin with, and one for each of the next four
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     sizes=st.lists(st.integers(0, 7), min_size=1, max_size=4).filter(any),
     shuffle_buffer=st.integers(1, 9),
@@ -204,7 +204,7 @@ def jsonl(path: str, **options: Any) -> Jsonl:
     return source
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(cut=st.integers(0, 60), shuffle_buffer=st.integers(1, 12))
 def test_files_resume_at_the_record(tmp_path: Path, cut: int, shuffle_buffer: int) -> None:
     """The same over real lines of real files."""

@@ -73,7 +73,7 @@ def control_ids(model: Any, dialogue: Dialogue) -> list[int]:
 
 
 @pytest.mark.parametrize("name", MAKERS)
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(data=st.data())
 def test_no_text_becomes_a_control_id(name: str, data: st.DataObject) -> None:
     model, tokens = built(name)

@@ -6,7 +6,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from wavalign.plugins.speech.wording import content_word, is_unspaced, negations, plain, references, tokens, words
@@ -159,7 +159,6 @@ def test_a_number_of_the_metadata_is_one_token(value: float) -> None:
     assert tokens(references(value)[0]) == tokens(repr(value))
 
 
-@settings(deadline=None)
 @given(st.text(max_size=60))
 def test_any_text_has_tokens_that_case_and_surroundings_do_not_change(text: str) -> None:
     found = tokens(text)
@@ -168,7 +167,6 @@ def test_any_text_has_tokens_that_case_and_surroundings_do_not_change(text: str)
     assert plain(plain(text)) == plain(text) and negations(text) >= 0
 
 
-@settings(deadline=None)
 @given(st.text(alphabet="0123456789.,-−+/:^e%½²' \u00a0twelvonhudrd", max_size=40))
 def test_nothing_that_looks_like_a_number_breaks_it(text: str) -> None:
     assert all(isinstance(token, str) and token for token in tokens(text))
