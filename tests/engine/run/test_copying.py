@@ -198,6 +198,17 @@ def test_a_run_that_is_asked_to_end_copies_its_last_checkpoint_to_a_slow_store(
     assert "checkpoints/step-2/checkpoint.json" in stored(address)
 
 
+@pytest.mark.parametrize("beside", [False, True])
+def test_a_run_that_fails_ends_after_the_copy_of_its_last_checkpoint(
+    tmp_path: Path, address: str, beside: bool
+) -> None:
+    """So that nothing is copied any more when another run begins in its place."""
+    Shaky.pause = 0.5
+    cut(tmp_path, put("runtime.checkpoint_store", address), put("runtime.async_checkpoints", beside))
+    assert "checkpoints/step-3/checkpoint.json" in stored(address)
+    assert not [thread for thread in threading.enumerate() if thread.name == "checkpoint"]
+
+
 def test_one_failure_is_tried_again(tmp_path: Path, address: str) -> None:
     (tmp_path / "a").write_bytes(b"0123")
     Shaky.fail_next = copies.TRIES - 1

@@ -93,6 +93,12 @@ class CheckpointWriter:
             return error.message
         return ""
 
+    def wait_for_copy(self, say: Callable[[str], None]) -> None:
+        """Wait for the copy of the last checkpoint, before a run that failed ends and another one may begin."""
+        if self.copies is not None and not self._background.ends_within(1.0):
+            say(f"the last checkpoint is copied to {self.copies.copies.shown}; the run ends after that")
+        self.settle()
+
     def give_up(self) -> None:
         """Let what is written beside the steps wait for no other rank."""
         if isinstance(self._meeting, SideChannel):
