@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 JOBS ?= 2
-EXTRAS := speech,natural,guards,data,tensorboard,dev
+EXTRAS := speech,natural,guards,data,tensorboard,s3,dev
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
@@ -17,12 +17,11 @@ env: $(STAMP) ## Create the virtual environment with everything pinned
 # pip takes the torch build that its configured index offers; for another one (a certain CUDA version) name that build's
 # index in PIP_EXTRA_INDEX_URL. The pins are the same for every build. Of resemblyzer and distillmos the
 # weights are read and nothing is imported: what they ask for is not wanted, and no extra can say so.
-$(STAMP): pyproject.toml constraints.txt tests/object_store.txt
+$(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit("WavAlign needs Python 3.11 or newer, this is " + sys.version.split()[0] + "; try make env PYTHON=python3.11" if sys.version_info < (3, 11) else 0)'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -e ".[$(EXTRAS)]" -c constraints.txt
 	$(BIN)/python -m pip install --no-deps resemblyzer distillmos -c constraints.txt
-	$(BIN)/python -m pip install --no-deps --upgrade --target $(VENV)/s3 -r tests/object_store.txt
 	@touch $@
 
 quickstart: env ## Train the small spoken-world model and write its report

@@ -1,5 +1,6 @@
 """How much of a network a rank holds whole in every phase of a run under ZeRO 3, on two ranks."""
 
+import threading
 import weakref
 from collections import defaultdict
 from collections.abc import Callable
@@ -49,7 +50,16 @@ class Watch:
         self.most: dict[str, int] = defaultdict(int)
         self.gathered: dict[str, int] = defaultdict(int)
         """Bytes that were put together, by phase."""
-        self.phase = "building"
+        self._own = threading.local()
+
+    @property
+    def phase(self) -> str:
+        """Of this thread: operators of several may run at once."""
+        return getattr(self._own, "phase", "building")
+
+    @phase.setter
+    def phase(self, phase: str) -> None:
+        self._own.phase = phase
 
     def look(self, *_: object) -> None:
         whole = sum(each.data.numel() for each in self.seen if hasattr(each, "ds_tensor"))

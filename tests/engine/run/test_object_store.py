@@ -1,16 +1,11 @@
-"""A run's copy in a store that speaks S3: moto's server in a process of its own, s3fs as a user has it.
+"""A run's copy in a store that speaks S3: moto's server in a process of its own, s3fs as a user has it."""
 
-Both lie in a folder of their own beside the environment, for the reason in tests/object_store.txt; without it these
-tests are left out.
-"""
-
-import os
+import json
 import shutil
 import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 import urllib.request
 import uuid
@@ -20,8 +15,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, final
 
+import boto3
 import fsspec
 import pytest
+import s3fs
 
 from tests.e2e.runs import command, environment
 from tests.engine.run.test_copying import EVERY, cut
@@ -34,7 +31,6 @@ from wavalign.errors import CheckpointError, PreflightError
 from wavalign.storage import copies
 from wavalign.storage.copies import Copies
 
-APART = Path(sys.prefix) / "s3"
 NOBODY = "http://127.0.0.1:1"
 
 
@@ -61,27 +57,12 @@ class Server:
 
 
 @pytest.fixture(scope="module")
-def apart() -> Iterator[None]:
-    """The packages, behind all others, for as long as this file's tests run."""
-    sys.path.append(str(APART))
-    missing = [name for name in ("s3fs", "boto3", "moto") if find_spec(name) is None]
-    if missing:
-        sys.path.remove(str(APART))
-        pytest.skip(f"{' and '.join(missing)} missing: `make env` installs them")
-    yield
-    sys.path.remove(str(APART))
-
-
-@pytest.fixture(scope="module")
-def server(apart: None) -> Iterator[Server]:
-    import boto3
-
+def server() -> Iterator[Server]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    told = {**os.environ, "PYTHONPATH": str(APART)}
     asked = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
-    process = subprocess.Popen(asked, env=told, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(asked, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     endpoint = f"http://127.0.0.1:{port}"
     try:
         _wait_for(endpoint, process)
@@ -129,8 +110,6 @@ def place(server: Server, monkeypatch: pytest.MonkeyPatch) -> str:
 
 def fresh() -> None:
     """fsspec keeps file systems, with the endpoint and keys they were opened by."""
-    import s3fs
-
     s3fs.S3FileSystem.clear_instance_cache()
 
 
@@ -146,10 +125,9 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_killed_run_goes_on_on_an_empty_machine(whole: Path, server: Server, place: str, tmp_path: Path) -> None:
     recipe = toy_recipe(tmp_path, checkpoint_every=1)
     recipe["runtime"]["checkpoint_store"] = f"s3://bucket/{place}"
-    environ = environment(PYTHONPATH=str(APART))
     process = subprocess.Popen(
         command("run", write_recipe(tmp_path, recipe)),
-        env=environ,
+        env=environment(),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
@@ -181,12 +159,33 @@ def test_a_killed_run_goes_on_on_an_empty_machine(whole: Path, server: Server, p
         run(tmp_path / "two", EVERY, there(place))
 
 
+def test_what_is_kept_here_is_kept_there(server: Server, place: str, tmp_path: Path) -> None:
+    """The last, every third and the best one; a run that goes on from the copy knows which was the best."""
+    keep = (
+        put("evaluation.every", 1),
+        put("optim.learning_rate", 0.03),
+        put("steps", 8),
+        put("runtime.keep_checkpoints", 1),
+        put("runtime.keep_every", 3),
+        put("runtime.keep_best", {"metric": "heldout/accuracy", "mode": "min"}),
+    )
+    whole = run(tmp_path / "whole", EVERY, *keep)
+    cut(tmp_path, *keep, there(place), at=6)
+    shutil.rmtree(tmp_path / "run")
+    plan = compiled(tmp_path, EVERY, *keep, there(place))
+    api.run(plan, resume=Resume(at=f"s3://bucket/{place}"))
+    assert_same_run(tmp_path / "run", whole)
+    here = {path.name for path in (whole / "checkpoints").iterdir()}
+    best = json.loads((whole / "best.json").read_text())["step"]
+    assert best not in (3, 6, 8) and here == {"step-3", "step-6", "step-8", f"step-{best}"}
+    kept = {name.split("/")[1] for name in server.keys(place) if name.startswith("checkpoints/")}
+    assert kept == here
+    assert server.content(f"{place}/best.json") == (whole / "best.json").read_bytes()
+
+
 def test_broken_copies(server: Server, place: str, tmp_path: Path) -> None:
     """A checkpoint without a manifest is none; one whose files are not what it says is refused."""
     cut(tmp_path, there(place))
-    for thread in threading.enumerate():
-        if thread.name == "checkpoint":
-            thread.join()  # a process waits for its copies before it ends
     shutil.rmtree(tmp_path / "run")
     key = f"{place}/checkpoints/step-3/training.safetensors"
     content = server.content(key)

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from tests.toy.compiled import Change, compiled, drop, problems, put
 from wavalign.engine import api
 from wavalign.engine.run.watching import Watch
 from wavalign.engine.step.operators import FUNCTIONS
-from wavalign.errors import PreflightError
+from wavalign.errors import CheckpointError, PreflightError
 from wavalign.schema.evaluation import StopEarly, Watched
 
 MEASURED: tuple[Change, ...] = (
@@ -101,6 +102,20 @@ def test_the_best_is_known_after_a_resume(best: Path, tmp_path: Path) -> None:
     run(tmp_path, *MEASURED, keep, resume=True)
     assert_same_run(tmp_path / "run", best)
     assert (tmp_path / "run/best.json").read_text() == (best / "best.json").read_text()
+
+
+def test_a_run_whose_best_weights_are_gone_does_not_go_on(tmp_path: Path) -> None:
+    """It could not leave them at its end."""
+    keep = put("runtime.keep_best", {"metric": "heldout/accuracy", "mode": "min"})
+    with pytest.MonkeyPatch.context() as patch:
+        fail_at(patch, FUNCTIONS, "gate", 7, Cut())
+        with pytest.raises(Cut):
+            run(tmp_path, *MEASURED, keep)
+    (kept,) = {path.name for path in (tmp_path / "run/checkpoints").iterdir()} - {"step-6"}
+    shutil.rmtree(tmp_path / "run/checkpoints" / kept)
+    with pytest.raises(CheckpointError, match="the best weights before step 6 are those of step"):
+        run(tmp_path, *MEASURED, keep, resume=True)
+    assert [path.name for path in (tmp_path / "run/checkpoints").iterdir()] == ["step-6"]
 
 
 STOP = put("stop_early", {"metric": "heldout/accuracy", "mode": "min", "patience": 2})

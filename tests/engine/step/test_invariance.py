@@ -57,7 +57,8 @@ def assert_equal(found: Run, wanted: Run) -> None:
         for key, value in theirs.items():
             assert ours[key] == pytest.approx(value, rel=1e-5, abs=1e-6), f"{key} of step {step + 1}"
     for name, weights in wanted[1].items():
-        torch.testing.assert_close(found[1][name], weights, rtol=0, atol=1e-6, msg=name)
+        # Steps move weights by 1e-2; rounding, other on every processor, comes to 2e-6 after three of them.
+        torch.testing.assert_close(found[1][name], weights, rtol=0, atol=1e-5, msg=name)
 
 
 def test_the_steps_do_something(folder: Path) -> None:
@@ -70,7 +71,9 @@ def test_the_steps_do_something(folder: Path) -> None:
         lines[0]
     )
     assert all(line["grad_norm"] > 0 for line in lines)
-    assert all(line[f"loss/{name}"] != 0 for line in lines for name in ("rl", "sft", "own", "fixed"))
+    assert all(line[f"loss/{name}"] != 0 for line in lines for name in ("sft", "own", "fixed"))
+    # Of answers that are of one length the advantages sum to zero, as in the second step.
+    assert all(abs(lines[step]["loss/rl"]) > 1e-3 for step in (0, 2))
     assert lines[2]["loss/pull"] > 1e-4
     assert lines[2]["loss/rl.kl_audio"] > 1e-4
     assert sum(line["reward/exact/failed"] for line in lines) > 0

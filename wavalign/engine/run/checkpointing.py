@@ -13,7 +13,7 @@ from typing import Any, final
 from wavalign.engine.compile.plan import Plan, StagePlan
 from wavalign.engine.run.checkpoint_writing import CheckpointWriter, Moment
 from wavalign.engine.run.run_log import RunLog
-from wavalign.engine.run.watching import Watches
+from wavalign.engine.run.watching import Watches, best_step
 from wavalign.engine.state.checkpoint import Checkpoint, CheckpointStore
 from wavalign.engine.state.distributed import World
 from wavalign.engine.state.files import read_json
@@ -22,7 +22,7 @@ from wavalign.engine.state.rng import restore_rng, rng_state, seed_rng
 from wavalign.engine.state.seeds import derive
 from wavalign.engine.step.ahead import Kept
 from wavalign.engine.step.stage import LiveStage
-from wavalign.errors import Interrupted, ResumeError, WavAlignError
+from wavalign.errors import CheckpointError, Interrupted, ResumeError, WavAlignError
 
 
 @final
@@ -114,12 +114,22 @@ class RunCheckpoints:
             self._in_flight = live.in_flight.restore(checkpoint.folder, self.world)
         if self.watches is not None:
             self.watches.load_state_dict(meta["watches"])
-            best = self.watches.best
-            self.store.protected = live.plan.first_step + best.step if best is not None and best.step else None
+            self.store.protected = self._protected(checkpoint)
         if self.world.is_first:
             self.store.prune()
         self._restore_random(meta["rng"], checkpoint.step)
         return int(meta["stage_step"])
+
+    def _protected(self, checkpoint: Checkpoint) -> int | None:
+        """The step of the best weights so far; raises CheckpointError where they are not here any more."""
+        best = best_step(checkpoint)
+        if best is None or best in self.store.steps():
+            return best
+        raise CheckpointError(
+            f"the best weights before step {checkpoint.step} are those of step {best}, and {self.folder.checkpoints} "
+            f"has no checkpoint of it: what `runtime.keep_best` asks for could not be left at the end",
+            hint="go on from the newest checkpoint, or from one whose best is still kept",
+        )
 
     def _restore_random(self, states: Sequence[Mapping[str, Any]], step: int) -> None:
         """That of this rank's number; a further rank, where there were fewer, begins a new one by the run's seed."""

@@ -5,12 +5,13 @@ none. A store that is down costs nothing but the copy: that is said once, counte
 """
 
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import final
 from urllib.parse import urlsplit
 
-from wavalign.engine.state.checkpoint import MANIFEST
+from wavalign.engine.run.watching import best_step
+from wavalign.engine.state.checkpoint import MANIFEST, CheckpointStore
 from wavalign.engine.state.folder import RunFolder
 from wavalign.errors import CheckpointError, PreflightError, UsageError
 from wavalign.storage.copies import Copies, CopyError
@@ -25,9 +26,9 @@ _NEVER = ("lock.json", _CHECKPOINTS, OWNER)
 class RunCopies:
     """The copy of one run; the first rank has it."""
 
-    def __init__(self, folder: RunFolder, address: str, say: Callable[[str], None]) -> None:
+    def __init__(self, folder: RunFolder, store: CheckpointStore, address: str, say: Callable[[str], None]) -> None:
         """Raises CheckpointError where nothing here speaks the address' protocol."""
-        self._folder, self._say, self.copies = folder, say, Copies(address)
+        self._folder, self._store, self._say, self.copies = folder, store, say, Copies(address)
         self._known: dict[str, tuple[int, int]] = {}
         """Size and time of what was copied, by name."""
         self.missed = 0
@@ -50,12 +51,12 @@ class RunCopies:
             self._fail(error)
 
     def checkpoint(self, step: int) -> None:
-        """Copy what the run has and the checkpoint of `step`, and remove those that are no longer kept here."""
+        """Copy what the run has and the checkpoint of `step`, and remove those that are kept no longer."""
         try:
             self._own()
             self._beside()
             self._checkpoint(f"{_CHECKPOINTS}/step-{step}")
-            self._prune()
+            self._prune(step)
         except (CopyError, PreflightError) as error:
             self._fail(error)
             return
@@ -110,11 +111,15 @@ class RunCopies:
         for path in sorted(files, key=lambda path: path.name == MANIFEST):
             self.copies.put(path, f"{name}/{path.relative_to(folder)}")
 
-    def _prune(self) -> None:
-        here = {path.name for path in self._folder.checkpoints.glob("step-*")}
-        there = [name for name in self.copies.names() if name.startswith(f"{_CHECKPOINTS}/")]
+    def _prune(self, step: int) -> None:
+        """By the folder's rule, not by what it holds: a run that was fetched has not all of them here."""
+        names = self.copies.names()
+        known = [known for known in complete_steps(names) if known <= step]  # later ones are of a run that was left
+        best = best_step(self._store.at(step))
+        kept = set(known) - set(self._store.outdated(known, protected=best))
+        there = [name for name in names if name.startswith(f"{_CHECKPOINTS}/")]
         for name in sorted(there, key=lambda name: not name.endswith(f"/{MANIFEST}")):
-            if name.split("/")[1] not in here:
+            if name.split("/")[1] not in {f"step-{each}" for each in kept}:
                 self.copies.remove(name)
 
     def _fail(self, error: CopyError | PreflightError) -> None:
@@ -133,6 +138,12 @@ def _files(folder: Path) -> Iterator[tuple[str, Path]]:
             yield str(name), path
 
 
+def complete_steps(names: Iterable[str]) -> list[int]:
+    """Steps of the checkpoints whose manifests are among a copy's `names`, in order."""
+    found = (name.split("/") for name in names if name.startswith(f"{_CHECKPOINTS}/") and name.endswith(f"/{MANIFEST}"))
+    return sorted(int(parts[1].removeprefix("step-")) for parts in found if len(parts) == 3)
+
+
 def is_address(at: str) -> bool:
     """Whether it names a place in a store and not a path or a step."""
     return "://" in at and bool(urlsplit(at).scheme)
@@ -146,8 +157,9 @@ def checkpoint_in(at: str) -> str:
 def fetch_run(at: str, folder: RunFolder, say: Callable[[str], None]) -> None:
     """Fetch the copy at `at` (`URL`, or `URL/checkpoints/step-N`) into a folder that holds no run.
 
-    Of its checkpoints the named or the newest one; its sums are checked when it is read. Raises UsageError where there
-    is none, CheckpointError where the store does not give it.
+    Of its checkpoints the named or the newest one, and that of the best weights before it where they are watched; sums
+    are checked when one is read. Raises UsageError where there is none, CheckpointError where the store does not give
+    it.
     """
     folder.check_free()
     address, _, step = at.rstrip("/").partition(f"/{_CHECKPOINTS}/")
@@ -156,15 +168,29 @@ def fetch_run(at: str, folder: RunFolder, say: Callable[[str], None]) -> None:
         names = copies.names()
         if _PLAN not in names:
             raise UsageError(f"{copies.shown} holds no copy of a run", hint="name what runtime.checkpoint_store named")
-        complete = [name.split("/")[1] for name in names if name.endswith(f"/{MANIFEST}") and name.count("/") == 2]
-        steps = sorted(complete, key=lambda name: int(name.removeprefix("step-")))
+        steps = [f"step-{each}" for each in complete_steps(names)]
         if step and step not in steps:
             raise UsageError(f"{copies.shown} has no checkpoint {step}", hint=f"it has: {', '.join(steps) or 'none'}")
         wanted = step or (steps[-1] if steps else "")
+        best = _fetch_checkpoint(copies, names, folder, wanted) if wanted else ""
+        if best in steps:
+            _fetch_checkpoint(copies, names, folder, best)
         for name in sorted(names, key=lambda name: name == _PLAN):
-            if not name.startswith(f"{_CHECKPOINTS}/") or name.split("/")[1] == wanted:
+            if not name.startswith(f"{_CHECKPOINTS}/"):
                 copies.get(name, folder.path / name)
     except CopyError as error:
         hint = error.hint or "check the connection and the store's credentials"
         raise CheckpointError(str(error), hint=hint) from error
-    say(f"fetched the run in {copies.shown} to {folder.path}{f', with its checkpoint {wanted}' if wanted else ''}")
+    found = (
+        f", with its checkpoint {wanted}{f' and {best}, the best so far' if best in steps else ''}" if wanted else ""
+    )
+    say(f"fetched the run in {copies.shown} to {folder.path}{found}")
+
+
+def _fetch_checkpoint(copies: Copies, names: Iterable[str], folder: RunFolder, wanted: str) -> str:
+    """Fetch the checkpoint `step-N`; gives that of the best weights before it, empty where it is none or the same."""
+    for name in names:
+        if name.startswith(f"{_CHECKPOINTS}/{wanted}/"):
+            copies.get(name, folder.path / name)
+    best = best_step(CheckpointStore(folder.checkpoints, keep=1).at(int(wanted.removeprefix("step-"))))
+    return f"step-{best}" if best is not None and wanted != f"step-{best}" else ""

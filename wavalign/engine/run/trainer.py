@@ -50,7 +50,9 @@ class Trainer:
         self.log = RunLog(folder, observer.message)
         self.checkpoints = RunCheckpoints(plan, folder, world, self.log)
         if world.is_first and plan.runtime.checkpoint_store is not None:
-            self.checkpoints.writer.copies = RunCopies(folder, plan.runtime.checkpoint_store, observer.message)
+            self.checkpoints.writer.copies = RunCopies(
+                folder, self.checkpoints.store, plan.runtime.checkpoint_store, observer.message
+            )
         self.checkpoints.writer.hurried = lambda: self.stop.asked != 0
         self.stop = StopSignals(self.checkpoints, say=observer.message)
         measuring = Measuring(self.checkpoints, log=self.log, records=self.records, stop=self.stop, observer=observer)

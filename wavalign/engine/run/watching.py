@@ -6,6 +6,7 @@ from typing import Any, final
 
 from wavalign.engine.compile.checks import watch_problem
 from wavalign.engine.compile.plan import StagePlan
+from wavalign.engine.state.checkpoint import Checkpoint
 from wavalign.errors import PreflightError
 from wavalign.schema.evaluation import StopEarly, Watched
 from wavalign.schema.runtime import RuntimeSection
@@ -102,3 +103,9 @@ class Watches:
         for name, watch in (("best", self.best), ("stop", self.stop)):
             if watch is not None:
                 watch.load_state_dict(state[name])
+
+
+def best_step(checkpoint: Checkpoint) -> int | None:
+    """Step of the run whose weights were the best of the stage so far, None where `keep_best` watches none."""
+    step = int(checkpoint.meta["watches"].get("best", {}).get("step", 0))
+    return checkpoint.step - int(checkpoint.meta["stage_step"]) + step if step else None

@@ -5,7 +5,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -123,6 +123,12 @@ class CheckpointStore:
         """Whether a checkpoint is half written."""
         return any(self._folder.glob(f"{_ASIDE}step-*"))
 
+    def outdated(self, steps: Sequence[int], *, protected: int | None) -> list[int]:
+        """Those of `steps`, in order, that are kept no longer."""
+        return [
+            step for step in steps[: -self._keep] if step != protected and (not self._every or step % self._every != 0)
+        ]
+
     def set_aside(self, after: int) -> Path | None:
         """Move the checkpoints after step `after` to `set-aside-<n>/`, newest first; gives that folder."""
         later = [step for step in self.steps() if step > after]
@@ -201,9 +207,7 @@ class CheckpointStore:
             self._prune()
 
     def _prune(self) -> None:
-        for step in self.steps()[: -self._keep]:
-            if step == self.protected or (self._every and step % self._every == 0):
-                continue
+        for step in self.outdated(self.steps(), protected=self.protected):
             self._move_away(self._folder / f"step-{step}")
         self._sweep()
 
