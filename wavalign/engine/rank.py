@@ -117,9 +117,10 @@ def _train(plan: Plan, folder: RunFolder, world: World, watcher: Observer, *, re
     trainer = Trainer(plan, folder, world, watcher)
     try:
         trainer.run(resume=resume)
-    except Interrupted as error:
-        _report(plan, folder, world, watcher)
-        if not error.at_once:
+    except BaseException as error:
+        if isinstance(error, Interrupted):
+            _report(plan, folder, world, watcher)
+        if not (isinstance(error, Interrupted) and error.at_once):
             trainer.copy_rest()
         raise
     _report(plan, folder, world, watcher, complete=True)

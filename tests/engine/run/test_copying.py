@@ -15,13 +15,18 @@ import fsspec
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
+from tests.engine.run.test_pair_rounds import assert_same as assert_same_rounds
+from tests.engine.run.test_pair_rounds import staged
 from tests.engine.run.test_survival import Cut, fail_at
 from tests.engine.run.test_trainer import Signals, assert_same_run, run
 from tests.toy.compiled import Change, compiled, problems, put
 from wavalign.engine import api
 from wavalign.engine.api import Resume
 from wavalign.engine.run import checkpoint_writing
+from wavalign.engine.run.measuring import Measuring
+from wavalign.engine.stages.dataset import DatasetPart
 from wavalign.engine.step.operators import FUNCTIONS
+from wavalign.engine.step.step import StepExecutor
 from wavalign.errors import CheckpointError, Interrupted, PreflightError, UsageError
 from wavalign.storage import copies
 from wavalign.storage.copies import Copies, CopyError
@@ -289,3 +294,79 @@ def test_a_finished_run_is_whole_there_and_goes_on_from_an_earlier_checkpoint(
     api.run(compiled(tmp_path, EVERY, *there), resume=Resume(at=f"{address}/checkpoints/step-5"))
     assert_same_run(tmp_path / "run", whole)
     assert any(path.endswith("checkpoints/step-6/training.safetensors") for path in Shaky.written), "trained again"
+
+
+@pytest.fixture(scope="module")
+def rounds(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return run(tmp_path_factory.mktemp("rounds"), *staged())
+
+
+@pytest.mark.parametrize(
+    ("owner", "method", "at", "seen"),
+    [
+        (DatasetPart, "append", 5, "round-1.sample"),  # pairing in the first round: there is no checkpoint yet
+        (Measuring, "measure", 1, "round-1.train"),
+        (DatasetPart, "append", 8, "round-1.measure"),  # sampling in the second
+        (StepExecutor, "step", 4, "round-2.pair"),
+    ],
+)
+def test_rounds_go_on_on_an_empty_machine(
+    rounds: Path, tmp_path: Path, address: str, owner: Any, method: str, at: int, seen: str
+) -> None:
+    """With every stage that was complete, though no checkpoint followed it."""
+    there = (put("runtime.checkpoint_store", address), *staged(), EVERY)
+    with pytest.MonkeyPatch.context() as patch:
+        fail_at(patch, owner, method, at, Cut())
+        with pytest.raises(Cut):
+            run(tmp_path, *there)
+    here = {path.parent.name for path in (tmp_path / "run/stages").glob("*/complete.json")}
+    kept = {name.split("/")[1] for name in stored(address) if name.startswith("stages/")}
+    assert here <= kept and seen in here
+    shutil.rmtree(tmp_path / "run")
+    made, append = list[str](), DatasetPart.append
+
+    def noting(part: DatasetPart, records: Any) -> None:
+        made.append(part.path.parent.parent.name)
+        append(part, records)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(DatasetPart, "append", noting)
+        api.run(compiled(tmp_path, *there), resume=Resume())
+    assert not set(made) & here, "nothing is made twice"
+    assert_same_rounds(tmp_path / "run", rounds)
+
+
+def test_what_was_sampled_is_copied_when_a_run_is_stopped(rounds: Path, tmp_path: Path, address: str) -> None:
+    append, chunks = DatasetPart.append, list[str]()
+
+    def stopping(part: DatasetPart, records: Any) -> None:
+        append(part, records)
+        chunks.append(part.name)
+        if len(chunks) == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    there = (put("runtime.checkpoint_store", address), *staged(), EVERY)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(DatasetPart, "append", stopping)
+        with pytest.raises(Interrupted):
+            run(tmp_path, *there)
+        shutil.rmtree(tmp_path / "run")
+        api.run(compiled(tmp_path, *there), resume=Resume())
+    marks = [json.loads(path.read_text()) for path in rounds.glob("stages/*/part-*.json")]
+    assert len(chunks) == sum(mark["chunks"] for mark in marks) > 2, "none is made twice"
+    assert_same_rounds(tmp_path / "run", rounds)
+
+
+def test_a_place_whose_run_left_nothing_is_free(tmp_path: Path, address: str) -> None:
+    (tmp_path / "one").mkdir()
+    (tmp_path / "two").mkdir()
+    there = (put("runtime.checkpoint_store", address), EVERY)
+    with pytest.MonkeyPatch.context() as patch:
+        fail_at(patch, FUNCTIONS, "gate", 1, Cut())
+        with pytest.raises(Cut):
+            run(tmp_path / "one", *there)
+    assert stored(address) == ["copied.json"]
+    with pytest.raises(UsageError, match="holds no copy of a run"):
+        api.run(compiled(tmp_path / "two", *there), resume=Resume())
+    run(tmp_path / "two", *there)
+    assert "finished.json" in stored(address)

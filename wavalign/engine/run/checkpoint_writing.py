@@ -94,7 +94,7 @@ class CheckpointWriter:
         return ""
 
     def wait_for_copy(self, say: Callable[[str], None]) -> None:
-        """Wait for the copy of the last checkpoint, before a run that failed ends and another one may begin."""
+        """Wait for the copy of the last checkpoint before a run ends, so that another one may begin."""
         if self.copies is not None and not self._background.ends_within(1.0):
             say(f"the last checkpoint is copied to {self.copies.copies.shown}; the run ends after that")
         self.settle()
@@ -136,9 +136,18 @@ class CheckpointWriter:
 
         self._background.start(complete)
 
-    def _copy(self, step: int) -> None:
+    def copy_stage(self) -> None:
+        """Copy what a stage has left; where a copy is under way, the next one has it."""
+        if self.copies is not None and self._background.ends_within(0):
+            self._background.start(self._copy)
+
+    def _copy(self, step: int | None = None) -> None:
         self._copying = True
-        if self.copies is not None:
+        if self.copies is None:
+            return
+        if step is None:
+            self.copies.stage()
+        else:
             self.copies.checkpoint(step)
 
     def _wait_for_copy(self, copies: RunCopies, breaks_off: Callable[[], bool]) -> None:

@@ -207,7 +207,6 @@ class RunCheckpoints:
             error.checkpoint, error.lost = str(written), 0
         else:
             self._tell(error, f"the checkpoint of step {moment.step} was written: --resume goes on from there", say)
-        self.writer.wait_for_copy(say)
 
     def _tell(self, error: BaseException, kept: str, say: Callable[[str], None]) -> None:
         """What is left, as the last word of the error, or apart from one that has no hint."""

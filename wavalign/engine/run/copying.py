@@ -18,7 +18,7 @@ from wavalign.storage.copies import Copies, CopyError
 
 OWNER = "copied.json"
 """Says in the folder, and in the store, whose copy it is."""
-_PLAN, _FINISHED, _CHECKPOINTS = "plan.json", "finished.json", "checkpoints"
+_PLAN, _FINISHED, _CHECKPOINTS, _STAGES = "plan.json", "finished.json", "checkpoints", "stages"
 _NEVER = ("lock.json", _CHECKPOINTS, OWNER)
 
 
@@ -31,6 +31,8 @@ class RunCopies:
         self._folder, self._store, self._say, self.copies = folder, store, say, Copies(address)
         self._known: dict[str, tuple[int, int]] = {}
         """Size and time of what was copied, by name."""
+        self.began = False
+        """Whether the place was not refused."""
         self.missed = 0
         """Copies in a row that failed."""
         self.newest = -1
@@ -49,6 +51,7 @@ class RunCopies:
             if error.hint:
                 raise PreflightError(f"runtime.checkpoint_store: {error}", hint=error.hint) from error
             self._fail(error)
+        self.began = True
 
     def checkpoint(self, step: int) -> None:
         """Copy what the run has and the checkpoint of `step`, and remove those that are kept no longer."""
@@ -64,11 +67,24 @@ class RunCopies:
             self._say(f"{self.copies.shown} takes copies again; {self.missed} were missed")
         self.missed, self.newest = 0, step
 
-    def everything(self) -> None:
-        """Copy what the run has at its end: final model, report, and as the last the mark that it is complete."""
+    def stage(self) -> None:
+        """Copy what the run has once a stage is complete: of sampling and pairing there are no checkpoints."""
         try:
             self._own()
             self._beside()
+        except (CopyError, PreflightError) as error:
+            self._fail(error)
+
+    def everything(self) -> None:
+        """Copy what the run has at its end: final model, report, and as the last the mark that it is complete.
+
+        One that leaves neither a checkpoint nor anything of a stage leaves the place free.
+        """
+        if not any((*self._folder.checkpoints.glob("step-*"), *self._folder.stages.glob("*/*"))):
+            return
+        try:
+            self._own()
+            self._beside(standing=True)
         except (CopyError, PreflightError) as error:
             self._fail(error)
         if self.missed:
@@ -88,14 +104,17 @@ class RunCopies:
         if not mine.exists():
             self._folder.write_json(mine, {"run": secrets.token_hex(16)})
         there = self.copies.text(OWNER)
-        if there is None:
+        if there == mine.read_text(encoding="utf-8"):
+            return
+        if there is None or (not self.began and self.copies.text(_PLAN) is None):  # that run ended without a copy
             self.copies.put(mine, OWNER)
-        elif there != mine.read_text(encoding="utf-8"):
+        else:
             hint = "name another folder in runtime.checkpoint_store, or go on with that run by --resume --from"
             raise PreflightError(f"{self.copies.shown} holds the copy of another run", hint=hint)
 
-    def _beside(self) -> None:
-        for name, path in _files(self._folder.path):
+    def _beside(self, *, standing: bool = False) -> None:
+        """`standing` says that nobody writes any more."""
+        for name, path in _files(self._folder.path, standing=standing):
             try:
                 found = path.stat()
             except FileNotFoundError:  # replaced by another meanwhile
@@ -129,11 +148,17 @@ class RunCopies:
             self._say(f"{error}{hint}; nothing is lost here, and the next checkpoint tries again")
 
 
-def _files(folder: Path) -> Iterator[tuple[str, Path]]:
-    """What is copied beside checkpoints; last the plan, for a folder with one holds a run, and the mark of its end."""
+def _files(folder: Path, *, standing: bool) -> Iterator[tuple[str, Path]]:
+    """What is copied beside checkpoints; last the plan, for a folder with one holds a run, and the mark of its end.
+
+    Of stages those that are complete, unless the run is `standing`: others may be written between two of their files.
+    """
+    complete = {path.parent for path in (folder / _STAGES).glob("*/*" if standing else "*/complete.json")}
     found = sorted(path for path in folder.rglob("*") if path.is_file())
     for path in sorted(found, key=lambda path: (path.name == _FINISHED, path.name == _PLAN)):
         name = path.relative_to(folder)
+        if name.parts[0] == _STAGES and folder / Path(*name.parts[:2]) not in complete:
+            continue
         if name.parts[0] not in _NEVER and not any(part.startswith(".") for part in name.parts):
             yield str(name), path
 

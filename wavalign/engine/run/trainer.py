@@ -87,9 +87,10 @@ class Trainer:
 
     def copy_rest(self) -> None:
         """Copy to the store what a run leaves behind its last checkpoint, where it has one."""
-        if self.checkpoints.writer.copies is not None:
-            self.checkpoints.writer.settle()
-            self.checkpoints.writer.copies.everything()
+        copies = self.checkpoints.writer.copies
+        if copies is not None and copies.began:
+            self.checkpoints.writer.wait_for_copy(self.observer.message)
+            copies.everything()
 
     # --- stages -------------------------------------------------------------------------------------------------------
 
@@ -172,6 +173,7 @@ class Trainer:
                 self.folder.stages.mkdir(exist_ok=True)
                 self.stage_folder(stage).mkdir(exist_ok=True)
             self.folder.write_json(self.folder.complete(stage.name), mark)
+            self.checkpoints.writer.copy_stage()
         self.world.barrier()
 
     def _finish(self) -> None:
