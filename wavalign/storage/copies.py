@@ -6,7 +6,7 @@ No message repeats what a library says of a request, for that may carry keys.
 import hashlib
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, final
 
@@ -66,7 +66,7 @@ class Copies:
 
     def remove(self, name: str) -> None:
         """Remove a file."""
-        self._tried(name, lambda: self._fs.rm_file(self._place(name)))
+        self._tried(name, lambda: self._remove(name))
 
     def _place(self, name: str) -> str:
         return f"{self._root}/{name}"
@@ -107,6 +107,12 @@ class Copies:
             with file:
                 for piece in self._pieces(there):
                     file.write(piece)
+
+    def _remove(self, name: str) -> None:
+        self._fs.rm_file(self._place(name))
+        if isinstance(self._fs, LocalFileSystem):
+            with suppress(OSError):  # others are in it
+                Path(self._place(name)).parent.rmdir()
 
     def _text(self, name: str) -> str | None:
         try:

@@ -134,6 +134,14 @@ def test_the_manifest_is_the_last_of_a_checkpoint_and_its_removal_the_first(tmp_
     assert {name.split("/")[1] for name in stored(address) if name.startswith("checkpoints")} == {"step-2", "step-3"}
 
 
+def test_a_folder_elsewhere_is_a_store(tmp_path: Path) -> None:
+    """Such as one on a disk of the network; no empty folders are left in it."""
+    there = tmp_path / "there"
+    done = run(tmp_path, EVERY, put("runtime.checkpoint_store", f"file://{there}"))
+    kept = sorted(path.name for path in (done / "checkpoints").iterdir())
+    assert sorted(path.name for path in (there / "checkpoints").iterdir()) == kept == ["step-5", "step-6"]
+
+
 def test_a_store_that_is_down_costs_nothing_but_the_copy(whole: Path, tmp_path: Path, address: str) -> None:
     """It is said once, counted, and tried again."""
 
