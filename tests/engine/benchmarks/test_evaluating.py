@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 
 from tests.e2e.runs import lines
+from tests.engine.run.test_divided_phases import LORA
+from tests.engine.run.test_moved_runs import ZERO3, go, on
 from tests.plugins.judging.server import in_turn, refuses, says, scores, serving
-from tests.toy.compiled import compiled, put
+from tests.toy.compiled import Change, compiled, put
 from tests.toy.world import NUMBERS
 from wavalign.engine import api
 from wavalign.engine.benchmarks import costly
@@ -183,6 +185,19 @@ def test_what_is_no_model_says_so(tmp_path: Path, place: str, options: dict[str,
         (tmp_path / "model" / "config.json").write_text("{}")
     with pytest.raises(UsageError, match=said):
         api.evaluate(tmp_path / place, Asked(sums(tmp_path / "s.jsonl", 2), out=tmp_path / "out"), **options)
+
+
+@pytest.mark.parametrize("changes", [(), (LORA,)])
+def test_a_checkpoint_of_two_processes_answers_on_one(tmp_path: Path, changes: tuple[Change, ...]) -> None:
+    """Of which each wrote its part; the same answers as by the model that the run left."""
+    go(tmp_path, *on(2, ZERO3, 4), put("runtime.checkpoint_every", 2), *changes)
+    run = tmp_path / "run"
+    held_out = [each["text"] for each in lines(run / "evaluation.jsonl") if each["step"] == 4]
+    asked = Asked(sums(tmp_path / "sums.jsonl"), out=tmp_path / "out")
+    api.evaluate(run, asked, at="step-4")
+    assert texts(tmp_path / "out") == held_out
+    api.evaluate(run, replace(asked, out=tmp_path / "left"))
+    assert texts(tmp_path / "left") == held_out
 
 
 def test_a_run_that_is_not_complete_names_its_checkpoint(tmp_path: Path) -> None:

@@ -206,6 +206,24 @@ class StoredState:
         held.copy_(stored)
 
 
+def load_weights(policy: nn.Module, folder: Path) -> None:
+    """Give a whole network the weights and lasting buffers of a checkpoint, whoever wrote it, and nothing else of it.
+
+    Raises CheckpointError where it lacks one of them.
+    """
+    with ExitStack() as stack, torch.no_grad():
+        stored = StoredState(folder, stack)
+        lasting = policy.state_dict(keep_vars=True)
+        buffers = [(name, buffer) for name, buffer in policy.named_buffers() if name in lasting]
+        for name, tensor in (*policy.named_parameters(), *buffers):
+            if not stored.has("weights", name):
+                raise CheckpointError(f"{folder / FILES} is of another model: it has no {name}")
+            if tensor.requires_grad:
+                tensor.copy_(stored.read("weights", name).view(tensor.shape))
+            else:
+                stored.restore(name, tensor)
+
+
 def _elements(file: Any, key: str, first: int, last: int) -> Tensor:
     """Elements [N] of a tensor, `first` to `last` (not included), reading no more rows of it than hold them."""
     piece = file.get_slice(key)

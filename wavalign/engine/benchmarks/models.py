@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import final
 
-from wavalign.engine.backends.base import DTYPES, Placement
+from wavalign.engine.backends.base import DTYPES, Placement, autocast
+from wavalign.engine.backends.training_state import load_weights
 from wavalign.engine.compile.plan import Plan, StagePlan
 from wavalign.engine.compile.stage_links import codec_before, start_in_plan
 from wavalign.engine.contracts.origins import guarded_block
 from wavalign.engine.feeding.feeds import CodeCache, Encoder
-from wavalign.engine.models.stage_backend import stage_backend
 from wavalign.engine.run.builder import Builder
 from wavalign.engine.run.exporting import find_model
 from wavalign.engine.run.progress import newest_checkpoint, planned
@@ -186,26 +186,18 @@ class OpenModel:
     def policy(self) -> Policy:
         """The network, its weights whole on this machine's device."""
         plan, stage = self.chosen.plan, self.chosen.stage
-        if self.chosen.checkpoint is not None:
-            return self._from_checkpoint(self.chosen.checkpoint)
         placement = Placement(self.world.device, dtype=DTYPES[plan.runtime.precision])
         with guarded_block(self.architecture, "building its network"):
-            return self.builder.starting_weights(stage, self.architecture).policy(placement)
-
-    def _from_checkpoint(self, checkpoint: Checkpoint) -> Policy:
-        """A checkpoint is its backend's: read by one, with the optimiser's states."""
-        plan, stage = self.chosen.plan, self.chosen.stage
-        with guarded_block(self.architecture, "building its network"):
-            policy = self.builder.policy(stage, self.architecture)
-            critic = self.builder.critic(stage, self.architecture)
-            backend = stage_backend(
-                plan, stage, policy, architecture=self.architecture, world=self.world, critic=critic
-            )
-        self._inside.callback(backend.close)
-        store = CheckpointStore(checkpoint.folder.parent, keep=1)
-        store.load(checkpoint, backend.load, world=self.world)
-        self._inside.enter_context(backend.full_parameters())
-        return backend.policy
+            if stage.stage.model.adapter is None or self.chosen.checkpoint is None:
+                policy = self.builder.starting_weights(stage, self.architecture).policy(placement)
+            else:  # adapters stay beside what they adapt, which is held less precisely
+                alone = stage.model_copy(update={"deepspeed": None})
+                policy = self.builder.policy(alone, self.architecture)
+                self._inside.enter_context(autocast(self.world.device, plan.runtime.precision))
+        if self.chosen.checkpoint is not None:
+            store = CheckpointStore(self.chosen.checkpoint.folder.parent, keep=1)
+            store.load(self.chosen.checkpoint, lambda folder: load_weights(policy, folder), world=self.world)
+        return policy
 
     def close(self) -> None:
         """Free the network."""
