@@ -102,9 +102,15 @@ def test_ranks_share_it(tmp_path: Path, cache: Path) -> None:
 LORA = put("model.adapter", {"type": "lora", "rank": 4, "dropout": 0.1})
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("changes", [(), (LORA,)], ids=["whole", "adapter"])
-@pytest.mark.parametrize("loss", ["dpo", "kto"])
+@pytest.mark.parametrize(
+    ("loss", "changes"),
+    [
+        pytest.param("dpo", (), id="dpo-whole"),
+        pytest.param("dpo", (LORA,), id="dpo-adapter", marks=pytest.mark.slow),
+        pytest.param("kto", (), id="kto-whole", marks=pytest.mark.slow),
+        pytest.param("kto", (LORA,), id="kto-adapter", marks=pytest.mark.slow),
+    ],
+)
 def test_partitioned_weights(tmp_path: Path, cache: Path, loss: str, changes: tuple[Change, ...]) -> None:
     """ZeRO 3 on two ranks: every rank scores what it lacks, and no rank waits for another that lacks nothing."""
     terms = put("objective.terms", {"prefer": {"loss": loss}})

@@ -36,6 +36,8 @@ def reference(live: LiveStage, plan: Operator) -> Run:
         tokens, missing = _kept(live, values["rows"])
         if not (answers or live.world.any_true(bool(missing))):  # every rank enters, or none
             return {"ref_logprobs": RowColumn(tokens)}
+        # Agreed before anybody scores: every score is an exchange itself.
+        idle = max(live.world.gather(len(missing))) - len(missing) if network.together else 0
         with network.scoring() as score, guarded_block(live.architecture, "the reference"):
             for batch in values["scored_batches"] if answers else ():
                 select = live.selection.union(batch, only="ref_logprobs") & batch.sampled.view(-1, 1, 1)
@@ -45,8 +47,8 @@ def reference(live: LiveStage, plan: Operator) -> Run:
                 found = _scored(score, each.batch.to(live.world.device), each.select.to(live.world.device))[0]
                 there(live.reference_cache).put(each.key, found, each.select)
                 tokens[each.batch.rows[0].key] = found
-            if network.together:
-                _idle(live, score, values["rows"], len(missing))
+            if idle:
+                _score_nothing(live, score, values["rows"], times=idle)
         return {"ref_logprobs": RowColumn(tokens)}
 
     return run
@@ -90,13 +92,10 @@ def _scored(score: Score, batch: MicroBatch, select: Tensor) -> Tensor:
     return score(batch.tokens, select, temperature=batch.temperature, support=batch.support).cpu()
 
 
-def _idle(live: LiveStage, score: Score, rows: Sequence[Row], done: int) -> None:
-    """Score nothing as often as another rank has scored more than the `done` rows of this one."""
-    most = max(live.world.gather(done))
-    if done == most:
-        return
+def _score_nothing(live: LiveStage, score: Score, rows: Sequence[Row], *, times: int) -> None:
+    """Take part in the scores of another rank that lacks more rows than this one."""
     batch = live.selection.collate(rows[:1], number=0).to(live.world.device)
-    for _ in range(most - done):
+    for _ in range(times):
         _scored(score, batch, torch.zeros_like(live.selection.union(batch, only="ref_logprobs")))
 
 
