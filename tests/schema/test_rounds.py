@@ -148,6 +148,11 @@ def test_mistakes_stand_where_they_were_written(bench: Bench, valid: str, case: 
     assert said in next(each.message for each, at in zip(problems, found, strict=True) if at == place)
 
 
+def test_a_name_that_is_empty(bench: Bench, valid: str) -> None:
+    problems = bench.problems(valid + ROUNDS.replace("{name: sample, type: generate}", "{name: '', type: generate}"))
+    assert [str(each.where) for each in problems if each.path == "stages.1.stages.0.name"][0] == "recipe.yaml:20:16"
+
+
 @pytest.mark.parametrize("body", ["", "\n    stages: []", "\n    stages: 3"])
 def test_a_repetition_of_nothing(bench: Bench, valid: str, body: str) -> None:
     problems = bench.problems(valid + f"\nstages:\n  - repeat: 2{body}\n")

@@ -100,7 +100,7 @@ def _round(entry: Node, items: Mapping[str, Node], title: str, *, number: int, o
 
 
 def _own_name(stage: Node) -> str | None:
-    return _text(stage.value.get("name")) if isinstance(stage.value, dict) else None
+    return (_text(stage.value.get("name")) or None) if isinstance(stage.value, dict) else None
 
 
 def _text(node: Node | None) -> str | None:

@@ -33,7 +33,8 @@ class StepExecutor:
         except (RuntimeError, MemoryError, PluginError) as error:
             if not (self._memory.is_inside and is_out_of_memory(error)):
                 raise
-            raise self._memory.exhausted(index, stage=self._plan.name, device=self._device) from error
+            where = error.message if isinstance(error, PluginError) else ""
+            raise self._memory.exhausted(index, stage=self._plan.name, device=self._device, where=where) from error
         if self._timeline is not None and self._timeline.wants(index + 1):
             self._timeline.write(spans, stage=self._plan.name, step=self._plan.first_step + index + 1)
         return result
