@@ -150,7 +150,7 @@ def test_mistakes_stand_where_they_were_written(bench: Bench, valid: str, case: 
 
 def test_a_name_that_is_empty(bench: Bench, valid: str) -> None:
     problems = bench.problems(valid + ROUNDS.replace("{name: sample, type: generate}", "{name: '', type: generate}"))
-    assert [str(each.where) for each in problems if each.path == "stages.1.stages.0.name"][0] == "recipe.yaml:20:16"
+    assert next(str(each.where) for each in problems if each.path == "stages.1.stages.0.name") == "recipe.yaml:20:16"
 
 
 @pytest.mark.parametrize("body", ["", "\n    stages: []", "\n    stages: 3"])
