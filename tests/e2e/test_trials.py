@@ -50,6 +50,7 @@ def test_the_trials_have_every_kind_and_point() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.trial
 @pytest.mark.parametrize("seed", range(TRIALS))
 def test_a_kill_anywhere(wholes: Wholes, tmp_path: Path, seed: int) -> None:
     trial = drawn(seed)
