@@ -1,4 +1,5 @@
-# `make env` once, then anything else. PYTHON names the interpreter (3.11 or newer), VENV the environment's folder.
+# `make env` once, then anything else. PYTHON names the interpreter (3.11 or newer), VENV the environment's folder,
+# TESTS the folders of `make test-slow`.
 PYTHON ?= python3
 VENV ?= .venv
 JOBS ?= 2
@@ -37,7 +38,7 @@ test: env ## The tests that take seconds
 	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/pytest -n $(JOBS) -m "not slow and not gpu"
 
 test-slow: env ## The tests that train or measure
-	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/pytest -n $(JOBS) -m "slow and not trial and not gpu"
+	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/pytest -n $(JOBS) -m "slow and not trial and not gpu" $(TESTS)
 
 test-trials: env ## The 200 seeded kills, each resumed and compared with the run that nobody disturbed
 	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/pytest -n $(JOBS) -m trial

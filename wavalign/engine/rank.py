@@ -120,7 +120,10 @@ def _train(plan: Plan, folder: RunFolder, world: World, watcher: Observer, *, re
     except BaseException as error:
         if isinstance(error, Interrupted):
             _report(plan, folder, world, watcher)
-        if not (isinstance(error, Interrupted) and error.at_once):
+            copied = not error.at_once
+        else:  # of several processes the others have ended, and this one's word must not wait for a store
+            copied = world.size == 1
+        if copied:
             trainer.copy_rest()
         raise
     _report(plan, folder, world, watcher, complete=True)

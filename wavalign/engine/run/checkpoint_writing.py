@@ -97,7 +97,10 @@ class CheckpointWriter:
         """Wait for the copy of the last checkpoint before a run ends, so that another one may begin."""
         if self.copies is not None and not self._background.ends_within(1.0):
             say(f"the last checkpoint is copied to {self.copies.copies.shown}; the run ends after that")
-        self.settle()
+        try:
+            self.settle()
+        except WavAlignError as error:  # another one may be on its way already
+            say(error.message)
 
     def give_up(self) -> None:
         """Let what is written beside the steps wait for no other rank."""
