@@ -155,7 +155,7 @@ def trl_dpo(shared: Shared, loss_type: str, *, beta: float, label_smoothing: flo
     )  # fmt: skip
     given = {**_batch(shared, 0), "ref_chosen_logps": sums[:PAIRS], "ref_rejected_logps": sums[PAIRS:]}
     model: Any = _Model({0: _masked(shared, shared.policy)})
-    loss = DPOTrainer._compute_loss(trainer, model, given, False)  # type: ignore[no-untyped-call]
+    loss = DPOTrainer._compute_loss(trainer, model, given, False)  # type: ignore[no-untyped-call]  # TRL's own have no types
     return loss, {name: values[-1] for name, values in trainer._metrics["train"].items()}
 
 
@@ -165,7 +165,7 @@ def trl_kto(shared: Shared, *, beta: float, desirable: float, undesirable: float
         model=SimpleNamespace(training=True), calculate_KL=True, precompute_ref_logps=True, loss_type="kto", beta=beta,
         desirable_weight=desirable, undesirable_weight=undesirable,
     )  # fmt: skip
-    trainer._compute_kl_logps = lambda *given: KTOTrainer._compute_kl_logps(trainer, *given)  # type: ignore[no-untyped-call]
+    trainer._compute_kl_logps = lambda *given: KTOTrainer._compute_kl_logps(trainer, *given)  # type: ignore[no-untyped-call]  # TRL's own have no types
     mismatched = {f"KL_{name}": value for name, value in _batch(shared, 1).items()}
     given = {
         **_batch(shared, 0),
@@ -175,7 +175,7 @@ def trl_kto(shared: Shared, *, beta: float, desirable: float, undesirable: float
         "ref_KL_logps": _masked(shared, shared.mismatched_reference).sum(dim=1),
     }
     model: Any = _Model({0: _masked(shared, shared.policy), 1: _masked(shared, shared.mismatched)})
-    loss = KTOTrainer._compute_loss(trainer, model, given, False)  # type: ignore[no-untyped-call]
+    loss = KTOTrainer._compute_loss(trainer, model, given, False)  # type: ignore[no-untyped-call]  # TRL's own have no types
     return loss, {name: values[-1] for name, values in trainer._metrics["train"].items()}
 
 
@@ -194,7 +194,7 @@ def trl_cpo(shared: Shared, loss_type: str, *, beta: float, gamma: float = 0.0, 
     """CPOTrainer's loss []; its `simpo` is SimPO."""
     logps = _row_logps(shared, mean=loss_type == "simpo")
     trainer = _trainer(alpha=0.0, loss_type=loss_type, beta=beta, simpo_gamma=gamma, label_smoothing=0.1)
-    found: Any = CPOTrainer.cpo_loss(trainer, logps[:PAIRS], logps[PAIRS:])  # type: ignore[arg-type]
+    found: Any = CPOTrainer.cpo_loss(trainer, logps[:PAIRS], logps[PAIRS:])  # type: ignore[arg-type]  # a stand-in for the trainer
     mean: Tensor = found[0].mean()
     return mean + alpha * _nll(shared)
 
@@ -202,7 +202,7 @@ def trl_cpo(shared: Shared, loss_type: str, *, beta: float, gamma: float = 0.0, 
 def trl_orpo(shared: Shared, *, beta: float) -> Tensor:
     """ORPOTrainer's loss []; its part on the odds is float32."""
     logps = _row_logps(shared, mean=True)
-    found: Any = ORPOTrainer.odds_ratio_loss(_trainer(beta=beta), logps[:PAIRS], logps[PAIRS:])  # type: ignore[arg-type]
+    found: Any = ORPOTrainer.odds_ratio_loss(_trainer(beta=beta), logps[:PAIRS], logps[PAIRS:])  # type: ignore[arg-type]  # a stand-in for the trainer
     mean: Tensor = found[0].mean()
     return _nll(shared) - mean
 
