@@ -8,10 +8,15 @@ def main() -> int:
     """Run the command line; Ctrl-C while its modules are imported ends it as at any other time."""
     try:
         # Here, so that a Ctrl-C during the import is met.
+        from wavalign.leaving import leave
+
         from .app import main as command
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
-    return command()
+    code = command()
+    if "torch" in sys.modules:  # this process may have been a rank
+        leave(code)
+    return code
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from pathlib import Path
 from wavalign.engine.rank import replay_rank, run_rank
 from wavalign.engine.state.folder import RunFolder
 from wavalign.errors import Interrupted, WavAlignError
+from wavalign.leaving import leave
 from wavalign.terminal import presentable, redacted_streams
 
 
@@ -40,4 +41,4 @@ def _ends(work: Callable[[], None]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    leave(main(sys.argv[1:]))

@@ -213,12 +213,14 @@ import warnings
 warnings.simplefilter("error")
 from tests.engine.backends.tiny import build, train
 from wavalign.engine.state.distributed import World
+from wavalign.leaving import leave
 world = World.from_environment("cpu")
 backend = build("zero3", ranks=world, accumulation=1)
 train(backend, world, accumulation=1, steps=range(2))
 backend.close()
 world.close()
 print("done", world.rank)
+leave(0)
 """
 
 

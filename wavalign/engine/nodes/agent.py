@@ -23,6 +23,7 @@ from typing import IO, Any, final
 from wavalign import __version__
 from wavalign.engine.causes import Machine
 from wavalign.engine.launch import LocalWorker, Place, free_port, threads_each
+from wavalign.leaving import leave
 
 BEAT = 2.0
 """Seconds between two signs of life, in both directions."""
@@ -202,6 +203,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    code = main()
-    sys.stdout.flush()
-    os._exit(code)  # threads that still listen to a launcher that waits for this end
+    leave(main())  # threads still listen to a launcher that waits for this end

@@ -1,0 +1,49 @@
+"""The end of a process in which a library's thread is still in native code."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+SCRIPT = """
+import atexit, sys, threading, time
+from datetime import timedelta
+import torch.distributed as dist
+from wavalign.leaving import leave
+
+class Slow:
+    def __del__(self, sleep=time.sleep):
+        sleep(1)  # the interpreter's finalisation, on a busy machine
+
+slow = Slow()
+store = dist.HashStore()
+threading.Thread(target=lambda: store.wait(["never"], timedelta(seconds=0.3)), daemon=True).start()
+atexit.register(lambda: print("exit function"))
+print("done")
+"""
+
+
+@pytest.mark.parametrize("code", [0, 3])
+def test_a_thread_in_native_code_does_not_abort_the_process(code: int) -> None:
+    ended = _run(f"{SCRIPT}leave({code})")
+    assert (ended.returncode, ended.stdout, ended.stderr) == (code, "done\nexit function\n", "")
+
+
+def test_that_thread_would_abort_it() -> None:
+    ended = _run(SCRIPT)
+    assert ended.returncode == -6, "Python's own end is safe now: `leave` is no longer needed"
+
+
+@pytest.mark.parametrize(("code", "expected"), [(0, 120), (3, 3)])
+def test_output_that_cannot_be_written(code: int, expected: int) -> None:
+    script = f"from wavalign.leaving import leave; print('lost'); leave({code})"
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    with open("/dev/full", "w", encoding="utf-8") as full:
+        command = [sys.executable, "-c", script]
+        ended = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, env=buffered, check=False)
+    assert (ended.returncode, ended.stderr) == (expected, b"")
+
+
+def _run(script: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
