@@ -3,13 +3,13 @@
 import signal
 import sys
 
+from wavalign.leaving import leave
+
 
 def main() -> int:
     """Run the command line; Ctrl-C while its modules are imported ends it as at any other time."""
     try:
         # Here, so that a Ctrl-C during the import is met.
-        from wavalign.leaving import leave
-
         from .app import main as command
     except KeyboardInterrupt:
         return 128 + signal.SIGINT

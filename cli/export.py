@@ -20,6 +20,8 @@ EXAMPLES = """Examples:
 wavalign export runs/my-run/20260101-120000-abc123 --to exported
 
 wavalign export runs/my-run/20260101-120000-abc123 --stage warm --to exported --link
+
+wavalign export runs/my-run/20260101-120000-abc123 --at step-40 --to exported
 """
 UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 SHOWN = 5
@@ -41,10 +43,16 @@ class Dtype(StrEnum):
 
 
 def export(
-    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A run's folder, or one of its stages/NAME.")],
+    folder: Annotated[
+        Path, typer.Argument(metavar="FOLDER", help="A run's folder, or a stage's or checkpoint's in it.")
+    ],
     to: Annotated[Path, typer.Option("--to", metavar="FOLDER", help="Where the model is written; made when missing.")],
     stage: Annotated[
         str | None, typer.Option("--stage", metavar="NAME", help="Which stage's model; omitted, the last one's.")
+    ] = None,
+    at: Annotated[
+        str | None,
+        typer.Option("--at", metavar="CHECKPOINT", help="The weights of this checkpoint instead, e.g. step-40."),
     ] = None,
     shard_size: Annotated[
         str | None,
@@ -67,7 +75,7 @@ def export(
     from wavalign.engine import api  # brings torch, which no `--help` shall wait for
     from wavalign.engine.run.exporting import ExportOptions  # and this too
 
-    options = ExportOptions(stage=stage, shard_bytes=limit, precision=dtype.precision, link=link, overwrite=overwrite)
+    options = ExportOptions(stage, at, limit, dtype.precision, link=link, overwrite=overwrite)
     done = api.export(folder, to, options)
     if format_ is Format.JSON:
         say_json(_as_json(done))
@@ -88,7 +96,8 @@ def size_in_bytes(text: str) -> int:
 
 def lines(done: "Exported") -> list[str]:
     """What was done, for people."""
-    found = [f"stage {done.stage}: {len(done.weights)} weight file{'s' * (len(done.weights) != 1)} written"]
+    place = done.stage if done.checkpoint is None else f"{done.stage}, {done.checkpoint}"
+    found = [f"stage {place}: {len(done.weights)} weight file{'s' * (len(done.weights) != 1)} written"]
     if done.source is not None:
         found.append(f"original: {done.source}")
     if done.copied:
@@ -111,6 +120,7 @@ def _as_json(done: "Exported") -> dict[str, object]:
     return {
         "folder": str(done.folder),
         "stage": done.stage,
+        "checkpoint": done.checkpoint,
         "original": done.source,
         "weights": done.weights,
         "copied": done.copied,

@@ -10,7 +10,6 @@ from wavalign.crash_log import run_folder
 from wavalign.engine.benchmarks.comparing import Comparison, compare_folders
 from wavalign.engine.benchmarks.evaluating import Asked, Evaluated, Watcher
 from wavalign.engine.benchmarks.evaluating import evaluate as _evaluate
-from wavalign.engine.benchmarks.models import from_folder, from_plan
 from wavalign.engine.causes import signal_text
 from wavalign.engine.compile.adapter import adapter_line, count_weights, trained_line
 from wavalign.engine.compile.cluster import detect_cluster
@@ -26,6 +25,7 @@ from wavalign.engine.nodes.joining import Joined
 from wavalign.engine.nodes.remote import Nodes
 from wavalign.engine.rank import LOCK, joined_world, replay_rank, run_rank
 from wavalign.engine.run.builder import Builder
+from wavalign.engine.run.choosing import from_folder, from_plan
 from wavalign.engine.run.exporting import Exported, ExportOptions, export_model
 from wavalign.engine.run.halving import explained, halve
 from wavalign.engine.run.observers import Observer, Silent

@@ -109,6 +109,14 @@ def test_the_formula_and_the_merged_weights(case: Case) -> None:
     assert_close(case.outputs(plain), adapted, 1e-5)
 
 
+def test_weights_are_merged_in_float32_whatever_the_step_computes_in(case: Case) -> None:
+    case.stir()
+    wanted = merged_weights(case.policy)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = merged_weights(case.policy)
+    assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+
+
 def test_merging_and_switching_off_leave_no_trace(case: Case) -> None:
     case.stir()
     before = {name: tensor.clone() for name, tensor in case.policy.state_dict().items()}

@@ -13,7 +13,7 @@ from tests.engine.run.test_trainer import run
 from tests.toy.compiled import put
 from wavalign.engine.report.data import read_run
 from wavalign.engine.report.page import write_report
-from wavalign.engine.run.exporting import find_model
+from wavalign.engine.run.choosing import from_run
 from wavalign.errors import DataError
 
 ODD = (None, True, 10**400, "word", [3], {"a": 1})
@@ -100,7 +100,7 @@ def test_an_export_needs_the_plan(whole: Path, tmp_path: Path, raw: str) -> None
     content["stages"][0]["stage"]["steps"] = "many"
     (tmp_path / "plan.json").write_bytes(RAW.get(raw, json.dumps(content).encode()))
     with pytest.raises(DataError, match=r"plan\.json is damaged") as caught:
-        find_model(tmp_path, None)
+        from_run(tmp_path)
     assert "from a copy" in caught.value.hint
     if raw == "changed":
         assert "stages.0.stage.steps" in caught.value.message

@@ -13,7 +13,7 @@ from tests.toy.compiled import HERE, Change, compiled, problems, put
 from wavalign.engine.compile.compiler import compile_recipe
 from wavalign.engine.compile.stage_links import start_in_plan
 from wavalign.engine.run import rounds
-from wavalign.engine.run.exporting import find_model
+from wavalign.engine.run.choosing import from_run
 from wavalign.engine.run.watching import Watch
 from wavalign.engine.stages.generate import Part
 from wavalign.engine.state.folder import RunFolder
@@ -135,7 +135,7 @@ def test_a_run_that_ends_with_rounds_leaves_the_best(tmp_path: Path, monkeypatch
     folder = run(tmp_path, *ends, lambda recipe: recipe["stages"].pop())
     final, best = load_file(folder / "model" / "model.safetensors"), model(folder, "round-1.train")
     assert all(final[name].equal(best[name]) for name in best)
-    assert find_model(folder, None)[1].name == "round-1.train"
+    assert from_run(folder).stage.name == "round-1.train"
 
 
 def test_early_ends_are_decided_again_at_a_resume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,10 +15,11 @@ from wavalign import __version__
 from wavalign.engine.benchmarks.answer_file import AnswerFile, Given, file_name
 from wavalign.engine.benchmarks.costly import heard_texts, judged, pairs_of
 from wavalign.engine.benchmarks.layouts import SuiteFile
-from wavalign.engine.benchmarks.models import Chosen, OpenModel
+from wavalign.engine.benchmarks.models import OpenModel
 from wavalign.engine.benchmarks.questions import Benchmark, Question, Task, benchmark, component
 from wavalign.engine.benchmarks.scoring import Score, contains, is_missing, measures_of, word_errors
 from wavalign.engine.benchmarks.values import Column, Value, value_of
+from wavalign.engine.run.choosing import Chosen
 from wavalign.engine.state.files import storage_errors, write_json, write_text
 from wavalign.engine.state.folder import RunFolder
 from wavalign.engine.state.seeds import generator

@@ -201,8 +201,9 @@ def _merge(layer: "LoraLayer") -> Tensor:
     assert isinstance(weight, nn.Parameter)
     kept = weight.data
     try:
-        weight.data = kept.float()
-        layer.merge(safe_merge=True)  # puts a new tensor there
+        with torch.autocast(kept.device.type, enabled=False):  # a stage's may be on, and would multiply in bfloat16
+            weight.data = kept.float()
+            layer.merge(safe_merge=True)  # puts a new tensor there
         return weight.data.to(kept.dtype)
     finally:
         weight.data = kept

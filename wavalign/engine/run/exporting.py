@@ -18,13 +18,18 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from wavalign.engine.backends.training_state import load_weights
 from wavalign.engine.compile.plan import Plan, StagePlan
 from wavalign.engine.compile.stage_links import start_in_plan
+from wavalign.engine.contracts.origins import guarded_block
+from wavalign.engine.models.adapters import merged_parts
+from wavalign.engine.run.builder import Builder
+from wavalign.engine.run.choosing import Chosen, from_run
+from wavalign.engine.run.hand_over import write_model
 from wavalign.engine.run.original_files import HIDDEN, original_files
-from wavalign.engine.run.progress import planned
-from wavalign.engine.run.rounds import last_model
+from wavalign.engine.state.checkpoint import CheckpointStore
+from wavalign.engine.state.distributed import World
 from wavalign.engine.state.files import storage_errors
-from wavalign.engine.state.folder import RunFolder
 from wavalign.errors import CheckpointError, StorageError, UsageError
 from wavalign.plugins.api import Architecture
 from wavalign.plugins.registry import Registry
@@ -54,6 +59,8 @@ class ExportOptions:
 
     stage: str | None = None
     """Which stage's model; None takes the last."""
+    at: str | None = None
+    """Of a run, the checkpoint (`step-40`) whose weights they are; None for what the stage left at its end."""
     shard_bytes: int | None = None
     """Largest weight file; None keeps the original's files."""
     precision: Precision = "original"
@@ -71,6 +78,8 @@ class Exported:
 
     folder: Path
     stage: str
+    checkpoint: str | None
+    """Whose weights they are, `step-40`; None for what the stage left."""
     source: str | None
     """Address of the original checkpoint."""
     weights: tuple[str, ...]
@@ -85,56 +94,56 @@ class Exported:
 
 
 def export_model(place: Path, to: Path, options: ExportOptions, progress: Progress) -> Exported:
-    """Write the model of a run (or of one stage: its folder) to `to`, complete or not at all.
+    """Write the model of a run (or of one stage or checkpoint: its folder) to `to`, complete or not at all.
 
     Raises UsageError for folders that do not fit, CheckpointError where model and original differ, StorageError.
     """
-    to = to.absolute()
-    plan, stage, model = find_model(place, options.stage)
-    address = original(plan, stage)
-    source = None
+    to, chosen = to.absolute(), from_run(place, stage=options.stage, at=options.at)
+    address, source = original(chosen.plan, chosen.stage), None
     if address is not None:
-        source = Path(
-            local_folder(address, want="everything", pickles=stage.stage.model.allow_pickles, progress=progress)
-        )
+        pickles = chosen.stage.stage.model.allow_pickles
+        source = Path(local_folder(address, want="everything", pickles=pickles, progress=progress))
+    model = _held(chosen)
     _check_target(to, (place, model) if source is None else (place, model, source), overwrite=options.overwrite)
-    aside = to.with_name(f".{to.name}.writing-{secrets.token_hex(8)}")
-    job = _Export(plan, stage, model, source, aside, options)
+    work = to.with_name(f".{to.name}.writing-{secrets.token_hex(8)}")
     with storage_errors(str(to)):
         try:
-            aside.mkdir(parents=True)
+            (work / "export").mkdir(parents=True)
+            if chosen.checkpoint is not None:
+                model = work / "checkpoint"
+                _write_checkpoint(chosen, model, progress)
+            job = _Export(chosen, model, source, work / "export", options)
             job.check_space()
             job.write_weights(progress)
             job.bring_files()
-            _put(aside, to)
+            _put(work / "export", to)
         finally:
-            shutil.rmtree(aside, ignore_errors=True)
+            shutil.rmtree(work, ignore_errors=True)
     return job.report(to, address)
 
 
-def find_model(place: Path, name: str | None) -> tuple[Plan, StagePlan, Path]:
-    """Plan, stage and model folder of a run's or a stage's folder; raises UsageError where there is none."""
-    run = place
-    if not (run / "plan.json").is_file() and place.absolute().parent.name == "stages":
-        run = place.absolute().parent.parent
-        name = name or place.absolute().name
-    if not (run / "plan.json").is_file():
-        raise UsageError(
-            f"{place} is no run's folder", hint="give the folder that holds plan.json, or one of its stages"
-        )
-    plan = planned(RunFolder(run))
-    trained = {stage.name: stage for stage in plan.stages if stage.kind.leaves == "weights"}
-    ready = [each for each in trained if (run / "stages" / each / "complete.json").is_file()]
-    if name is None and len(ready) == len(trained):
-        last = last_model(plan, RunFolder(run))
-        name = last.name if last is not None else None
-    name = name or next(reversed(trained), None)
-    if name is None or name not in trained:
-        raise UsageError(f"the run has no train stage {name!r}", hint=f"one of {', '.join(trained) or 'none'}")
-    if name not in ready:
-        hint = f"--stage {ready[-1]} is complete" if ready else "let the run go on with --resume"
-        raise UsageError(f"stage {name} of {run} is not complete", hint=hint)
-    return plan, trained[name], run / "stages" / name / "model"
+def _held(chosen: Chosen) -> Path:
+    """Folder of the weights that are exported."""
+    if chosen.checkpoint is not None:
+        return chosen.checkpoint.folder
+    assert chosen.start is not None
+    return chosen.start / "model"
+
+
+def _write_checkpoint(chosen: Chosen, folder: Path, progress: Progress) -> None:
+    """Write the model that its stage would have left at the checkpoint to `folder`, adapters merged."""
+    assert chosen.checkpoint is not None
+    world = World.single("cpu")
+    builder = Builder(chosen.plan, world, progress)
+    architecture = builder.architecture(chosen.stage, chosen.start)
+    with guarded_block(architecture, "building its network"):
+        policy = builder.policy(chosen.stage.model_copy(update={"deepspeed": None}), architecture)
+    store = CheckpointStore(chosen.checkpoint.folder.parent, keep=1)
+    store.load(chosen.checkpoint, lambda held: load_weights(policy, held), world=world)
+    if chosen.stage.stage.model.adapter is None:
+        write_model(architecture, policy.state_dict().items(), folder)
+    else:
+        write_model(architecture, ((name, merged()) for name, _, merged in merged_parts(policy)), folder)
 
 
 def original(plan: Plan, stage: StagePlan) -> str | None:
@@ -150,12 +159,12 @@ def original(plan: Plan, stage: StagePlan) -> str | None:
 class _Export:
     """One export under way, in a folder aside."""
 
-    def __init__(
-        self, plan: Plan, stage: StagePlan, model: Path, source: Path | None, target: Path, options: ExportOptions
-    ) -> None:
-        architecture = Registry(plan.plugins).get(Architecture.kind, stage.stage.model.architecture.type)
+    def __init__(self, chosen: Chosen, model: Path, source: Path | None, target: Path, options: ExportOptions) -> None:
+        stage = chosen.stage
+        architecture = Registry(chosen.plan.plugins).get(Architecture.kind, stage.stage.model.architecture.type)
         assert issubclass(architecture, Architecture)
         self.ignored, self.stage = architecture.ignored_keys, stage.name
+        self.checkpoint = None if chosen.checkpoint is None else chosen.checkpoint.folder.name
         self.pickles = stage.stage.model.allow_pickles
         self.model, self.source, self.target, self.options = model, source, target, options
         self.weights: list[str] = []
@@ -231,6 +240,7 @@ class _Export:
         return Exported(
             folder=to,
             stage=self.stage,
+            checkpoint=self.checkpoint,
             source=address,
             weights=tuple(self.weights),
             copied=tuple(self.copied),

@@ -1,7 +1,7 @@
 """The model that a stage leaves: weights and files of its original layout, complete or absent as a folder."""
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from torch import Tensor
@@ -9,6 +9,7 @@ from torch import Tensor
 from wavalign.engine.models.adapters import adapter_parameters, merged_parts, save_adapter
 from wavalign.engine.state.files import fsync_folder, storage_errors
 from wavalign.engine.step.stage import LiveStage
+from wavalign.plugins.api import Architecture
 from wavalign.storage.shards import ShardWriter
 
 
@@ -26,16 +27,21 @@ def leave_model(live: LiveStage, folder: Path) -> None:
     aside = folder.with_name(f".{folder.name}.writing")
     with storage_errors(str(folder)):
         shutil.rmtree(aside, ignore_errors=True)
-        aside.mkdir(parents=True)
-        live.architecture.save_layout(str(aside))
-        writer = ShardWriter(aside)
-        for name, tensor in _weights(live, adapter=folder.with_name("adapter")):
-            writer.add(name, tensor)
-        writer.finish()
+        write_model(live.architecture, _weights(live, adapter=folder.with_name("adapter")), aside)
         if folder.exists():
             shutil.rmtree(folder)
         aside.rename(folder)
         fsync_folder(folder.parent)
+
+
+def write_model(architecture: Architecture, weights: Iterable[tuple[str, Tensor]], folder: Path) -> None:
+    """Write `weights` [...] by original name, and the files beside them, to a new `folder`."""
+    folder.mkdir(parents=True)
+    architecture.save_layout(str(folder))
+    writer = ShardWriter(folder)
+    for name, tensor in weights:
+        writer.add(name, tensor)
+    writer.finish()
 
 
 def _weights(live: LiveStage, adapter: Path | None = None) -> Iterator[tuple[str, Tensor]]:
