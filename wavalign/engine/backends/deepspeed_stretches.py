@@ -13,10 +13,7 @@ from wavalign.engine.backends.training_state import Stretch, whole_stretches
 
 
 def stretches(optimizer: Any, named: Mapping[str, nn.Parameter], *, stage: int, rank: int) -> Iterator[list[Stretch]]:
-    """This rank's stretches of the trained weights in `named`, group by group.
-
-    Of a group that lies on NVMe the tensors are there until the next one is asked for.
-    """
+    """This rank's stretches of the trained weights in `named`, group by group."""
     if stage == 0:
         yield list(whole_stretches(named))
         return
@@ -25,16 +22,11 @@ def stretches(optimizer: Any, named: Mapping[str, nn.Parameter], *, stage: int, 
         yield list(_of_flats(optimizer, named))
         return
     for index, group in enumerate(optimizer.fp16_groups):
-        swapped = optimizer._swappable_optimizer_subgroup(index)
-        if swapped:
-            optimizer._optimizer_states_and_gradient_swap_in(index)
         flat, offset, found = optimizer.fp32_partitioned_groups_flat[index], 0, []
         for each in group:
             found.append(_of_parts(each, names[id(each)], flat, offset=offset, rank=rank))
             offset += int(each.partition_numel())
         yield found
-        if swapped:
-            optimizer._optimizer_states_and_gradient_swap_out(index)
 
 
 def unmoved(policy: nn.Module, named: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
