@@ -3,7 +3,7 @@
 import signal
 import sys
 
-from wavalign.leaving import leave
+from wavalign.leaving import NativeThreads, leave
 
 
 def main() -> int:
@@ -14,7 +14,7 @@ def main() -> int:
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
     code = command()
-    if "torch" in sys.modules:  # this process may have been a rank
+    if NativeThreads.started:
         leave(code)
     return code
 

@@ -75,7 +75,9 @@ def export(
     from wavalign.engine import api  # brings torch, which no `--help` shall wait for
     from wavalign.engine.run.exporting import ExportOptions  # and this too
 
-    options = ExportOptions(stage, at, limit, dtype.precision, link=link, overwrite=overwrite)
+    options = ExportOptions(
+        stage=stage, at=at, shard_bytes=limit, precision=dtype.precision, link=link, overwrite=overwrite
+    )
     done = api.export(folder, to, options)
     if format_ is Format.JSON:
         say_json(_as_json(done))

@@ -39,6 +39,7 @@ BROAD_HANDLERS: dict[str, str] = {
     "wavalign/engine/state/background.py": "what is raised in its thread is raised where the next piece begins",
     "wavalign/engine/step/reward_pool.py": "a reward is somebody else's code: its failure is a counted missing value",
     "wavalign/engine/step/values.py": "what an operator raises in its thread is raised where its value is needed",
+    "wavalign/engine/worker.py": "a crash is shown as Python would, and the process ends without finalising it",
     "wavalign/plugins/audio.py": "a file system of fsspec raises whatever its own library does",
     "wavalign/plugins/speech/worker_side/wavalign_worker.py": "a worker's failure is an answer",
     "wavalign/plugins/architectures/tokenizers.py": "the tokenizers library raises bare Exceptions on a torn file",

@@ -7,10 +7,12 @@ import sys
 import pytest
 
 SCRIPT = """
-import atexit, sys, threading, time
+import atexit, resource, sys, threading, time
 from datetime import timedelta
 import torch.distributed as dist
 from wavalign.leaving import leave
+
+resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # no core file where it aborts
 
 class Slow:
     def __del__(self, sleep=time.sleep):
@@ -30,9 +32,44 @@ def test_a_thread_in_native_code_does_not_abort_the_process(code: int) -> None:
     assert (ended.returncode, ended.stdout, ended.stderr) == (code, "done\nexit function\n", "")
 
 
+@pytest.mark.skipif(sys.version_info >= (3, 14), reason="such a thread waits there for the process's end")
 def test_that_thread_would_abort_it() -> None:
     ended = _run(SCRIPT)
     assert ended.returncode == -6, "Python's own end is safe now: `leave` is no longer needed"
+
+
+def test_what_is_under_way_in_other_threads_comes_to_its_end() -> None:
+    """A checkpoint being written, for one, and what waits in an executor."""
+    script = (
+        "import threading, time\n"
+        "from concurrent.futures import ThreadPoolExecutor\n"
+        "from wavalign.leaving import leave\n"
+        "def work(name):\n"
+        "    time.sleep(0.3)\n"
+        "    print(name)\n"
+        "pool = ThreadPoolExecutor(1)\n"
+        "pool.submit(work, 'second'), pool.submit(work, 'third')\n"
+        "threading.Thread(target=print, args=('first',)).start()\n"
+        "leave(0)\n"
+    )
+    ended = _run(script)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "first\nsecond\nthird\n", "")
+
+
+def test_a_rank_that_crashes_ends_so_too() -> None:
+    """Its traceback is shown as ever, and nothing is finalised."""
+    script = (
+        "import runpy, sys\n"
+        "class Slow:\n"
+        "    def __del__(self):\n"
+        "        print('finalised')\n"
+        "sys.slow = Slow()\n"
+        "sys.argv = ['worker']\n"
+        "runpy.run_module('wavalign.engine.worker', run_name='__main__')\n"
+    )
+    ended = _run(script)
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert ended.stderr.startswith("Traceback") and ended.stderr.endswith("IndexError: list index out of range\n")
 
 
 @pytest.mark.parametrize(("code", "expected"), [(0, 120), (3, 3)])

@@ -1,20 +1,33 @@
-"""How a process ends in which libraries have threads of their own."""
+"""How a process ends that has gloo's threads."""
 
 import atexit
 import os
+import signal
 import sys
-from typing import NoReturn
+import threading
+from typing import NoReturn, final
 
 _UNWRITTEN = 120
 """Python's own exit code where what was printed cannot be written."""
 
 
-def leave(code: int) -> NoReturn:
-    """End this process once its exit functions have run and its streams are written, without finalising Python.
+@final
+class NativeThreads:
+    """Whether this process has, or had, threads that finalising Python would abort it for."""
 
-    While the interpreter is finalised, a thread in native code that asks for it aborts the process. Gloo's threads do,
-    to free a collective's tensors, and they run to the process's end where a library keeps the process group.
+    started = False
+
+
+def leave(code: int) -> NoReturn:
+    """End this process as Python would, but for finalising Python: threads and exit functions end, streams are written.
+
+    While the interpreter is finalised, a thread in native code that asks for it aborts the process (exit code 134).
+    Gloo's threads do, to free a collective's tensors, and they run on after `destroy_process_group`.
     """
+    try:
+        threading._shutdown()  # type: ignore[attr-defined]  # waits for those that are no daemons, as Python's end does
+    except KeyboardInterrupt:
+        code = code or 128 + signal.SIGINT
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
         try:

@@ -41,4 +41,9 @@ def _ends(work: Callable[[], None]) -> int:
 
 
 if __name__ == "__main__":
-    leave(main(sys.argv[1:]))
+    try:
+        code = main(sys.argv[1:])
+    except Exception:  # noqa: BLE001 - as Python itself would, which would then be finalised
+        sys.excepthook(*sys.exc_info())
+        code = 1
+    leave(code)

@@ -65,9 +65,15 @@ def test_as_a_person_does_it_and_what_cannot_be_done(tmp_path: Path) -> None:
     assert (told.code, "it has: step-2, step-4" in told.output) == (2, True), told.output
     told = here("export", str(folder), "--at", "step-2", "--stage", "train", "--to", str(tmp_path / "x"))
     assert (told.code, "--stage and --at exclude one another" in told.output) == (2, True), told.output
-    inside = folder / "checkpoints" / "step-2" / "x"
+    checkpoint = folder / "checkpoints" / "step-2"
+    for place, options in ((folder, ExportOptions(at="step-2")), (checkpoint, ExportOptions())):
+        with pytest.raises(UsageError, match="part of what is read"):
+            api.export(place, checkpoint / "x", options)
     with pytest.raises(UsageError, match="part of what is read"):
-        api.export(folder, inside, ExportOptions(at="step-2"))
+        api.export(folder / "model", folder / "stages" / "train" / "model" / "x", ExportOptions())
+    for place in (folder / "nothing", folder / "checkpoints", folder / "stages"):
+        with pytest.raises(UsageError, match="is no run's folder"):
+            api.export(place, tmp_path / "x", ExportOptions())
     weights = next((folder / "checkpoints" / "step-2").glob("*.safetensors"))
     weights.write_bytes(weights.read_bytes()[:-1])
     with pytest.raises(CheckpointError, match="step-2"):

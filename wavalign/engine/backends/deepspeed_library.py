@@ -18,6 +18,7 @@ import torch
 import torch.distributed as dist
 
 from wavalign.engine.backends.base import Ranks
+from wavalign.leaving import NativeThreads
 
 LOGGER = "DeepSpeed"
 _UNCOMPILED = "TORCHDYNAMO_DISABLE"  # PyTorch's: `torch.compile` gives back what it is given
@@ -30,6 +31,7 @@ def join_group(ranks: Ranks) -> None:
     if not dist.is_initialized():
         backend = "gloo" if ranks.device.type == "cpu" else "cpu:gloo,cuda:nccl"
         store = dist.HashStore()  # type: ignore[attr-defined]
+        NativeThreads.started = True
         dist.init_process_group(backend, store=store, rank=ranks.rank, world_size=ranks.size)
         # DeepSpeed keeps groups of its own for the life of the process: the next run in it must find the same.
         atexit.register(dist.destroy_process_group)

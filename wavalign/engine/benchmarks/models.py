@@ -1,4 +1,4 @@
-"""The model that is to answer: a recipe's, a run's at some stage or checkpoint, or one in a folder of its own."""
+"""The model that is to answer, loaded piece by piece."""
 
 import hashlib
 import json
@@ -7,12 +7,10 @@ from contextlib import ExitStack
 from typing import final
 
 from wavalign.engine.backends.base import DTYPES, Placement, autocast
-from wavalign.engine.backends.training_state import load_weights
 from wavalign.engine.contracts.origins import guarded_block
 from wavalign.engine.feeding.feeds import CodeCache, Encoder
 from wavalign.engine.run.builder import Builder
 from wavalign.engine.run.choosing import Chosen
-from wavalign.engine.state.checkpoint import CheckpointStore
 from wavalign.engine.state.distributed import World
 from wavalign.engine.step.rollouts import Roller, check_codes
 from wavalign.engine.step.sampling import check_streams
@@ -61,9 +59,7 @@ class OpenModel:
                 alone = stage.model_copy(update={"deepspeed": None})
                 policy = self.builder.policy(alone, self.architecture)
                 self._inside.enter_context(autocast(self.world.device, plan.runtime.precision))
-        if self.chosen.checkpoint is not None:
-            store = CheckpointStore(self.chosen.checkpoint.folder.parent, keep=1)
-            store.load(self.chosen.checkpoint, lambda folder: load_weights(policy, folder), world=self.world)
+        self.chosen.restore(policy, self.world)
         return policy
 
     def close(self) -> None:

@@ -4,6 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import final
 
+from torch import nn
+
+from wavalign.engine.backends.training_state import load_weights
 from wavalign.engine.compile.plan import Plan, StagePlan
 from wavalign.engine.compile.stage_links import codec_before, start_in_plan
 from wavalign.engine.run.progress import newest_checkpoint, planned
@@ -30,6 +33,12 @@ class Chosen:
     """What answers are filed under."""
     says: str
     """In words."""
+
+    def restore(self, policy: nn.Module, world: World) -> None:
+        """Give a whole `policy` the weights of the checkpoint, where one is meant."""
+        if self.checkpoint is not None:
+            store = CheckpointStore(self.checkpoint.folder.parent, keep=1)
+            store.load(self.checkpoint, lambda folder: load_weights(policy, folder), world=world)
 
 
 def from_plan(plan: Plan, stage: str | None) -> Chosen:
@@ -76,8 +85,12 @@ def from_run(place: Path, *, stage: str | None = None, at: str | None = None) ->
 def _run_of(place: Path) -> Path | None:
     """The run that a folder is, or is a part of: stages/NAME, stages/NAME/model, checkpoints/step-N, model."""
     whole = place.absolute()
-    near = (whole, whole.parent, whole.parent.parent, whole.parent.parent.parent)
-    return next((each for each in near if (each / "plan.json").is_file()), None)
+    for run in (whole, *list(whole.parents)[:3]):
+        if (run / "plan.json").is_file():
+            match whole.relative_to(run).parts:
+                case () | ("model",) | ("checkpoints", _) | ("stages", _) | ("stages", _, "model"):
+                    return run
+    return None
 
 
 def _stage_of(place: Path) -> str | None:

@@ -18,7 +18,6 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from wavalign.engine.backends.training_state import load_weights
 from wavalign.engine.compile.plan import Plan, StagePlan
 from wavalign.engine.compile.stage_links import start_in_plan
 from wavalign.engine.contracts.origins import guarded_block
@@ -27,7 +26,6 @@ from wavalign.engine.run.builder import Builder
 from wavalign.engine.run.choosing import Chosen, from_run
 from wavalign.engine.run.hand_over import write_model
 from wavalign.engine.run.original_files import HIDDEN, original_files
-from wavalign.engine.state.checkpoint import CheckpointStore
 from wavalign.engine.state.distributed import World
 from wavalign.engine.state.files import storage_errors
 from wavalign.errors import CheckpointError, StorageError, UsageError
@@ -104,7 +102,7 @@ def export_model(place: Path, to: Path, options: ExportOptions, progress: Progre
         pickles = chosen.stage.stage.model.allow_pickles
         source = Path(local_folder(address, want="everything", pickles=pickles, progress=progress))
     model = _held(chosen)
-    _check_target(to, (place, model) if source is None else (place, model, source), overwrite=options.overwrite)
+    _check_target(to, place, (model,) if source is None else (model, source), overwrite=options.overwrite)
     work = to.with_name(f".{to.name}.writing-{secrets.token_hex(8)}")
     with storage_errors(str(to)):
         try:
@@ -132,14 +130,12 @@ def _held(chosen: Chosen) -> Path:
 
 def _write_checkpoint(chosen: Chosen, folder: Path, progress: Progress) -> None:
     """Write the model that its stage would have left at the checkpoint to `folder`, adapters merged."""
-    assert chosen.checkpoint is not None
     world = World.single("cpu")
     builder = Builder(chosen.plan, world, progress)
     architecture = builder.architecture(chosen.stage, chosen.start)
     with guarded_block(architecture, "building its network"):
         policy = builder.policy(chosen.stage.model_copy(update={"deepspeed": None}), architecture)
-    store = CheckpointStore(chosen.checkpoint.folder.parent, keep=1)
-    store.load(chosen.checkpoint, lambda held: load_weights(policy, held), world=world)
+    chosen.restore(policy, world)
     if chosen.stage.stage.model.adapter is None:
         write_model(architecture, policy.state_dict().items(), folder)
     else:
@@ -351,11 +347,11 @@ def _metadata(path: Path) -> dict[str, str]:
         raise CheckpointError(f"{path} cannot be read: {error}") from error
 
 
-def _check_target(to: Path, near: tuple[Path, ...], *, overwrite: bool) -> None:
-    """Refuse a folder that holds something, or that holds or is part of what is read."""
+def _check_target(to: Path, place: Path, read: tuple[Path, ...], *, overwrite: bool) -> None:
+    """Refuse a folder that holds something, that holds `place`, or that holds or is part of what is `read`."""
     here = to.resolve()
-    for each in (path.resolve() for path in near):
-        if here == each or here in each.parents or (each in here.parents and each != near[0].resolve()):
+    for each in (path.resolve() for path in (place, *read)):
+        if here in (each, *each.parents) or any(path.resolve() in here.parents for path in read):
             raise UsageError(f"{to} is part of what is read, or holds it", hint="name a folder of its own")
     if to.is_symlink():
         raise UsageError(f"{to} is a link", hint="name the folder that it leads to")

@@ -15,6 +15,7 @@ from torch import Tensor
 from wavalign.engine.state.side_channel import Meeting, SideChannel
 from wavalign.engine.state.watch import Watch, store_of
 from wavalign.errors import RankLostError, UsageError
+from wavalign.leaving import NativeThreads
 
 PATIENCE = timedelta(minutes=30)
 """How long a rank waits for the others: longer than the slowest step's sampling and rewards on one of them."""
@@ -202,6 +203,7 @@ def _join(backend: str, address: str, *, rank: int, size: int, patience: timedel
     broken: RuntimeError | None = None
     for attempt in range(_TRIES):
         own = dist.PrefixStore(f"try{attempt}", store)  # type: ignore[attr-defined]
+        NativeThreads.started = True
         try:
             dist.init_process_group(backend, store=own, rank=rank, world_size=size, timeout=patience)
             broken = None
